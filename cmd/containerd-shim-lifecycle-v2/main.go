@@ -1,0 +1,12 @@
+// Command containerd-shim-lifecycle-v2 is a containerd shim that gives every
+// container the Kubernetes lifecycle handlers. containerd starts it.
+package main
+
+import (
+	"context"
+	"os"
+
+	"github.com/lifecycle-shim/lifecycle-shim/shim"
+)
+
+func main() { os.Exit(shim.Main(context.Background(), os.Args)) }

@@ -1,0 +1,13 @@
+// Command lifecycle-hookexec is the handler host that
+// containerd-shim-lifecycle-v2 starts for exec handlers. It is not run by hand.
+package main
+
+import (
+	"os"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/host"
+)
+
+func init() { host.Init(os.Args) }
+
+func main() { os.Exit(host.Main(os.Args)) }

@@ -1,0 +1,195 @@
+package hookexec
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	runc "github.com/containerd/go-runc"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
+)
+
+// ReapWait is how long a forced end waits for the process to be gone before it
+// is reported as one that cannot be ended.
+const ReapWait = time.Second
+
+var errStuck = errors.New("its process cannot be ended")
+
+// Exec runs a command inside a prepared container.
+type Exec struct {
+	Host *Host
+	// Request as the host takes it.
+	Request wire.StartRequest
+	// Init of the container.
+	Init *Init
+	// OutputLimit is how many bytes of output are kept.
+	OutputLimit int
+}
+
+// Attempt starts the command and waits for its process, not for its children.
+func (e *Exec) Attempt(ctx context.Context) Result {
+	if ctx.Err() != nil {
+		return Result{Outcome: Failed, Err: context.Cause(ctx), ExitCode: -1}
+	}
+	run, err := e.begin()
+	if err != nil {
+		return Result{Outcome: Failed, Err: err, ExitCode: -1}
+	}
+	finished := make(chan Result, 1) // the run's end, also when nobody waits for it any more
+	go func() { finished <- run.wait(ctx) }()
+	result, ended := awaitEnd(ctx, finished)
+	if !ended {
+		return result
+	}
+	if result.Outcome == Failed && e.Init.ended(ctx) {
+		result.Outcome, result.Err = Aborted, ErrContainerExited
+	}
+	return result
+}
+
+// awaitEnd returns the run's result, or false ReapWait after the cancellation.
+func awaitEnd(ctx context.Context, finished <-chan Result) (Result, bool) {
+	select {
+	case result := <-finished:
+		return result, true
+	case <-ctx.Done():
+	}
+	timer := time.NewTimer(ReapWait)
+	defer timer.Stop()
+	select {
+	case result := <-finished:
+		return result, true
+	case <-timer.C:
+		return Result{Outcome: Failed, ExitCode: -1, Err: errStuck}, false
+	}
+}
+
+// begin starts the host and hands it the request.
+func (e *Exec) begin() (*execRun, error) {
+	channel, files, err := newChannel()
+	if err != nil {
+		return nil, err
+	}
+	output, writer, err := newOutput(e.OutputLimit)
+	if err != nil {
+		channel.close()
+		closeAll(files...)
+		return nil, err
+	}
+	cmd := e.Host.command(wire.CommandStart)
+	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = writer, writer, files
+	child, err := e.Host.start(cmd)
+	closeAll(append(files, writer)...)
+	if err != nil {
+		output.finish()
+		channel.close()
+		return nil, err
+	}
+	sent := make(chan error, 1) // the sender ends when the host has read it all, or has gone
+	go func() { sent <- channel.send(e.Request) }()
+	return &execRun{child: child, channel: channel, output: output, sent: sent, early: map[int]int{}}, nil
+}
+
+// execRun is one process, from the host's start to the process's end.
+type execRun struct {
+	child   *child
+	channel *channel
+	output  *output
+	sent    chan error
+	// handler is nil until the host has left.
+	handler *process
+	// startErr is why the host could not start it.
+	startErr error
+	// early holds the exits that were told before the handler's number was
+	// known: the reaper may meet the handler before its host.
+	early map[int]int
+}
+
+// wait follows the process to its end and releases everything. When ctx is
+// cancelled it ends host and handler, and goes on waiting.
+func (r *execRun) wait(ctx context.Context) Result {
+	defer r.release()
+	done := ctx.Done()
+	var killErr error
+	for {
+		select {
+		case exit, ok := <-r.child.exits:
+			if !ok {
+				return r.result(-1, errors.New("the shim's reaper is gone"))
+			}
+			if status, err, ended := r.exited(exit, done == nil); ended {
+				return r.result(status, errors.Join(err, killErr))
+			}
+		case <-done:
+			done = nil
+			killErr = r.kill()
+		}
+	}
+}
+
+// kill ends whichever of the two runs now.
+func (r *execRun) kill() error {
+	if r.handler != nil {
+		return r.handler.killGroup()
+	}
+	return r.child.killGroup()
+}
+
+// exited takes an exit in and tells whether the run is over.
+func (r *execRun) exited(exit runc.Exit, killed bool) (int, error, bool) {
+	switch {
+	case r.handler != nil && exit.Pid == r.handler.pid:
+		return exit.Status, r.startErr, true
+	case r.handler == nil && exit.Pid == r.child.pid:
+		return r.hostLeft(killed)
+	case r.handler == nil:
+		r.early[exit.Pid] = exit.Status
+	}
+	return 0, nil, false
+}
+
+// hostLeft finds the handler that the host has left behind. A host that failed
+// or was killed may have started one all the same.
+func (r *execRun) hostLeft(killed bool) (int, error, bool) {
+	_ = r.child.cmd.Wait() // releases it; the process has been reaped
+	r.startErr = r.channel.response()
+	handler, err := r.channel.handler()
+	if err != nil {
+		if r.startErr == nil {
+			r.startErr = fmt.Errorf("cannot start: %w", err)
+		}
+		return -1, r.startErr, true
+	}
+	r.handler = handler
+	if r.startErr != nil || killed {
+		err = handler.killGroup()
+	}
+	status, ended := r.early[handler.pid]
+	return status, errors.Join(r.startErr, err), ended
+}
+
+// result judges the end. Output that is still in the pipe belongs to it.
+func (r *execRun) result(status int, err error) Result {
+	output, dropped := r.output.finish()
+	result := Result{Outcome: Succeeded, ExitCode: status, Output: output, Dropped: dropped}
+	if err == nil && status != 0 {
+		err = &exitError{status: status}
+	}
+	if err != nil {
+		result.Outcome, result.Err = Failed, err
+	}
+	return result
+}
+
+func (r *execRun) release() {
+	r.channel.close()
+	<-r.sent
+	r.child.release()
+	if r.handler != nil {
+		r.handler.close()
+	}
+}
+
+var _ Action = (*Exec)(nil)

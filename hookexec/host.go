@@ -1,0 +1,254 @@
+package hookexec
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"time"
+
+	runc "github.com/containerd/go-runc"
+	"golang.org/x/sys/unix"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
+)
+
+// HostBinary is the handler host's file name.
+const HostBinary = "lifecycle-hookexec"
+
+// prepareWait bounds one run of the host's prepare, which waits for nothing.
+const prepareWait = 30 * time.Second
+
+// Monitor starts a process and tells the exits of all children, as the shim's
+// reaper does (containerd's pkg/sys/reaper.Monitor).
+type Monitor interface {
+	Start(*exec.Cmd) (chan runc.Exit, error)
+	Unsubscribe(chan runc.Exit)
+}
+
+// Host is an opened handler host. It stays of the build that was opened,
+// whatever becomes of its file.
+type Host struct {
+	file    *os.File
+	monitor Monitor
+}
+
+// OpenHost looks for the handler host beside the running program, then on PATH.
+// The error says what to do.
+func OpenHost(monitor Monitor) (*Host, error) {
+	path, err := findHost()
+	if err != nil {
+		return nil, err
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, fmt.Errorf("open the handler host: %w", err)
+	}
+	return &Host{file: file, monitor: monitor}, nil
+}
+
+func findHost() (string, error) {
+	self, err := os.Executable()
+	if err != nil {
+		return "", err
+	}
+	beside := filepath.Join(filepath.Dir(self), HostBinary)
+	if _, err := os.Stat(beside); err == nil {
+		return beside, nil
+	}
+	path, err := exec.LookPath(HostBinary)
+	if err != nil {
+		return "", fmt.Errorf("exec handlers need %s, which is neither beside %s nor on the PATH of containerd: install it there",
+			HostBinary, self)
+	}
+	return path, nil
+}
+
+// command names the opened file through the shim's own descriptor table: in the
+// child its number may already mean something else.
+func (h *Host) command(name string) *exec.Cmd {
+	cmd := &exec.Cmd{
+		Path: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), h.file.Fd()),
+		Args: []string{HostBinary, name},
+		Env:  []string{"GOMAXPROCS=1"}, // nothing of the shim's environment reaches a handler
+		Dir:  "/",
+	}
+	return cmd
+}
+
+// Prepare derives the state that handlers of the container need. It is called
+// once, while the container's init is there and before a handler is run.
+func (h *Host) Prepare(ctx context.Context, request wire.PrepareRequest) error {
+	ctx, cancel := context.WithTimeout(ctx, prepareWait)
+	defer cancel()
+	input, err := json.Marshal(request)
+	if err != nil {
+		return err
+	}
+	var stderr bytes.Buffer
+	cmd := h.command(wire.CommandPrepare)
+	cmd.Stdin, cmd.Stderr = bytes.NewReader(input), &stderr
+	child, err := h.start(cmd)
+	if err != nil {
+		return err
+	}
+	defer child.release()
+	status, err := child.wait(ctx)
+	if err != nil {
+		return fmt.Errorf("%s %s: %w", HostBinary, wire.CommandPrepare, err)
+	}
+	if status != 0 {
+		return fmt.Errorf("%s %s: exit status %d: %s", HostBinary, wire.CommandPrepare, status, strings.TrimSpace(stderr.String()))
+	}
+	return nil
+}
+
+// child is a running handler host.
+type child struct {
+	*process
+	cmd     *exec.Cmd
+	exits   chan runc.Exit
+	monitor Monitor
+}
+
+// start runs the host in a process group of its own. It dies with the shim.
+func (h *Host) start(cmd *exec.Cmd) (*child, error) {
+	pidfd := -1
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, PidFD: &pidfd}
+	exits, err := h.monitor.Start(cmd)
+	if err != nil {
+		return nil, fmt.Errorf("start %s: %w", HostBinary, err)
+	}
+	return &child{process: &process{pid: cmd.Process.Pid, pidfd: pidfd}, cmd: cmd, exits: exits, monitor: h.monitor}, nil
+}
+
+// wait for the host's exit; it is killed when ctx ends.
+func (c *child) wait(ctx context.Context) (int, error) {
+	done := ctx.Done()
+	for {
+		select {
+		case exit, ok := <-c.exits:
+			if !ok {
+				return 0, errors.New("the shim's reaper is gone")
+			}
+			if exit.Pid == c.pid {
+				_ = c.cmd.Wait() // flushes stderr; the process has been reaped
+				return exit.Status, context.Cause(ctx)
+			}
+		case <-done:
+			if err := c.killGroup(); err != nil {
+				return 0, err
+			}
+			done = nil
+		}
+	}
+}
+
+func (c *child) release() {
+	c.monitor.Unsubscribe(c.exits)
+	c.close()
+}
+
+// channel is the parent's side of what a started host inherits.
+type channel struct {
+	control *net.UnixConn
+	pidfds  *os.File
+}
+
+// newChannel returns the parent's side and the files for the host, in the order
+// of wire's descriptors.
+func newChannel() (*channel, []*os.File, error) {
+	control, controlChild, err := socketpair("control")
+	if err != nil {
+		return nil, nil, err
+	}
+	defer control.Close() // FileConn works on a copy
+	pidfds, pidfdsChild, err := socketpair("pidfd")
+	if err != nil {
+		controlChild.Close()
+		return nil, nil, err
+	}
+	conn, err := net.FileConn(control)
+	if err != nil {
+		closeAll(controlChild, pidfds, pidfdsChild)
+		return nil, nil, err
+	}
+	return &channel{control: conn.(*net.UnixConn), pidfds: pidfds}, []*os.File{controlChild, pidfdsChild}, nil
+}
+
+func socketpair(name string) (parent, inherited *os.File, err error) {
+	fds, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		return nil, nil, fmt.Errorf("socketpair %s: %w", name, err)
+	}
+	return os.NewFile(uintptr(fds[0]), name), os.NewFile(uintptr(fds[1]), name+"-host"), nil
+}
+
+func closeAll(files ...*os.File) {
+	for _, file := range files {
+		_ = file.Close()
+	}
+}
+
+func (c *channel) close() {
+	_ = c.control.Close()
+	_ = c.pidfds.Close()
+}
+
+// send writes the request. It is longer than a socket's buffer at times, so the
+// host must be reading.
+func (c *channel) send(request wire.StartRequest) error {
+	if err := json.NewEncoder(c.control).Encode(request); err != nil {
+		return err
+	}
+	return c.control.CloseWrite()
+}
+
+// responseWait bounds the reading of what a host that has left has said.
+const responseWait = time.Second
+
+// response is what the host has said before it went, an error if it said
+// nothing.
+func (c *channel) response() error {
+	var response wire.StartResponse
+	_ = c.control.SetReadDeadline(time.Now().Add(responseWait))
+	if err := json.NewDecoder(c.control).Decode(&response); err != nil {
+		return errors.New("cannot start: the handler host ended without an answer")
+	}
+	if response.Error != "" {
+		return fmt.Errorf("cannot start: %s", response.Error)
+	}
+	return nil
+}
+
+// handler takes the pidfd that the handler's process has sent, if it came that
+// far. The host has exited, so nothing has to be waited for: a process that has
+// not sent it yet cannot go on without its host.
+func (c *channel) handler() (*process, error) {
+	oob := make([]byte, unix.CmsgSpace(4))
+	_, n, _, _, err := unix.Recvmsg(int(c.pidfds.Fd()), make([]byte, 64), oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
+	if err != nil {
+		return nil, fmt.Errorf("receive the handler's pidfd: %w", err)
+	}
+	messages, err := unix.ParseSocketControlMessage(oob[:n])
+	if err != nil || len(messages) != 1 {
+		return nil, errors.New("the handler's process did not come to life")
+	}
+	fds, err := unix.ParseUnixRights(&messages[0])
+	if err != nil || len(fds) != 1 {
+		return nil, errors.New("the handler's process sent no pidfd")
+	}
+	handler, err := newProcess(fds[0])
+	if err != nil {
+		_ = unix.Close(fds[0])
+		return nil, fmt.Errorf("the handler's process: %w", err)
+	}
+	return handler, nil
+}

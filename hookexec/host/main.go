@@ -1,0 +1,82 @@
+package host
+
+import (
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+
+	"github.com/opencontainers/runc/libcontainer"
+	_ "github.com/opencontainers/runc/libcontainer/nsenter" // joins the namespaces before Go starts
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
+)
+
+// Init becomes the handler's process if that is what this process was started
+// for. It is to be called from an init function, before any other goroutine
+// runs: what it changes, it changes for one thread.
+func Init(args []string) {
+	if len(args) > 1 && args[1] == wire.CommandInit {
+		libcontainer.Init() // does not return
+	}
+}
+
+// Main runs the command that the arguments name and returns the exit status.
+func Main(args []string) int {
+	// What libcontainer logs is also in the errors it returns, and stderr is the
+	// handler's.
+	logrus.SetOutput(io.Discard)
+	command := ""
+	if len(args) > 1 {
+		command = args[1]
+	}
+	switch command {
+	case wire.CommandPrepare:
+		return report(prepareFromStdin())
+	case wire.CommandStart:
+		return start()
+	default:
+		return report(fmt.Errorf("usage: lifecycle-hookexec %s|%s; it is called by containerd-shim-lifecycle-v2 only",
+			wire.CommandPrepare, wire.CommandStart))
+	}
+}
+
+func report(err error) int {
+	if err == nil {
+		return 0
+	}
+	fmt.Fprintln(os.Stderr, err)
+	return 1
+}
+
+func prepareFromStdin() error {
+	var request wire.PrepareRequest
+	if err := json.NewDecoder(os.Stdin).Decode(&request); err != nil {
+		return fmt.Errorf("decode the request: %w", err)
+	}
+	return Prepare(request)
+}
+
+// start answers over the control socket, because stderr is the handler's.
+func start() int {
+	control := os.NewFile(wire.ControlFD, "control")
+	pidfds := os.NewFile(wire.PidfdFD, "pidfd")
+	for _, fd := range []int{wire.ControlFD, wire.PidfdFD} {
+		unix.CloseOnExec(fd)
+	}
+	var request wire.StartRequest
+	err := json.NewDecoder(control).Decode(&request)
+	if err == nil {
+		err = Start(request, pidfds)
+	}
+	response := wire.StartResponse{}
+	if err != nil {
+		response.Error = err.Error()
+	}
+	if json.NewEncoder(control).Encode(response) != nil || err != nil {
+		return 1
+	}
+	return 0
+}

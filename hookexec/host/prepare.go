@@ -1,0 +1,165 @@
+package host
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"time"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runc/libcontainer/specconv"
+	"github.com/opencontainers/runc/libcontainer/system"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
+)
+
+const (
+	// stateFile is the name that libcontainer.Load reads.
+	stateFile = "state.json"
+	// processFile holds the container's own process, the measure of what a
+	// handler may have.
+	processFile = "process.json"
+)
+
+// Prepare writes the container's state under request.Root. The files hold the
+// container's environment, so nobody but root can read them.
+func Prepare(request wire.PrepareRequest) error {
+	spec, err := readSpec(request.Bundle)
+	if err != nil {
+		return err
+	}
+	state, err := newState(request, spec)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(request.Root, request.ID)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if err := writeJSON(filepath.Join(dir, processFile), spec.Process); err != nil {
+		return err
+	}
+	return writeJSON(filepath.Join(dir, stateFile), state)
+}
+
+func readSpec(bundle string) (*specs.Spec, error) {
+	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	if err != nil {
+		return nil, err
+	}
+	var spec specs.Spec
+	if err := json.Unmarshal(data, &spec); err != nil {
+		return nil, fmt.Errorf("decode the bundle's config.json: %w", err)
+	}
+	if spec.Process == nil || spec.Linux == nil {
+		return nil, errors.New("the bundle's config.json has no process or no linux section")
+	}
+	return &spec, nil
+}
+
+// newState is the state of a running container as runc would have written it.
+func newState(request wire.PrepareRequest, spec *specs.Spec) (*libcontainer.State, error) {
+	config, err := newConfig(request, spec)
+	if err != nil {
+		return nil, fmt.Errorf("the spec cannot be used for handlers: %w", err)
+	}
+	stat, err := system.Stat(request.Pid)
+	if err != nil {
+		return nil, fmt.Errorf("the container's init is gone: %w", err)
+	}
+	paths, err := cgroupPaths(request.Pid)
+	if err != nil {
+		return nil, fmt.Errorf("find the container's cgroups: %w", err)
+	}
+	namespaces := map[configs.NamespaceType]string{}
+	for _, ns := range configs.NamespaceTypes() {
+		if configs.IsNamespaceSupported(ns) {
+			namespaces[ns] = (&configs.Namespace{Type: ns}).GetPath(request.Pid)
+		}
+	}
+	return &libcontainer.State{
+		BaseState: libcontainer.BaseState{
+			ID:                   request.ID,
+			InitProcessPid:       request.Pid,
+			InitProcessStartTime: stat.StartTime,
+			Created:              time.Now(),
+			Config:               *config,
+		},
+		CgroupPaths:    paths,
+		NamespacePaths: namespaces,
+	}, nil
+}
+
+// newConfig converts the spec, without what only the making of a container
+// needs: the less is converted, the less another OCI runtime's spec can fail it.
+func newConfig(request wire.PrepareRequest, spec *specs.Spec) (*configs.Config, error) {
+	reduced, linux := *spec, *spec.Linux
+	reduced.Mounts, reduced.Hooks = nil, nil
+	linux.Devices, linux.Resources, linux.CgroupsPath = nil, nil, ""
+	linux.MaskedPaths, linux.ReadonlyPaths, linux.Sysctl = nil, nil, nil
+	linux.IntelRdt, linux.NetDevices, linux.RootfsPropagation = nil, nil, ""
+	reduced.Linux = &linux
+	if err := os.Chdir(request.Bundle); err != nil { // specconv resolves root.path against it
+		return nil, err
+	}
+	config, err := specconv.CreateLibcontainerConfig(&specconv.CreateOpts{
+		CgroupName:   request.ID,
+		NoNewKeyring: request.NoNewKeyring,
+		Spec:         &reduced,
+	})
+	if err != nil {
+		return nil, err
+	}
+	config.Devices, config.Networks = nil, nil
+	config.Cgroups.Resources = &cgroups.Resources{}
+	return config, nil
+}
+
+// cgroupPaths of a process, as libcontainer's State has them: by controller on
+// cgroup v1, a single one under "" on v2.
+func cgroupPaths(pid int) (map[string]string, error) {
+	own, err := cgroups.ParseCgroupFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup"))
+	if err != nil {
+		return nil, err
+	}
+	if cgroups.IsCgroup2UnifiedMode() {
+		return map[string]string{"": filepath.Join("/sys/fs/cgroup", own[""])}, nil
+	}
+	paths := map[string]string{}
+	for controller, path := range own {
+		if controller == "" {
+			continue // the v2 part of a hybrid hierarchy controls nothing
+		}
+		mountpoint, root, err := cgroups.FindCgroupMountpointAndRoot("", controller)
+		if cgroups.IsNotFound(err) {
+			continue // a hierarchy that this machine does not mount
+		}
+		if err != nil {
+			return nil, err
+		}
+		relative, err := filepath.Rel(root, path)
+		if err != nil {
+			return nil, err
+		}
+		paths[controller] = filepath.Join(mountpoint, relative)
+	}
+	return paths, nil
+}
+
+// writeJSON replaces path as a whole, so that a Start never reads half a file.
+func writeJSON(path string, value any) error {
+	data, err := json.Marshal(value)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
+		return err
+	}
+	return os.Rename(path+".new", path)
+}

@@ -1,0 +1,96 @@
+package host
+
+import (
+	"encoding/json"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
+)
+
+// Start starts the handler with this process's stdio and returns when it runs
+// its own program. The process sends a pidfd of itself over pidfds before that.
+func Start(request wire.StartRequest, pidfds *os.File) error {
+	process, err := newProcess(request)
+	if err != nil {
+		return err
+	}
+	container, err := libcontainer.Load(request.Root, request.ID)
+	if err != nil {
+		return fmt.Errorf("load the container's state: %w", err)
+	}
+	process.Stdin, process.Stdout, process.Stderr = os.Stdin, os.Stdout, os.Stderr
+	process.PidfdSocket = pidfds
+	return container.Run(process)
+}
+
+// newProcess is the container's own process with another command: a handler has
+// its identity and its limits, never more (SPEC 3).
+func newProcess(request wire.StartRequest) (*libcontainer.Process, error) {
+	own, err := readProcess(filepath.Join(request.Root, request.ID, processFile))
+	if err != nil {
+		return nil, err
+	}
+	process := &libcontainer.Process{
+		Args:            request.Args,
+		Env:             append(own.Env, request.Env...),
+		UID:             int(own.User.UID),
+		GID:             int(own.User.GID),
+		Cwd:             own.Cwd,
+		Label:           own.SelinuxLabel,
+		NoNewPrivileges: &own.NoNewPrivileges,
+		AppArmorProfile: own.ApparmorProfile,
+		Scheduler:       own.Scheduler,
+		IOPriority:      own.IOPriority,
+	}
+	for _, group := range own.User.AdditionalGids {
+		process.AdditionalGroups = append(process.AdditionalGroups, int(group))
+	}
+	// No capabilities in the spec means none, not the host's.
+	process.Capabilities = &configs.Capabilities{}
+	if caps := own.Capabilities; caps != nil {
+		process.Capabilities = &configs.Capabilities{
+			Bounding: caps.Bounding, Effective: caps.Effective, Inheritable: caps.Inheritable,
+			Permitted: caps.Permitted, Ambient: caps.Ambient,
+		}
+	}
+	for _, rlimit := range own.Rlimits {
+		resource, ok := rlimits[rlimit.Type]
+		if !ok {
+			return nil, fmt.Errorf("the spec's process.rlimits has the unknown type %q", rlimit.Type)
+		}
+		process.Rlimits = append(process.Rlimits, configs.Rlimit{Type: resource, Hard: rlimit.Hard, Soft: rlimit.Soft})
+	}
+	if process.CPUAffinity, err = configs.ConvertCPUAffinity(own.ExecCPUAffinity); err != nil {
+		return nil, err
+	}
+	return process, nil
+}
+
+func readProcess(path string) (*specs.Process, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return nil, fmt.Errorf("read the container's process: %w", err)
+	}
+	var process specs.Process
+	if err := json.Unmarshal(data, &process); err != nil {
+		return nil, fmt.Errorf("decode the container's process: %w", err)
+	}
+	return &process, nil
+}
+
+// rlimits maps the OCI spec's names, which are getrlimit(2)'s.
+var rlimits = map[string]int{
+	"RLIMIT_AS": unix.RLIMIT_AS, "RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_CPU": unix.RLIMIT_CPU,
+	"RLIMIT_DATA": unix.RLIMIT_DATA, "RLIMIT_FSIZE": unix.RLIMIT_FSIZE, "RLIMIT_LOCKS": unix.RLIMIT_LOCKS,
+	"RLIMIT_MEMLOCK": unix.RLIMIT_MEMLOCK, "RLIMIT_MSGQUEUE": unix.RLIMIT_MSGQUEUE, "RLIMIT_NICE": unix.RLIMIT_NICE,
+	"RLIMIT_NOFILE": unix.RLIMIT_NOFILE, "RLIMIT_NPROC": unix.RLIMIT_NPROC, "RLIMIT_RSS": unix.RLIMIT_RSS,
+	"RLIMIT_RTPRIO": unix.RLIMIT_RTPRIO, "RLIMIT_RTTIME": unix.RLIMIT_RTTIME, "RLIMIT_SIGPENDING": unix.RLIMIT_SIGPENDING,
+	"RLIMIT_STACK": unix.RLIMIT_STACK,
+}

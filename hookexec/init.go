@@ -1,0 +1,77 @@
+package hookexec
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"time"
+)
+
+// exitWait is how long an unsuccessful handler's judgement waits for a
+// container that is exiting (SPEC 3).
+const exitWait = time.Second
+
+// Init is the container's first process, seen from the host.
+type Init struct {
+	Pid int
+	// Exited is closed when the process has been reaped and its exit is known.
+	Exited <-chan struct{}
+
+	startTime string
+}
+
+// NewInit remembers which process has the pid now, so that another one that is
+// given the number later is not taken for it.
+func NewInit(pid int, exited <-chan struct{}) (*Init, error) {
+	stat, err := readStat(pid)
+	if err != nil {
+		return nil, err
+	}
+	return &Init{Pid: pid, Exited: exited, startTime: stat.startTime}, nil
+}
+
+// exiting tells whether the process is on its way out, or gone: the kernel ends
+// the handlers of a private pid namespace before it lets their init be reaped.
+func (i *Init) exiting() bool {
+	const pfExiting = 0x4 // PF_EXITING, linux/sched.h
+	stat, err := readStat(i.Pid)
+	return err != nil || stat.startTime != i.startTime || stat.flags&pfExiting != 0
+}
+
+// ended tells whether the container is exiting or has exited. It waits a little
+// for one that is exiting, so that the exit is known before its handler's end.
+func (i *Init) ended(ctx context.Context) bool {
+	if !i.exiting() {
+		return false
+	}
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), exitWait)
+	defer cancel()
+	select {
+	case <-i.Exited:
+	case <-ctx.Done():
+	}
+	return true
+}
+
+type procStat struct {
+	startTime string // in clock ticks since boot, proc(5)
+	flags     uint64 // PF_*
+}
+
+// readStat reads /proc/PID/stat, proc(5): the fields count from after the
+// command's name, which may hold anything.
+func readStat(pid int) (procStat, error) {
+	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
+	if err != nil {
+		return procStat{}, err
+	}
+	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+	const flags, startTime = 9 - 3, 22 - 3 // fields (9) and (22); state is (3)
+	if len(fields) <= startTime {
+		return procStat{}, os.ErrNotExist
+	}
+	value, err := strconv.ParseUint(fields[flags], 10, 64)
+	return procStat{startTime: fields[startTime], flags: value}, err
+}

@@ -1,0 +1,54 @@
+// Package wire is what the shim and the handler host say to each other. Both
+// are always of the same build: the shim opens its host when it starts. It
+// imports nothing, so that neither binary pays for the other.
+package wire
+
+// Commands of the handler host.
+const (
+	// CommandPrepare reads a PrepareRequest from stdin and writes the state of
+	// the container; errors are told on stderr.
+	CommandPrepare = "prepare"
+	// CommandStart starts one handler and leaves.
+	CommandStart = "start"
+	// CommandInit is libcontainer's own: the process that becomes the handler.
+	CommandInit = "init"
+)
+
+// Descriptors that CommandStart inherits beside stdin (/dev/null) and the
+// handler's output on stdout and stderr.
+const (
+	// ControlFD is a stream socket: a StartRequest in, a StartResponse out.
+	ControlFD = 3
+	// PidfdFD is a socket over which the handler's process sends a pidfd of
+	// itself, before it becomes the handler.
+	PidfdFD = 4
+)
+
+// PrepareRequest asks to derive, from the bundle's spec and the container's
+// init, what is needed to run processes in the container.
+type PrepareRequest struct {
+	// Root is an absolute path to a directory that only the shim uses.
+	Root string
+	// ID of the container.
+	ID string
+	// Bundle is the absolute path of the OCI bundle.
+	Bundle string
+	// Pid of the container's init, which has not been reaped.
+	Pid int
+	// NoNewKeyring is the runc option of that name.
+	NoNewKeyring bool
+}
+
+// StartRequest asks to start a handler in a prepared container.
+type StartRequest struct {
+	Root, ID string
+	// Args is the command, Env what it gets on top of the container's own
+	// environment, as KEY=value.
+	Args, Env []string
+}
+
+// StartResponse tells how it went.
+type StartResponse struct {
+	// Error is empty where the handler was started.
+	Error string
+}

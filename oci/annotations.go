@@ -1,0 +1,147 @@
+package oci
+
+import (
+	"fmt"
+	"sort"
+	"strconv"
+	"strings"
+	"time"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+// Annotation keys (SPEC 2). A pod's container is named in the key's DNS prefix
+// because users of Kubernetes cannot annotate single containers.
+const (
+	domain       = "lifecycle-shim.io"
+	KeyLifecycle = domain + "/lifecycle"
+	KeyPostStart = domain + "/postStart"
+	KeyPreStop   = domain + "/preStop"
+)
+
+// Annotations that the CRI plugin and the kubelet set.
+const (
+	criContainerType = "io.kubernetes.cri.container-type"
+	criContainerName = "io.kubernetes.cri.container-name"
+	typeContainer    = "container"
+	typeSandbox      = "sandbox"
+	// Reaches containers where the runtime's container_annotations let
+	// io.kubernetes.* pass.
+	podGracePeriod = "io.kubernetes.pod.terminationGracePeriod"
+)
+
+// Lifecycle is what a container asks for.
+type Lifecycle struct {
+	// Block holds at least one handler and has been checked.
+	Block *lifecyclev1.Lifecycle
+	// StopSignal is Block's stop signal as a number, 0 where it names none.
+	StopSignal uint32
+	// CRI: the container was made by the CRI plugin, which owns the deadline of
+	// every stop.
+	CRI bool
+	// PodGracePeriod is the pod's termination grace period, 0 where unknown.
+	PodGracePeriod time.Duration
+}
+
+// Lifecycle returns what the annotations ask for, nil where they ask for no
+// handler. The error is an *InvalidError.
+func (s *Spec) Lifecycle() (*Lifecycle, error) {
+	if s.Annotations[criContainerType] == typeSandbox {
+		return nil, nil
+	}
+	block, err := s.block()
+	if err != nil || block == nil || (block.PostStart == nil && block.PreStop == nil) {
+		return nil, err
+	}
+	signal, _ := parseSignal(block.StopSignal) // the block has been checked
+	return &Lifecycle{
+		Block:          block,
+		StopSignal:     signal,
+		CRI:            s.Annotations[criContainerType] == typeContainer,
+		PodGracePeriod: s.podGracePeriod(),
+	}, nil
+}
+
+// block finds the annotations that speak to this container and decodes them.
+func (s *Spec) block() (*lifecyclev1.Lifecycle, error) {
+	named := ""
+	if name := s.Annotations[criContainerName]; name != "" {
+		named = name + "." + domain
+	}
+	if err := s.checkKeys(named); err != nil {
+		return nil, err
+	}
+	key := KeyLifecycle
+	if _, ok := s.Annotations[named+"/lifecycle"]; ok && named != "" {
+		key = named + "/lifecycle"
+	}
+	_, whole := s.Annotations[key]
+	_, postStart := s.Annotations[KeyPostStart]
+	_, preStop := s.Annotations[KeyPreStop]
+	switch {
+	case whole && (postStart || preStop):
+		return nil, &InvalidError{Key: key, Problem: fmt.Sprintf(
+			"cannot be used together with %s or %s: move those handlers into it, or remove it", KeyPostStart, KeyPreStop)}
+	case whole:
+		block := &lifecyclev1.Lifecycle{}
+		return block, s.decode(key, "", block)
+	case postStart || preStop:
+		return s.singles(postStart, preStop)
+	default:
+		return nil, nil
+	}
+}
+
+// singles builds a block from the two keys of the command line.
+func (s *Spec) singles(postStart, preStop bool) (*lifecyclev1.Lifecycle, error) {
+	block := &lifecyclev1.Lifecycle{}
+	if postStart {
+		block.PostStart = &lifecyclev1.Handler{}
+		if err := s.decode(KeyPostStart, "postStart", block.PostStart); err != nil {
+			return nil, err
+		}
+	}
+	if preStop {
+		block.PreStop = &lifecyclev1.Handler{}
+		if err := s.decode(KeyPreStop, "preStop", block.PreStop); err != nil {
+			return nil, err
+		}
+	}
+	return block, nil
+}
+
+// checkKeys refuses keys of our domain that mean nothing: a misspelt handler
+// that is silently ignored would be found in production.
+func (s *Spec) checkKeys(named string) error {
+	for _, key := range sortedKeys(s.Annotations) {
+		prefix, name, ok := strings.Cut(key, "/")
+		switch {
+		case !ok:
+		case prefix == domain && key != KeyLifecycle && key != KeyPostStart && key != KeyPreStop:
+			return &InvalidError{Key: key, Problem: fmt.Sprintf(
+				"is not a known key; allowed are %s, %s and %s", KeyLifecycle, KeyPostStart, KeyPreStop)}
+		case named != "" && prefix == named && name != "lifecycle":
+			return &InvalidError{Key: key, Problem: fmt.Sprintf("is not a known key; allowed is %s/lifecycle", named)}
+		}
+	}
+	return nil
+}
+
+// podGracePeriod reads the kubelet's annotation. It is not the user's to
+// write, so a value that makes no sense is as good as none.
+func (s *Spec) podGracePeriod() time.Duration {
+	seconds, err := strconv.ParseInt(s.Annotations[podGracePeriod], 10, 32)
+	if err != nil || seconds < 0 {
+		return 0
+	}
+	return time.Duration(seconds) * time.Second
+}
+
+func sortedKeys[V any](m map[string]V) []string {
+	keys := make([]string, 0, len(m))
+	for key := range m {
+		keys = append(keys, key)
+	}
+	sort.Strings(keys)
+	return keys
+}

@@ -1,0 +1,203 @@
+package oci
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strconv"
+	"strings"
+	"unicode/utf8"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+	"sigs.k8s.io/yaml"
+	goyaml "sigs.k8s.io/yaml/goyaml.v2"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+// maxValue bounds an annotation's value, in bytes (SPEC 2).
+const maxValue = 64 << 10
+
+// decode fills msg from the annotation's value and checks it. path is where msg
+// stands in the lifecycle block.
+func (s *Spec) decode(key, path string, msg proto.Message) error {
+	err := decodeValue(s.Annotations[key], path, msg)
+	if err == nil {
+		switch m := msg.(type) {
+		case *lifecyclev1.Lifecycle:
+			err = checkLifecycle(m)
+		case *lifecyclev1.Handler:
+			err = checkHandler(path, m, path == "postStart")
+		}
+	}
+	if field := (*fieldError)(nil); errors.As(err, &field) {
+		return &InvalidError{Key: key, Path: field.path, Problem: field.problem}
+	}
+	return err
+}
+
+// decodeValue is strict: no unknown or repeated field, no second document, and
+// every value of the type that the schema has. protojson is not used for it: it
+// takes numbers in quotes and names in either spelling, and its errors do not
+// say where.
+func decodeValue(value, path string, msg proto.Message) error {
+	if len(value) > maxValue {
+		return invalid("", "is %d bytes long; at most %d are allowed", len(value), maxValue)
+	}
+	if !utf8.ValidString(value) {
+		return invalid("", "is not UTF-8 text")
+	}
+	if err := checkOneDocument(value); err != nil {
+		return err
+	}
+	data, err := yaml.YAMLToJSONStrict([]byte(value))
+	if err != nil {
+		return invalid("", "is not valid YAML: %s", oneLine(err))
+	}
+	decoder := json.NewDecoder(bytes.NewReader(data))
+	decoder.UseNumber()
+	var tree any
+	if err := decoder.Decode(&tree); err != nil {
+		return invalid("", "is not valid YAML: %s", oneLine(err))
+	}
+	return decodeMessage(path, tree, msg.ProtoReflect())
+}
+
+// checkOneDocument refuses what the YAML decoder would silently leave out.
+func checkOneDocument(value string) error {
+	decoder := goyaml.NewDecoder(strings.NewReader(value))
+	var first, second any
+	if err := decoder.Decode(&first); err != nil {
+		if errors.Is(err, io.EOF) {
+			return invalid("", "is empty; a YAML mapping is expected")
+		}
+		return invalid("", "is not valid YAML: %s", oneLine(err))
+	}
+	if err := decoder.Decode(&second); !errors.Is(err, io.EOF) {
+		return invalid("", "holds more than one YAML document; one is allowed")
+	}
+	return nil
+}
+
+func decodeMessage(path string, tree any, msg protoreflect.Message) error {
+	object, ok := tree.(map[string]any)
+	if !ok {
+		return invalid(path, "must be a mapping, not %s", kindOf(tree))
+	}
+	fields := msg.Descriptor().Fields()
+	for _, name := range sortedKeys(object) {
+		field := fields.ByJSONName(name)
+		if field == nil {
+			return invalid(join(path, name), "is not a known field; allowed are %s", names(fields))
+		}
+		if object[name] == nil {
+			continue // null is absent, as in Kubernetes
+		}
+		if err := decodeField(join(path, name), object[name], msg, field); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func decodeField(path string, tree any, msg protoreflect.Message, field protoreflect.FieldDescriptor) error {
+	if !field.IsList() {
+		value, err := decodeSingle(path, tree, field, msg.NewField)
+		if err == nil {
+			msg.Set(field, value)
+		}
+		return err
+	}
+	items, ok := tree.([]any)
+	if !ok {
+		return invalid(path, "must be a list, not %s", kindOf(tree))
+	}
+	list := msg.Mutable(field).List()
+	for i, item := range items {
+		value, err := decodeSingle(fmt.Sprintf("%s[%d]", path, i), item, field,
+			func(protoreflect.FieldDescriptor) protoreflect.Value { return list.NewElement() })
+		if err != nil {
+			return err
+		}
+		list.Append(value)
+	}
+	return nil
+}
+
+// decodeSingle decodes the kinds that the schema uses; the schema's own test
+// fails when a field of another kind is added.
+func decodeSingle(path string, tree any, field protoreflect.FieldDescriptor,
+	newValue func(protoreflect.FieldDescriptor) protoreflect.Value,
+) (protoreflect.Value, error) {
+	switch field.Kind() {
+	case protoreflect.StringKind:
+		text, ok := tree.(string)
+		if !ok {
+			return protoreflect.Value{}, invalid(path, "must be a string, not %s (put it in quotes)", kindOf(tree))
+		}
+		return protoreflect.ValueOfString(text), nil
+	case protoreflect.Int32Kind:
+		number, err := decodeInteger(path, tree, 32)
+		return protoreflect.ValueOfInt32(int32(number)), err
+	case protoreflect.Int64Kind:
+		number, err := decodeInteger(path, tree, 64)
+		return protoreflect.ValueOfInt64(number), err
+	case protoreflect.MessageKind:
+		value := newValue(field)
+		return value, decodeMessage(path, tree, value.Message())
+	default:
+		return protoreflect.Value{}, fmt.Errorf("%s: the schema has a field of kind %s, which is not decoded", path, field.Kind())
+	}
+}
+
+func decodeInteger(path string, tree any, bits int) (int64, error) {
+	number, ok := tree.(json.Number)
+	if !ok {
+		return 0, invalid(path, "must be a whole number, not %s", kindOf(tree))
+	}
+	value, err := strconv.ParseInt(number.String(), 10, bits)
+	if err != nil {
+		return 0, invalid(path, "must be a whole number of %d bits, not %s", bits, number)
+	}
+	return value, nil
+}
+
+func kindOf(tree any) string {
+	switch tree.(type) {
+	case nil:
+		return "null"
+	case bool:
+		return "a boolean"
+	case json.Number:
+		return "a number"
+	case string:
+		return "a string"
+	case []any:
+		return "a list"
+	default:
+		return "a mapping"
+	}
+}
+
+func names(fields protoreflect.FieldDescriptors) string {
+	all := make([]string, fields.Len())
+	for i := range all {
+		all[i] = fields.Get(i).JSONName()
+	}
+	return strings.Join(all, ", ")
+}
+
+func join(path, name string) string {
+	if path == "" {
+		return name
+	}
+	return path + "." + name
+}
+
+// oneLine makes a YAML error fit into the one line that an operator reads.
+func oneLine(err error) string {
+	return strings.Join(strings.Fields(err.Error()), " ")
+}

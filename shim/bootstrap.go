@@ -1,0 +1,119 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"io"
+	"os"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/containerd/containerd/v2/pkg/shim"
+)
+
+// containerd tells a shim how to start in two ways, and takes its answer in
+// three, by its version. One answer is understood by all of them, 1.6 to 2.4:
+// the plain address, which means task API version 2. With version 3 a shim that
+// is found by runtime_path alone would be lost at a restart of containerd
+// (docs/decisions.md).
+
+const (
+	// actionStart is the argument that asks to start a shim and to print its
+	// address.
+	actionStart = "start"
+	// maxParams bounds what is read from stdin, as in containerd's pkg/shim.
+	maxParams = 10 << 20
+	// addressFile is where a shim finds its own address when it ends.
+	addressFile = "address"
+	// socketDirLink is where pkg/shim looks for a socket directory that is not
+	// the default one, to remove the debug socket from it.
+	socketDirLink = "s"
+)
+
+// isStart tells whether the arguments ask for the start action.
+func isStart(args []string) bool { return len(args) > 1 && args[len(args)-1] == actionStart }
+
+// start runs the start action: it starts the shim, or finds the one of the same
+// pod, and prints its address. Nothing else is ever printed to stdout.
+func start(ctx context.Context, manager shim.Shim, args []string, stdin io.Reader, stdout io.Writer) error {
+	params, err := startParams(args, stdin)
+	if err != nil {
+		return err
+	}
+	if dir := params.GetSocketDir(); dir != "" {
+		if err := os.Symlink(dir, socketDirLink); err != nil && !errors.Is(err, os.ErrExist) {
+			return fmt.Errorf("remember the socket directory: %w", err)
+		}
+	}
+	result, err := manager.Start(namespaces.WithNamespace(ctx, params.Namespace), params)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(addressFile, []byte(result.Address), 0o600); err != nil {
+		return fmt.Errorf("write the shim's address: %w", err)
+	}
+	_, err = io.WriteString(stdout, result.Address)
+	return err
+}
+
+// startParams reads the flags and stdin, which holds BootstrapParams from
+// containerd 2.3 on, and the runtime's options, or nothing, before.
+func startParams(args []string, stdin io.Reader) (*bootapi.BootstrapParams, error) {
+	flags := flag.NewFlagSet(args[0], flag.ContinueOnError)
+	flags.SetOutput(io.Discard)
+	var (
+		namespace = flags.String("namespace", "", "")
+		id        = flags.String("id", "", "")
+		address   = flags.String("address", "", "")
+		binary    = flags.String("publish-binary", "", "")
+		bundle    = flags.String("bundle", "", "")
+		debug     = flags.Bool("debug", false, "")
+	)
+	if err := flags.Parse(args[1:]); err != nil {
+		return nil, err
+	}
+	_ = bundle // the working directory is the bundle
+	if *namespace == "" || *id == "" {
+		return nil, errors.New("start needs -namespace and -id; it is called by containerd")
+	}
+	input, err := io.ReadAll(io.LimitReader(stdin, maxParams))
+	if err != nil {
+		return nil, fmt.Errorf("read stdin: %w", err)
+	}
+	if params := parseParams(input, *namespace, *id); params != nil {
+		return params, nil
+	}
+	params := &bootapi.BootstrapParams{
+		InstanceID: *id, Namespace: *namespace, ContainerdGrpcAddress: *address, ContainerdBinary: *binary,
+		ContainerdTtrpcAddress: os.Getenv("TTRPC_ADDRESS"),
+	}
+	if *debug {
+		params.LogLevel = bootapi.LogLevel_LOG_LEVEL_DEBUG
+	}
+	return params, addOptions(params, input)
+}
+
+// parseParams returns nil for what are not BootstrapParams of this container:
+// the older form may look like them.
+func parseParams(input []byte, namespace, id string) *bootapi.BootstrapParams {
+	var params bootapi.BootstrapParams
+	if proto.Unmarshal(input, &params) != nil || params.InstanceID != id || params.Namespace != namespace {
+		return nil
+	}
+	return &params
+}
+
+// addOptions hands the runtime's options of the older form on; manager.Start
+// translates both forms.
+func addOptions(params *bootapi.BootstrapParams, input []byte) error {
+	var options anypb.Any
+	if len(input) == 0 || proto.Unmarshal(input, &options) != nil {
+		return nil // Create refuses them, in words that reach the user
+	}
+	return params.AddExtension(&options)
+}

@@ -1,0 +1,337 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"runtime/debug"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/log"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
+)
+
+// handlers runs a container's handlers. It is the seam between the loop and the
+// world below it.
+type handlers interface {
+	// started is told the pid of the container's process when it has started.
+	started(ctx context.Context, pid int, exited <-chan struct{}) error
+	// run runs one handler until it has ended or ctx is cancelled.
+	run(ctx context.Context, kind lifecycle.Kind, effect lifecycle.Effect) hookexec.Result
+	// signal sends a signal to the container, on nobody's request.
+	signal(ctx context.Context, signal lifecycle.Signal) error
+	// close is called once, when nothing is run or signalled any more.
+	close()
+}
+
+// container is one container with handlers. Its loop owns the machine; everybody
+// else talks to the loop through ask and post.
+type container struct {
+	id       string
+	ctx      context.Context // for the log; it is not cancelled
+	handlers handlers
+	// gate holds its TaskStart.
+	gate interface{ release() }
+
+	// held: a start is held, so State says CREATED for RUNNING.
+	held atomic.Bool
+	// exited is closed at the first exit that is told.
+	exited   chan struct{}
+	exitOnce sync.Once
+	// deleted is closed when the loop knows that the container is, or has ended.
+	deleted chan struct{}
+
+	mu sync.Mutex
+	// mailbox of the loop. It has no bound, because nobody may wait for the loop;
+	// what is in it is bounded by the requests under way.
+	mailbox []message
+	// closed: the loop has ended; everything passes.
+	closed bool
+	wake   chan struct{} // capacity 1: a token says that the mailbox is to be looked at
+
+	// The loop's own.
+	machine *lifecycle.Machine
+	waiting map[lifecycle.RequestID]chan verdict
+	signals sync.WaitGroup // goroutines that send a signal
+	lastID  lifecycle.RequestID
+	abort   context.CancelCauseFunc // of the running handler, nil when none runs
+	began   time.Time               // of the running handler
+}
+
+// message is an event on its way to the loop, and who waits for the verdict.
+type message struct {
+	event   lifecycle.Event
+	verdict chan verdict // nil when nobody waits; else of capacity 2, one for each thing a request is told
+}
+
+// verdict is what the machine says to a request.
+type verdict struct {
+	kind lifecycle.EffectKind // CallStart, CallDelete, Forward or Answer
+	err  error
+}
+
+// newContainer returns a container whose loop is not running yet. ctx is only
+// for the log.
+func newContainer(ctx context.Context, id string, config lifecycle.Config, handlers handlers) *container {
+	return &container{
+		id:       id,
+		ctx:      log.WithLogger(context.WithoutCancel(ctx), log.G(ctx).WithField("id", id)),
+		handlers: handlers,
+		exited:   make(chan struct{}),
+		deleted:  make(chan struct{}),
+		wake:     make(chan struct{}, 1),
+		machine:  lifecycle.New(config),
+		waiting:  make(map[lifecycle.RequestID]chan verdict),
+	}
+}
+
+// request is one that waits for the machine.
+type request struct{ verdict chan verdict }
+
+// ask hands a request to the loop.
+func (c *container) ask(event lifecycle.Event) *request {
+	r := &request{verdict: make(chan verdict, 2)}
+	if !c.send(message{event: event, verdict: r.verdict}) {
+		r.verdict <- verdict{kind: lifecycle.Forward}
+	}
+	return r
+}
+
+// wait for the next thing that the machine says to the request. It always comes.
+func (r *request) wait() verdict { return <-r.verdict }
+
+// post tells the loop what has happened.
+func (c *container) post(event lifecycle.Event) {
+	if event.Kind == lifecycle.ContainerExited {
+		c.exitOnce.Do(func() { close(c.exited) })
+	}
+	c.send(message{event: event})
+}
+
+func (c *container) send(m message) bool {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.closed {
+		return false
+	}
+	c.mailbox = append(c.mailbox, m)
+	select {
+	case c.wake <- struct{}{}:
+	default:
+	}
+	return true
+}
+
+// loop runs until nothing can happen to the container any more, or ctx ends.
+func (c *container) loop(ctx context.Context) {
+	defer c.end()
+	defer c.recovered("the container's loop")
+	timer := time.NewTimer(time.Hour)
+	defer timer.Stop()
+	for !c.machine.Done() {
+		c.setTimer(timer)
+		select {
+		case <-c.wake:
+			for _, m := range c.take() {
+				c.step(m)
+			}
+		case <-timer.C:
+			c.step(message{event: lifecycle.Event{Kind: lifecycle.DeadlineReached}})
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+func (c *container) setTimer(timer *time.Timer) {
+	timer.Stop()
+	if deadline := c.machine.Deadline(); !deadline.IsZero() {
+		timer.Reset(time.Until(deadline))
+	}
+}
+
+func (c *container) take() []message {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	batch := c.mailbox
+	c.mailbox = nil
+	return batch
+}
+
+// step takes one event in and carries out what follows from it.
+func (c *container) step(m message) {
+	event := m.event
+	if m.verdict != nil {
+		c.lastID++
+		event.Request = c.lastID
+		c.waiting[event.Request] = m.verdict
+	}
+	if event.Kind == lifecycle.HandlerEnded {
+		c.abort = nil
+	}
+	before := c.machine.Phase()
+	effects := c.machine.Step(time.Now(), event)
+	// Before the effects: who is told that it has started must see it so.
+	c.held.Store(c.machine.StartHeld())
+	if after := c.machine.Phase(); after != before {
+		log.G(c.ctx).WithFields(log.Fields{"event": event.Kind, "from": before, "state": after}).Debug("lifecycle")
+	}
+	for _, effect := range effects {
+		c.carryOut(effect)
+	}
+	if before != lifecycle.Deleted && c.machine.Phase() == lifecycle.Deleted {
+		close(c.deleted)
+	}
+}
+
+func (c *container) carryOut(effect lifecycle.Effect) {
+	switch effect.Kind {
+	case lifecycle.CallStart, lifecycle.CallDelete, lifecycle.Forward, lifecycle.Answer:
+		c.tell(effect)
+	case lifecycle.RunHandler:
+		c.run(effect)
+	case lifecycle.AbortHandler:
+		if c.abort != nil {
+			c.abort(causeError(effect.Cause, time.Since(c.began)))
+		}
+	case lifecycle.SendSignal:
+		c.signals.Go(func() { c.signal(effect.Signal) })
+	case lifecycle.ReleaseStart:
+		c.gate.release()
+	}
+}
+
+func (c *container) tell(effect lifecycle.Effect) {
+	c.waiting[effect.Request] <- verdict{kind: effect.Kind, err: effect.Err}
+	if effect.Kind != lifecycle.CallStart { // it is told its answer later
+		delete(c.waiting, effect.Request)
+	}
+}
+
+// run starts the handler's goroutine, whose end is an event.
+func (c *container) run(effect lifecycle.Effect) {
+	ctx, cancel := context.WithCancelCause(c.ctx)
+	c.abort, c.began = cancel, time.Now()
+	go func() {
+		defer cancel(nil)
+		c.post(lifecycle.Event{Kind: lifecycle.HandlerEnded, Result: c.runToEnd(ctx, effect)})
+	}()
+}
+
+// runToEnd logs one line at the start and one at the end. The handler's output
+// may hold secrets, so it is for debugging only.
+func (c *container) runToEnd(ctx context.Context, effect lifecycle.Effect) (result lifecycle.Result) {
+	logger := log.G(ctx).WithField("handler", effect.Handler)
+	defer func() {
+		if value := recover(); value != nil {
+			logger.Errorf("panic in a handler: %v\n%s", value, debug.Stack())
+			result = lifecycle.Result{Outcome: lifecycle.Failed, Message: (&panicError{value: value}).Error()}
+		}
+	}()
+	logger.Info("handler started")
+	began := time.Now()
+	ended := c.handlers.run(ctx, effect.Handler, effect)
+	result = convert(ended)
+	logger = logger.WithFields(log.Fields{
+		"result": result.Outcome, "took": time.Since(began).Round(time.Millisecond), "attempts": ended.Attempts,
+	})
+	if ended.Err != nil {
+		logger = logger.WithError(ended.Err)
+	}
+	logger.Info("handler ended")
+	logger.WithFields(log.Fields{"output": ended.Output, "dropped": ended.Dropped}).Debug("handler output")
+	return result
+}
+
+// signalWait bounds the sending of a signal, which no client waits for.
+const signalWait = 10 * time.Second
+
+func (c *container) signal(signal lifecycle.Signal) {
+	ctx, cancel := context.WithTimeout(c.ctx, signalWait)
+	defer cancel()
+	defer c.recovered("send a signal")
+	logger := log.G(ctx).WithField("signal", signal.Number)
+	if err := c.handlers.signal(ctx, signal); err != nil {
+		logger.WithError(err).Error("send the signal")
+		return
+	}
+	logger.Info("signal sent")
+}
+
+// end lets everybody go who still waits, and makes the container pass
+// everything through from now on.
+func (c *container) end() {
+	c.mu.Lock()
+	c.closed = true
+	rest := c.mailbox
+	c.mailbox = nil
+	c.mu.Unlock()
+	c.held.Store(false)
+	c.gate.release()
+	if c.abort != nil {
+		c.abort(errShutdown)
+	}
+	for _, waiter := range c.waiting {
+		waiter <- verdict{kind: lifecycle.Answer, err: errShutdown}
+	}
+	for _, m := range rest {
+		if m.verdict != nil {
+			m.verdict <- verdict{kind: lifecycle.Forward}
+		}
+	}
+	if c.machine.Phase() != lifecycle.Deleted {
+		close(c.deleted)
+	}
+	c.signals.Wait()
+	c.handlers.close()
+}
+
+// recovered logs a panic, which must not end the shim of a whole pod.
+func (c *container) recovered(where string) {
+	if value := recover(); value != nil {
+		log.G(c.ctx).Errorf("panic in %s: %v\n%s", where, value, debug.Stack())
+	}
+}
+
+var errShutdown = errors.New("the shim does not serve this container any more")
+
+// Why a handler is made to end, as the cause of its cancelled context.
+var causes = map[lifecycle.Cause]error{
+	lifecycle.ContainerExit:   hookexec.ErrContainerExited,
+	lifecycle.ContainerKill:   errors.New("container killed"),
+	lifecycle.StopDeadline:    errors.New("the deadline of the stop was reached"),
+	lifecycle.StopRequest:     errors.New("a stop was requested"),
+	lifecycle.ContainerDelete: errors.New("container deleted"),
+}
+
+func causeError(cause lifecycle.Cause, after time.Duration) error {
+	if cause == lifecycle.TimeLimit {
+		return fmt.Errorf("%w after %s", hookexec.ErrTimedOut, after.Round(100*time.Millisecond))
+	}
+	return causes[cause]
+}
+
+// convert keeps what the machine needs of a handler's end.
+func convert(result hookexec.Result) lifecycle.Result {
+	converted := lifecycle.Result{Message: result.Message()}
+	switch result.Outcome {
+	case hookexec.Succeeded:
+		converted.Outcome = lifecycle.Succeeded
+	case hookexec.Failed:
+		converted.Outcome = lifecycle.Failed
+	case hookexec.TimedOut:
+		converted.Outcome = lifecycle.TimedOut
+	case hookexec.Aborted:
+		converted.Outcome = lifecycle.Aborted
+		for cause, err := range causes {
+			if errors.Is(result.Err, err) {
+				converted.Cause = cause
+			}
+		}
+	}
+	return converted
+}

@@ -1,0 +1,31 @@
+// Package shim puts lifecycle handlers around containerd's own runc task
+// service.
+//
+// What is wrapped: service embeds the runc service and overrides Create, Start,
+// State, Kill and Delete, for containers whose annotations ask for handlers.
+// Every other call, and every other container, goes straight through.
+//
+// Who owns what: each container with handlers has one goroutine (container.loop)
+// that owns its lifecycle.Machine, the only place where anything is decided. All
+// data crosses borders one way:
+//
+//	request → event    a request's goroutine asks the loop and waits for its verdict
+//	effect  → call     the loop carries out effects, without waiting for any of them
+//	exit    → event    the tap (events.go) sees TaskExit pass and tells the loop
+//
+// The calls into the runc service are made by the goroutines of the requests, so
+// they block only those. A handler runs in a goroutine of its own, which ends
+// soon after the loop has cancelled its context. The tap has one goroutine, which
+// forwards the events of the whole pod; nothing else ever waits for containerd.
+//
+// Locks: service.mu guards the map of containers, container.mu its mailbox,
+// tap.mu the held events. None is held while another is taken or anything is
+// called.
+//
+// Guarantees are those of SPEC 7; the decisions among them are proved in package
+// lifecycle. A panic in a request is answered as an internal error, one in a
+// container's loop makes that container pass everything through.
+//
+// Not promised: a runc start that hangs is a Start that hangs, as under the
+// stock shim.
+package shim

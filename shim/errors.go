@@ -1,0 +1,73 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
+)
+
+// OptionsError says which of the runtime's options cannot be used.
+type OptionsError struct{ Err error }
+
+func (e *OptionsError) Error() string { return "runtime options: " + e.Err.Error() }
+
+func (e *OptionsError) Unwrap() error { return e.Err }
+
+// HandlerError says why a container's handlers could not be run here. Nothing
+// was done for the container, or it has been undone.
+type HandlerError struct {
+	Err error
+	// Unsupported: this build cannot run such a handler.
+	Unsupported bool
+}
+
+func (e *HandlerError) Error() string { return "lifecycle handlers: " + e.Err.Error() }
+
+func (e *HandlerError) Unwrap() error { return e.Err }
+
+// toGRPC is the only place that knows gRPC codes. Errors of the runc service
+// have theirs already. A failed postStart is Unknown, as a runc start that fails
+// is, because clients add the name of every other code to the words.
+func toGRPC(err error) error {
+	if err == nil {
+		return nil
+	}
+	if _, ok := status.FromError(err); ok {
+		return err
+	}
+	return status.Error(codeOf(err), err.Error())
+}
+
+func codeOf(err error) codes.Code {
+	var (
+		invalid  *oci.InvalidError
+		options  *OptionsError
+		handler  *HandlerError
+		start    *lifecycle.StartError
+		panicked *panicError
+	)
+	switch {
+	case errors.As(err, &invalid), errors.As(err, &options):
+		return codes.InvalidArgument
+	case errors.As(err, &handler) && handler.Unsupported:
+		return codes.Unimplemented
+	case errors.As(err, &handler):
+		return codes.FailedPrecondition
+	case errors.As(err, &start) && start.Cause != lifecycle.NoCause:
+		return codes.Aborted
+	case errors.As(err, &panicked):
+		return codes.Internal
+	default:
+		return codes.Unknown
+	}
+}
+
+// panicError is a recovered panic.
+type panicError struct{ value any }
+
+func (e *panicError) Error() string { return fmt.Sprintf("internal error: %v", e.value) }

@@ -1,0 +1,101 @@
+package lifecycle
+
+import "time"
+
+// How time is shared out (SPEC 4 and 5).
+const (
+	// abortWait: from the forced end of a handler until the machine goes on
+	// without it: it may be stuck in the kernel.
+	abortWait = time.Second
+	// deleteWait: from a Delete request until it goes on without the handler.
+	deleteWait = 2 * time.Second
+	// signalTail is what is left of a grace period after the stop signal: the
+	// kubelet's own minimum (kuberuntime_manager.go, minimumGracePeriodInSeconds).
+	signalTail = 2 * time.Second
+	// killWait: from SIGKILL until a held Start is answered although the
+	// container has not exited.
+	killWait = 5 * time.Second
+	// killLead: the container is to be gone at the deadline, so SIGKILL is sent
+	// a little before it: a runc kill takes 20 to 50 ms.
+	killLead = 200 * time.Millisecond
+	// criGracePeriod is Kubernetes' default terminationGracePeriodSeconds.
+	criGracePeriod = 30 * time.Second
+	// answerMargin: from our answer to a start request's deadline, so that the
+	// caller gets our words.
+	answerMargin = 5 * time.Second
+	// killMargin: from the SIGKILL after a failed postStart to that deadline.
+	killMargin = time.Second
+)
+
+// postStartLimit is when a postStart handler that starts now is ended.
+func (c *Config) postStartLimit(now, deadline time.Time) time.Time {
+	limit := time.Time{}
+	if c.PostStart.Timeout > 0 {
+		limit = now.Add(c.PostStart.Timeout)
+	}
+	if !deadline.IsZero() {
+		remaining := deadline.Sub(now)
+		limit = earliest(limit, deadline.Add(-min(answerMargin, remaining/2)))
+	}
+	if limit.IsZero() {
+		limit = now.Add(c.DefaultPostStartTimeout)
+	}
+	return limit
+}
+
+// gracePeriod of a stop that holds a Start.
+func (c *Config) gracePeriod() time.Duration {
+	switch {
+	case c.GracePeriod > 0:
+		return c.GracePeriod
+	case c.PodGracePeriod > 0:
+		return c.PodGracePeriod
+	case c.CRI:
+		return criGracePeriod
+	default:
+		return c.DefaultGracePeriod
+	}
+}
+
+// heldGracePeriod is gracePeriod, less where the start request's deadline would
+// come first.
+func (c *Config) heldGracePeriod(now, deadline time.Time) time.Duration {
+	grace := c.gracePeriod()
+	if !deadline.IsZero() {
+		remaining := deadline.Sub(now)
+		grace = min(grace, remaining-min(killMargin, remaining/10))
+	}
+	return max(grace, 0)
+}
+
+// answerBy is when a held Start is answered at the latest, where the container
+// should have exited at exitAt.
+func answerBy(now, exitAt, deadline time.Time) time.Time {
+	by := exitAt.Add(killWait)
+	if !deadline.IsZero() {
+		remaining := deadline.Sub(now)
+		by = earliest(by, deadline.Add(-min(killMargin, remaining/10)/2))
+	}
+	return by
+}
+
+// signalAfter is how much of a grace period preStop may use.
+func signalAfter(grace time.Duration) time.Duration {
+	return grace - min(signalTail, grace/2)
+}
+
+// killAfter is when within a grace period SIGKILL is sent.
+func killAfter(grace time.Duration) time.Duration {
+	return grace - min(killLead, grace/10)
+}
+
+// earliest of the times that are set.
+func earliest(times ...time.Time) time.Time {
+	first := time.Time{}
+	for _, t := range times {
+		if !t.IsZero() && (first.IsZero() || t.Before(first)) {
+			first = t
+		}
+	}
+	return first
+}

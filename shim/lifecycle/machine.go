@@ -1,0 +1,549 @@
+package lifecycle
+
+import "time"
+
+// Phase is where a container with handlers stands.
+type Phase uint8
+
+// The phases of a container. docs/lifecycle.md draws them.
+const (
+	// Created: not started yet.
+	Created Phase = iota
+	// Starting: the runtime is starting the process.
+	Starting
+	// StartingStop: the same, and a stop waits for it.
+	StartingStop
+	// StartingPassed: the same, and a signal that ends it was passed on.
+	StartingPassed
+	// StartingExited: the process exited before the runtime's start returned.
+	StartingExited
+	// PostStarting: postStart runs, Start is held.
+	PostStarting
+	// PostStartEnding: postStart's time is up, its end is awaited.
+	PostStartEnding
+	// PostStartStopping: postStart was aborted for a stop, its end is awaited.
+	PostStartStopping
+	// Running: started and acknowledged.
+	Running
+	// PreStopping: preStop runs.
+	PreStopping
+	// PreStopEnding: preStop's time is up, its end is awaited.
+	PreStopEnding
+	// Stopping: the signal was sent; everything passes.
+	Stopping
+	// Exited: the process has been reaped.
+	Exited
+	// Deleting: exited, and a Delete waits for a handler's end.
+	Deleting
+	// Deleted: nothing is left.
+	Deleted
+	phases
+)
+
+func (p Phase) String() string {
+	return [...]string{
+		"Created", "Starting", "StartingStop", "StartingPassed", "StartingExited", "PostStarting", "PostStartEnding",
+		"PostStartStopping", "Running", "PreStopping", "PreStopEnding", "Stopping", "Exited", "Deleting", "Deleted",
+	}[p]
+}
+
+// heldStart is the start request that has not been answered.
+type heldStart struct {
+	request  RequestID
+	deadline time.Time
+	// failure is what it will be answered with, nil for success.
+	failure *StartError
+	// answerBy is when it is answered although the container has not exited;
+	// zero before a stop has begun.
+	answerBy time.Time
+}
+
+// Machine decides for one container. It is not safe for concurrent use.
+type Machine struct {
+	config Config
+	phase  Phase
+	// held is nil when no start request waits.
+	held *heldStart
+	// running is the handler that was started and whose end was not told yet.
+	running Kind
+	// stop is the signal of the stop under way, and stopSince when it was asked for.
+	stop      Signal
+	stopSince time.Time
+	// limitAt ends a handler, or the wait for its end; signalAt is when preStop's
+	// share of the grace period is over; killAt when SIGKILL is due.
+	limitAt, signalAt, killAt time.Time
+	// deletes are the requests that wait for a handler's end.
+	deletes []RequestID
+	effects []Effect
+}
+
+// New returns the machine of a container that has just been created.
+func New(config Config) *Machine { return &Machine{config: config} }
+
+// Phase the container is in.
+func (m *Machine) Phase() Phase { return m.phase }
+
+// Handler that is running, or whose end has not been told yet.
+func (m *Machine) Handler() Kind { return m.running }
+
+// StartHeld tells whether a client waits for postStart.
+func (m *Machine) StartHeld() bool { return m.held != nil && m.config.PostStart != nil }
+
+// Done tells whether nothing can happen any more.
+func (m *Machine) Done() bool {
+	return m.phase == Deleted && m.held == nil && m.running == NoHandler
+}
+
+// Deadline is when DeadlineReached is due, zero where only events lead on.
+func (m *Machine) Deadline() time.Time {
+	var answerBy time.Time
+	if m.held != nil {
+		answerBy = m.held.answerBy
+	}
+	switch m.phase {
+	case PostStarting, PostStartEnding, PostStartStopping, Deleting:
+		return earliest(m.limitAt, answerBy)
+	case PreStopping, PreStopEnding:
+		return earliest(m.limitAt, m.signalAt, answerBy)
+	case Stopping:
+		return earliest(m.killAt, answerBy)
+	default:
+		return time.Time{}
+	}
+}
+
+// Step takes an event in and returns what is to be done, in that order. The
+// slice is valid until the next call.
+func (m *Machine) Step(now time.Time, event Event) []Effect {
+	m.effects = m.effects[:0]
+	switch event.Kind {
+	case StartRequested:
+		m.startRequested(event)
+	case StartReturned:
+		m.startReturned(now, event.Err)
+	case KillRequested:
+		m.killRequested(now, event)
+	case DeleteRequested:
+		m.deleteRequested(now, event)
+	case DeleteReturned:
+		m.deleteReturned(event.Err)
+	case HandlerEnded:
+		m.handlerEnded(now, event.Result)
+	case ContainerExited:
+		m.exited()
+	case DeadlineReached:
+		m.deadlineReached(now)
+	}
+	return m.effects
+}
+
+func (m *Machine) do(effect Effect) { m.effects = append(m.effects, effect) }
+
+// startRequested: only a created container can be started; the runtime has the
+// words for every other case.
+func (m *Machine) startRequested(event Event) {
+	if m.phase != Created {
+		m.do(Effect{Kind: Forward, Request: event.Request})
+		return
+	}
+	m.held = &heldStart{request: event.Request, deadline: event.Deadline}
+	m.phase = Starting
+	m.do(Effect{Kind: CallStart, Request: event.Request})
+}
+
+// startReturned goes on to postStart, or to what was asked for meanwhile.
+func (m *Machine) startReturned(now time.Time, err error) {
+	switch {
+	case m.held == nil:
+		return
+	case m.phase == Deleted:
+		m.answerStart(err)
+		return
+	case !m.starting():
+		return
+	case err != nil:
+		m.startFailed(err)
+		return
+	}
+	if m.config.PostStart == nil {
+		m.answerStart(nil)
+	}
+	switch m.phase {
+	case Starting:
+		m.phase = Running
+		if m.config.PostStart != nil {
+			m.runPostStart(now)
+		}
+	case StartingStop:
+		m.runPreStop(now)
+	case StartingPassed:
+		m.phase = Stopping
+		m.boundHeld(now, now)
+	case StartingExited:
+		m.phase = Exited
+		m.finishStart()
+	}
+}
+
+// startFailed: the runtime could not start the process. What was promised to a
+// stop meanwhile is kept.
+func (m *Machine) startFailed(err error) {
+	was := m.phase
+	m.phase = Created
+	m.answerStart(err)
+	switch was {
+	case StartingStop:
+		m.phase = Stopping
+		m.do(Effect{Kind: SendSignal, Signal: m.stop})
+	case StartingExited:
+		m.phase = Exited
+	}
+}
+
+// killRequested is the table of SPEC 5, and the signal rows of SPEC 4.
+func (m *Machine) killRequested(now time.Time, event Event) {
+	switch {
+	case event.Signal.Number == sigKILL:
+		m.killed(now, event)
+	case m.isStop(event.Signal.Number):
+		m.stopped(now, event)
+	default:
+		m.forward(event)
+	}
+}
+
+func (m *Machine) forward(event Event) {
+	m.do(Effect{Kind: Forward, Request: event.Request})
+}
+
+// isStop: under CRI a signal is sent only to stop, whichever it is; elsewhere
+// docker's, ctr's and systemd's own, and the block's.
+func (m *Machine) isStop(number uint32) bool {
+	switch number {
+	case sigNonexist, sigKILL:
+		return false
+	case sigTERM, sigINT, sigRTMINp3, m.config.StopSignal:
+		return true
+	default:
+		return m.config.CRI
+	}
+}
+
+// killed: SIGKILL passes at once, but for CRI's, which is the grace deadline of
+// a stop that it asked for.
+func (m *Machine) killed(now time.Time, event Event) {
+	preStopping := m.phase == PreStopping || m.phase == PreStopEnding
+	if m.config.CRI && m.held == nil && preStopping {
+		m.do(Effect{Kind: Answer, Request: event.Request})
+		m.signalStop(StopDeadline)
+		m.killAt = now.Add(signalTail)
+		return
+	}
+	m.forward(event)
+	switch m.phase {
+	case Starting, StartingStop:
+		m.failHeld(ContainerKill, event.Signal)
+		m.phase = StartingPassed
+	case PostStarting, PostStartEnding, PostStartStopping, PreStopping, PreStopEnding, Running:
+		m.abort(ContainerKill)
+		m.failHeld(ContainerKill, event.Signal)
+		m.phase = Stopping
+		m.killAt = time.Time{}
+		m.boundHeld(now, now)
+	case Stopping:
+		m.killAt = time.Time{}
+		m.boundHeld(now, now)
+	}
+}
+
+// stopped begins the stop sequence, or joins the one that is under way.
+func (m *Machine) stopped(now time.Time, event Event) {
+	switch m.phase {
+	case StartingStop, PostStartStopping, PreStopping, PreStopEnding:
+		m.do(Effect{Kind: Answer, Request: event.Request})
+		return
+	case Starting, PostStarting, PostStartEnding, Running:
+	default:
+		m.forward(event)
+		return
+	}
+	m.failHeld(StopRequest, event.Signal)
+	if m.config.PreStop == nil {
+		m.passStop(now, event)
+		return
+	}
+	m.do(Effect{Kind: Answer, Request: event.Request})
+	m.stop, m.stopSince = event.Signal, now
+	switch m.phase {
+	case Starting:
+		m.phase = StartingStop
+	case Running:
+		m.runPreStop(now)
+	default:
+		m.abort(StopRequest)
+		m.phase = PostStartStopping
+		m.limitAt = now.Add(abortWait)
+	}
+}
+
+// passStop: without preStop the signal passes through untouched; a held Start
+// waits for what comes of it.
+func (m *Machine) passStop(now time.Time, event Event) {
+	m.forward(event)
+	switch m.phase {
+	case Starting:
+		if m.config.PostStart != nil {
+			m.phase = StartingPassed
+		}
+	case PostStarting, PostStartEnding:
+		m.abort(StopRequest)
+		m.phase = Stopping
+		grace := m.config.heldGracePeriod(now, m.held.deadline)
+		m.held.answerBy = now.Add(grace)
+	}
+}
+
+// handlerEnded goes on with what the handler was waited for.
+func (m *Machine) handlerEnded(now time.Time, result Result) {
+	if m.running == NoHandler {
+		return
+	}
+	m.running = NoHandler
+	switch m.phase {
+	case PostStarting, PostStartEnding:
+		m.postStartEnded(now, result)
+	case PostStartStopping:
+		m.runPreStop(now)
+	case PreStopping, PreStopEnding:
+		m.preStopEnded(result)
+	case Deleting:
+		m.callDeletes()
+	}
+}
+
+func (m *Machine) postStartEnded(now time.Time, result Result) {
+	exited := result.Outcome == Aborted && result.Cause == ContainerExit
+	if result.Outcome == Succeeded || exited || m.config.PostStart.IgnoreFailure {
+		m.phase = Running
+		m.finishStart()
+		return
+	}
+	m.held.failure = &StartError{Message: result.Message}
+	m.stop, m.stopSince = Signal{Number: m.failureSignal()}, now
+	m.runPreStop(now)
+}
+
+// preStopEnded: however it ended, the signal is sent, unless the container is
+// exiting by itself, which is the usual good end.
+func (m *Machine) preStopEnded(result Result) {
+	if result.Outcome == Aborted && result.Cause == ContainerExit {
+		m.phase = Stopping
+		return
+	}
+	m.signalStop(NoCause)
+}
+
+// exited: nothing is started any more; what was held is let go.
+func (m *Machine) exited() {
+	switch m.phase {
+	case Starting, StartingStop, StartingPassed:
+		m.phase = StartingExited
+		return
+	case StartingExited, Exited, Deleting, Deleted:
+		return
+	}
+	m.abort(ContainerExit)
+	m.phase = Exited
+	m.finishStart()
+}
+
+// deadlineReached does what the passing of time leads to. Deadlines that are
+// past as well come up at the next call.
+func (m *Machine) deadlineReached(now time.Time) {
+	if due := m.Deadline(); due.IsZero() || now.Before(due) {
+		return
+	}
+	switch m.phase {
+	case PostStarting:
+		m.abort(TimeLimit)
+		m.phase = PostStartEnding
+		m.limitAt = now.Add(abortWait)
+	case PostStartEnding:
+		m.postStartEnded(now, Result{Outcome: TimedOut, Message: "timed out, and its process cannot be ended"})
+	case PostStartStopping:
+		m.runPreStop(now)
+	case PreStopping:
+		m.preStopDue(now)
+	case PreStopEnding:
+		m.signalStop(StopDeadline)
+	case Stopping:
+		m.stoppingDue(now)
+	case Deleting:
+		m.callDeletes()
+	}
+}
+
+func (m *Machine) preStopDue(now time.Time) {
+	if m.signalAt.IsZero() || now.Before(m.signalAt) {
+		m.abort(TimeLimit)
+		m.phase = PreStopEnding
+		m.limitAt = now.Add(abortWait)
+		return
+	}
+	m.signalStop(StopDeadline)
+}
+
+func (m *Machine) stoppingDue(now time.Time) {
+	if !m.killAt.IsZero() && !now.Before(m.killAt) {
+		m.killAt = time.Time{}
+		m.do(Effect{Kind: SendSignal, Signal: Signal{Number: sigKILL, All: m.stop.All}})
+		return
+	}
+	m.held.failure.Running = true
+	m.finishStart()
+}
+
+// deleteRequested: the runtime has the words where the container still runs. An
+// exited one first loses the handler that may still run in it.
+func (m *Machine) deleteRequested(now time.Time, event Event) {
+	m.deletes = append(m.deletes, event.Request)
+	switch {
+	case m.phase == Exited && m.running != NoHandler:
+		m.abort(ContainerDelete)
+		m.phase = Deleting
+		m.limitAt = now.Add(deleteWait)
+	case m.phase == Deleting:
+	default:
+		m.callDeletes()
+	}
+}
+
+func (m *Machine) callDeletes() {
+	if m.phase == Deleting {
+		m.phase = Exited
+	}
+	for _, request := range m.deletes {
+		m.do(Effect{Kind: CallDelete, Request: request})
+	}
+	m.deletes = m.deletes[:0]
+}
+
+func (m *Machine) deleteReturned(err error) {
+	if err != nil || m.phase == Deleted {
+		return
+	}
+	m.abort(ContainerDelete)
+	starting := m.starting()
+	m.phase = Deleted
+	if !starting {
+		m.finishStart()
+	}
+	m.callDeletes()
+}
+
+// starting tells whether the runtime's start has not returned yet.
+func (m *Machine) starting() bool { return m.phase >= Starting && m.phase <= StartingExited }
+
+// runPostStart inside the container that has just been started.
+func (m *Machine) runPostStart(now time.Time) {
+	m.phase = PostStarting
+	m.running = PostStart
+	m.limitAt = m.config.postStartLimit(now, m.held.deadline)
+	m.do(Effect{Kind: RunHandler, Handler: PostStart})
+}
+
+// runPreStop begins the stop that was asked for at stopSince: preStop if there
+// is one and nothing runs in its place, then the signal.
+func (m *Machine) runPreStop(now time.Time) {
+	m.shareGracePeriod(now)
+	if m.config.PreStop == nil || m.running != NoHandler {
+		m.signalStop(NoCause)
+		return
+	}
+	m.phase = PreStopping
+	m.running = PreStop
+	m.limitAt = time.Time{}
+	if m.config.PreStop.Timeout > 0 {
+		m.limitAt = now.Add(m.config.PreStop.Timeout)
+	}
+	m.do(Effect{Kind: RunHandler, Handler: PreStop, Signal: m.stop, Deadline: m.signalAt})
+}
+
+// shareGracePeriod sets the times of the stop that was asked for at stopSince.
+// Under CRI there are none, the deadline being CRI's, unless a Start is held.
+func (m *Machine) shareGracePeriod(now time.Time) {
+	m.signalAt, m.killAt = time.Time{}, time.Time{}
+	if m.held == nil && m.config.CRI {
+		return
+	}
+	grace := m.config.gracePeriod()
+	if m.held != nil {
+		grace = m.config.heldGracePeriod(m.stopSince, m.held.deadline)
+	}
+	m.signalAt = m.stopSince.Add(signalAfter(grace))
+	exitAt := m.stopSince.Add(grace)
+	failed := m.held != nil && m.held.failure.Cause == NoCause
+	if failed || (m.config.GracePeriod > 0 && !m.config.CRI) {
+		m.killAt = m.stopSince.Add(killAfter(grace))
+	}
+	m.boundHeld(now, exitAt)
+}
+
+// signalStop sends the signal of the stop under way. A handler that still runs
+// is ended because of cause.
+func (m *Machine) signalStop(cause Cause) {
+	if cause != NoCause {
+		m.abort(cause)
+	}
+	m.phase = Stopping
+	m.do(Effect{Kind: SendSignal, Signal: m.stop})
+}
+
+// failureSignal ends a container whose postStart failed.
+func (m *Machine) failureSignal() uint32 {
+	if m.config.StopSignal != 0 {
+		return m.config.StopSignal
+	}
+	return sigTERM
+}
+
+func (m *Machine) abort(cause Cause) {
+	if m.running != NoHandler {
+		m.do(Effect{Kind: AbortHandler, Cause: cause})
+	}
+}
+
+// failHeld notes what a held Start will be answered with. The first reason
+// stands.
+func (m *Machine) failHeld(cause Cause, signal Signal) {
+	if m.held != nil && m.config.PostStart != nil && m.held.failure == nil {
+		m.held.failure = &StartError{Cause: cause, Signal: signal}
+	}
+}
+
+// boundHeld makes sure that a held Start is answered, whatever becomes of the
+// container, which should have exited at exitAt.
+func (m *Machine) boundHeld(now, exitAt time.Time) {
+	if m.held != nil {
+		m.held.answerBy = answerBy(now, exitAt, m.held.deadline)
+	}
+}
+
+// finishStart releases the start and answers it.
+func (m *Machine) finishStart() {
+	if m.held == nil {
+		return
+	}
+	if m.held.failure != nil {
+		m.answerStart(m.held.failure)
+		return
+	}
+	m.answerStart(nil)
+}
+
+func (m *Machine) answerStart(err error) {
+	request := m.held.request
+	m.held = nil
+	m.do(Effect{Kind: ReleaseStart})
+	m.do(Effect{Kind: Answer, Request: request, Err: err})
+}

@@ -1,0 +1,221 @@
+package lifecycle
+
+import (
+	"fmt"
+	"time"
+)
+
+// Signal is a Kill request's: its number, and whether it is for all processes.
+type Signal struct {
+	Number uint32
+	All    bool
+}
+
+// Signal numbers on Linux, signal(7). SIGRTMIN is what glibc gives programs.
+const (
+	sigINT      = 2
+	sigKILL     = 9
+	sigTERM     = 15
+	sigRTMINp3  = 34 + 3
+	sigNonexist = 0 // tests whether the process is there, kill(2)
+)
+
+// Kind tells the handlers apart.
+type Kind uint8
+
+// The handlers of a lifecycle block.
+const (
+	NoHandler Kind = iota
+	PostStart
+	PreStop
+)
+
+func (k Kind) String() string { return [...]string{"none", "postStart", "preStop"}[k] }
+
+// Outcome is how a handler ended (SPEC 3).
+type Outcome uint8
+
+// The four ways in which a handler ends.
+const (
+	Succeeded Outcome = iota
+	Failed
+	TimedOut
+	Aborted
+)
+
+func (o Outcome) String() string {
+	return [...]string{"Succeeded", "Failed", "TimedOut", "Aborted"}[o]
+}
+
+// Cause is why a handler was made to end.
+type Cause uint8
+
+// The causes of a forced end. TimeLimit makes a handler TimedOut, every other
+// one Aborted.
+const (
+	NoCause Cause = iota
+	TimeLimit
+	ContainerExit
+	ContainerKill
+	StopDeadline
+	StopRequest
+	ContainerDelete
+)
+
+func (c Cause) String() string {
+	return [...]string{
+		"none", "time limit", "container exited", "container killed", "stop deadline", "stop requested", "container deleted",
+	}[c]
+}
+
+// Result is what the machine needs to know of a handler's end.
+type Result struct {
+	Outcome Outcome
+	// Cause of an Aborted one.
+	Cause Cause
+	// Message is for a person: why it did not succeed, and its last output.
+	Message string
+}
+
+// Handler is what the machine needs to know of a handler.
+type Handler struct {
+	// Timeout from its start until it is ended; 0 where it has none of its own.
+	Timeout time.Duration
+	// IgnoreFailure is failurePolicy Ignore.
+	IgnoreFailure bool
+}
+
+// Config is what is known of a container when it is created.
+type Config struct {
+	// CRI: the container's stop deadlines are those of the CRI plugin.
+	CRI bool
+	// PostStart and PreStop are nil where there is no such handler. A container
+	// that is restored from a checkpoint has no PostStart.
+	PostStart, PreStop *Handler
+	// StopSignal of the block, 0 where it names none.
+	StopSignal uint32
+	// GracePeriod of the block, 0 where it names none.
+	GracePeriod time.Duration
+	// PodGracePeriod is the pod's, 0 where unknown.
+	PodGracePeriod time.Duration
+	// DefaultPostStartTimeout and DefaultGracePeriod hold where nothing else does.
+	DefaultPostStartTimeout, DefaultGracePeriod time.Duration
+}
+
+// RequestID names a request between its event and its answer. It is not 0.
+type RequestID uint64
+
+// EventKind tells the events apart.
+type EventKind uint8
+
+// What can happen to a container.
+const (
+	// StartRequested: a client asks to start the container. Request, Deadline.
+	StartRequested EventKind = iota
+	// StartReturned: the runc service's Start, called for CallStart, has
+	// returned. Err.
+	StartReturned
+	// KillRequested: a client sends a signal to the container. Request, Signal.
+	KillRequested
+	// DeleteRequested: a client asks to delete the container. Request.
+	DeleteRequested
+	// DeleteReturned: the runc service's Delete, called for CallDelete, has
+	// returned. Err.
+	DeleteReturned
+	// HandlerEnded: the handler that was run last has ended. Result.
+	HandlerEnded
+	// ContainerExited: the container's process has been reaped. May be told
+	// more than once.
+	ContainerExited
+	// DeadlineReached: the time that Deadline gave has come.
+	DeadlineReached
+	eventKinds
+)
+
+func (k EventKind) String() string {
+	return [...]string{
+		"StartRequested", "StartReturned", "KillRequested", "DeleteRequested", "DeleteReturned",
+		"HandlerEnded", "ContainerExited", "DeadlineReached",
+	}[k]
+}
+
+// Event is something that happened.
+type Event struct {
+	Kind    EventKind
+	Request RequestID
+	// Deadline of a start request, zero where it has none.
+	Deadline time.Time
+	Signal   Signal
+	Err      error
+	Result   Result
+}
+
+// EffectKind tells the effects apart.
+type EffectKind uint8
+
+// What the owner has to do.
+const (
+	// CallStart: call the runc service's Start for Request, tell StartReturned,
+	// and keep Request waiting for its Answer.
+	CallStart EffectKind = iota
+	// CallDelete: call the runc service's Delete for Request, tell
+	// DeleteReturned, and answer Request with what it returned.
+	CallDelete
+	// Forward: answer Request with what the runc service's own method returns.
+	Forward
+	// Answer Request with Err, nil for success.
+	Answer
+	// RunHandler: run Handler. Signal is the one that is to be sent after a
+	// preStop, Deadline its time at the latest, zero where unknown.
+	RunHandler
+	// AbortHandler: end the running handler because of Cause. HandlerEnded
+	// follows as for any end.
+	AbortHandler
+	// SendSignal: send Signal to the container, on nobody's request.
+	SendSignal
+	// ReleaseStart: let the TaskStart event and what came after it go.
+	ReleaseStart
+	effectKinds
+)
+
+func (k EffectKind) String() string {
+	return [...]string{
+		"CallStart", "CallDelete", "Forward", "Answer", "RunHandler", "AbortHandler", "SendSignal", "ReleaseStart",
+	}[k]
+}
+
+// Effect is something to be done.
+type Effect struct {
+	Kind     EffectKind
+	Request  RequestID
+	Err      error
+	Handler  Kind
+	Signal   Signal
+	Deadline time.Time
+	Cause    Cause
+}
+
+// StartError is why a start that the runtime carried out is answered with an
+// error all the same.
+type StartError struct {
+	// Cause: NoCause where postStart failed, else what came in between:
+	// StopRequest or ContainerKill.
+	Cause Cause
+	// Signal that came in between.
+	Signal Signal
+	// Message of the handler that failed.
+	Message string
+	// Running: the container had not exited when the time to answer was up.
+	Running bool
+}
+
+func (e *StartError) Error() string {
+	text := "postStart handler failed: " + e.Message
+	if e.Cause != NoCause {
+		text = fmt.Sprintf("postStart handler aborted: signal %d arrived before the start was acknowledged (%s)", e.Signal.Number, e.Cause)
+	}
+	if e.Running {
+		text += " (the container has not exited yet)"
+	}
+	return text
+}

@@ -1,0 +1,82 @@
+package shim
+
+import (
+	"bytes"
+	"context"
+	"fmt"
+	"io"
+	"os"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/containerd/containerd/api/types"
+	runcmanager "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+)
+
+// RuntimeName is the runtime type that selects this shim.
+const RuntimeName = "io.containerd.lifecycle.v2"
+
+// Main is the shim binary: its start action is our own, everything else is
+// containerd's shim runner. It returns the exit status.
+func Main(ctx context.Context, args []string) int {
+	register()
+	manager := newManager()
+	if !isStart(args) {
+		shim.RunShim(ctx, manager)
+		return 0
+	}
+	if err := start(ctx, manager, args, os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %s\n", RuntimeName, err)
+		return 1
+	}
+	return 0
+}
+
+// manager is the runc shim's own, with options translated.
+type manager struct{ shim.Shim }
+
+func newManager() *manager { return &manager{Shim: runcmanager.NewShimManager(RuntimeName)} }
+
+// Start hands runc's options on, whichever form they came in.
+func (m *manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
+	translated := proto.Clone(params).(*bootapi.BootstrapParams)
+	for _, extension := range translated.Extensions {
+		if options, err := readRuntimeOptions(extension.GetValue()); err == nil && options.Runc != nil {
+			if value, err := anypb.New(options.Runc); err == nil {
+				extension.Value = value
+			}
+		}
+	}
+	return m.Shim.Start(ctx, translated)
+}
+
+// Info answers -info for every form of options, not only runc's own.
+func (m *manager) Info(ctx context.Context, options io.Reader) (*types.RuntimeInfo, error) {
+	input, err := io.ReadAll(io.LimitReader(options, maxParams))
+	if err != nil {
+		return nil, fmt.Errorf("read the runtime's options: %w", err)
+	}
+	var sent anypb.Any
+	if err := proto.Unmarshal(input, &sent); err != nil {
+		return nil, &OptionsError{Err: err}
+	}
+	read, err := readRuntimeOptions(&sent)
+	if err != nil {
+		return nil, err
+	}
+	translated, err := read.runc(false)
+	if err != nil || translated == nil {
+		return m.info(ctx, nil, err)
+	}
+	encoded, err := proto.Marshal(translated)
+	return m.info(ctx, encoded, err)
+}
+
+func (m *manager) info(ctx context.Context, options []byte, err error) (*types.RuntimeInfo, error) {
+	if err != nil {
+		return nil, err
+	}
+	return m.Shim.Info(ctx, bytes.NewReader(options))
+}

@@ -1,0 +1,203 @@
+package shim
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"time"
+
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/typeurl/v2"
+	"github.com/pelletier/go-toml/v2"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+// ConfigPath is the file with the node's settings. It need not exist.
+const ConfigPath = "/etc/lifecycle-shim/config.toml"
+
+// Settings that hold where neither the node nor the runtime's options say
+// otherwise (SPEC 2 and 4).
+const (
+	defaultPostStartTimeout = duration(120 * time.Second)
+	defaultGracePeriod      = duration(10 * time.Second)
+	defaultOutputLimit      = 4 << 10
+	// maxOutputLimit keeps an error with a handler's output well inside a
+	// ttrpc message, which ends at 4 MiB.
+	maxOutputLimit = 1 << 20
+)
+
+// settings are what handlers are run with.
+type settings struct {
+	postStartTimeout time.Duration
+	gracePeriod      time.Duration
+	outputLimit      int
+}
+
+// duration is written as in "90s" or "2m".
+type duration time.Duration
+
+func (d *duration) UnmarshalText(text []byte) error {
+	value, err := time.ParseDuration(string(text))
+	if err == nil && value <= 0 {
+		err = fmt.Errorf("%s is not above 0", text)
+	}
+	*d = duration(value)
+	return err
+}
+
+// nodeConfig is the node's settings, in TOML.
+type nodeConfig struct {
+	DefaultPostStartTimeout duration
+	DefaultGracePeriod      duration
+	OutputLimit             *int64
+}
+
+// runtimeConfig is a runtime's options in TOML: the node's settings and runc's
+// options, under their own names.
+type runtimeConfig struct {
+	nodeConfig
+	runcoptions.Options
+	// Set by the CRI plugin's configuration beside the options themselves.
+	TypeUrl, ConfigPath string //nolint:revive,stylecheck // the names are CRI's
+}
+
+// runtimeOptions is what a Create request's options say, whichever of their
+// forms they came in.
+type runtimeOptions struct {
+	// Runc's options, nil where none were sent.
+	Runc *runcoptions.Options
+	// systemdCgroup: the options say which cgroup driver to use.
+	systemdCgroup bool
+	config        nodeConfig
+}
+
+// readRuntimeOptions decodes nil, runc's options, runtimeoptions.v1 with TOML in
+// a file or inline, and our own typed options.
+func readRuntimeOptions(options *anypb.Any) (*runtimeOptions, error) {
+	if options.GetTypeUrl() == "" {
+		return &runtimeOptions{}, nil
+	}
+	value, err := typeurl.UnmarshalAny(options)
+	if err != nil {
+		return nil, &OptionsError{Err: fmt.Errorf("type %s: %w", options.GetTypeUrl(), err)}
+	}
+	switch value := value.(type) {
+	case *runcoptions.Options:
+		return &runtimeOptions{Runc: value, systemdCgroup: true}, nil
+	case *runtimeoptions.Options:
+		return readTOML(value)
+	case *lifecyclev1.Options:
+		return readTyped(value), nil
+	default:
+		return nil, &OptionsError{Err: fmt.Errorf("type %s is not known; allowed are those of runc, runtimeoptions.v1 and lifecycle.v1",
+			options.GetTypeUrl())}
+	}
+}
+
+// readTOML: a file wins over the inline text (runtimeoptions.v1's own rule).
+func readTOML(options *runtimeoptions.Options) (*runtimeOptions, error) {
+	source, body := "the runtime's options", options.ConfigBody
+	if options.ConfigPath != "" {
+		var err error
+		source = options.ConfigPath
+		if body, err = os.ReadFile(options.ConfigPath); err != nil {
+			return nil, &OptionsError{Err: err}
+		}
+	}
+	var config runtimeConfig
+	if err := decodeTOML(body, &config); err != nil {
+		return nil, &OptionsError{Err: fmt.Errorf("%s: %w", source, err)}
+	}
+	var present map[string]any
+	_ = toml.Unmarshal(body, &present) // it has just been decoded
+	_, systemdCgroup := present["SystemdCgroup"]
+	return &runtimeOptions{
+		Runc:          proto.Clone(&config.Options).(*runcoptions.Options),
+		systemdCgroup: systemdCgroup,
+		config:        config.nodeConfig,
+	}, nil
+}
+
+func decodeTOML(body []byte, config any) error {
+	err := toml.NewDecoder(bytes.NewReader(body)).DisallowUnknownFields().Decode(config)
+	if strict := (*toml.StrictMissingError)(nil); errors.As(err, &strict) {
+		return fmt.Errorf("unknown setting:\n%s", strict.String())
+	}
+	return err
+}
+
+func readTyped(options *lifecyclev1.Options) *runtimeOptions {
+	return &runtimeOptions{
+		Runc:          options.Runc,
+		systemdCgroup: options.Runc != nil,
+		config: nodeConfig{
+			DefaultPostStartTimeout: duration(positive(options.DefaultPostStartTimeout)),
+			DefaultGracePeriod:      duration(positive(options.DefaultGracePeriod)),
+			OutputLimit:             options.OutputLimit,
+		},
+	}
+}
+
+// positive returns 0 for an absent duration and for one that makes no sense.
+func positive(d *durationpb.Duration) time.Duration { return max(d.AsDuration(), 0) }
+
+// runc returns what the runc service is given: nil where nothing was sent and
+// nothing is needed, so that it does as under the stock shim. A cgroups path
+// that only systemd can serve asks for its driver by itself.
+func (o *runtimeOptions) runc(systemdCgroupsPath bool) (*anypb.Any, error) {
+	options := o.Runc
+	if systemdCgroupsPath && !o.systemdCgroup {
+		if options == nil {
+			options = &runcoptions.Options{}
+		}
+		options.SystemdCgroup = true
+	}
+	if options == nil {
+		return nil, nil
+	}
+	return typeurl.MarshalAnyToProto(options)
+}
+
+// settings returns the runtime's settings over the node's over the built-in.
+func (o *runtimeOptions) settings(path string) (settings, error) {
+	var node nodeConfig
+	body, err := os.ReadFile(path)
+	if err == nil {
+		err = decodeTOML(body, &node)
+	}
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		return settings{}, &OptionsError{Err: fmt.Errorf("%s: %w", path, err)}
+	}
+	result := settings{
+		postStartTimeout: first(o.config.DefaultPostStartTimeout, node.DefaultPostStartTimeout, defaultPostStartTimeout),
+		gracePeriod:      first(o.config.DefaultGracePeriod, node.DefaultGracePeriod, defaultGracePeriod),
+		outputLimit:      defaultOutputLimit,
+	}
+	for _, limit := range []*int64{node.OutputLimit, o.config.OutputLimit} {
+		if limit == nil {
+			continue
+		}
+		if *limit < 0 || *limit > maxOutputLimit {
+			return settings{}, &OptionsError{Err: fmt.Errorf("OutputLimit is %d; allowed is 0 to %d bytes", *limit, maxOutputLimit)}
+		}
+		result.outputLimit = int(*limit)
+	}
+	return result, nil
+}
+
+// first of the durations that is set.
+func first(durations ...duration) time.Duration {
+	for _, d := range durations {
+		if d != 0 {
+			return time.Duration(d)
+		}
+	}
+	return 0
+}

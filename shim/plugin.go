@@ -1,0 +1,50 @@
+package shim
+
+import (
+	"context"
+
+	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/containerd/v2/pkg/shutdown"
+	"github.com/containerd/containerd/v2/pkg/sys/reaper"
+	"github.com/containerd/containerd/v2/plugins"
+	"github.com/containerd/plugin"
+	"github.com/containerd/plugin/registry"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+)
+
+// register makes our service the task service of containerd's shim runner, in
+// the place of the runc shim's own plugin, which must not be imported.
+func register() {
+	registry.Register(&plugin.Registration{
+		Type:     plugins.TTRPCPlugin,
+		ID:       "task",
+		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
+		InitFn:   initService,
+	})
+}
+
+func initService(ic *plugin.InitContext) (any, error) {
+	publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")
+	if err != nil {
+		return nil, err
+	}
+	ended, err := ic.GetByID(plugins.InternalPlugin, "shutdown")
+	if err != nil {
+		return nil, err
+	}
+	sd := ended.(shutdown.Service)
+	tap := newTap(publisher.(shim.Publisher))
+	sd.RegisterCallback(tap.flush)
+	inner, err := task.NewTaskService(ic.Context, tap, sd)
+	if err != nil {
+		return nil, err
+	}
+	// Opened now, so that a shim never meets a host of another build. That there
+	// is none is told to whoever needs it.
+	host, hostErr := hookexec.OpenHost(reaper.Default)
+	ctx, cancel := context.WithCancel(ic.Context)
+	sd.RegisterCallback(func(context.Context) error { cancel(); return nil })
+	return newService(ctx, inner, tap, host, hostErr), nil
+}

@@ -1,0 +1,162 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"path/filepath"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
+	"github.com/containerd/errdefs/pkg/errgrpc"
+	"golang.org/x/sys/unix"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
+)
+
+// stateDir, in the bundle, is the private root of what the handler host
+// prepares. containerd removes it with the bundle.
+const stateDir = "lifecycle"
+
+// runner runs the handlers of one container.
+type runner struct {
+	inner       taskapi.TTRPCTaskService
+	host        *hookexec.Host
+	id          string
+	bundle      string
+	noKeyring   bool
+	block       *lifecyclev1.Lifecycle
+	outputLimit int
+	// init is nil until prepare; it is set before the first handler runs.
+	init *hookexec.Init
+	// pidfd of init, to signal it where the runtime cannot; -1 until prepare.
+	pidfd int
+}
+
+// newRunner refuses what this build cannot run before anything is created.
+func (s *service) newRunner(r *taskapi.CreateTaskRequest, wanted *oci.Lifecycle, settings settings, noKeyring bool) (*runner, error) {
+	for kind, handler := range map[string]*lifecyclev1.Handler{"postStart": wanted.Block.PostStart, "preStop": wanted.Block.PreStop} {
+		if handler != nil && handler.Exec == nil {
+			return nil, &HandlerError{Unsupported: true, Err: fmt.Errorf("%s: this build runs exec handlers only", kind)}
+		}
+	}
+	if s.hostErr != nil {
+		return nil, &HandlerError{Err: s.hostErr}
+	}
+	return &runner{
+		inner: s.TTRPCTaskService, host: s.host, id: r.ID, bundle: r.Bundle, noKeyring: noKeyring,
+		block: wanted.Block, outputLimit: settings.outputLimit, pidfd: -1,
+	}, nil
+}
+
+func (r *runner) root() string { return filepath.Join(r.bundle, stateDir) }
+
+// prepare is called once, when init is there and before a handler runs.
+func (r *runner) prepare(ctx context.Context, pid int, exited <-chan struct{}) error {
+	init, err := hookexec.NewInit(pid, exited)
+	if err != nil {
+		return fmt.Errorf("the container's init: %w", err)
+	}
+	if r.pidfd, err = unix.PidfdOpen(pid, 0); err != nil {
+		return fmt.Errorf("open a pidfd of the container's init: %w", err)
+	}
+	r.init = init
+	err = r.host.Prepare(ctx, wire.PrepareRequest{
+		Root: r.root(), ID: r.id, Bundle: r.bundle, Pid: pid, NoNewKeyring: r.noKeyring,
+	})
+	if err != nil {
+		r.init = nil
+	}
+	return err
+}
+
+// started implements handlers: a restored container can be prepared only now.
+func (r *runner) started(ctx context.Context, pid int, exited <-chan struct{}) error {
+	if r.init != nil {
+		return nil
+	}
+	return r.prepare(ctx, pid, exited)
+}
+
+// close implements handlers.
+func (r *runner) close() {
+	if r.pidfd >= 0 {
+		_ = unix.Close(r.pidfd)
+		r.pidfd = -1
+	}
+}
+
+// run implements handlers.
+func (r *runner) run(ctx context.Context, kind lifecycle.Kind, effect lifecycle.Effect) hookexec.Result {
+	if r.init == nil {
+		return failed(errors.New("the container's state could not be prepared"))
+	}
+	if r.paused(ctx) {
+		return failed(errors.New("the container is paused"))
+	}
+	handler := r.block.PostStart
+	if kind == lifecycle.PreStop {
+		handler = r.block.PreStop
+	}
+	action := &hookexec.Exec{
+		Host: r.host,
+		Request: wire.StartRequest{
+			Root: r.root(), ID: r.id, Args: handler.Exec.Command, Env: r.environment(kind, effect),
+		},
+		Init:        r.init,
+		OutputLimit: r.outputLimit,
+	}
+	return hookexec.Run(ctx, action, time.Duration(handler.GetRetryPeriodSeconds())*time.Second)
+}
+
+func failed(err error) hookexec.Result {
+	return hookexec.Result{Outcome: hookexec.Failed, Err: err, ExitCode: -1}
+}
+
+// environment is what exec handlers get on top of the container's (SPEC 3).
+func (r *runner) environment(kind lifecycle.Kind, effect lifecycle.Effect) []string {
+	env := []string{"LIFECYCLE_HANDLER=" + kind.String(), "LIFECYCLE_CONTAINER_ID=" + r.id}
+	if kind == lifecycle.PreStop {
+		env = append(env, "LIFECYCLE_SIGNAL="+signalName(effect.Signal.Number))
+		if !effect.Deadline.IsZero() {
+			env = append(env, "LIFECYCLE_DEADLINE="+effect.Deadline.UTC().Format(time.RFC3339))
+		}
+	}
+	return env
+}
+
+func signalName(number uint32) string {
+	if name := unix.SignalName(unix.Signal(number)); name != "" {
+		return name
+	}
+	const rtMin, rtMax = 34, 64 // signal(7), as glibc numbers them
+	if number >= rtMin && number <= rtMax {
+		return fmt.Sprintf("SIGRTMIN+%d", number-rtMin)
+	}
+	return fmt.Sprint(number)
+}
+
+// paused: a handler that is started in a frozen cgroup would hang there.
+func (r *runner) paused(ctx context.Context) bool {
+	state, err := r.inner.State(ctx, &taskapi.StateRequest{ID: r.id})
+	return err == nil && (state.Status == task.Status_PAUSED || state.Status == task.Status_PAUSING)
+}
+
+// signal implements handlers. A runtime that cannot be run must not cost a
+// signal, so its process is signalled directly then.
+func (r *runner) signal(ctx context.Context, signal lifecycle.Signal) error {
+	_, err := r.inner.Kill(ctx, &taskapi.KillRequest{ID: r.id, Signal: signal.Number, All: signal.All})
+	if err == nil || errdefs.IsNotFound(errgrpc.ToNative(err)) {
+		return nil // sent, or exited by itself
+	}
+	if direct := unix.PidfdSendSignal(r.pidfd, unix.Signal(signal.Number), nil, 0); direct != nil && !errors.Is(direct, unix.ESRCH) {
+		return errors.Join(err, direct)
+	}
+	return nil
+}

@@ -1,0 +1,303 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"runtime/debug"
+	"sync"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types/task"
+	ptypes "github.com/containerd/containerd/v2/pkg/protobuf/types"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/log"
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
+)
+
+// service is containerd's runc task service with handlers around it.
+type service struct {
+	taskapi.TTRPCTaskService // the runc service
+
+	ctx context.Context // ends with the shim
+	tap *tap
+	// host is nil where hostErr says why there is none.
+	host    *hookexec.Host
+	hostErr error
+
+	mu sync.RWMutex
+	// containers with handlers, by id.
+	containers map[string]*container
+}
+
+func newService(ctx context.Context, inner taskapi.TTRPCTaskService, tap *tap, host *hookexec.Host, hostErr error) *service {
+	return &service{
+		TTRPCTaskService: inner, ctx: ctx, tap: tap, host: host, hostErr: hostErr,
+		containers: make(map[string]*container),
+	}
+}
+
+// RegisterTTRPC serves the task API in both its versions.
+func (s *service) RegisterTTRPC(server *ttrpc.Server) error {
+	taskapi.RegisterTTRPCTaskService(server, s)
+	registerTaskV2(server, s)
+	return nil
+}
+
+// UnaryServerInterceptor answers a panic in one request as an error: the shim
+// serves a whole pod. It keeps the runc service's own interceptor, where that
+// has one.
+func (s *service) UnaryServerInterceptor() ttrpc.UnaryServerInterceptor {
+	inner, chained := s.TTRPCTaskService.(shim.TTRPCServerUnaryOptioner)
+	return func(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (_ any, err error) {
+		defer func() {
+			if value := recover(); value != nil {
+				log.G(ctx).Errorf("panic in %s: %v\n%s", info.FullMethod, value, debug.Stack())
+				err = toGRPC(&panicError{value: value})
+			}
+		}()
+		if chained {
+			return inner.UnaryServerInterceptor()(ctx, unmarshal, info, method)
+		}
+		return method(ctx, unmarshal)
+	}
+}
+
+// Create reads what the container asks for, and creates it.
+func (s *service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	response, err := s.create(ctx, r)
+	return response, toGRPC(err)
+}
+
+func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	spec, err := oci.ReadSpec(r.Bundle)
+	if err != nil {
+		// The runtime has its own words for a bundle that cannot be read.
+		return s.TTRPCTaskService.Create(ctx, r)
+	}
+	wanted, err := spec.Lifecycle()
+	if err != nil {
+		return nil, err
+	}
+	options, err := readRuntimeOptions(r.Options)
+	if err != nil {
+		return nil, err
+	}
+	if r.Options, err = options.runc(spec.SystemdCgroup()); err != nil {
+		return nil, err
+	}
+	if wanted == nil {
+		return s.TTRPCTaskService.Create(ctx, r)
+	}
+	settings, err := options.settings(ConfigPath)
+	if err != nil {
+		return nil, err
+	}
+	runner, err := s.newRunner(r, wanted, settings, options.Runc.GetNoNewKeyring())
+	if err != nil {
+		return nil, err
+	}
+	return s.createWithHandlers(ctx, r, newConfig(wanted, settings, r.Checkpoint != ""), runner)
+}
+
+// createWithHandlers creates the container and what its handlers need, or
+// leaves nothing behind.
+func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskRequest, config lifecycle.Config, runner *runner) (*taskapi.CreateTaskResponse, error) {
+	c := newContainer(ctx, r.ID, config, runner)
+	if !s.add(c) {
+		return s.TTRPCTaskService.Create(ctx, r) // it refuses an id that it knows
+	}
+	gate := s.tap.open(r.ID, func() { c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
+	c.gate = gate
+	loopCtx, stop := context.WithCancel(s.ctx)
+	go func() {
+		defer stop()
+		c.loop(loopCtx)
+		gate.forget()
+		s.remove(c)
+	}()
+	response, err := s.createAndPrepare(ctx, r, c, runner)
+	if err != nil {
+		gate.forget()
+		s.remove(c)
+		stop()
+		return nil, err
+	}
+	gate.created(config.PostStart != nil)
+	return response, nil
+}
+
+func (s *service) createAndPrepare(ctx context.Context, r *taskapi.CreateTaskRequest, c *container, runner *runner) (*taskapi.CreateTaskResponse, error) {
+	response, err := s.TTRPCTaskService.Create(ctx, r)
+	if err != nil || response.Pid == 0 { // a restored container has no process before its start
+		return response, err
+	}
+	if err := runner.prepare(ctx, int(response.Pid), c.exited); err != nil {
+		s.undoCreate(ctx, r.ID)
+		return nil, &HandlerError{Err: err}
+	}
+	return response, nil
+}
+
+// undoWait bounds the undoing of a creation.
+const undoWait = 10 * time.Second
+
+// undoCreate removes a container whose handlers cannot be prepared.
+func (s *service) undoCreate(ctx context.Context, id string) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoWait)
+	defer cancel()
+	_, killErr := s.TTRPCTaskService.Kill(ctx, &taskapi.KillRequest{ID: id, Signal: uint32(unix.SIGKILL), All: true})
+	_, waitErr := s.TTRPCTaskService.Wait(ctx, &taskapi.WaitRequest{ID: id})
+	_, deleteErr := s.TTRPCTaskService.Delete(ctx, &taskapi.DeleteRequest{ID: id})
+	if err := errors.Join(killErr, waitErr, deleteErr); err != nil {
+		log.G(ctx).WithError(err).WithField("id", id).Error("undo the creation of a container")
+	}
+}
+
+// newConfig is what the machine needs to know.
+func newConfig(wanted *oci.Lifecycle, settings settings, restored bool) lifecycle.Config {
+	config := lifecycle.Config{
+		CRI:                     wanted.CRI,
+		StopSignal:              wanted.StopSignal,
+		GracePeriod:             time.Duration(wanted.Block.GetTerminationGracePeriodSeconds()) * time.Second,
+		PodGracePeriod:          wanted.PodGracePeriod,
+		DefaultPostStartTimeout: settings.postStartTimeout,
+		DefaultGracePeriod:      settings.gracePeriod,
+	}
+	if handler := wanted.Block.PostStart; handler != nil && !restored {
+		config.PostStart = &lifecycle.Handler{
+			Timeout:       time.Duration(handler.GetTimeoutSeconds()) * time.Second,
+			IgnoreFailure: handler.FailurePolicy == oci.FailurePolicyIgnore,
+		}
+	}
+	if handler := wanted.Block.PreStop; handler != nil {
+		config.PreStop = &lifecycle.Handler{Timeout: time.Duration(handler.GetTimeoutSeconds()) * time.Second}
+	}
+	return config
+}
+
+// container returns the container with handlers of that id, nil where there is
+// none.
+func (s *service) container(id string) *container {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return s.containers[id]
+}
+
+// add returns false where the id is taken.
+func (s *service) add(c *container) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.containers[c.id] != nil {
+		return false
+	}
+	s.containers[c.id] = c
+	return true
+}
+
+// remove forgets a container that is deleted. The id may be another one's by
+// now.
+func (s *service) remove(c *container) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.containers[c.id] == c {
+		delete(s.containers, c.id)
+	}
+}
+
+// Start of a container with handlers is answered when postStart has ended. What
+// becomes of the client's connection changes nothing: only its deadline counts.
+func (s *service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
+	c := s.container(r.ID)
+	if c == nil || r.ExecID != "" {
+		return s.TTRPCTaskService.Start(ctx, r)
+	}
+	deadline, _ := ctx.Deadline()
+	request := c.ask(lifecycle.Event{Kind: lifecycle.StartRequested, Deadline: deadline})
+	if request.wait().kind != lifecycle.CallStart {
+		return s.TTRPCTaskService.Start(ctx, r)
+	}
+	response, err := s.startInner(ctx, c, r, deadline)
+	c.post(lifecycle.Event{Kind: lifecycle.StartReturned, Err: err})
+	if answer := request.wait(); answer.err != nil {
+		return nil, toGRPC(answer.err)
+	}
+	return response, nil
+}
+
+func (s *service) startInner(ctx context.Context, c *container, r *taskapi.StartRequest, deadline time.Time) (*taskapi.StartResponse, error) {
+	ctx = context.WithoutCancel(ctx)
+	if !deadline.IsZero() {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithDeadline(ctx, deadline)
+		defer cancel()
+	}
+	response, err := s.TTRPCTaskService.Start(ctx, r)
+	if err == nil {
+		if err := c.handlers.started(ctx, int(response.Pid), c.exited); err != nil {
+			log.G(c.ctx).WithError(err).Error("prepare the handlers of a restored container")
+		}
+	}
+	return response, err
+}
+
+// State says CREATED for RUNNING while the start is held.
+func (s *service) State(ctx context.Context, r *taskapi.StateRequest) (*taskapi.StateResponse, error) {
+	response, err := s.TTRPCTaskService.State(ctx, r)
+	if err != nil || r.ExecID != "" || response.Status != task.Status_RUNNING {
+		return response, err
+	}
+	if c := s.container(r.ID); c != nil && c.held.Load() {
+		response.Status = task.Status_CREATED
+	}
+	return response, nil
+}
+
+// Kill of a container with handlers returns at once where it starts preStop:
+// clients start their own timers when it has returned (docs/decisions.md).
+func (s *service) Kill(ctx context.Context, r *taskapi.KillRequest) (*ptypes.Empty, error) {
+	c := s.container(r.ID)
+	if c == nil || r.ExecID != "" {
+		return s.TTRPCTaskService.Kill(ctx, r)
+	}
+	s.noteExit(ctx, c)
+	request := c.ask(lifecycle.Event{Kind: lifecycle.KillRequested, Signal: lifecycle.Signal{Number: r.Signal, All: r.All}})
+	answer := request.wait()
+	if answer.kind == lifecycle.Forward {
+		return s.TTRPCTaskService.Kill(ctx, r)
+	}
+	return &ptypes.Empty{}, toGRPC(answer.err)
+}
+
+// Delete first ends what still runs in a container that has exited.
+func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	c := s.container(r.ID)
+	if c == nil || r.ExecID != "" {
+		return s.TTRPCTaskService.Delete(ctx, r)
+	}
+	s.noteExit(ctx, c)
+	verdict := c.ask(lifecycle.Event{Kind: lifecycle.DeleteRequested}).wait()
+	response, err := s.TTRPCTaskService.Delete(ctx, r)
+	if verdict.kind == lifecycle.CallDelete {
+		c.post(lifecycle.Event{Kind: lifecycle.DeleteReturned, Err: err})
+	}
+	if err == nil { // the id is free when we have answered
+		<-c.deleted
+		s.remove(c)
+	}
+	return response, err
+}
+
+// noteExit tells the loop of an exit whose event is still on its way: a client
+// that waited for the process is not made to see it alive.
+func (s *service) noteExit(ctx context.Context, c *container) {
+	response, err := s.TTRPCTaskService.State(ctx, &taskapi.StateRequest{ID: c.id})
+	if err == nil && response.Status == task.Status_STOPPED {
+		c.post(lifecycle.Event{Kind: lifecycle.ContainerExited})
+	}
+}
