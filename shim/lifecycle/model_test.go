@@ -1,0 +1,353 @@
+package lifecycle
+
+import (
+	"errors"
+	"fmt"
+	"slices"
+	"time"
+)
+
+// model is the world around a machine, as far as the promises of SPEC 7 need
+// it. It offers what can happen next, carries out the effects, and notes every
+// promise that is broken.
+type model struct {
+	machine Machine
+	config  Config
+	now     time.Time
+
+	// What the world is like.
+	startCalled   bool // the runc service's Start has been called and has not returned
+	started       bool // it has returned without error
+	exited, told  bool // the process has exited; the machine knows
+	deleted       bool
+	handler       Kind // that runs
+	cause         Cause
+	deleteCalls   int
+	waiting       []waiter
+	requests      int
+	startReleased bool
+
+	// What has been done.
+	preStops, stopsSent, killsSent int
+	stopDeferred, killPassed       bool
+	criKill                        bool
+	failed                         bool // postStart has failed
+	used                           [6]int
+	broken                         string
+}
+
+type waiter struct {
+	id    RequestID
+	start bool
+}
+
+var epoch = time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
+
+func newModel(config Config) *model {
+	return &model{machine: *New(config), config: config, now: epoch}
+}
+
+// clone copies everything that a step can change.
+func (w *model) clone() *model {
+	c := *w
+	c.waiting = slices.Clone(w.waiting)
+	c.machine.deletes = slices.Clone(w.machine.deletes)
+	c.machine.effects = nil
+	if w.machine.held != nil {
+		held := *w.machine.held
+		if held.failure != nil {
+			failure := *held.failure
+			held.failure = &failure
+		}
+		c.machine.held = &held
+	}
+	return &c
+}
+
+func (w *model) breaks(format string, args ...any) {
+	if w.broken == "" {
+		w.broken = fmt.Sprintf(format, args...)
+	}
+}
+
+// action is something that can happen to the container.
+type action struct {
+	name string
+	do   func(w *model)
+}
+
+var errModel = errors.New("refused")
+
+// actions lists what can happen now. Requests are limited in number, so that
+// the paths are.
+func (w *model) actions() []action {
+	var all []action
+	add := func(possible bool, name string, do func(*model)) {
+		if possible {
+			all = append(all, action{name, do})
+		}
+	}
+	request := func(budget, most int, name string, event Event) {
+		add(w.used[budget] < most, name, func(w *model) {
+			w.used[budget]++
+			w.ask(event)
+		})
+	}
+	request(0, 2, "Start", Event{Kind: StartRequested})
+	request(0, 1, "Start with a deadline", Event{Kind: StartRequested, Deadline: w.now.Add(time.Minute)})
+	request(1, 2, "Kill TERM", Event{Kind: KillRequested, Signal: Signal{Number: sigTERM}})
+	request(2, 2, "Kill KILL", Event{Kind: KillRequested, Signal: Signal{Number: sigKILL}})
+	request(3, 1, "Kill HUP", Event{Kind: KillRequested, Signal: Signal{Number: 1}})
+	request(4, 2, "Delete", Event{Kind: DeleteRequested})
+	add(w.startCalled, "start returns", func(w *model) { w.startReturns(nil) })
+	add(w.startCalled && !w.started, "start fails", func(w *model) { w.startReturns(errModel) })
+	add(w.handler != NoHandler, "handler succeeds", func(w *model) { w.handlerEnds(Result{Outcome: Succeeded}) })
+	add(w.handler != NoHandler, "handler fails", func(w *model) { w.handlerEnds(Result{Outcome: Failed}) })
+	add(w.handler != NoHandler && w.cause != NoCause, "handler is ended", func(w *model) { w.handlerEnds(ended(w.cause)) })
+	add(w.handler != NoHandler && !w.told, "handler dies with the container", func(w *model) {
+		w.exited = true
+		w.handlerEnds(ended(ContainerExit))
+	})
+	add(!w.told, "exit", func(w *model) { w.exits() })
+	add(w.deleteCalls > 0, "delete returns", func(w *model) { w.deleteReturns() })
+	add(!w.machine.Deadline().IsZero(), "time", func(w *model) { w.time() })
+	return all
+}
+
+func ended(cause Cause) Result {
+	if cause == TimeLimit {
+		return Result{Outcome: TimedOut}
+	}
+	return Result{Outcome: Aborted, Cause: cause}
+}
+
+func (w *model) ask(event Event) {
+	w.requests++
+	event.Request = RequestID(w.requests)
+	w.waiting = append(w.waiting, waiter{id: event.Request, start: event.Kind == StartRequested})
+	inPreStop := w.handler == PreStop
+	effects := w.step(event)
+	if event.Kind != KillRequested {
+		return
+	}
+	forwarded := slices.ContainsFunc(effects, func(e Effect) bool { return e.Kind == Forward && e.Request == event.Request })
+	switch event.Signal.Number {
+	case sigKILL:
+		if !forwarded && !w.config.CRI {
+			w.breaks("SIGKILL is held back elsewhere than under CRI")
+		}
+		if !forwarded && !inPreStop {
+			w.breaks("SIGKILL is held back and no preStop runs")
+		}
+		w.killPassed = w.killPassed || forwarded
+		w.criKill = w.criKill || !forwarded
+	case sigTERM:
+		w.stopDeferred = w.stopDeferred || !forwarded
+		if !forwarded && w.config.PreStop == nil {
+			w.breaks("a stop signal does not pass although there is no preStop")
+		}
+	default:
+		if !forwarded && !w.config.CRI {
+			w.breaks("another signal does not pass")
+		}
+		w.stopDeferred = w.stopDeferred || !forwarded
+	}
+}
+
+func (w *model) startReturns(err error) {
+	w.startCalled, w.started = false, err == nil
+	w.step(Event{Kind: StartReturned, Err: err})
+}
+
+func (w *model) handlerEnds(result Result) {
+	kind := w.handler
+	w.handler, w.cause = NoHandler, NoCause
+	if kind == PostStart && (result.Outcome == Failed || result.Outcome == TimedOut) && w.machine.Phase() <= PostStartEnding {
+		w.failed = true
+	}
+	w.step(Event{Kind: HandlerEnded, Result: result})
+}
+
+func (w *model) exits() {
+	w.exited, w.told = true, true
+	w.step(Event{Kind: ContainerExited})
+	if w.handler != NoHandler && w.cause == NoCause {
+		w.breaks("%s is left running in a container that has exited", w.handler)
+	}
+	if w.machine.StartHeld() && !w.startCalled {
+		w.breaks("the start is still held after the exit, so TaskStart would not come before TaskExit is let go")
+	}
+}
+
+func (w *model) deleteReturns() {
+	w.deleteCalls--
+	var err error
+	if w.deleted || !(w.told || !w.started && !w.startCalled) {
+		err = errModel // running, or gone already
+	}
+	w.deleted = w.deleted || err == nil
+	w.step(Event{Kind: DeleteReturned, Err: err})
+}
+
+func (w *model) time() {
+	if due := w.machine.Deadline(); due.After(w.now) {
+		w.now = due
+	}
+	before := w.machine.Phase()
+	w.step(Event{Kind: DeadlineReached})
+	if before == PostStartEnding && w.machine.Phase() != Running {
+		w.failed = true
+	}
+}
+
+func (w *model) step(event Event) []Effect {
+	effects := slices.Clone(w.machine.Step(w.now, event))
+	for _, effect := range effects {
+		w.carryOut(effect)
+	}
+	return effects
+}
+
+func (w *model) carryOut(effect Effect) {
+	switch effect.Kind {
+	case CallStart:
+		w.startCalled = true
+	case CallDelete:
+		w.answered(effect.Request)
+		w.deleteCalls++
+	case Forward:
+		w.answered(effect.Request)
+	case Answer:
+		if w.answered(effect.Request) && !w.startReleased {
+			w.breaks("a start is answered before TaskStart is released")
+		}
+	case RunHandler:
+		w.runs(effect)
+	case AbortHandler:
+		if w.handler == NoHandler {
+			w.breaks("a handler is aborted and none runs")
+		}
+		if w.cause == NoCause {
+			w.cause = effect.Cause
+		}
+	case SendSignal:
+		w.sends(effect.Signal)
+	case ReleaseStart:
+		w.startReleased = true
+	}
+}
+
+// answered returns whether it was a start that waited.
+func (w *model) answered(id RequestID) bool {
+	for i, waiting := range w.waiting {
+		if waiting.id == id {
+			w.waiting = slices.Delete(w.waiting, i, i+1)
+			return waiting.start
+		}
+	}
+	w.breaks("request %d is answered twice", id)
+	return false
+}
+
+func (w *model) runs(effect Effect) {
+	if w.handler != NoHandler {
+		w.breaks("%s starts while %s runs", effect.Handler, w.handler)
+	}
+	w.handler, w.cause = effect.Handler, NoCause
+	if !w.started || w.told {
+		w.breaks("%s runs in a container that does not", effect.Handler)
+	}
+	if effect.Handler == PreStop {
+		w.preStops++
+		if w.preStops > 1 {
+			w.breaks("preStop runs twice")
+		}
+		if !w.stopDeferred && !w.failed && w.machine.stop.Number == 0 {
+			w.breaks("preStop runs and nobody asked for a stop")
+		}
+	}
+}
+
+func (w *model) sends(signal Signal) {
+	if signal.Number != sigKILL {
+		w.stopsSent++
+		if w.stopsSent > 1 {
+			w.breaks("the stop signal is sent twice")
+		}
+		return
+	}
+	w.killsSent++
+	if w.killsSent > 1 {
+		w.breaks("SIGKILL is sent twice")
+	}
+	allowed := w.failed || w.criKill || (!w.config.CRI && w.config.GracePeriod > 0)
+	if !allowed {
+		w.breaks("the shim sends SIGKILL where the deadline is not its own")
+	}
+}
+
+// onlyTime lets nothing but time pass, with the runc service answering and every
+// handler stuck, and checks what must have come about then.
+func (w *model) onlyTime() {
+	if w.startCalled {
+		w.startReturns(nil)
+	}
+	for range 20 {
+		if w.machine.Deadline().IsZero() {
+			break
+		}
+		w.time()
+	}
+	if !w.machine.Deadline().IsZero() {
+		w.breaks("deadlines never end in %s", w.machine.Phase())
+	}
+	if len(w.waiting) > 0 {
+		w.breaks("request %d is never answered, in %s", w.waiting[0].id, w.machine.Phase())
+	}
+	if w.stopDeferred && !w.config.CRI && !w.told && !w.exited && !w.killPassed && !w.deleted && w.stopsSent != 1 {
+		w.breaks("the stop signal was asked for and never sent, in %s", w.machine.Phase())
+	}
+}
+
+// key tells worlds apart whose future may differ.
+type key struct {
+	phase                               Phase
+	running                             Kind
+	held                                heldStart
+	failure                             StartError
+	isHeld                              bool
+	stop                                Signal
+	stopSince, limit, signal, kill, now time.Duration
+	deletes, waiting                    int
+	world                               [8]bool
+	handler                             Kind
+	cause                               Cause
+	deleteCalls                         int
+	used                                [6]int
+	counts                              [3]int
+}
+
+func (w *model) key() key {
+	since := func(t time.Time) time.Duration {
+		if t.IsZero() {
+			return -1
+		}
+		return t.Sub(epoch)
+	}
+	k := key{
+		phase: w.machine.phase, running: w.machine.running, stop: w.machine.stop, now: since(w.now),
+		stopSince: since(w.machine.stopSince), limit: since(w.machine.limitAt), signal: since(w.machine.signalAt), kill: since(w.machine.killAt),
+		deletes: len(w.machine.deletes), waiting: len(w.waiting),
+		world:   [8]bool{w.startCalled, w.started, w.exited, w.told, w.deleted, w.stopDeferred, w.killPassed, w.failed},
+		handler: w.handler, cause: w.cause, deleteCalls: w.deleteCalls, used: w.used,
+		counts: [3]int{w.preStops, w.stopsSent, w.killsSent},
+	}
+	if held := w.machine.held; held != nil {
+		k.isHeld, k.held = true, *held
+		if held.failure != nil {
+			k.failure = *held.failure
+			k.held.failure = nil
+		}
+	}
+	return k
+}

@@ -1,0 +1,169 @@
+package lifecycle
+
+import (
+	"flag"
+	"fmt"
+	"maps"
+	"os"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+)
+
+var update = flag.Bool("update", false, "rewrite the generated table")
+
+const tableFile = "../../docs/lifecycle.md"
+
+func sortedConfigs() ([]string, map[string]Config) {
+	all := configs()
+	return slices.Sorted(maps.Keys(all)), all
+}
+
+// reach says how each phase is come to. A phase that is missing here fails the
+// test below.
+var reach = map[Phase][]string{
+	Created:           {},
+	Starting:          {"Start"},
+	StartingStop:      {"Start", "Kill TERM"},
+	StartingPassed:    {"Start", "Kill KILL"},
+	StartingExited:    {"Start", "exit"},
+	PostStarting:      {"Start", "start returns"},
+	PostStartEnding:   {"Start", "start returns", "time"},
+	PostStartStopping: {"Start", "start returns", "Kill TERM"},
+	Running:           {"Start", "start returns", "handler succeeds"},
+	PreStopping:       {"Start", "start returns", "handler succeeds", "Kill TERM"},
+	PreStopEnding:     {"Start", "start returns", "handler succeeds", "Kill TERM", "time"},
+	Stopping:          {"Start", "start returns", "handler succeeds", "Kill TERM", "handler succeeds"},
+	Exited:            {"Start", "start returns", "handler succeeds", "Kill TERM", "exit"},
+	Deleting:          {"Start", "start returns", "handler succeeds", "Kill TERM", "exit", "Delete"},
+	Deleted:           {"Delete", "delete returns"},
+}
+
+// columns are the events of the table, kills by what they mean.
+var columns = []struct {
+	name  string
+	event Event
+}{
+	{"StartRequested", Event{Kind: StartRequested, Request: 99}},
+	{"StartReturned", Event{Kind: StartReturned}},
+	{"StartReturned with an error", Event{Kind: StartReturned, Err: errModel}},
+	{"KillRequested, stop signal", Event{Kind: KillRequested, Request: 99, Signal: Signal{Number: sigTERM}}},
+	{"KillRequested, SIGKILL", Event{Kind: KillRequested, Request: 99, Signal: Signal{Number: sigKILL}}},
+	{"KillRequested, other signal", Event{Kind: KillRequested, Request: 99, Signal: Signal{Number: 1}}},
+	{"DeleteRequested", Event{Kind: DeleteRequested, Request: 99}},
+	{"DeleteReturned", Event{Kind: DeleteReturned}},
+	{"HandlerEnded, Succeeded", Event{Kind: HandlerEnded}},
+	{"HandlerEnded, Failed", Event{Kind: HandlerEnded, Result: Result{Outcome: Failed}}},
+	{"HandlerEnded, container exited", Event{Kind: HandlerEnded, Result: Result{Outcome: Aborted, Cause: ContainerExit}}},
+	{"ContainerExited", Event{Kind: ContainerExited}},
+	{"DeadlineReached", Event{Kind: DeadlineReached}},
+}
+
+func in(t *testing.T, config Config, phase Phase) *model {
+	t.Helper()
+	path, ok := reach[phase]
+	if !ok {
+		t.Fatalf("nothing says how to come to %s", phase)
+	}
+	w := newModel(config)
+	for _, name := range path {
+		actions := w.actions()
+		i := slices.IndexFunc(actions, func(a action) bool { return a.name == name })
+		if i < 0 {
+			t.Fatalf("%s: %q cannot happen in %s", phase, name, w.machine.Phase())
+		}
+		actions[i].do(w)
+	}
+	if w.machine.Phase() != phase || w.broken != "" {
+		t.Fatalf("%v lead to %s, not to %s (%s)", path, w.machine.Phase(), phase, w.broken)
+	}
+	return w
+}
+
+// TestTable holds the table in the docs against the machine: every phase, every
+// event. It is also what shows a reader of a change what the change does.
+func TestTable(t *testing.T) {
+	var b strings.Builder
+	for _, cri := range []bool{false, true} {
+		config := newTestConfig(cri, "Fail", "preStop with a limit", 0)
+		title := "Elsewhere than under CRI"
+		if cri {
+			title = "Under CRI, where it differs"
+		}
+		fmt.Fprintf(&b, "### %s\n\n| in | event | to | effects |\n|---|---|---|---|\n", title)
+		for phase := Created; phase < phases; phase++ {
+			for _, column := range columns {
+				row := tableRow(t, config, phase, column.name, column.event)
+				if cri && row == tableRow(t, newTestConfig(false, "Fail", "preStop with a limit", 0), phase, column.name, column.event) {
+					continue
+				}
+				b.WriteString(row)
+			}
+		}
+		b.WriteString("\n")
+	}
+	compare(t, b.String())
+}
+
+func tableRow(t *testing.T, config Config, phase Phase, name string, event Event) string {
+	w := in(t, config, phase)
+	now := w.now
+	if event.Kind == DeadlineReached {
+		if w.machine.Deadline().IsZero() {
+			return ""
+		}
+		now = w.machine.Deadline()
+	}
+	effects := w.machine.Step(now, event)
+	if len(effects) == 0 && w.machine.Phase() == phase {
+		return "" // ignored
+	}
+	words := make([]string, len(effects))
+	for i, effect := range effects {
+		words[i] = describe(effect, now)
+	}
+	return fmt.Sprintf("| %s | %s | %s | %s |\n", phase, name, w.machine.Phase(), strings.Join(words, ", "))
+}
+
+func describe(effect Effect, _ time.Time) string {
+	text := effect.Kind.String()
+	switch {
+	case effect.Kind == RunHandler:
+		text += " " + effect.Handler.String()
+	case effect.Kind == AbortHandler:
+		text += ": " + effect.Cause.String()
+	case effect.Kind == SendSignal:
+		text += fmt.Sprintf(" %d", effect.Signal.Number)
+	case effect.Kind == Answer && effect.Err != nil:
+		text += " with an error"
+	}
+	return text
+}
+
+const (
+	tableBegin = "<!-- generated by `go test ./shim/lifecycle -run TestTable -update` -->\n"
+	tableEnd   = "<!-- end of the generated table -->\n"
+)
+
+func compare(t *testing.T, table string) {
+	t.Helper()
+	data, err := os.ReadFile(tableFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	before, rest, ok1 := strings.Cut(string(data), tableBegin)
+	current, after, ok2 := strings.Cut(rest, tableEnd)
+	if !ok1 || !ok2 {
+		t.Fatalf("%s has no place for the generated table", tableFile)
+	}
+	if *update {
+		if err := os.WriteFile(tableFile, []byte(before+tableBegin+table+tableEnd+after), 0o644); err != nil {
+			t.Fatal(err)
+		}
+		return
+	}
+	if current != table {
+		t.Errorf("the table in %s is not what the machine does; see the change with -update", tableFile)
+	}
+}
