@@ -1,19 +1,16 @@
 package oci
 
 import (
-	"bytes"
-	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"strconv"
 	"strings"
+	"time"
 	"unicode/utf8"
 
+	"go.yaml.in/yaml/v3"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
-	"sigs.k8s.io/yaml"
-	goyaml "sigs.k8s.io/yaml/goyaml.v2"
 
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
@@ -40,9 +37,10 @@ func (s *Spec) decode(key, path string, msg proto.Message) error {
 }
 
 // decodeValue is strict: no unknown or repeated field, no second document, and
-// every value of the type that the schema has. protojson is not used for it: it
-// takes numbers in quotes and names in either spelling, and its errors do not
-// say where.
+// every value of the type that the schema has. YAML is read as its version 1.2
+// has it, where only true and false are booleans: a header's value may be y.
+// protojson is not used: it takes numbers in quotes and names in either
+// spelling, and its errors do not say where.
 func decodeValue(value, path string, msg proto.Message) error {
 	if len(value) > maxValue {
 		return invalid("", "is %d bytes long; at most %d are allowed", len(value), maxValue)
@@ -50,36 +48,18 @@ func decodeValue(value, path string, msg proto.Message) error {
 	if !utf8.ValidString(value) {
 		return invalid("", "is not UTF-8 text")
 	}
-	if err := checkOneDocument(value); err != nil {
-		return err
-	}
-	data, err := yaml.YAMLToJSONStrict([]byte(value))
-	if err != nil {
+	decoder := yaml.NewDecoder(strings.NewReader(value))
+	var tree, more any
+	switch err := decoder.Decode(&tree); {
+	case errors.Is(err, io.EOF):
+		return invalid("", "is empty; a YAML mapping is expected")
+	case err != nil:
 		return invalid("", "is not valid YAML: %s", oneLine(err))
 	}
-	decoder := json.NewDecoder(bytes.NewReader(data))
-	decoder.UseNumber()
-	var tree any
-	if err := decoder.Decode(&tree); err != nil {
-		return invalid("", "is not valid YAML: %s", oneLine(err))
-	}
-	return decodeMessage(path, tree, msg.ProtoReflect())
-}
-
-// checkOneDocument refuses what the YAML decoder would silently leave out.
-func checkOneDocument(value string) error {
-	decoder := goyaml.NewDecoder(strings.NewReader(value))
-	var first, second any
-	if err := decoder.Decode(&first); err != nil {
-		if errors.Is(err, io.EOF) {
-			return invalid("", "is empty; a YAML mapping is expected")
-		}
-		return invalid("", "is not valid YAML: %s", oneLine(err))
-	}
-	if err := decoder.Decode(&second); !errors.Is(err, io.EOF) {
+	if err := decoder.Decode(&more); !errors.Is(err, io.EOF) {
 		return invalid("", "holds more than one YAML document; one is allowed")
 	}
-	return nil
+	return decodeMessage(path, tree, msg.ProtoReflect())
 }
 
 func decodeMessage(path string, tree any, msg protoreflect.Message) error {
@@ -153,14 +133,21 @@ func decodeSingle(path string, tree any, field protoreflect.FieldDescriptor,
 	}
 }
 
+// decodeInteger takes the types in which the YAML decoder gives a whole number.
 func decodeInteger(path string, tree any, bits int) (int64, error) {
-	number, ok := tree.(json.Number)
-	if !ok {
+	var value int64
+	switch number := tree.(type) {
+	case int:
+		value = int64(number)
+	case int64:
+		value = number
+	case uint64, float64:
+		return 0, invalid(path, "must be a whole number of %d bits, not %v", bits, number)
+	default:
 		return 0, invalid(path, "must be a whole number, not %s", kindOf(tree))
 	}
-	value, err := strconv.ParseInt(number.String(), 10, bits)
-	if err != nil {
-		return 0, invalid(path, "must be a whole number of %d bits, not %s", bits, number)
+	if bits == 32 && int64(int32(value)) != value {
+		return 0, invalid(path, "must be a whole number of %d bits, not %d", bits, value)
 	}
 	return value, nil
 }
@@ -171,14 +158,18 @@ func kindOf(tree any) string {
 		return "null"
 	case bool:
 		return "a boolean"
-	case json.Number:
+	case int, int64, uint64, float64:
 		return "a number"
 	case string:
 		return "a string"
+	case time.Time:
+		return "a date"
 	case []any:
 		return "a list"
-	default:
+	case map[string]any:
 		return "a mapping"
+	default:
+		return "a mapping with keys that are no strings"
 	}
 }
 

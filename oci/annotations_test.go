@@ -1,0 +1,255 @@
+package oci
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"time"
+
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+// pageExample is the lifecycle block of Kubernetes' page "Attach Handlers to
+// Container Lifecycle Events", verbatim.
+const pageExample = `
+postStart:
+  exec:
+    command: ["/bin/sh", "-c", "echo Hello from the postStart handler > /usr/share/message"]
+preStop:
+  exec:
+    command: ["/bin/sh","-c","nginx -s quit; while killall -0 nginx; do sleep 1; done"]
+`
+
+const goodHandler = `{exec: {command: [a]}}`
+
+func TestLifecycle(t *testing.T) {
+	exec := func(words ...string) *lifecyclev1.Handler {
+		return &lifecyclev1.Handler{Exec: &lifecyclev1.ExecAction{Command: words}}
+	}
+	for name, test := range map[string]struct {
+		annotations map[string]string
+		want        *Lifecycle
+	}{
+		"none":           {map[string]string{"other": "x"}, nil},
+		"an empty block": {map[string]string{KeyLifecycle: "{}"}, nil},
+		"only a signal":  {map[string]string{KeyLifecycle: "stopSignal: SIGQUIT"}, nil},
+		"a pause container": {map[string]string{
+			KeyLifecycle: "nonsense", criContainerType: typeSandbox,
+		}, nil},
+		"the page's example": {map[string]string{KeyLifecycle: pageExample}, &Lifecycle{Block: &lifecyclev1.Lifecycle{
+			PostStart: exec("/bin/sh", "-c", "echo Hello from the postStart handler > /usr/share/message"),
+			PreStop:   exec("/bin/sh", "-c", "nginx -s quit; while killall -0 nginx; do sleep 1; done"),
+		}}},
+		"single keys": {map[string]string{KeyPostStart: goodHandler, KeyPreStop: `exec: {command: [b, c]}`}, &Lifecycle{
+			Block: &lifecyclev1.Lifecycle{PostStart: exec("a"), PreStop: exec("b", "c")},
+		}},
+		"the named key wins, whole block for whole block": {map[string]string{
+			criContainerType: typeContainer, criContainerName: "web", podGracePeriod: "45",
+			KeyLifecycle:                          "postStart: " + goodHandler,
+			"web.lifecycle-shim.io/lifecycle":     "preStop: " + goodHandler,
+			"sidecar.lifecycle-shim.io/lifecycle": "nonsense",
+			"sidecar.lifecycle-shim.io/nonsense":  "nonsense",
+		}, &Lifecycle{Block: &lifecyclev1.Lifecycle{PreStop: exec("a")}, CRI: true, PodGracePeriod: 45 * time.Second}},
+		"everything": {map[string]string{KeyLifecycle: `
+postStart: {exec: {command: [a]}, timeoutSeconds: 60, failurePolicy: Ignore, retryPeriodSeconds: 2}
+preStop:
+  httpGet: {path: /drain, port: 8080, scheme: HTTP, host: "", httpHeaders: [{name: X, value: y}]}
+stopSignal: SIGRTMIN+3
+terminationGracePeriodSeconds: 30
+`}, &Lifecycle{StopSignal: 37, Block: &lifecyclev1.Lifecycle{
+			PostStart: &lifecyclev1.Handler{
+				Exec: &lifecyclev1.ExecAction{Command: []string{"a"}}, FailurePolicy: "Ignore",
+				TimeoutSeconds: proto.Int64(60), RetryPeriodSeconds: proto.Int64(2),
+			},
+			PreStop: &lifecyclev1.Handler{HttpGet: &lifecyclev1.HTTPGetAction{
+				Path: "/drain", Port: 8080, Scheme: "HTTP", HttpHeaders: []*lifecyclev1.HTTPHeader{{Name: "X", Value: "y"}},
+			}},
+			StopSignal: "SIGRTMIN+3", TerminationGracePeriodSeconds: proto.Int64(30),
+		}}},
+		"null is absent": {map[string]string{KeyLifecycle: "{postStart: null, preStop: {exec: {command: [a]}, sleep: null}}"}, &Lifecycle{
+			Block: &lifecyclev1.Lifecycle{PreStop: exec("a")},
+		}},
+		"a sleep of nothing": {map[string]string{KeyPreStop: "sleep: {}"}, &Lifecycle{
+			Block: &lifecyclev1.Lifecycle{PreStop: &lifecyclev1.Handler{Sleep: &lifecyclev1.SleepAction{}}},
+		}},
+		"JSON": {map[string]string{KeyPreStop: `{"tcpSocket":{"port":80,"host":"::1"}}`}, &Lifecycle{
+			Block: &lifecyclev1.Lifecycle{PreStop: &lifecyclev1.Handler{TcpSocket: &lifecyclev1.TCPSocketAction{Port: 80, Host: "::1"}}},
+		}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := (&Spec{Annotations: test.annotations}).Lifecycle()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if (got == nil) != (test.want == nil) {
+				t.Fatalf("got %v, want %v", got, test.want)
+			}
+			if got == nil {
+				return
+			}
+			if !proto.Equal(got.Block, test.want.Block) {
+				t.Errorf("got %v, want %v", got.Block, test.want.Block)
+			}
+			if got.CRI != test.want.CRI || got.PodGracePeriod != test.want.PodGracePeriod || got.StopSignal != test.want.StopSignal {
+				t.Errorf("got %+v, want %+v", got, test.want)
+			}
+		})
+	}
+}
+
+func TestInvalid(t *testing.T) {
+	deep := strings.Repeat("[", 20000) + strings.Repeat("]", 20000)
+	bomb := "a: &a [x,x,x,x,x,x,x,x,x]\n"
+	for i := range 9 {
+		bomb += string(rune('b'+i)) + ": &" + string(rune('b'+i)) + " [" + strings.TrimSuffix(strings.Repeat("*"+string(rune('a'+i))+",", 9), ",") + "]\n"
+	}
+	for name, test := range map[string]struct {
+		key, value string
+		path       string // that the error names
+		says       string // and what it must say of it
+	}{
+		"empty":                     {KeyLifecycle, "", "", "is empty"},
+		"spaces":                    {KeyLifecycle, " \n\t\n", "", "YAML"},
+		"null":                      {KeyLifecycle, "null", "", "must be a mapping"},
+		"a list":                    {KeyLifecycle, "[]", "", "must be a mapping, not a list"},
+		"a string":                  {KeyLifecycle, "postStart", "", "must be a mapping, not a string"},
+		"broken YAML":               {KeyLifecycle, "{", "", "is not valid YAML"},
+		"broken YAML later":         {KeyLifecycle, "postStart:\n\texec: x", "", "is not valid YAML"},
+		"two documents":             {KeyLifecycle, "{}\n---\n{}", "", "more than one YAML document"},
+		"not UTF-8":                 {KeyLifecycle, "stopSignal: \xff", "", "UTF-8"},
+		"too long":                  {KeyLifecycle, "# " + strings.Repeat("x", maxValue), "", "at most 65536"},
+		"nested deeply":             {KeyLifecycle, deep, "", ""},
+		"aliases that explode":      {KeyLifecycle, bomb, "", ""},
+		"a field twice":             {KeyLifecycle, "postStart: " + goodHandler + "\npostStart: " + goodHandler, "", "already defined"},
+		"keys that are no strings":  {KeyPreStop, "1: 2", "preStop", "no strings"},
+		"a date":                    {KeyPreStop, "exec: {command: [2026-01-01]}", "preStop.exec.command[0]", "a date"},
+		"a boolean":                 {KeyPreStop, "exec: {command: [true]}", "preStop.exec.command[0]", "a boolean"},
+		"an unknown field":          {KeyLifecycle, "poststart: " + goodHandler, "poststart", "allowed are postStart, preStop"},
+		"the schema's own spelling": {KeyLifecycle, "post_start: " + goodHandler, "post_start", "not a known field"},
+		"an unknown handler":        {KeyPreStop, "grpc: {port: 1}", "preStop.grpc", "allowed are exec, httpGet, tcpSocket, sleep"},
+		"no handler":                {KeyPreStop, "{}", "preStop", "exactly one of exec, httpGet, tcpSocket and sleep"},
+		"two handlers":              {KeyPreStop, "{exec: {command: [a]}, sleep: {seconds: 1}}", "preStop", "it has 2"},
+		"no command":                {KeyPreStop, "exec: {}", "preStop.exec.command", "1 to 4096"},
+		"a command that is a text":  {KeyPreStop, "exec: {command: ls -l}", "preStop.exec.command", "must be a list"},
+		"a number in a command":     {KeyPreStop, "exec: {command: [sleep, 5]}", "preStop.exec.command[1]", "must be a string, not a number"},
+		"null in a command":         {KeyPreStop, "exec: {command: [null]}", "preStop.exec.command[0]", "not null"},
+		"a command of many words":   {KeyPreStop, "exec: {command: [" + strings.Repeat("a,", 4097) + "]}", "preStop.exec.command", "4097"},
+		"an empty program":          {KeyPreStop, `exec: {command: [""]}`, "preStop.exec.command[0]", "must name a program"},
+		"NUL in a command":          {KeyPreStop, `exec: {command: ["a\0"]}`, "preStop.exec.command", "NUL"},
+		"a time of 0":               {KeyPreStop, "{exec: {command: [a]}, timeoutSeconds: 0}", "preStop.timeoutSeconds", "1 to"},
+		"a negative time":           {KeyPreStop, "{exec: {command: [a]}, timeoutSeconds: -1}", "preStop.timeoutSeconds", "1 to"},
+		"a fraction":                {KeyPreStop, "{exec: {command: [a]}, timeoutSeconds: 1.5}", "preStop.timeoutSeconds", "whole number"},
+		"a number in quotes":        {KeyPreStop, `{exec: {command: [a]}, timeoutSeconds: "5"}`, "preStop.timeoutSeconds", "not a string"},
+		"a number beyond reason":    {KeyPreStop, "{exec: {command: [a]}, timeoutSeconds: 99999999999999999999}", "preStop.timeoutSeconds", "whole number"},
+		"a retry of 0":              {KeyPreStop, "{exec: {command: [a]}, retryPeriodSeconds: 0}", "preStop.retryPeriodSeconds", "1 to"},
+		"an unknown policy":         {KeyPostStart, "{exec: {command: [a]}, failurePolicy: fail}", "postStart.failurePolicy", "Fail and Ignore"},
+		"a policy for preStop":      {KeyPreStop, "{exec: {command: [a]}, failurePolicy: Fail}", "preStop.failurePolicy", "postStart only"},
+		"a negative sleep":          {KeyPreStop, "sleep: {seconds: -1}", "preStop.sleep.seconds", "0 to"},
+		"a sleep beyond the grace period": {
+			KeyLifecycle, "{preStop: {sleep: {seconds: 31}}, terminationGracePeriodSeconds: 30}", "preStop.sleep.seconds", "at most",
+		},
+		"a grace period of 0":      {KeyLifecycle, "terminationGracePeriodSeconds: 0", "terminationGracePeriodSeconds", "1 to"},
+		"no port":                  {KeyPreStop, "httpGet: {}", "preStop.httpGet.port", "1 to 65535"},
+		"a named port":             {KeyPreStop, "httpGet: {port: http}", "preStop.httpGet.port", "whole number"},
+		"a port out of range":      {KeyPreStop, "tcpSocket: {port: 65536}", "preStop.tcpSocket.port", "1 to 65535"},
+		"a host name":              {KeyPreStop, "tcpSocket: {port: 1, host: example.com}", "preStop.tcpSocket.host", "IP address or localhost"},
+		"an unknown scheme":        {KeyPreStop, "httpGet: {port: 1, scheme: http}", "preStop.httpGet.scheme", "HTTP and HTTPS"},
+		"a header that is none":    {KeyPreStop, `httpGet: {port: 1, httpHeaders: [{name: "a b", value: c}]}`, "preStop.httpGet.httpHeaders", "HTTP token"},
+		"a header with a new line": {KeyPreStop, `httpGet: {port: 1, httpHeaders: [{name: a, value: "b\nc"}]}`, "preStop.httpGet.httpHeaders", "control"},
+		"a path that is none":      {KeyPreStop, `httpGet: {port: 1, path: "%zz"}`, "preStop.httpGet.path", "URL"},
+		"an unknown signal":        {KeyLifecycle, "stopSignal: SIGNONE", "stopSignal", "SIGQUIT"},
+		"a signal's short name":    {KeyLifecycle, "stopSignal: QUIT", "stopSignal", "SIGQUIT"},
+		"a signal's number":        {KeyLifecycle, `stopSignal: "15"`, "stopSignal", "SIGQUIT"},
+		"an unknown key":           {domain + "/prestop", goodHandler, "", "allowed are lifecycle-shim.io/lifecycle"},
+		"an unknown named key":     {"web." + domain + "/preStop", goodHandler, "", "allowed is web.lifecycle-shim.io/lifecycle"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := &Spec{Annotations: map[string]string{test.key: test.value, criContainerName: "web"}}
+			_, err := spec.Lifecycle()
+			var invalid *InvalidError
+			if !errors.As(err, &invalid) {
+				t.Fatalf("got %v, want an *InvalidError", err)
+			}
+			if invalid.Key != test.key || invalid.Path != test.path {
+				t.Errorf("the error names %q of %q, want %q of %q: %v", invalid.Path, invalid.Key, test.path, test.key, err)
+			}
+			for _, part := range []string{test.key, test.path, test.says} {
+				if !strings.Contains(err.Error(), part) {
+					t.Errorf("%q does not say %q", err, part)
+				}
+			}
+			if strings.Contains(err.Error(), "\n") {
+				t.Errorf("%q is more than a line", err)
+			}
+		})
+	}
+}
+
+func TestTogether(t *testing.T) {
+	for _, single := range []string{KeyPostStart, KeyPreStop} {
+		for _, block := range []string{KeyLifecycle, "web." + domain + "/lifecycle"} {
+			_, err := (&Spec{Annotations: map[string]string{
+				single: goodHandler, block: "{}", criContainerName: "web",
+			}}).Lifecycle()
+			var invalid *InvalidError
+			if !errors.As(err, &invalid) || invalid.Key != block {
+				t.Errorf("%s with %s: got %v", block, single, err)
+			}
+		}
+	}
+}
+
+// TestSchemaKinds fails when the schema gets a field that decode.go cannot
+// decode.
+func TestSchemaKinds(t *testing.T) {
+	seen := map[protoreflect.FullName]bool{}
+	var walk func(protoreflect.MessageDescriptor)
+	walk = func(message protoreflect.MessageDescriptor) {
+		if seen[message.FullName()] {
+			return
+		}
+		seen[message.FullName()] = true
+		for i := range message.Fields().Len() {
+			field := message.Fields().Get(i)
+			switch field.Kind() {
+			case protoreflect.MessageKind:
+				walk(field.Message())
+			case protoreflect.StringKind, protoreflect.Int32Kind, protoreflect.Int64Kind:
+			default:
+				t.Errorf("%s is of kind %s", field.FullName(), field.Kind())
+			}
+			if field.IsMap() {
+				t.Errorf("%s is a map", field.FullName())
+			}
+		}
+	}
+	walk((&lifecyclev1.Lifecycle{}).ProtoReflect().Descriptor())
+}
+
+// FuzzLifecycle: no value makes the parser panic, take long, or accept what it
+// then cannot hold to its own limits.
+func FuzzLifecycle(f *testing.F) {
+	for _, seed := range []string{
+		pageExample, "postStart: " + goodHandler, "{}", "", "a: &a [*a]", "preStop: {sleep: {seconds: 1e3}}",
+		"preStop: {httpGet: {port: 80, host: '::1', path: /a?b=c}}\nstopSignal: SIGTERM", "<<: {a: b}", "!!binary aGk=",
+	} {
+		f.Add(seed, KeyLifecycle)
+		f.Add(seed, KeyPreStop)
+	}
+	f.Fuzz(func(t *testing.T, value, key string) {
+		lifecycle, err := (&Spec{Annotations: map[string]string{key: value}}).Lifecycle()
+		var invalid *InvalidError
+		if err != nil && !errors.As(err, &invalid) {
+			t.Fatalf("%v is no *InvalidError", err)
+		}
+		if err != nil || lifecycle == nil {
+			return
+		}
+		if err := checkLifecycle(lifecycle.Block); err != nil {
+			t.Fatalf("accepted, and yet: %v", err)
+		}
+	})
+}
