@@ -154,8 +154,9 @@ func (r *execRun) exited(exit runc.Exit, killed bool) (int, error, bool) {
 // or was killed may have started one all the same.
 func (r *execRun) hostLeft(killed bool) (int, error, bool) {
 	_ = r.child.cmd.Wait() // releases it; the process has been reaped
-	r.startErr = r.channel.response()
-	handler, err := r.channel.handler()
+	pid, err := r.channel.response()
+	r.startErr = err
+	handler, err := r.channel.handler(pid)
 	if err != nil {
 		if r.startErr == nil {
 			r.startErr = fmt.Errorf("cannot start: %w", err)

@@ -214,24 +214,24 @@ func (c *channel) send(request wire.StartRequest) error {
 // responseWait bounds the reading of what a host that has left has said.
 const responseWait = time.Second
 
-// response is what the host has said before it went, an error if it said
-// nothing.
-func (c *channel) response() error {
+// response is what the host has said before it went: the handler's pid, or why
+// there is none.
+func (c *channel) response() (int, error) {
 	var response wire.StartResponse
 	_ = c.control.SetReadDeadline(time.Now().Add(responseWait))
 	if err := json.NewDecoder(c.control).Decode(&response); err != nil {
-		return errors.New("cannot start: the handler host ended without an answer")
+		return 0, errors.New("cannot start: the handler host ended without an answer")
 	}
 	if response.Error != "" {
-		return fmt.Errorf("cannot start: %s", response.Error)
+		return 0, fmt.Errorf("cannot start: %s", response.Error)
 	}
-	return nil
+	return response.Pid, nil
 }
 
 // handler takes the pidfd that the handler's process has sent, if it came that
 // far. The host has exited, so nothing has to be waited for: a process that has
 // not sent it yet cannot go on without its host.
-func (c *channel) handler() (*process, error) {
+func (c *channel) handler(pid int) (*process, error) {
 	oob := make([]byte, unix.CmsgSpace(4))
 	_, n, _, _, err := unix.Recvmsg(int(c.pidfds.Fd()), make([]byte, 64), oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
 	if err != nil {
@@ -245,7 +245,7 @@ func (c *channel) handler() (*process, error) {
 	if err != nil || len(fds) != 1 {
 		return nil, errors.New("the handler's process sent no pidfd")
 	}
-	handler, err := newProcess(fds[0])
+	handler, err := newProcess(fds[0], pid)
 	if err != nil {
 		_ = unix.Close(fds[0])
 		return nil, fmt.Errorf("the handler's process: %w", err)

@@ -19,9 +19,12 @@ type process struct {
 	pidfd int
 }
 
-// newProcess takes a pidfd over and finds out its number, which /proc tells as
-// seen from the shim (proc_pid_fdinfo(5)).
-func newProcess(pidfd int) (*process, error) {
+// newProcess takes a pidfd over. Where pid is not known, /proc tells it as seen
+// from the shim (proc_pid_fdinfo(5)), as long as the process has not been reaped.
+func newProcess(pidfd, pid int) (*process, error) {
+	if pid > 0 {
+		return &process{pid: pid, pidfd: pidfd}, nil
+	}
 	data, err := os.ReadFile("/proc/self/fdinfo/" + strconv.Itoa(pidfd))
 	if err != nil {
 		return nil, err

@@ -9,6 +9,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/log"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
@@ -35,7 +36,7 @@ type container struct {
 	ctx      context.Context // for the log; it is not cancelled
 	handlers handlers
 	// gate holds its TaskStart.
-	gate interface{ release() }
+	gate *gate
 
 	// held: a start is held, so State says CREATED for RUNNING.
 	held atomic.Bool
@@ -77,9 +78,10 @@ type verdict struct {
 // newContainer returns a container whose loop is not running yet. ctx is only
 // for the log.
 func newContainer(ctx context.Context, id string, config lifecycle.Config, handlers handlers) *container {
+	namespace, _ := namespaces.Namespace(ctx)
 	return &container{
 		id:       id,
-		ctx:      log.WithLogger(context.WithoutCancel(ctx), log.G(ctx).WithField("id", id)),
+		ctx:      log.WithLogger(context.WithoutCancel(ctx), log.G(ctx).WithFields(log.Fields{"namespace": namespace, "id": id})),
 		handlers: handlers,
 		exited:   make(chan struct{}),
 		deleted:  make(chan struct{}),

@@ -50,6 +50,9 @@ type gate struct {
 	held []publication
 	// exited is called for each TaskExit of the container's init, not nil.
 	exited func()
+	// ended is closed when both have been seen.
+	exitSeen, deleteSeen bool
+	ended                chan struct{}
 }
 
 type holdFrom uint8
@@ -73,33 +76,61 @@ func newTap(publisher shim.Publisher) *tap {
 
 // Publish implements events.Publisher.
 func (t *tap) Publish(ctx context.Context, topic string, event events.Event) error {
-	id, isStart, isExit := describe(event)
+	id, kind := describe(event)
 	t.mu.Lock()
 	gate := t.gates[id]
 	p := publication{ctx: context.WithoutCancel(ctx), topic: topic, event: event}
-	if gate != nil && (gate.hold == holdEverything || len(gate.held) > 0 || (isStart && gate.hold == holdFromStart)) {
+	if gate != nil && (gate.hold == holdEverything || len(gate.held) > 0 || (kind == startEvent && gate.hold == holdFromStart)) {
 		gate.held = append(gate.held, p)
 	} else {
 		t.enqueue(p)
 	}
+	if gate != nil {
+		gate.note(kind)
+	}
 	t.mu.Unlock()
-	if gate != nil && isExit {
+	if gate != nil && kind == exitEvent {
 		gate.exited()
 	}
 	return nil
 }
 
-// describe returns the container that an event is about.
-func describe(event events.Event) (id string, isStart, isExit bool) {
+// eventKind tells the events apart that the tap looks at.
+type eventKind uint8
+
+const (
+	otherEvent eventKind = iota
+	startEvent
+	exitEvent // of the init
+	deleteEvent
+)
+
+// describe returns the container that an event is about, and what it tells.
+func describe(event events.Event) (id string, kind eventKind) {
 	switch e := event.(type) {
 	case *eventstypes.TaskStart:
-		return e.ContainerID, true, false
+		return e.ContainerID, startEvent
 	case *eventstypes.TaskExit:
-		return e.ContainerID, false, e.ID == e.ContainerID
+		if e.ID == e.ContainerID {
+			return e.ContainerID, exitEvent
+		}
+		return e.ContainerID, otherEvent
+	case *eventstypes.TaskDelete:
+		return e.ContainerID, deleteEvent
 	case interface{ GetContainerID() string }:
-		return e.GetContainerID(), false, false
+		return e.GetContainerID(), otherEvent
 	default:
-		return "", false, false
+		return "", otherEvent
+	}
+}
+
+// note is called with mu held.
+func (g *gate) note(kind eventKind) {
+	done := g.exitSeen && g.deleteSeen
+	g.exitSeen = g.exitSeen || kind == exitEvent
+	g.deleteSeen = g.deleteSeen || kind == deleteEvent
+	if !done && g.exitSeen && g.deleteSeen {
+		close(g.ended)
 	}
 }
 
@@ -115,7 +146,7 @@ func (t *tap) enqueue(p ...publication) {
 // open starts to hold everything of a container that is being created. exited is
 // called for each exit of its init.
 func (t *tap) open(id string, exited func()) *gate {
-	g := &gate{tap: t, id: id, hold: holdEverything, exited: exited}
+	g := &gate{tap: t, id: id, hold: holdEverything, exited: exited, ended: make(chan struct{})}
 	t.mu.Lock()
 	defer t.mu.Unlock()
 	t.gates[id] = g
@@ -150,6 +181,22 @@ func (g *gate) forget() {
 	defer g.tap.mu.Unlock()
 	if g.tap.gates[g.id] == g { // else the id is another container's by now
 		delete(g.tap.gates, g.id)
+	}
+}
+
+// endWait bounds awaitEnd.
+const endWait = time.Second
+
+// awaitEnd waits until the container's TaskExit and TaskDelete have both been
+// queued here: the shim may be told to end as soon as a Delete has been answered,
+// and what is queued is published before that. Under the stock shim a client that
+// is fast enough loses them.
+func (g *gate) awaitEnd() {
+	timer := time.NewTimer(endWait)
+	defer timer.Stop()
+	select {
+	case <-g.ended:
+	case <-timer.C:
 	}
 }
 

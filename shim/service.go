@@ -283,6 +283,9 @@ func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	s.noteExit(ctx, c)
 	verdict := c.ask(lifecycle.Event{Kind: lifecycle.DeleteRequested}).wait()
 	response, err := s.TTRPCTaskService.Delete(ctx, r)
+	if err == nil {
+		c.gate.awaitEnd()
+	}
 	if verdict.kind == lifecycle.CallDelete {
 		c.post(lifecycle.Event{Kind: lifecycle.DeleteReturned, Err: err})
 	}

@@ -68,10 +68,10 @@ func start() int {
 	}
 	var request wire.StartRequest
 	err := json.NewDecoder(control).Decode(&request)
-	if err == nil {
-		err = Start(request, pidfds)
-	}
 	response := wire.StartResponse{}
+	if err == nil {
+		response.Pid, err = Start(request, pidfds)
+	}
 	if err != nil {
 		response.Error = err.Error()
 	}

@@ -121,6 +121,10 @@ func newConfig(request wire.PrepareRequest, spec *specs.Spec) (*configs.Config, 
 	return config, nil
 }
 
+// hybridMountpoint is where a machine with cgroup v1 has its v2 hierarchy
+// (systemd's, and libcontainer's hybridMountpoint).
+const hybridMountpoint = "/sys/fs/cgroup/unified"
+
 // cgroupPaths of a process, as libcontainer's State has them: by controller on
 // cgroup v1, a single one under "" on v2.
 func cgroupPaths(pid int) (map[string]string, error) {
@@ -134,7 +138,10 @@ func cgroupPaths(pid int) (map[string]string, error) {
 	paths := map[string]string{}
 	for controller, path := range own {
 		if controller == "" {
-			continue // the v2 part of a hybrid hierarchy controls nothing
+			if cgroups.IsCgroup2HybridMode() {
+				paths[""] = filepath.Join(hybridMountpoint, path)
+			}
+			continue
 		}
 		mountpoint, root, err := cgroups.FindCgroupMountpointAndRoot("", controller)
 		if cgroups.IsNotFound(err) {

@@ -14,20 +14,23 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// Start starts the handler with this process's stdio and returns when it runs
-// its own program. The process sends a pidfd of itself over pidfds before that.
-func Start(request wire.StartRequest, pidfds *os.File) error {
+// Start starts the handler with this process's stdio and returns its pid when it
+// runs its own program. The process sends a pidfd of itself over pidfds before that.
+func Start(request wire.StartRequest, pidfds *os.File) (int, error) {
 	process, err := newProcess(request)
 	if err != nil {
-		return err
+		return 0, err
 	}
 	container, err := libcontainer.Load(request.Root, request.ID)
 	if err != nil {
-		return fmt.Errorf("load the container's state: %w", err)
+		return 0, fmt.Errorf("load the container's state: %w", err)
 	}
 	process.Stdin, process.Stdout, process.Stderr = os.Stdin, os.Stdout, os.Stderr
 	process.PidfdSocket = pidfds
-	return container.Run(process)
+	if err := container.Run(process); err != nil {
+		return 0, err
+	}
+	return process.Pid()
 }
 
 // newProcess is the container's own process with another command: a handler has

@@ -51,4 +51,6 @@ type StartRequest struct {
 type StartResponse struct {
 	// Error is empty where the handler was started.
 	Error string
+	// Pid of the handler, in the pid namespace of shim and host.
+	Pid int
 }

@@ -50,7 +50,9 @@ func TestScenarios(t *testing.T) {
 	kill := func(after time.Duration, number uint32) at {
 		return at{after, Event{Kind: KillRequested, Request: RequestID(after) + 2, Signal: Signal{Number: number}}}
 	}
-	ends := func(after time.Duration, result Result) at { return at{after, Event{Kind: HandlerEnded, Result: result}} }
+	ends := func(after time.Duration, result Result) at {
+		return at{after, Event{Kind: HandlerEnded, Result: result}}
+	}
 	exit := func(after time.Duration) at { return at{after, Event{Kind: ContainerExited}} }
 	preStop := func(config Config) Config {
 		config.PreStop = &Handler{}
