@@ -119,8 +119,8 @@ func (r *execRun) wait(ctx context.Context) Result {
 			if !ok {
 				return r.result(-1, errors.New("the shim's reaper is gone"))
 			}
-			if status, err, ended := r.exited(exit, done == nil); ended {
-				return r.result(status, errors.Join(err, killErr))
+			if end, ended := r.exited(exit, done == nil); ended {
+				return r.result(end.status, errors.Join(end.err, killErr))
 			}
 		case <-done:
 			done = nil
@@ -137,22 +137,28 @@ func (r *execRun) kill() error {
 	return r.child.killGroup()
 }
 
+// end is how a run ended: the process's status, or why there is none.
+type end struct {
+	status int
+	err    error
+}
+
 // exited takes an exit in and tells whether the run is over.
-func (r *execRun) exited(exit runc.Exit, killed bool) (int, error, bool) {
+func (r *execRun) exited(exit runc.Exit, killed bool) (end, bool) {
 	switch {
 	case r.handler != nil && exit.Pid == r.handler.pid:
-		return exit.Status, r.startErr, true
+		return end{exit.Status, r.startErr}, true
 	case r.handler == nil && exit.Pid == r.child.pid:
 		return r.hostLeft(killed)
 	case r.handler == nil:
 		r.early[exit.Pid] = exit.Status
 	}
-	return 0, nil, false
+	return end{}, false
 }
 
 // hostLeft finds the handler that the host has left behind. A host that failed
 // or was killed may have started one all the same.
-func (r *execRun) hostLeft(killed bool) (int, error, bool) {
+func (r *execRun) hostLeft(killed bool) (end, bool) {
 	_ = r.child.cmd.Wait() // releases it; the process has been reaped
 	pid, err := r.channel.response()
 	r.startErr = err
@@ -161,14 +167,14 @@ func (r *execRun) hostLeft(killed bool) (int, error, bool) {
 		if r.startErr == nil {
 			r.startErr = fmt.Errorf("cannot start: %w", err)
 		}
-		return -1, r.startErr, true
+		return end{-1, r.startErr}, true
 	}
 	r.handler = handler
 	if r.startErr != nil || killed {
 		err = handler.killGroup()
 	}
 	status, ended := r.early[handler.pid]
-	return status, errors.Join(r.startErr, err), ended
+	return end{status, errors.Join(r.startErr, err)}, ended
 }
 
 // result judges the end. Output that is still in the pipe belongs to it.
@@ -186,7 +192,7 @@ func (r *execRun) result(status int, err error) Result {
 
 func (r *execRun) release() {
 	r.channel.close()
-	<-r.sent
+	<-r.sent // a host that did not read it all has said so, or was ended
 	r.child.release()
 	if r.handler != nil {
 		r.handler.close()

@@ -7,13 +7,16 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
 )
 
 // containerd tells a shim how to start in two ways, and takes its answer in
@@ -50,6 +53,11 @@ func start(ctx context.Context, manager shim.Shim, args []string, stdin io.Reade
 			return fmt.Errorf("remember the socket directory: %w", err)
 		}
 	}
+	unlock, err := lockGroup()
+	if err != nil {
+		return err
+	}
+	defer unlock()
 	result, err := manager.Start(namespaces.WithNamespace(ctx, params.Namespace), params)
 	if err != nil {
 		return err
@@ -59,6 +67,33 @@ func start(ctx context.Context, manager shim.Shim, args []string, stdin io.Reade
 	}
 	_, err = io.WriteString(stdout, result.Address)
 	return err
+}
+
+// groupAnnotations make containers share a shim (containerd's runc manager,
+// groupLabels).
+var groupAnnotations = []string{"io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"}
+
+// lockGroup lets one start at a time look for the shim of a group: two that find
+// none would start two, and one of them would stay behind for ever. The lock is
+// on the directory of the namespace's bundles, so that nothing is left of it.
+func lockGroup() (unlock func(), err error) {
+	spec, err := oci.ReadSpec(".")
+	if err != nil {
+		return func() {}, nil //nolint:nilerr // the manager has its own words for it
+	}
+	grouped := slices.ContainsFunc(groupAnnotations, func(key string) bool { return spec.Annotations[key] != "" })
+	if !grouped {
+		return func() {}, nil
+	}
+	bundles, err := os.Open("..")
+	if err != nil {
+		return nil, fmt.Errorf("lock the group of shims: %w", err)
+	}
+	if err := unix.Flock(int(bundles.Fd()), unix.LOCK_EX); err != nil {
+		_ = bundles.Close()
+		return nil, fmt.Errorf("lock the group of shims: %w", err)
+	}
+	return func() { _ = bundles.Close() }, nil
 }
 
 // startParams reads the flags and stdin, which holds BootstrapParams from

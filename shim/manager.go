@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"path/filepath"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/api/types"
@@ -50,6 +51,18 @@ func (m *manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*
 		}
 	}
 	return m.Shim.Start(ctx, translated)
+}
+
+// Stop is the delete action, which cleans up after a shim that has died. The
+// socket that it leaves behind is removed too, unless another shim serves it by
+// now.
+func (m *manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
+	status, err := m.Shim.Stop(ctx, id)
+	address, addressErr := shim.ReadAddress(filepath.Join("..", id, addressFile)) // the working directory is a bundle's
+	if addressErr == nil && !shim.CanConnect(address) {
+		_ = shim.RemoveSocket(address) // it may have been removed
+	}
+	return status, err
 }
 
 // Info answers -info for every form of options, not only runc's own.

@@ -161,7 +161,8 @@ func TestScenarios(t *testing.T) {
 			"0s RunHandler postStart\n1s AbortHandler: container killed\n2s AbortHandler: container exited\n2s Answer with an error",
 		},
 		"the container exits while postStart runs: the start is a success": {
-			postStart(Config{}), []at{start, started, exit(1 * s)},
+			postStart(Config{}),
+			[]at{start, started, exit(1 * s)},
 			"0s RunHandler postStart\n1s AbortHandler: container exited",
 		},
 	} {

@@ -1,0 +1,91 @@
+# The front door. `make help` lists what can be done.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+SHELL := /bin/bash
+# -buildvcs=false: the same binary from a clone, a tarball, or a checkout that belongs to another user.
+export GOFLAGS := $(GOFLAGS) -buildvcs=false
+export CGO_ENABLED := 1
+
+BIN := bin
+FUZZTIME ?= 5m
+# seccomp: without it a handler cannot run in a container that has a seccomp profile.
+# netgo, osusergo: no glibc name service in a static binary.
+TAGS := seccomp netgo osusergo
+# What the tests never use of containerd, and would take long to build or need more headers.
+SERVER_TAGS := no_btrfs no_zfs no_devmapper no_aufs no_tracing
+STATIC := -trimpath -tags '$(TAGS)' -ldflags '-s -w -linkmode external -extldflags "-static"'
+STEP := @tools/step
+TOOL := go tool -modfile=tools/go.mod
+UNIT = $$(go list -tags '$(TAGS)' ./... | grep -v /integration)
+
+.PHONY: help
+help: ## list the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
+
+.PHONY: deps
+deps: ## install missing Debian packages (as root; asks nothing, starts no service)
+	@.ci/deps
+
+.PHONY: build
+build: ## build the product: two static binaries in bin/
+	$(STEP) 'building the product (2 min the first time)' go build $(STATIC) -o $(BIN)/ ./cmd/...
+
+.PHONY: servers
+servers: $(BIN)/.servers $(BIN)/.containerd-1.7 ## build the pinned containerd 2.4 and 1.7, ctr, runc to test under
+
+# Stamps, as the modules alone decide what these binaries are.
+$(BIN)/.servers: go.mod go.sum
+	$(STEP) 'building containerd 2.4 with ctr, shim and runc (5 min the first time)' \
+		go build -tags 'seccomp $(SERVER_TAGS)' -o $(BIN)/ github.com/opencontainers/runc \
+		github.com/containerd/containerd/v2/cmd/{containerd,containerd-shim-runc-v2,ctr}
+	@touch $@
+
+$(BIN)/.containerd-1.7: integration/containerd-1.7/go.mod integration/containerd-1.7/go.sum
+	$(STEP) 'building containerd 1.7 (3 min the first time)' \
+		go -C integration/containerd-1.7 build -tags '$(SERVER_TAGS)' \
+		-o $(abspath $(BIN))/containerd-1.7 github.com/containerd/containerd/cmd/containerd
+	@touch $@
+
+.PHONY: test
+test: deps build unit servers integration ## everything that must pass: unit and integration tests, with -race
+
+.PHONY: unit
+unit: ## unit tests only: no root, no containers
+	$(STEP) 'unit tests' go test -race -tags '$(TAGS)' $(UNIT)
+
+# One package at a time: they measure time, and look for leaks on the same machine.
+.PHONY: integration
+integration: build servers ## integration tests only: root, containers under a private containerd
+	$(STEP) 'integration tests' go test -race -tags '$(TAGS)' -p 1 -timeout 30m ./integration/...
+
+.PHONY: lint
+lint: ## golangci-lint and gofumpt, pinned in tools/go.mod
+	$(STEP) 'lint (3 min the first time)' $(TOOL) golangci-lint run ./...
+
+.PHONY: format
+format: ## rewrite the Go files the way lint wants them
+	$(TOOL) gofumpt -w $$(git ls-files -co --exclude-standard '*.go' | grep -v '\.pb\.go$$')
+
+.PHONY: generate
+generate: ## generate the Go code of proto/
+	$(STEP) 'generating code' tools/generate
+
+.PHONY: check-generated
+check-generated: ## fail if the generated code is not what proto/ gives
+	$(STEP) 'comparing generated code' tools/check-generated
+
+.PHONY: fuzz
+fuzz: ## run each fuzz target for FUZZTIME (5m)
+	@tools/fuzz '$(FUZZTIME)' '$(TAGS)'
+
+.PHONY: demo
+demo: deps build servers ## watch the Kubernetes example happen, without Kubernetes
+	@go run -tags '$(TAGS)' ./integration/demo
+
+.PHONY: ci
+ci: ## what CI runs
+	@.ci/run
+
+.PHONY: clean
+clean: ## remove bin/
+	rm -rf $(BIN)

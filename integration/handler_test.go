@@ -1,0 +1,284 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+)
+
+func hostPID(config *harness.ContainerConfig) { config.HostPID = true }
+
+func withOptions(b *bench, more string) func(*harness.ContainerConfig) {
+	return func(config *harness.ContainerConfig) { config.Options = b.options(more) }
+}
+
+// strict is a container that may do little.
+func strict(config *harness.ContainerConfig) {
+	config.User = specs.User{UID: 1000, GID: 1000, AdditionalGids: []uint32{2000}}
+	config.Capabilities = []string{"CAP_NET_BIND_SERVICE"}
+	config.ReadOnly = true
+	config.Seccomp = &specs.LinuxSeccomp{
+		DefaultAction: specs.ActAllow,
+		Architectures: []specs.Arch{specs.ArchX86_64},
+		Syscalls:      []specs.LinuxSyscall{{Names: []string{"mkdir", "mkdirat"}, Action: specs.ActErrno}},
+	}
+	config.Env = []string{"SECRET=x"}
+	config.Edit = func(spec *specs.Spec) {
+		score := 500
+		spec.Process.OOMScoreAdj = &score
+		spec.Process.Cwd = "/tmp"
+		spec.Process.Rlimits = []specs.POSIXRlimit{
+			{Type: "RLIMIT_NOFILE", Soft: 256, Hard: 512}, {Type: "RLIMIT_CORE", Soft: 0, Hard: 0},
+		}
+		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"mode=1777"}})
+	}
+}
+
+// look prints what a process is and may do. Its output must be the same for pid
+// 1 and for a handler.
+const look = `
+grep -E '^(Uid|Gid|Groups|Cap|NoNewPrivs|Seccomp|Seccomp_filters):' /proc/self/status
+cat /proc/self/limits /proc/self/oom_score_adj /proc/self/cgroup
+cat /proc/self/attr/current 2>/dev/null
+for ns in cgroup ipc mnt net pid user uts; do readlink /proc/self/ns/$ns; done
+pwd; umask
+mkdir /tmp/x$$ 2>/dev/null && echo mkdir is allowed
+touch /x$$ 2>/dev/null && echo the root is writable
+echo SECRET=$SECRET
+`
+
+// SPEC 3: the identity, the limits and the filter of the container's process.
+func TestHandlerHasTheIdentityOfTheContainer(t *testing.T) {
+	for name, edit := range map[string]func(*harness.ContainerConfig){"default": func(*harness.ContainerConfig) {}, "strict": strict} {
+		t.Run(name, func(t *testing.T) {
+			on(t, []target{pinned, crun}, func(b *bench) {
+				shared := b.TempDir()
+				if err := os.Chmod(shared, 0o777); err != nil {
+					b.Fatal(err)
+				}
+				mount := func(config *harness.ContainerConfig) {
+					edit := config.Edit
+					config.Edit = func(spec *specs.Spec) {
+						if edit != nil {
+							edit(spec)
+						}
+						spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/out", Type: "bind", Source: shared, Options: []string{"bind", "rw"}})
+					}
+				}
+				script := fmt.Sprintf("(%s) > /out/%s; touch /out/%s-done", look, "%s", "%s")
+				handler := shell(fmt.Sprintf(script, "handler", "handler"))
+				args := []string{"/bin/sh", "-c", fmt.Sprintf(script, "init", "init") + "; sleep 1000"}
+				b.run(with{keyPostStart: handler}, args, edit, mount)
+				b.poll("pid 1's look at itself", func() bool { _, err := os.Stat(filepath.Join(shared, "init-done")); return err == nil })
+				own, handlers := readFile(b, shared, "init"), readFile(b, shared, "handler")
+				if own != handlers {
+					b.Errorf("the handler differs from pid 1.\npid 1:\n%s\nhandler:\n%s", own, handlers)
+				}
+				if !strings.Contains(own, "Seccomp:") || !strings.Contains(own, "Max open files") {
+					b.Errorf("pid 1 says too little of itself: %s", own)
+				}
+			})
+		})
+	}
+}
+
+func readFile(b *bench, dir, name string) string {
+	b.Helper()
+	data, err := os.ReadFile(filepath.Join(dir, name))
+	if err != nil {
+		b.Fatal(err)
+	}
+	return string(data)
+}
+
+// SPEC 3: no descriptor beyond 0, 1 and 2, stdin is /dev/null, no terminal.
+func TestHandlerDescriptors(t *testing.T) {
+	on(t, targets, func(b *bench) {
+		// The handler itself shows nothing: its child's view of it is what it has.
+		c := b.run(with{keyPostStart: shell(`sleep 1000 & ls -l /proc/$!/fd > /fds; kill $!; tty > /tty; cut -d' ' -f7 /proc/self/stat >> /tty`)}, forever)
+		var fds []string
+		for line := range strings.Lines(c.read("fds")) {
+			if _, link, ok := strings.Cut(strings.TrimSpace(line), " -> "); ok {
+				fds = append(fds, link)
+			}
+		}
+		if len(fds) != 3 || fds[0] != "/dev/null" || !strings.HasPrefix(fds[1], "pipe:") || fds[1] != fds[2] {
+			b.Errorf("descriptors %v, want /dev/null and one pipe twice", fds)
+		}
+		if got := c.read("tty"); got != "not a tty\n0\n" {
+			b.Errorf("terminal %q, want none", got)
+		}
+	})
+}
+
+// A container with a terminal: the handler has none.
+func TestHandlerOfContainerWithTerminal(t *testing.T) {
+	on(t, []target{pinned}, func(b *bench) {
+		c := b.run(with{keyPostStart: shell("readlink /proc/self/fd/0 > /stdin")}, forever,
+			func(config *harness.ContainerConfig) {
+				config.Edit = func(spec *specs.Spec) { spec.Process.NoNewPrivileges = false }
+			})
+		if got := c.read("stdin"); got != "/dev/null\n" {
+			b.Errorf("stdin %q", got)
+		}
+	})
+}
+
+// User namespaces: root in the container is nobody outside, for handlers too.
+func TestHandlerInUserNamespace(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		c := b.newContainer(with{keyPostStart: shell("id -u > /tmp/uid; cat /proc/self/uid_map >> /tmp/uid; cat /tmp/uid; [ $(id -u) = 0 ]")}, forever, func(config *harness.ContainerConfig) {
+			config.Edit = func(spec *specs.Spec) {
+				spec.Linux.Namespaces = append(spec.Linux.Namespaces,
+					specs.LinuxNamespace{Type: specs.UserNamespace}, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+				spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
+				spec.Linux.GIDMappings = spec.Linux.UIDMappings
+			}
+		})
+		for _, dir := range []string{"tmp", "."} {
+			if err := os.Chown(c.path(dir), 100000, 100000); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if _, _, err := c.Run(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		if got := strings.Fields(c.read("tmp/uid")); !slices.Equal(got, []string{"0", "0", "100000", "65536"}) {
+			b.Errorf("uid and uid_map %v", got)
+		}
+	})
+}
+
+// exitTries, under each of two runtimes and in each kind of pid namespace.
+const exitTries = 50
+
+// SPEC 3, "The container's exit comes first": a handler that dies because pid 1
+// has exited is aborted, it does not fail. 200 times of 200.
+func TestExitIsNoFailureOfTheHandler(t *testing.T) {
+	edits := map[string]func(*harness.ContainerConfig){"private": func(*harness.ContainerConfig) {}, "host": hostPID}
+	for name, edit := range edits {
+		t.Run(name, func(t *testing.T) {
+			on(t, []target{pinned, crun}, func(b *bench) {
+				for i := range exitTries {
+					c, result := b.runLater(with{keyPostStart: shell("echo $$ > /begun; exec sleep 1000")},
+						[]string{"/bin/sh", "-c", "while [ ! -s /begun ]; do sleep 0.01; done; exit 5"}, edit)
+					if r := b.result(result); r.err != nil {
+						b.Fatalf("try %d: %v", i, r.err)
+					}
+					c.wantExit(5)
+					if _, _, err := c.Delete(b.Context()); err != nil {
+						b.Fatal(err)
+					}
+				}
+				b.wantAborted(exitTries)
+			})
+		})
+	}
+}
+
+// wantAborted counts, in the shim's log, how the handlers of this test ended.
+func (b *bench) wantAborted(count int) {
+	b.Helper()
+	ended := func() (aborted, all int) {
+		for line := range strings.Lines(b.daemon.Log()) {
+			if strings.Contains(line, `msg="handler ended"`) && strings.Contains(line, "namespace="+b.client.Namespace+" ") {
+				all++
+				if strings.Contains(line, `error="container exited"`) && strings.Contains(line, "result=Aborted") {
+					aborted++
+				}
+			}
+		}
+		return aborted, all
+	}
+	b.poll("the handlers' ends in the log", func() bool { _, all := ended(); return all >= count })
+	if aborted, all := ended(); aborted != count || all != count {
+		b.Errorf("%d of %d handlers aborted by the exit, want %d", aborted, all, count)
+	}
+}
+
+// SPEC 3: a forced end takes the handler's process group, in a host pid
+// namespace too, and nothing else.
+func TestForcedEndTakesTheGroup(t *testing.T) {
+	for name, edit := range map[string]func(*harness.ContainerConfig){"private": func(*harness.ContainerConfig) {}, "host": hostPID} {
+		t.Run(name, func(t *testing.T) {
+			on(t, []target{pinned, crun}, func(b *bench) {
+				script := "trap '' TERM INT HUP; (trap '' TERM; exec sleep 1001) & setsid sleep 1002 & sleep 1003"
+				c, result := b.runLater(with{keyPostStart: "{timeoutSeconds: 1, failurePolicy: Ignore, " + shell(script) + "}"}, forever, edit)
+				if r := b.result(result); r.err != nil {
+					b.Fatal(r.err)
+				}
+				if got := b.sleepers(c); got != "1002" {
+					b.Errorf("left of the handler: %q, want only what left its group", got)
+				}
+			})
+		})
+	}
+}
+
+// sleepers lists the arguments of the sleeps from 1001 to 1003 in the container.
+func (b *bench) sleepers(c *container) string {
+	b.Helper()
+	var found []string
+	for _, pid := range b.pids(c) {
+		process, err := harness.ProcessByID(int(pid))
+		if err != nil || len(process.Cmdline) == 0 {
+			continue
+		}
+		if last := process.Cmdline[len(process.Cmdline)-1]; strings.HasPrefix(last, "100") && last != "1000" {
+			found = append(found, last)
+		}
+	}
+	slices.Sort(found)
+	return strings.Join(found, " ")
+}
+
+// SPEC 2: a value that cannot be used fails Create in words, and leaves nothing.
+func TestInvalidAnnotations(t *testing.T) {
+	on(t, targets, func(b *bench) {
+		for _, test := range []struct {
+			annotations with
+			says        []string
+		}{
+			{with{keyPostStart: "exec: {command: ls}"}, []string{keyPostStart, "postStart.exec.command", "must be a list"}},
+			{with{keyPreStop: "exec: {command: [ls], user: root}"}, []string{keyPreStop, "preStop.exec.user", "allowed are command"}},
+			{with{keyLifecycle: "preStop: {}"}, []string{keyLifecycle, "exactly one of"}},
+			{with{keyLifecycle: "{", keyPreStop: shell("true")}, []string{"cannot be used together"}},
+			{with{"lifecycle-shim.io/prestop": shell("true")}, []string{"lifecycle-shim.io/prestop", "allowed are"}},
+			{with{keyLifecycle: "# " + strings.Repeat("x", 70000)}, []string{"at most 65536"}},
+		} {
+			c := b.newContainer(test.annotations, obedient)
+			_, err := c.Create(b.Context())
+			if !errdefs.IsInvalidArgument(err) {
+				b.Errorf("%v: %v, want InvalidArgument", test.annotations, err)
+			}
+			b.wantError(err, test.says...)
+			if _, err := c.State(b.Context()); !errdefs.IsNotFound(err) {
+				b.Errorf("there is a task: %v", err)
+			}
+			for _, topic := range b.topics(c.ID) {
+				if strings.HasPrefix(topic, "/tasks/") {
+					b.Errorf("event %s of a container that never was", topic)
+				}
+			}
+		}
+	})
+}
+
+// SPEC 2: the pause container never has handlers.
+func TestSandboxHasNoHandlers(t *testing.T) {
+	on(t, []target{pinned}, func(b *bench) {
+		c := b.run(with{keyLifecycle: "nonsense", "io.kubernetes.cri.container-type": "sandbox"}, obedient)
+		c.waitFor("ready")
+		c.kill(syscall.SIGTERM)
+		c.wantExit(7)
+	})
+}

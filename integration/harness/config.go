@@ -1,0 +1,75 @@
+package harness
+
+import (
+	"fmt"
+	"path/filepath"
+	"strings"
+)
+
+// criPlugins are the plugins that make up CRI, under the names they have in this version.
+func (s Server) criPlugins() []string {
+	if !s.Modern() {
+		return []string{"io.containerd.grpc.v1.cri"}
+	}
+	return []string{
+		"io.containerd.grpc.v1.cri", "io.containerd.cri.v1.images", "io.containerd.cri.v1.runtime",
+		"io.containerd.podsandbox.controller.v1.podsandbox",
+	}
+}
+
+// configVersion is the newest format the server reads. 2.x would migrate version 2, with a warning.
+func (s Server) configVersion() int {
+	if s.Modern() {
+		return 3
+	}
+	return 2
+}
+
+// containerdConfig is the text of containerd's configuration file: everything below d.Dir, and nothing
+// switched on that could touch the machine outside it (the opt plugin makes /opt/containerd, NRI listens
+// on /var/run/nri/nri.sock).
+func (d *Daemon) containerdConfig() string {
+	var b strings.Builder
+	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
+
+	server := d.cfg.Server
+	disabled := []string{"io.containerd.internal.v1.opt"}
+	if !d.cfg.CRI {
+		disabled = append(disabled, server.criPlugins()...)
+	}
+	if !d.cfg.NRI && server.Modern() { // 1.7 has it off by default, 1.6 has none
+		disabled = append(disabled, "io.containerd.nri.v1.nri")
+	}
+
+	line("version = %d", server.configVersion())
+	line("root = %q", d.Root)
+	line("state = %q", filepath.Join(d.Dir, "state"))
+	line("disabled_plugins = [%s]", quoteAll(disabled))
+	line("[grpc]\naddress = %q", d.Address)
+	line("[ttrpc]\naddress = %q", d.TTRPCAddress)
+	if d.cfg.Debug {
+		line("[debug]\nlevel = \"debug\"")
+	}
+	if server.Modern() {
+		// 1.x has no such option: its shims listen in /run/containerd/s, under a name that is a hash
+		// of the daemon's address, the namespace and the id.
+		line("[plugins.'io.containerd.shim.v1.manager']\nsocket_dir = %q", d.socketDir())
+	}
+	if d.cfg.NRI {
+		line("[plugins.'io.containerd.nri.v1.nri']")
+		line("disable = false")
+		line("socket_path = %q", d.NRIAddress())
+		line("plugin_path = %q", filepath.Join(d.Dir, "nri-plugins"))
+		line("plugin_config_path = %q", filepath.Join(d.Dir, "nri-conf"))
+	}
+	b.WriteString(d.cfg.ExtraConfig)
+	return b.String()
+}
+
+func quoteAll(names []string) string {
+	quoted := make([]string, len(names))
+	for i, n := range names {
+		quoted[i] = fmt.Sprintf("%q", n)
+	}
+	return strings.Join(quoted, ", ")
+}

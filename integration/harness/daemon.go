@@ -1,0 +1,289 @@
+package harness
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"syscall"
+	"time"
+
+	containerd "github.com/containerd/containerd/v2/client"
+)
+
+const (
+	// readyLimit bounds the time from exec to the first answered gRPC call. Usual: 0.2 s; a machine
+	// with two busy cores and a cold page cache has been seen to take 5 s.
+	readyLimit = 30 * time.Second
+	// stopLimit bounds the time from SIGTERM or SIGKILL to the daemon's exit.
+	stopLimit = 15 * time.Second
+	// logTail is how much of the log an error shows.
+	logTail = 4096
+)
+
+// DaemonConfig says which containerd to start and how.
+type DaemonConfig struct {
+	Server Server
+	Dir    string // created if need be, and removed by Close; empty: a new directory /run/lcs-…
+	BinDir string // first on the daemon's PATH: shim and runc are found here
+	// ShimPath are directories that come before BinDir, for instance with another build of the shim.
+	ShimPath []string
+	Env      []string // added to the daemon's environment, which its shims inherit
+	Debug    bool     // log at debug level, the shims too
+	CRI      bool     // leave the CRI plugin on
+	NRI      bool     // listen for NRI plugins at Daemon.NRIAddress (1.7 and newer)
+	// ExtraConfig is appended to containerd's configuration file: TOML, tables only. Plugin names
+	// differ between 1.x and 2.x: see Server.Modern.
+	ExtraConfig string
+	// HideUnified starts the daemon in a mount namespace of its own, without the cgroup2 mount at
+	// /sys/fs/cgroup/unified: crun 1.8.1 refuses that hybrid layout. The containers' mounts are then
+	// invisible from outside, and go with the last process of that namespace.
+	HideUnified bool
+}
+
+// Daemon is a private containerd. What starts and stops it is not safe for concurrent use, Client is. Its
+// exported fields do not change.
+type Daemon struct {
+	Dir          string // everything of this daemon is below it
+	Root         string // containerd's root
+	RuncRoot     string // for the runc option Root, which is global to the machine by default
+	Address      string // path of the gRPC socket
+	TTRPCAddress string
+
+	cfg     DaemonConfig
+	cmd     *exec.Cmd     // nil while stopped
+	exited  chan struct{} // closed, by the goroutine that waits for cmd, when cmd has ended
+	sockets socketNames
+
+	mu      sync.Mutex // guards clients
+	clients []*containerd.Client
+}
+
+// StartDaemon starts a containerd and returns when it answers. ctx bounds the start only: the daemon runs
+// until Close.
+func StartDaemon(ctx context.Context, cfg DaemonConfig) (*Daemon, error) {
+	d, err := newDaemon(cfg)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.Start(ctx); err != nil {
+		return nil, errors.Join(err, d.Close())
+	}
+	return d, nil
+}
+
+func newDaemon(cfg DaemonConfig) (*Daemon, error) {
+	sweepOrphans()
+	dir := cfg.Dir
+	if dir == "" {
+		// Not in TMPDIR: a unix socket's path has at most 107 bytes.
+		made, err := os.MkdirTemp(filepath.Split(dirPattern))
+		if err != nil {
+			return nil, fmt.Errorf("a directory for containerd (the tests run as root): %w", err)
+		}
+		dir = made
+	}
+	d := daemonIn(dir)
+	d.cfg = cfg
+	if err := d.prepare(); err != nil {
+		return nil, errors.Join(err, os.RemoveAll(dir))
+	}
+	return d, nil
+}
+
+// prepare makes the directories and files that containerd is started with.
+func (d *Daemon) prepare() error {
+	if len(d.Dir) > 30 { // containerd 2.4 refuses a socket_dir above 38 bytes
+		return fmt.Errorf("directory %s is too long for unix sockets in it: use one of at most 30 bytes", d.Dir)
+	}
+	for _, dir := range []string{d.Root, d.RuncRoot, d.socketDir(), d.pathDir()} {
+		if err := os.MkdirAll(dir, 0o711); err != nil {
+			return fmt.Errorf("containerd's directories: %w", err)
+		}
+	}
+	if err := os.Chmod(d.Dir, 0o711); err != nil { // a container's root may be any user of the host
+		return fmt.Errorf("containerd's directory: %w", err)
+	}
+	if err := os.WriteFile(d.configFile(), []byte(d.containerdConfig()), 0o600); err != nil {
+		return fmt.Errorf("containerd's configuration: %w", err)
+	}
+	return errors.Join(d.linkStockShim(), d.writeOwner())
+}
+
+func daemonIn(dir string) *Daemon {
+	return &Daemon{
+		Dir:          dir,
+		Root:         filepath.Join(dir, "root"),
+		RuncRoot:     filepath.Join(dir, "runc"),
+		Address:      filepath.Join(dir, "c.sock"),
+		TTRPCAddress: filepath.Join(dir, "c.sock.ttrpc"),
+	}
+}
+
+// linkStockShim puts the stock shim that fits the server first on PATH, and nothing else: the one in
+// BinDir is 2.4's, which refuses older daemons.
+func (d *Daemon) linkStockShim() error {
+	shim := d.cfg.Server.StockShim
+	if shim == "" {
+		return nil
+	}
+	err := os.Symlink(shim, filepath.Join(d.pathDir(), "containerd-shim-runc-v2"))
+	if err != nil && !errors.Is(err, os.ErrExist) {
+		return fmt.Errorf("link to the stock shim: %w", err)
+	}
+	return nil
+}
+
+func (d *Daemon) configFile() string { return filepath.Join(d.Dir, "config.toml") }
+func (d *Daemon) logFile() string    { return filepath.Join(d.Dir, "containerd.log") }
+func (d *Daemon) socketDir() string  { return filepath.Join(d.Dir, "s") }
+func (d *Daemon) pathDir() string    { return filepath.Join(d.Dir, "bin") }
+
+// NRIAddress is the socket NRI plugins connect to, with DaemonConfig.NRI.
+func (d *Daemon) NRIAddress() string { return filepath.Join(d.Dir, "nri.sock") }
+
+// Server is the server this daemon is an instance of.
+func (d *Daemon) Server() Server { return d.cfg.Server }
+
+// Pid is the daemon's process id, 0 while it is stopped.
+func (d *Daemon) Pid() int {
+	if d.cmd == nil {
+		return 0
+	}
+	return d.cmd.Process.Pid
+}
+
+// Start starts the daemon again after Terminate or Kill, with the same directories, and returns when it
+// answers. Clients made before reconnect by themselves.
+func (d *Daemon) Start(ctx context.Context) error {
+	if d.cmd != nil {
+		return errors.New("containerd already runs: Terminate or Kill it first")
+	}
+	if err := d.exec(); err != nil {
+		return err
+	}
+	if err := d.waitReady(ctx); err != nil {
+		return fmt.Errorf("containerd %s does not answer: %w\n%s", d.cfg.Server.Name, err, tail(d.Log()))
+	}
+	return nil
+}
+
+func (d *Daemon) exec() error {
+	log, err := os.OpenFile(d.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	if err != nil {
+		return fmt.Errorf("containerd's log: %w", err)
+	}
+	defer log.Close() // the child has its own descriptor
+
+	args := []string{d.cfg.Server.Binary, "--config", d.configFile()}
+	attr := &syscall.SysProcAttr{Setpgid: true} // ^C is for the test, which then stops us in order
+	if d.cfg.HideUnified {
+		args = append([]string{"/bin/sh", "-c", `umount /sys/fs/cgroup/unified; exec "$0" "$@"`}, args...)
+		attr.Unshareflags = syscall.CLONE_NEWNS // Go makes / private too
+	}
+	cmd := exec.Command(args[0], args[1:]...)
+	cmd.Env = d.environ()
+	cmd.Stdout, cmd.Stderr = log, log
+	cmd.SysProcAttr = attr
+	if err := cmd.Start(); err != nil {
+		return fmt.Errorf("containerd %s: %w", d.cfg.Server.Name, err)
+	}
+	d.cmd, d.exited = cmd, make(chan struct{})
+	go func(done chan<- struct{}) {
+		_ = cmd.Wait() // its status is in cmd.ProcessState
+		close(done)
+	}(d.exited)
+	return nil
+}
+
+// environ is the test's environment with our PATH. XDG_RUNTIME_DIR and NOTIFY_SOCKET would lead outside.
+func (d *Daemon) environ() []string {
+	env := []string{"PATH=" + d.searchPath()}
+	for _, kv := range os.Environ() {
+		switch name, _, _ := strings.Cut(kv, "="); name {
+		case "PATH", "XDG_RUNTIME_DIR", "NOTIFY_SOCKET", "CONTAINERD_NAMESPACE", "CONTAINERD_ADDRESS":
+		default:
+			env = append(env, kv)
+		}
+	}
+	return append(env, d.cfg.Env...)
+}
+
+func (d *Daemon) searchPath() string {
+	dirs := append([]string{d.pathDir()}, d.cfg.ShimPath...)
+	dirs = append(dirs, d.cfg.BinDir)
+	// sbin is in no user's PATH, and Debian's runc is there.
+	dirs = append(dirs, "/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin")
+	return strings.Join(dirs, ":")
+}
+
+func (d *Daemon) waitReady(ctx context.Context) error {
+	client, err := containerd.New(d.Address)
+	if err != nil {
+		return err
+	}
+	defer client.Close()
+	return Poll(ctx, readyLimit, "containerd's gRPC", func() (bool, error) {
+		select {
+		case <-d.exited:
+			return false, fmt.Errorf("it ended at once: %v", d.cmd.ProcessState)
+		default:
+		}
+		if _, err := os.Stat(d.Address); err != nil {
+			return false, nil // a dial now would start gRPC's backoff
+		}
+		try, cancel := context.WithTimeout(ctx, time.Second)
+		defer cancel()
+		serving, _ := client.IsServing(try)
+		return serving, nil
+	})
+}
+
+// Terminate stops the daemon as `systemctl stop` would, and waits for it. Shims and containers go on.
+func (d *Daemon) Terminate() error { return d.stop(syscall.SIGTERM) }
+
+// Kill ends the daemon as a crash would, and waits for it. Shims and containers go on.
+func (d *Daemon) Kill() error { return d.stop(syscall.SIGKILL) }
+
+func (d *Daemon) stop(sig syscall.Signal) error {
+	if d.cmd == nil {
+		return nil
+	}
+	if err := d.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		return fmt.Errorf("%v to containerd: %w", sig, err)
+	}
+	var late error
+	select {
+	case <-d.exited:
+	case <-time.After(stopLimit):
+		late = fmt.Errorf("containerd did not end within %v of %v, it was killed\n%s", stopLimit, sig, tail(d.Log()))
+		_ = d.cmd.Process.Kill()
+		<-d.exited // SIGKILL: only an uninterruptible sleep, a broken kernel, could make this last
+	}
+	d.cmd = nil
+	// 1.6 and 1.7 leave it behind, and Start takes the file for the sign that it listens.
+	if err := os.Remove(d.Address); err != nil && !errors.Is(err, os.ErrNotExist) {
+		late = errors.Join(late, err)
+	}
+	return late
+}
+
+// Log is everything the daemon, and with it the shims, have logged, over all its starts.
+func (d *Daemon) Log() string {
+	text, err := os.ReadFile(d.logFile())
+	if err != nil {
+		return "(no log: " + err.Error() + ")"
+	}
+	return string(text)
+}
+
+func tail(text string) string {
+	if len(text) <= logTail {
+		return text
+	}
+	return "[…]" + text[len(text)-logTail:]
+}

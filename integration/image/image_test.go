@@ -1,0 +1,189 @@
+package image
+
+import (
+	"archive/tar"
+	"bytes"
+	"encoding/json"
+	"errors"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/go-digest"
+	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+)
+
+func TestLibraries(t *testing.T) {
+	const depends = "libc6 (>= 2.34), libssl3t64 (>= 3.0.0) | libssl3, zlib1g (>= 1:1.1.4), libfoo1:any," +
+		" iproute2, nginx-common (<< 1.22.1-9+deb12u11.1~)"
+	want := []string{"libc6", "libssl3t64", "zlib1g", "libfoo1"}
+	if got := libraries(depends); !slices.Equal(got, want) {
+		t.Errorf("libraries = %v, want %v", got, want)
+	}
+	if got := libraries(""); got != nil {
+		t.Errorf("libraries of an empty field = %v", got)
+	}
+}
+
+func TestPlace(t *testing.T) {
+	for name, want := range map[string]string{
+		"./bin/busybox":               "usr/bin/busybox",
+		"/lib64/ld-linux-x86-64.so.2": "usr/lib64/ld-linux-x86-64.so.2",
+		"./usr/sbin/nginx":            "usr/sbin/nginx",
+		"./etc/nginx/mime.types":      "etc/nginx/mime.types",
+		"./libexec/x":                 "libexec/x",
+		"../../etc/passwd":            "etc/passwd",
+	} {
+		if got := place(name); got != want {
+			t.Errorf("place(%q) = %q, want %q", name, got, want)
+		}
+	}
+}
+
+func TestPack(t *testing.T) {
+	date := time.Date(2026, 1, 2, 3, 4, 5, 678, time.UTC)
+	content := tree{
+		"usr/bin/sh": {mode: 0o777, link: "busybox", modTime: date},
+		"etc/motd":   {mode: 0o644, data: []byte("hello\n"), modTime: date},
+		"tmp":        {mode: 0o1777, dir: true, modTime: date},
+	}
+	archive, err := content.pack()
+	if err != nil {
+		t.Fatal(err)
+	}
+	again, err := content.pack()
+	if err != nil || !bytes.Equal(archive, again) {
+		t.Errorf("packed twice, the bytes differ (%v)", err)
+	}
+	if end := archive[len(archive)-1024:]; !bytes.Equal(end, make([]byte, 1024)) {
+		t.Error("the archive has no end marker")
+	}
+	var names []string
+	for name, f := range read(t, archive) {
+		names = append(names, name)
+		if f.header.Uid != 0 || f.header.Uname != "" || !f.header.ModTime.Equal(date.Truncate(time.Second)) {
+			t.Errorf("%s: owner or date is not fixed: %+v", name, f.header)
+		}
+	}
+	slices.Sort(names)
+	if want := []string{"etc/", "etc/motd", "tmp/", "usr/", "usr/bin/", "usr/bin/sh"}; !slices.Equal(names, want) {
+		t.Errorf("packed %v, want %v", names, want)
+	}
+}
+
+// TestLayout follows the layout as containerd does: index, manifest, config, layer.
+func TestLayout(t *testing.T) {
+	root := tree{nginxBin: {mode: 0o755, data: []byte("not really nginx"), modTime: time.Unix(1e9, 0)}}
+	l, err := newLayout(root, "1.22")
+	if err != nil {
+		t.Fatal(err)
+	}
+	files := read(t, l.archive)
+	blob := func(d v1.Descriptor) []byte {
+		b := files["blobs/sha256/"+d.Digest.Encoded()].content
+		if digest.FromBytes(b) != d.Digest || int64(len(b)) != d.Size {
+			t.Fatalf("blob %s is not what its descriptor says", d.Digest)
+		}
+		return b
+	}
+	index := decode[v1.Index](t, files["index.json"].content)
+	if len(index.Manifests) != 1 || index.Manifests[0].Digest.String() != l.digest {
+		t.Fatalf("index names %v, want %s", index.Manifests, l.digest)
+	}
+	if got := index.Manifests[0].Annotations[containerdName]; got != Ref {
+		t.Errorf("name for containerd = %q, want %q", got, Ref)
+	}
+	manifest := decode[v1.Manifest](t, blob(index.Manifests[0]))
+	config := decode[v1.Image](t, blob(manifest.Config))
+	if config.Config.StopSignal != "SIGQUIT" || config.Config.Entrypoint[0] != "nginx" {
+		t.Errorf("config = %+v", config.Config)
+	}
+	layer := blob(manifest.Layers[0])
+	if config.RootFS.DiffIDs[0] != digest.FromBytes(layer) {
+		t.Error("the config's diff id is not the layer's")
+	}
+	if _, ok := read(t, layer)[nginxBin]; !ok {
+		t.Error("the layer has no nginx")
+	}
+}
+
+// TestBuild builds the real image, from packages that `make demo` has downloaded before.
+func TestBuild(t *testing.T) {
+	cache := t.TempDir()
+	copyDebs(t, filepath.Join(cache, "debs"))
+	first := mustBuild(t, cache)
+	if first.Cached || first.Size > 16<<20 || first.Nginx == "" {
+		t.Errorf("first build: %+v", *first)
+	}
+	if again := mustBuild(t, cache); !again.Cached || again.Digest != first.Digest {
+		t.Errorf("not taken from the cache: %+v", *again)
+	}
+	if err := os.Truncate(first.Archive, 1000); err != nil {
+		t.Fatal(err)
+	}
+	if rebuilt := mustBuild(t, cache); rebuilt.Cached || rebuilt.Digest != first.Digest {
+		t.Errorf("a damaged image was not built again to the same: %+v", *rebuilt)
+	}
+}
+
+func mustBuild(t *testing.T, cache string) *Image {
+	t.Helper()
+	img, err := Build(t.Context(), cache, func(what string) { t.Log(what) })
+	if err != nil {
+		t.Fatal(err)
+	}
+	return img
+}
+
+// copyDebs keeps the test off the network.
+func copyDebs(t *testing.T, to string) {
+	t.Helper()
+	files, err := filepath.Glob("../../.cache/debs/*.deb")
+	if err != nil || len(files) < len(roots)+1 {
+		t.Skipf("no packages in .cache/debs (%v): run `make demo` once", err)
+	}
+	for _, f := range files {
+		b, err := os.ReadFile(f)
+		if err == nil {
+			err = errors.Join(os.MkdirAll(to, 0o755), os.WriteFile(filepath.Join(to, filepath.Base(f)), b, 0o644))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+type file struct {
+	header  *tar.Header
+	content []byte
+}
+
+func read(t *testing.T, archive []byte) map[string]file {
+	t.Helper()
+	files := map[string]file{}
+	for tr := tar.NewReader(bytes.NewReader(archive)); ; {
+		h, err := tr.Next()
+		if errors.Is(err, io.EOF) {
+			return files
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		b, err := io.ReadAll(tr)
+		if err != nil {
+			t.Fatal(err)
+		}
+		files[h.Name] = file{h, b}
+	}
+}
+
+func decode[T any](t *testing.T, b []byte) (v T) {
+	t.Helper()
+	if err := json.Unmarshal(b, &v); err != nil {
+		t.Fatal(err)
+	}
+	return v
+}
