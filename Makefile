@@ -79,7 +79,7 @@ fuzz: ## run each fuzz target for FUZZTIME (5m)
 	@tools/fuzz '$(FUZZTIME)' '$(TAGS)'
 
 .PHONY: demo
-demo: deps build servers ## watch the Kubernetes example happen, without Kubernetes
+demo: deps build $(BIN)/.servers ## watch the Kubernetes example happen, without Kubernetes
 	@go run -tags '$(TAGS)' ./integration/demo
 
 .PHONY: ci

@@ -192,7 +192,7 @@ func (r *execRun) result(status int, err error) Result {
 
 func (r *execRun) release() {
 	r.channel.close()
-	<-r.sent // a host that did not read it all has said so, or was ended
+	_ = <-r.sent // a host that did not read it all has said why, or was ended
 	r.child.release()
 	if r.handler != nil {
 		r.handler.close()

@@ -65,7 +65,7 @@ type runtimeConfig struct {
 	nodeConfig
 	runcoptions.Options
 	// Set by the CRI plugin's configuration beside the options themselves.
-	TypeUrl, ConfigPath string //nolint:revive // the names are CRI's
+	TypeUrl, ConfigPath string
 }
 
 // runtimeOptions is what a Create request's options say, whichever of their
