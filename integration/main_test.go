@@ -187,6 +187,11 @@ func newBench(t *testing.T, target target, daemon *harness.Daemon) *bench {
 		for _, leak := range leaks {
 			t.Errorf("left behind: %v", leak)
 		}
+		for _, bug := range []string{"DATA RACE", "panic in ", "goroutine 1 ["} {
+			if strings.Contains(daemon.Log(), bug) {
+				t.Errorf("the shim's log has %q", bug)
+			}
+		}
 		if t.Failed() {
 			t.Logf("containerd's log ends with:\n%s", lastLines(daemon.Log(), 40))
 		}

@@ -233,7 +233,8 @@ const flushWait = 2 * time.Second
 // flush waits until what was published before has gone out: the shim ends when
 // its shutdown callbacks have, and TaskDelete must not be lost with it.
 func (t *tap) flush(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(ctx, flushWait)
+	// The failure of another shutdown callback cancels the context of them all.
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushWait)
 	defer cancel()
 	passed := make(chan struct{})
 	t.mu.Lock()

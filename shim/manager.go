@@ -25,7 +25,9 @@ func Main(ctx context.Context, args []string) int {
 	register()
 	manager := newManager()
 	if !isStart(args) {
+		sockets := ownSockets()
 		shim.RunShim(ctx, manager)
+		removeSockets(sockets)
 		return 0
 	}
 	if err := start(ctx, manager, args, os.Stdin, os.Stdout); err != nil {
