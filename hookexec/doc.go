@@ -2,9 +2,8 @@
 //
 // Run does that for any Action: attempts, retries, and the forced end when its
 // context is cancelled. The cause of the cancellation tells why: ErrTimedOut
-// makes the handler TimedOut, everything else Aborted. A handler's end is
-// reported within ReapWait of the cancellation even if its process is stuck in
-// the kernel.
+// makes the handler TimedOut, everything else Aborted. A process that is stuck in
+// the kernel ends when the kernel lets it; whoever cannot wait for it must not.
 //
 // Exec is the action that runs a command inside the container. Its process is
 // started by the handler host (package host, a program of its own) and becomes a

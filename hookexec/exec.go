@@ -4,18 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"time"
 
 	runc "github.com/containerd/go-runc"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
-
-// ReapWait is how long a forced end waits for the process to be gone before it
-// is reported as one that cannot be ended.
-const ReapWait = time.Second
-
-var errStuck = errors.New("its process cannot be ended")
 
 // Exec runs a command inside a prepared container.
 type Exec struct {
@@ -37,33 +30,11 @@ func (e *Exec) Attempt(ctx context.Context) Result {
 	if err != nil {
 		return Result{Outcome: Failed, Err: err, ExitCode: -1}
 	}
-	finished := make(chan Result, 1) // the run's end, also when nobody waits for it any more
-	go func() { finished <- run.wait(ctx) }()
-	result, ended := awaitEnd(ctx, finished)
-	if !ended {
-		return result
-	}
+	result := run.wait(ctx)
 	if result.Outcome == Failed && e.Init.ended(ctx) {
 		result.Outcome, result.Err = Aborted, ErrContainerExited
 	}
 	return result
-}
-
-// awaitEnd returns the run's result, or false ReapWait after the cancellation.
-func awaitEnd(ctx context.Context, finished <-chan Result) (Result, bool) {
-	select {
-	case result := <-finished:
-		return result, true
-	case <-ctx.Done():
-	}
-	timer := time.NewTimer(ReapWait)
-	defer timer.Stop()
-	select {
-	case result := <-finished:
-		return result, true
-	case <-timer.C:
-		return Result{Outcome: Failed, ExitCode: -1, Err: errStuck}, false
-	}
 }
 
 // begin starts the host and hands it the request.
@@ -159,7 +130,7 @@ func (r *execRun) exited(exit runc.Exit, killed bool) (end, bool) {
 // hostLeft finds the handler that the host has left behind. A host that failed
 // or was killed may have started one all the same.
 func (r *execRun) hostLeft(killed bool) (end, bool) {
-	_ = r.child.cmd.Wait() // releases it; the process has been reaped
+	r.child.reaped()
 	pid, err := r.channel.response()
 	r.startErr = err
 	handler, err := r.channel.handler(pid)

@@ -118,10 +118,11 @@ type child struct {
 	monitor Monitor
 }
 
-// start runs the host in a process group of its own. It dies with the shim.
+// start runs the host in a process group of its own. It has no Pdeathsig, which
+// is the forking thread's: containerd's mount code ends threads.
 func (h *Host) start(cmd *exec.Cmd) (*child, error) {
 	pidfd := -1
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGKILL, PidFD: &pidfd}
+	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, PidFD: &pidfd}
 	exits, err := h.monitor.Start(cmd)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", HostBinary, err)
@@ -139,7 +140,7 @@ func (c *child) wait(ctx context.Context) (int, error) {
 				return 0, errors.New("the shim's reaper is gone")
 			}
 			if exit.Pid == c.pid {
-				_ = c.cmd.Wait() // flushes stderr; the process has been reaped
+				c.reaped()
 				return exit.Status, context.Cause(ctx)
 			}
 		case <-done:
@@ -149,6 +150,13 @@ func (c *child) wait(ctx context.Context) (int, error) {
 			done = nil
 		}
 	}
+}
+
+// reaped is called when the reaper has told the host's exit. Wait flushes stderr;
+// it finds no process, and so leaves os/exec's own pidfd open.
+func (c *child) reaped() {
+	_ = c.cmd.Wait()
+	_ = c.cmd.Process.Release()
 }
 
 func (c *child) release() {

@@ -2,11 +2,15 @@ package hookexec
 
 import (
 	"context"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"time"
+
+	"golang.org/x/sys/unix"
 )
 
 // exitWait is how long an unsuccessful handler's judgement waits for a
@@ -37,7 +41,17 @@ func NewInit(pid int, exited <-chan struct{}) (*Init, error) {
 func (i *Init) exiting() bool {
 	const pfExiting = 0x4 // PF_EXITING, linux/sched.h
 	stat, err := readStat(i.Pid)
-	return err != nil || stat.startTime != i.startTime || stat.flags&pfExiting != 0
+	if err != nil {
+		return errors.Is(err, fs.ErrNotExist) || errors.Is(err, unix.ESRCH)
+	}
+	return stat.startTime != i.startTime || stat.flags&pfExiting != 0
+}
+
+// lives tells whether a process that looks as if it were exiting has only lost
+// its first thread, which programs may do on purpose.
+func (i *Init) lives() bool {
+	stat, err := readStat(i.Pid)
+	return err == nil && stat.startTime == i.startTime && stat.threads > 1
 }
 
 // ended tells whether the container is exiting or has exited. It waits a little
@@ -50,14 +64,16 @@ func (i *Init) ended(ctx context.Context) bool {
 	defer cancel()
 	select {
 	case <-i.Exited:
+		return true
 	case <-ctx.Done():
+		return !i.lives()
 	}
-	return true
 }
 
 type procStat struct {
 	startTime string // in clock ticks since boot, proc(5)
 	flags     uint64 // PF_*
+	threads   uint64
 }
 
 // readStat reads /proc/PID/stat, proc(5): the fields count from after the
@@ -68,10 +84,14 @@ func readStat(pid int) (procStat, error) {
 		return procStat{}, err
 	}
 	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
-	const flags, startTime = 9 - 3, 22 - 3 // fields (9) and (22); state is (3)
+	const flags, threads, startTime = 9 - 3, 20 - 3, 22 - 3 // fields (9), (20) and (22); state is (3)
 	if len(fields) <= startTime {
 		return procStat{}, os.ErrNotExist
 	}
-	value, err := strconv.ParseUint(fields[flags], 10, 64)
-	return procStat{startTime: fields[startTime], flags: value}, err
+	stat := procStat{startTime: fields[startTime]}
+	if stat.flags, err = strconv.ParseUint(fields[flags], 10, 64); err != nil {
+		return procStat{}, err
+	}
+	stat.threads, err = strconv.ParseUint(fields[threads], 10, 64)
+	return stat, err
 }

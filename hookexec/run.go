@@ -3,12 +3,11 @@ package hookexec
 import (
 	"context"
 	"errors"
-	"fmt"
 	"time"
 )
 
-// Action is what a handler does. Attempt does it once; it ends soon after ctx
-// is cancelled, and never panics the caller with what the container does.
+// Action is what a handler does. Attempt does it once; when ctx is cancelled it
+// ends as soon as what it has started has ended.
 type Action interface {
 	Attempt(ctx context.Context) Result
 }
@@ -31,9 +30,6 @@ func judge(ctx context.Context, result Result) Result {
 	cause := context.Cause(ctx)
 	if result.Outcome != Failed || cause == nil {
 		return result
-	}
-	if errors.Is(result.Err, errStuck) {
-		cause = fmt.Errorf("%w, and %w", cause, errStuck)
 	}
 	result.Outcome, result.Err = Aborted, cause
 	if errors.Is(cause, ErrTimedOut) {

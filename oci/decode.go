@@ -37,8 +37,8 @@ func (s *Spec) decode(key, path string, msg proto.Message) error {
 }
 
 // decodeValue is strict: no unknown or repeated field, no second document, and
-// every value of the type that the schema has. YAML is read as its version 1.2
-// has it, where only true and false are booleans: a header's value may be y.
+// every value of the type that the schema has. As in YAML 1.2 only true and false
+// are booleans: a header's value may be y.
 // protojson is not used: it takes numbers in quotes and names in either
 // spelling, and its errors do not say where.
 func decodeValue(value, path string, msg proto.Message) error {

@@ -108,10 +108,11 @@ func (r *request) wait() verdict { return <-r.verdict }
 
 // post tells the loop what has happened.
 func (c *container) post(event lifecycle.Event) {
+	c.send(message{event: event})
 	if event.Kind == lifecycle.ContainerExited {
+		// Last: a handler that waits for it is to end after the exit is known.
 		c.exitOnce.Do(func() { close(c.exited) })
 	}
-	c.send(message{event: event})
 }
 
 func (c *container) send(m message) bool {

@@ -109,11 +109,12 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 // leaves nothing behind.
 func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskRequest, config lifecycle.Config, runner *runner) (*taskapi.CreateTaskResponse, error) {
 	c := newContainer(ctx, r.ID, config, runner)
-	if !s.add(c) {
-		return s.TTRPCTaskService.Create(ctx, r) // it refuses an id that it knows
-	}
-	gate := s.tap.open(r.ID, func() { c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
+	gate := newGate(s.tap, r.ID, func() { c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
 	c.gate = gate
+	if !s.add(c) {
+		return s.TTRPCTaskService.Create(ctx, r) // the runtime refuses an id that it knows
+	}
+	gate.watch()
 	loopCtx, stop := context.WithCancel(s.ctx)
 	go func() {
 		defer stop()
@@ -128,7 +129,7 @@ func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskR
 		stop()
 		return nil, err
 	}
-	gate.created(config.PostStart != nil)
+	gate.created(response.Pid, config.PostStart != nil)
 	return response, nil
 }
 
@@ -139,6 +140,7 @@ func (s *service) createAndPrepare(ctx context.Context, r *taskapi.CreateTaskReq
 	}
 	if err := runner.prepare(ctx, int(response.Pid), c.exited); err != nil {
 		s.undoCreate(ctx, r.ID)
+		c.gate.undone(response.Pid)
 		return nil, &HandlerError{Err: err}
 	}
 	return response, nil
@@ -269,6 +271,9 @@ func (s *service) Kill(ctx context.Context, r *taskapi.KillRequest) (*ptypes.Emp
 	request := c.ask(lifecycle.Event{Kind: lifecycle.KillRequested, Signal: lifecycle.Signal{Number: r.Signal, All: r.All}})
 	answer := request.wait()
 	if answer.kind == lifecycle.Forward {
+		// What has been decided counts on the signal, also if the client goes.
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), signalWait)
+		defer cancel()
 		return s.TTRPCTaskService.Kill(ctx, r)
 	}
 	return &ptypes.Empty{}, toGRPC(answer.err)

@@ -2,6 +2,7 @@ package host
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -25,12 +26,32 @@ func Start(request wire.StartRequest, pidfds *os.File) (int, error) {
 	if err != nil {
 		return 0, fmt.Errorf("load the container's state: %w", err)
 	}
+	if err := ready(container); err != nil {
+		return 0, err
+	}
 	process.Stdin, process.Stdout, process.Stderr = os.Stdin, os.Stdout, os.Stderr
 	process.PidfdSocket = pidfds
 	if err := container.Run(process); err != nil {
 		return 0, err
 	}
 	return process.Pid()
+}
+
+// ready refuses a container whose init is not the one that was prepared for: its
+// pid may be another process's by now, whose namespaces are not the handler's to
+// join. It refuses a paused one too, in whose cgroup a process would hang before
+// it can be told of.
+func ready(container *libcontainer.Container) error {
+	status, err := container.Status()
+	switch {
+	case err != nil:
+		return fmt.Errorf("look at the container: %w", err)
+	case status == libcontainer.Stopped:
+		return errors.New("the container's process is gone")
+	case status == libcontainer.Paused:
+		return errors.New("the container is paused")
+	}
+	return nil
 }
 
 // newProcess is the container's own process with another command: a handler has

@@ -8,7 +8,7 @@ const (
 	// without it: it may be stuck in the kernel.
 	abortWait = time.Second
 	// deleteWait: from a Delete request until it goes on without the handler.
-	deleteWait = 2 * time.Second
+	deleteWait = 1500 * time.Millisecond
 	// signalTail is what is left of a grace period after the stop signal: the
 	// kubelet's own minimum (kuberuntime_manager.go, minimumGracePeriodInSeconds).
 	signalTail = 2 * time.Second

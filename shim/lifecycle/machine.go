@@ -178,19 +178,21 @@ func (m *Machine) startReturned(now time.Time, err error) {
 		m.runPreStop(now)
 	case StartingPassed:
 		m.phase = Stopping
-		m.boundHeld(now, now)
+		m.boundPassed(now)
 	case StartingExited:
 		m.phase = Exited
 		m.finishStart()
 	}
 }
 
-// startFailed: the runtime could not start the process. What was promised to a
-// stop meanwhile is kept.
+// startFailed: the runtime could not start the process. There is no TaskStart to
+// release, and may be one after another try. What was promised to a stop
+// meanwhile is kept.
 func (m *Machine) startFailed(err error) {
 	was := m.phase
 	m.phase = Created
-	m.answerStart(err)
+	m.do(Effect{Kind: Answer, Request: m.held.request, Err: err})
+	m.held = nil
 	switch was {
 	case StartingStop:
 		m.phase = Stopping
@@ -298,8 +300,7 @@ func (m *Machine) passStop(now time.Time, event Event) {
 	case PostStarting, PostStartEnding:
 		m.abort(StopRequest)
 		m.phase = Stopping
-		grace := m.config.heldGracePeriod(now, m.held.deadline)
-		m.held.answerBy = now.Add(grace)
+		m.boundPassed(now)
 	}
 }
 
@@ -315,7 +316,7 @@ func (m *Machine) handlerEnded(now time.Time, result Result) {
 	case PostStartStopping:
 		m.runPreStop(now)
 	case PreStopping, PreStopEnding:
-		m.preStopEnded(result)
+		m.signalStop(NoCause) // however it ended
 	case Deleting:
 		m.callDeletes()
 	}
@@ -331,16 +332,6 @@ func (m *Machine) postStartEnded(now time.Time, result Result) {
 	m.held.failure = &StartError{Message: result.Message}
 	m.stop, m.stopSince = Signal{Number: m.failureSignal()}, now
 	m.runPreStop(now)
-}
-
-// preStopEnded: however it ended, the signal is sent, unless the container is
-// exiting by itself, which is the usual good end.
-func (m *Machine) preStopEnded(result Result) {
-	if result.Outcome == Aborted && result.Cause == ContainerExit {
-		m.phase = Stopping
-		return
-	}
-	m.signalStop(NoCause)
 }
 
 // exited: nothing is started any more; what was held is let go.
@@ -527,6 +518,19 @@ func (m *Machine) boundHeld(now, exitAt time.Time) {
 	if m.held != nil {
 		m.held.answerBy = answerBy(now, exitAt, m.held.deadline)
 	}
+}
+
+// boundPassed does so after a signal that was passed on: SIGKILL ends a container
+// at once, a stop signal within the grace period, or never.
+func (m *Machine) boundPassed(now time.Time) {
+	if m.held == nil {
+		return
+	}
+	if m.held.failure.Cause == ContainerKill {
+		m.boundHeld(now, now)
+		return
+	}
+	m.held.answerBy = now.Add(m.config.heldGracePeriod(now, m.held.deadline))
 }
 
 // finishStart releases the start and answers it.

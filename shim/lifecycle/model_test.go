@@ -218,7 +218,7 @@ func (w *model) carryOut(effect Effect) {
 	case Forward:
 		w.answered(effect.Request)
 	case Answer:
-		if w.answered(effect.Request) && !w.startReleased {
+		if w.answered(effect.Request) && w.started && !w.startReleased {
 			w.breaks("a start is answered before TaskStart is released")
 		}
 	case RunHandler:

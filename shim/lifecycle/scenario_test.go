@@ -99,8 +99,8 @@ func TestScenarios(t *testing.T) {
 		},
 		"the usual good end: the signal is dropped": {
 			preStop(Config{}),
-			[]at{start, started, kill(0, sigTERM), ends(1*s, ended(ContainerExit)), exit(1 * s)},
-			"0s RunHandler preStop",
+			[]at{start, started, kill(0, sigTERM), exit(1 * s), ends(1*s, ended(ContainerExit))},
+			"0s RunHandler preStop\n1s AbortHandler: container exited",
 		},
 		"a container that exits by itself has no preStop": {
 			preStop(Config{}), []at{start, started, exit(1 * s)}, "",
