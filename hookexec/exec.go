@@ -58,8 +58,11 @@ func (e *Exec) begin() (*execRun, error) {
 		channel.close()
 		return nil, err
 	}
-	sent := make(chan error, 1) // the sender ends when the host has read it all, or has gone
-	go func() { sent <- channel.send(e.Request) }()
+	sent := make(chan struct{}) // closed when the host has read it all, or has gone
+	go func() {
+		defer close(sent)
+		_ = channel.send(e.Request) // a host that has not read it all says so, or was ended
+	}()
 	return &execRun{child: child, channel: channel, output: output, sent: sent, early: map[int]int{}}, nil
 }
 
@@ -68,7 +71,7 @@ type execRun struct {
 	child   *child
 	channel *channel
 	output  *output
-	sent    chan error
+	sent    chan struct{}
 	// handler is nil until the host has left.
 	handler *process
 	// startErr is why the host could not start it.
@@ -163,7 +166,7 @@ func (r *execRun) result(status int, err error) Result {
 
 func (r *execRun) release() {
 	r.channel.close()
-	_ = <-r.sent // a host that did not read it all has said why, or was ended
+	<-r.sent
 	r.child.release()
 	if r.handler != nil {
 		r.handler.close()

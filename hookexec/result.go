@@ -55,7 +55,7 @@ func (r *Result) Message() string {
 	}
 	output := strings.TrimSpace(r.Output)
 	if r.Dropped > 0 {
-		output = fmt.Sprintf("[%d bytes dropped] %s", r.Dropped, output)
+		output = strings.TrimSpace(fmt.Sprintf("[%d bytes dropped] %s", r.Dropped, output))
 	}
 	if output != "" {
 		text += ": " + output

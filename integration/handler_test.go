@@ -189,7 +189,7 @@ func TestExitIsNoFailureOfTheHandler(t *testing.T) {
 func (b *bench) wantAborted(count int) {
 	b.Helper()
 	ended := func() (aborted, all int) {
-		for line := range strings.Lines(b.daemon.Log()) {
+		for line := range strings.Lines(b.daemon.Log()[b.logged:]) {
 			if strings.Contains(line, `msg="handler ended"`) && strings.Contains(line, "namespace="+b.client.Namespace+" ") {
 				all++
 				if strings.Contains(line, `error="container exited"`) && strings.Contains(line, "result=Aborted") {

@@ -134,6 +134,8 @@ type bench struct {
 	events *harness.Events
 	watch  *harness.Watch
 	serial int
+	// logged is how long the daemon's log was when the test began.
+	logged int
 }
 
 // on runs the test under each of the targets, and looks for leaks after it.
@@ -176,7 +178,7 @@ func newBench(t *testing.T, target target, daemon *harness.Daemon) *bench {
 	if err != nil {
 		t.Fatal(err)
 	}
-	b := &bench{T: t, target: target, daemon: daemon, client: client, events: events, watch: watch}
+	b := &bench{T: t, target: target, daemon: daemon, client: client, events: events, watch: watch, logged: len(daemon.Log())}
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()

@@ -170,7 +170,7 @@ func TestPausedContainer(t *testing.T) {
 		c.waitFor("ready")
 		b.pause(c)
 		c.kill(syscall.SIGTERM)
-		b.poll("the signal to be sent", func() bool { return strings.Contains(b.daemon.Log(), "the container is paused") })
+		b.poll("the signal to be sent", func() bool { return strings.Contains(b.daemon.Log()[b.logged:], "the container is paused") })
 		b.resume(c)
 		c.wantExit(7)
 		if c.exists("stopped") {

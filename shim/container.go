@@ -25,7 +25,7 @@ type handlers interface {
 	run(ctx context.Context, kind lifecycle.Kind, effect lifecycle.Effect) hookexec.Result
 	// signal sends a signal to the container, on nobody's request.
 	signal(ctx context.Context, signal lifecycle.Signal) error
-	// close is called once, when nothing is run or signalled any more.
+	// close is called once, when nothing is going to be run or signalled.
 	close()
 }
 
@@ -44,7 +44,8 @@ type container struct {
 	exited   chan struct{}
 	exitOnce sync.Once
 	// deleted is closed when the loop knows that the container is, or has ended.
-	deleted chan struct{}
+	deleted     chan struct{}
+	deletedOnce sync.Once
 
 	mu sync.Mutex
 	// mailbox of the loop. It has no bound, because nobody may wait for the loop;
@@ -139,7 +140,8 @@ func (c *container) loop(ctx context.Context) {
 		c.setTimer(timer)
 		select {
 		case <-c.wake:
-			for _, m := range c.take() {
+			// One at a time: what is left when a step panics is let go by end.
+			for m, ok := c.take(); ok; m, ok = c.take() {
 				c.step(m)
 			}
 		case <-timer.C:
@@ -157,12 +159,15 @@ func (c *container) setTimer(timer *time.Timer) {
 	}
 }
 
-func (c *container) take() []message {
+func (c *container) take() (message, bool) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	batch := c.mailbox
-	c.mailbox = nil
-	return batch
+	if len(c.mailbox) == 0 {
+		return message{}, false
+	}
+	m := c.mailbox[0]
+	c.mailbox = c.mailbox[1:]
+	return m, true
 }
 
 // step takes one event in and carries out what follows from it.
@@ -186,8 +191,8 @@ func (c *container) step(m message) {
 	for _, effect := range effects {
 		c.carryOut(effect)
 	}
-	if before != lifecycle.Deleted && c.machine.Phase() == lifecycle.Deleted {
-		close(c.deleted)
+	if c.machine.Phase() == lifecycle.Deleted {
+		c.closeDeleted()
 	}
 }
 
@@ -286,12 +291,12 @@ func (c *container) end() {
 			m.verdict <- verdict{kind: lifecycle.Forward}
 		}
 	}
-	if c.machine.Phase() != lifecycle.Deleted {
-		close(c.deleted)
-	}
+	c.closeDeleted()
 	c.signals.Wait()
 	c.handlers.close()
 }
+
+func (c *container) closeDeleted() { c.deletedOnce.Do(func() { close(c.deleted) }) }
 
 // recovered logs a panic, which must not end the shim of a whole pod.
 func (c *container) recovered(where string) {

@@ -158,6 +158,10 @@ func (g *gate) watch() {
 // created lets the creation be seen. pid is the init's, 0 where it has none yet.
 // holdStart says that TaskStart is to be held until release.
 func (g *gate) created(pid uint32, holdStart bool) {
+	hold := holdNothing
+	if holdStart {
+		hold = holdFromStart
+	}
 	g.tap.mu.Lock()
 	g.pid = pid
 	g.exitSeen = pid == 0 // nothing to wait for before it is started
@@ -165,12 +169,8 @@ func (g *gate) created(pid uint32, holdStart bool) {
 	for _, p := range g.held {
 		exited = g.noteEnd(p.event) || exited
 	}
+	g.letGo(hold) // under the same lock: what comes in between would not be noted
 	g.tap.mu.Unlock()
-	hold := holdNothing
-	if holdStart {
-		hold = holdFromStart
-	}
-	g.letGo(hold)
 	if exited {
 		g.exited()
 	}
@@ -198,11 +198,14 @@ func (g *gate) isExit(event events.Event) bool {
 }
 
 // release lets TaskStart go, and what came after it.
-func (g *gate) release() { g.letGo(holdNothing) }
-
-func (g *gate) letGo(hold holdFrom) {
+func (g *gate) release() {
 	g.tap.mu.Lock()
 	defer g.tap.mu.Unlock()
+	g.letGo(holdNothing)
+}
+
+// letGo is called with mu held.
+func (g *gate) letGo(hold holdFrom) {
 	g.hold = hold
 	if len(g.held) > 0 {
 		g.tap.enqueue(g.held...)

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"bytes"
+	"cmp"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -25,8 +26,8 @@ const ConfigPath = "/etc/lifecycle-shim/config.toml"
 // Settings that hold where neither the node nor the runtime's options say
 // otherwise (SPEC 2 and 4).
 const (
-	defaultPostStartTimeout = duration(120 * time.Second)
-	defaultGracePeriod      = duration(10 * time.Second)
+	defaultPostStartTimeout = 120 * time.Second
+	defaultGracePeriod      = 10 * time.Second
 	defaultOutputLimit      = 4 << 10
 	// maxOutputLimit keeps an error with a handler's output well inside a
 	// ttrpc message, which ends at 4 MiB.
@@ -40,15 +41,16 @@ type settings struct {
 	outputLimit      int
 }
 
-// duration is written as in "90s" or "2m".
-type duration time.Duration
+// duration is written as in "90s" or "2m". It is a struct, because the decoder
+// would take a number for nanoseconds.
+type duration struct{ time.Duration }
 
 func (d *duration) UnmarshalText(text []byte) error {
 	value, err := time.ParseDuration(string(text))
 	if err == nil && value <= 0 {
 		err = fmt.Errorf("%s is not above 0", text)
 	}
-	*d = duration(value)
+	d.Duration = value
 	return err
 }
 
@@ -94,7 +96,7 @@ func readRuntimeOptions(options *anypb.Any) (*runtimeOptions, error) {
 	case *runtimeoptions.Options:
 		return readTOML(value)
 	case *lifecyclev1.Options:
-		return readTyped(value), nil
+		return readTyped(value)
 	default:
 		return nil, &OptionsError{Err: fmt.Errorf("type %s is not known; allowed are those of runc, runtimeoptions.v1 and lifecycle.v1",
 			options.GetTypeUrl())}
@@ -115,12 +117,12 @@ func readTOML(options *runtimeoptions.Options) (*runtimeOptions, error) {
 	if err := decodeTOML(body, &config); err != nil {
 		return nil, &OptionsError{Err: fmt.Errorf("%s: %w", source, err)}
 	}
-	var present map[string]any
+	// By the decoder itself, which takes a key in whatever case.
+	var present struct{ SystemdCgroup *bool }
 	_ = toml.Unmarshal(body, &present) // it has just been decoded
-	_, systemdCgroup := present["SystemdCgroup"]
 	return &runtimeOptions{
 		Runc:          proto.Clone(&config.Options).(*runcoptions.Options),
-		systemdCgroup: systemdCgroup,
+		systemdCgroup: present.SystemdCgroup != nil,
 		config:        config.nodeConfig,
 	}, nil
 }
@@ -133,20 +135,24 @@ func decodeTOML(body []byte, config any) error {
 	return err
 }
 
-func readTyped(options *lifecyclev1.Options) *runtimeOptions {
+func readTyped(options *lifecyclev1.Options) (*runtimeOptions, error) {
+	for name, value := range map[string]*durationpb.Duration{
+		"default_post_start_timeout": options.DefaultPostStartTimeout, "default_grace_period": options.DefaultGracePeriod,
+	} {
+		if value != nil && value.AsDuration() <= 0 {
+			return nil, &OptionsError{Err: fmt.Errorf("%s: %s is not above 0", name, value.AsDuration())}
+		}
+	}
 	return &runtimeOptions{
 		Runc:          options.Runc,
 		systemdCgroup: options.Runc != nil,
 		config: nodeConfig{
-			DefaultPostStartTimeout: duration(positive(options.DefaultPostStartTimeout)),
-			DefaultGracePeriod:      duration(positive(options.DefaultGracePeriod)),
+			DefaultPostStartTimeout: duration{options.DefaultPostStartTimeout.AsDuration()},
+			DefaultGracePeriod:      duration{options.DefaultGracePeriod.AsDuration()},
 			OutputLimit:             options.OutputLimit,
 		},
-	}
+	}, nil
 }
-
-// positive returns 0 for an absent duration and for one that makes no sense.
-func positive(d *durationpb.Duration) time.Duration { return max(d.AsDuration(), 0) }
 
 // runc returns what the runc service is given: nil where nothing was sent and
 // nothing is needed, so that it does as under the stock shim. A cgroups path
@@ -176,8 +182,8 @@ func (o *runtimeOptions) settings(path string) (settings, error) {
 		return settings{}, &OptionsError{Err: fmt.Errorf("%s: %w", path, err)}
 	}
 	result := settings{
-		postStartTimeout: first(o.config.DefaultPostStartTimeout, node.DefaultPostStartTimeout, defaultPostStartTimeout),
-		gracePeriod:      first(o.config.DefaultGracePeriod, node.DefaultGracePeriod, defaultGracePeriod),
+		postStartTimeout: cmp.Or(o.config.DefaultPostStartTimeout.Duration, node.DefaultPostStartTimeout.Duration, defaultPostStartTimeout),
+		gracePeriod:      cmp.Or(o.config.DefaultGracePeriod.Duration, node.DefaultGracePeriod.Duration, defaultGracePeriod),
 		outputLimit:      defaultOutputLimit,
 	}
 	for _, limit := range []*int64{node.OutputLimit, o.config.OutputLimit} {
@@ -190,14 +196,4 @@ func (o *runtimeOptions) settings(path string) (settings, error) {
 		result.outputLimit = int(*limit)
 	}
 	return result, nil
-}
-
-// first of the durations that is set.
-func first(durations ...duration) time.Duration {
-	for _, d := range durations {
-		if d != 0 {
-			return time.Duration(d)
-		}
-	}
-	return 0
 }

@@ -232,7 +232,13 @@ func (s *service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	return response, nil
 }
 
-func (s *service) startInner(ctx context.Context, c *container, r *taskapi.StartRequest, deadline time.Time) (*taskapi.StartResponse, error) {
+func (s *service) startInner(ctx context.Context, c *container, r *taskapi.StartRequest, deadline time.Time) (_ *taskapi.StartResponse, err error) {
+	defer func() { // the machine waits for the end of this
+		if value := recover(); value != nil {
+			log.G(c.ctx).Errorf("panic in a start: %v\n%s", value, debug.Stack())
+			err = &panicError{value: value}
+		}
+	}()
 	ctx = context.WithoutCancel(ctx)
 	if !deadline.IsZero() {
 		var cancel context.CancelFunc

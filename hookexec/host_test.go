@@ -1,0 +1,327 @@
+package hookexec
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+	"time"
+
+	runc "github.com/containerd/go-runc"
+	"golang.org/x/sys/unix"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
+)
+
+// testMonitor reaps what it has started, as the shim's reaper does: before
+// anybody can wait for it.
+type testMonitor struct{ unsubscribed int }
+
+func (m *testMonitor) Start(cmd *exec.Cmd) (chan runc.Exit, error) {
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	exits := make(chan runc.Exit, 2)
+	go func() {
+		exits <- runc.Exit{Pid: -1} // of some other child
+		var status unix.WaitStatus
+		for {
+			_, err := unix.Wait4(cmd.Process.Pid, &status, 0, nil)
+			if errors.Is(err, unix.EINTR) {
+				continue
+			}
+			code := status.ExitStatus()
+			if status.Signaled() {
+				code = 128 + int(status.Signal())
+			}
+			exits <- runc.Exit{Pid: cmd.Process.Pid, Status: code}
+			return
+		}
+	}()
+	return exits, nil
+}
+
+func (m *testMonitor) Unsubscribe(chan runc.Exit) { m.unsubscribed++ }
+
+// scriptHost is a handler host that is a shell script.
+func scriptHost(t *testing.T, script string) (*Host, *testMonitor) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), HostBinary)
+	if err := os.WriteFile(path, []byte("#!/bin/sh\n"+script+"\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	file, err := os.Open(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = file.Close() })
+	monitor := &testMonitor{}
+	return &Host{file: file, monitor: monitor}, monitor
+}
+
+// openFDs counts this process's descriptors.
+func openFDs(t *testing.T) int {
+	t.Helper()
+	entries, err := os.ReadDir("/proc/self/fd")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return len(entries)
+}
+
+// nothingIsLeft checks that one run of the host is over.
+func nothingIsLeft(t *testing.T, monitor *testMonitor, fds int) {
+	t.Helper()
+	if monitor.unsubscribed != 1 {
+		t.Errorf("unsubscribed %d times", monitor.unsubscribed)
+	}
+	if got := openFDs(t); got != fds {
+		t.Errorf("%d descriptors, %d before", got, fds)
+	}
+}
+
+func TestFindHost(t *testing.T) {
+	self, err := os.Executable()
+	if err != nil {
+		t.Fatal(err)
+	}
+	beside := filepath.Join(filepath.Dir(self), HostBinary)
+	install := func(t *testing.T, path string) {
+		t.Helper()
+		if err := os.WriteFile(path, []byte("#!/bin/sh\n"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		t.Cleanup(func() { _ = os.Remove(path) })
+	}
+	onPath := filepath.Join(t.TempDir(), HostBinary)
+
+	t.Setenv("PATH", t.TempDir())
+	_, err = OpenHost(&testMonitor{})
+	if err == nil {
+		t.Fatal("a host was found that is nowhere")
+	}
+	for _, word := range []string{HostBinary, self, "PATH", "install it"} {
+		if !strings.Contains(err.Error(), word) {
+			t.Errorf("%q does not say %q", err, word)
+		}
+	}
+
+	install(t, onPath)
+	t.Setenv("PATH", filepath.Dir(onPath))
+	if got, err := findHost(); err != nil || got != onPath {
+		t.Errorf("got %q, %v", got, err)
+	}
+
+	install(t, beside) // wins: it is of the same installation
+	if got, err := findHost(); err != nil || got != beside {
+		t.Errorf("got %q, %v", got, err)
+	}
+	host, err := OpenHost(&testMonitor{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer host.file.Close()
+}
+
+// TestHostStaysTheOneThatWasOpened: an upgrade replaces its file.
+func TestHostStaysTheOneThatWasOpened(t *testing.T) {
+	host, _ := scriptHost(t, "exit 0")
+	path := host.file.Name()
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(path, []byte("#!/bin/sh\necho the new build >&2; exit 1\n"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	// A script is opened again by its interpreter, so it is not run here.
+	opened, err := os.ReadFile(host.command(wire.CommandPrepare).Path)
+	if err != nil || string(opened) != "#!/bin/sh\nexit 0\n" {
+		t.Errorf("got %q, %v", opened, err)
+	}
+}
+
+func TestHostIsGivenNothingOfTheShims(t *testing.T) {
+	t.Setenv("SECRET", "x")
+	host, _ := scriptHost(t, "")
+	cmd := host.command(wire.CommandStart)
+	if want := fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), host.file.Fd()); cmd.Path != want {
+		t.Errorf("the path is %q, want %q", cmd.Path, want)
+	}
+	if !slices.Equal(cmd.Args, []string{HostBinary, wire.CommandStart}) || cmd.Dir != "/" || cmd.Stdin != nil {
+		t.Errorf("got %+v", cmd)
+	}
+	if cmd.Env == nil || slices.Contains(cmd.Env, "SECRET=x") {
+		t.Errorf("the environment is %q", cmd.Env)
+	}
+}
+
+func TestPrepareHandsTheRequestOver(t *testing.T) {
+	seen := filepath.Join(t.TempDir(), "seen")
+	host, monitor := scriptHost(t, "[ $# = 1 ] && [ $1 = prepare ] && cat > "+seen)
+	request := wire.PrepareRequest{Root: "/r", ID: "c1", Bundle: strings.Repeat("/long", 50_000), Pid: 7, NoNewKeyring: true}
+	before := openFDs(t)
+	if err := host.Prepare(t.Context(), request); err != nil {
+		t.Fatal(err)
+	}
+	data, err := os.ReadFile(seen)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got wire.PrepareRequest
+	if err := json.Unmarshal(data, &got); err != nil || got != request {
+		t.Errorf("got %.100s, %v", data, err)
+	}
+	nothingIsLeft(t, monitor, before)
+}
+
+func TestPrepareSaysWhyItFailed(t *testing.T) {
+	for name, test := range map[string]struct{ script, says string }{
+		"in the host's words":      {"echo no such bundle >&2; exit 3", "lifecycle-hookexec prepare: exit status 3: no such bundle"},
+		"without a word":           {"exit 1", "lifecycle-hookexec prepare: exit status 1"},
+		"without reading its task": {"exec 0<&-; echo refused >&2; exit 1", "refused"},
+		"by a signal":              {"kill -9 $$", "exit status 137"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			host, monitor := scriptHost(t, test.script)
+			before := openFDs(t)
+			err := host.Prepare(t.Context(), wire.PrepareRequest{Bundle: strings.Repeat("/long", 50_000)})
+			if err == nil || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("got %v", err)
+			}
+			nothingIsLeft(t, monitor, before)
+		})
+	}
+	t.Run("a host that cannot be run", func(t *testing.T) {
+		host, _ := scriptHost(t, "")
+		if err := host.file.Chmod(0o600); err != nil {
+			t.Fatal(err)
+		}
+		if err := host.Prepare(t.Context(), wire.PrepareRequest{}); !errors.Is(err, unix.EACCES) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// TestPrepareIsEndedWithItsContext, and what the host has started with it.
+func TestPrepareIsEndedWithItsContext(t *testing.T) {
+	ready := filepath.Join(t.TempDir(), "ready")
+	host, monitor := scriptHost(t, "sleep 1000 & echo $! > "+ready+".new; mv "+ready+".new "+ready+"; wait")
+	ctx, cancel := context.WithCancelCause(t.Context())
+	gaveUp := errors.New("gave up")
+	prepared := make(chan error, 1)
+	go func() { prepared <- host.Prepare(ctx, wire.PrepareRequest{}) }()
+	var child []byte
+	waitFor(t, func() bool {
+		var err error
+		child, err = os.ReadFile(ready)
+		return err == nil
+	})
+	cancel(gaveUp)
+	select {
+	case err := <-prepared:
+		if !errors.Is(err, gaveUp) {
+			t.Errorf("got %v", err)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it does not come to an end")
+	}
+	waitFor(t, func() bool { // whoever reaps it
+		stat, err := os.ReadFile("/proc/" + string(bytes.TrimSpace(child)) + "/stat")
+		return err != nil || bytes.Contains(stat, []byte(") Z "))
+	})
+	if monitor.unsubscribed != 1 {
+		t.Errorf("unsubscribed %d times", monitor.unsubscribed)
+	}
+}
+
+// TestExecSaysWhyNothingWasStarted: the host ends without having started the
+// handler.
+func TestExecSaysWhyNothingWasStarted(t *testing.T) {
+	for name, test := range map[string]struct{ script, says string }{
+		"in the host's words":     {`head -n 1 <&3 >/dev/null; echo '{"Error": "no such program"}' >&3; exit 1`, "cannot start: no such program"},
+		"without an answer":       {"exit 1", "cannot start: the handler host ended without an answer"},
+		"with a broken answer":    {"echo nonsense >&3", "cannot start: the handler host ended without an answer"},
+		"by a signal":             {"kill -9 $$", "cannot start: the handler host ended without an answer"},
+		"with a pid and no pidfd": {`head -n 1 <&3 >/dev/null; echo '{"Pid": 1}' >&3`, "cannot start: the handler's process did not come to life"},
+		"reading not all":         {`head -c 10 <&3 >/dev/null; exit 1`, "cannot start: the handler host ended without an answer"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			host, monitor := scriptHost(t, test.script)
+			init, err := NewInit(os.Getpid(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			before := openFDs(t)
+			action := &Exec{Host: host, Init: init, OutputLimit: 100, Request: wire.StartRequest{
+				ID: "c1", Args: []string{strings.Repeat("x", 500_000)}, // more than the socket holds
+			}}
+			result := action.Attempt(t.Context())
+			if result.Outcome != Failed || result.ExitCode != -1 || !strings.Contains(result.Err.Error(), test.says) {
+				t.Errorf("got %+v", result)
+			}
+			nothingIsLeft(t, monitor, before)
+		})
+	}
+}
+
+// TestExecOfACancelledHandlerStartsNothing: the host may have been stopped for a
+// reason.
+func TestExecOfACancelledHandlerStartsNothing(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(ErrContainerExited)
+	result := Run(ctx, &Exec{}, time.Second)
+	if result.Outcome != Aborted || !errors.Is(result.Err, ErrContainerExited) || result.ExitCode != -1 {
+		t.Errorf("got %+v", result)
+	}
+}
+
+// TestExecEndsAHostThatHangs: a hung one would make a container unkillable.
+func TestExecEndsAHostThatHangs(t *testing.T) {
+	ready := filepath.Join(t.TempDir(), "ready")
+	host, monitor := scriptHost(t, "echo said before; : > "+ready+"; exec sleep 1000")
+	init, err := NewInit(os.Getpid(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	ctx, cancel := context.WithCancelCause(t.Context())
+	defer cancel(nil)
+	ended := make(chan Result, 1)
+	before := openFDs(t)
+	go func() { ended <- Run(ctx, &Exec{Host: host, Init: init, OutputLimit: 100}, 0) }()
+	waitFor(t, func() bool { _, err := os.Stat(ready); return err == nil })
+	cancel(ErrTimedOut)
+	select {
+	case result := <-ended:
+		if result.Outcome != TimedOut || !errors.Is(result.Err, ErrTimedOut) || result.Output != "said before\n" {
+			t.Errorf("got %+v", result)
+		}
+	case <-time.After(10 * time.Second):
+		t.Fatal("it does not come to an end")
+	}
+	nothingIsLeft(t, monitor, before)
+}
+
+func TestChannelEndsAreInherited(t *testing.T) {
+	channel, files, err := newChannel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer channel.close()
+	defer closeAll(files...)
+	go func() { _ = channel.send(wire.StartRequest{ID: "c1"}) }()
+	data, err := io.ReadAll(files[wire.ControlFD-3])
+	if err != nil || !strings.Contains(string(data), `"c1"`) {
+		t.Errorf("got %q, %v", data, err)
+	}
+	if _, err := channel.handler(0); !errors.Is(err, unix.EAGAIN) {
+		t.Errorf("nothing was sent, and yet: %v", err)
+	}
+}

@@ -1,0 +1,135 @@
+package hookexec
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestStatOfOddlyNamedCommands: a program names itself, with brackets, spaces
+// and new lines if it wants to.
+func TestStatOfOddlyNamedCommands(t *testing.T) {
+	sleep, err := exec.LookPath("sleep")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"plain", "a) R 1 (b", ")))))", "((", "two words", "new\nline", ") S 1 2 3 4 5 4"} {
+		t.Run(name, func(t *testing.T) {
+			path := filepath.Join(t.TempDir(), name)
+			if err := os.Symlink(sleep, path); err != nil {
+				t.Fatal(err)
+			}
+			cmd := exec.Command(path, "1000")
+			if err := cmd.Start(); err != nil {
+				t.Fatal(err)
+			}
+			defer func() {
+				_ = cmd.Process.Kill()
+				_ = cmd.Wait()
+			}()
+			init, err := NewInit(cmd.Process.Pid, nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if init.startTime == "" || init.startTime == "0" || init.exiting() {
+				t.Errorf("started at %q, exiting %t", init.startTime, init.exiting())
+			}
+		})
+	}
+}
+
+func TestOwnProcessIsNotExiting(t *testing.T) {
+	init, err := NewInit(os.Getpid(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if init.exiting() || init.ended(t.Context()) {
+		t.Error("this process is said to be exiting")
+	}
+}
+
+func TestZombieIsExiting(t *testing.T) {
+	cmd := exec.Command("cat")
+	stdin, err := cmd.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := cmd.Start(); err != nil {
+		t.Fatal(err)
+	}
+	init, err := NewInit(cmd.Process.Pid, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if init.exiting() {
+		t.Error("a process that waits is said to be exiting")
+	}
+	_ = stdin.Close()
+	// It has exited and is not reaped.
+	if err := unix.Waitid(unix.P_PID, init.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
+		t.Fatal(err)
+	}
+	if !init.exiting() {
+		t.Error("a zombie is said not to be exiting")
+	}
+	if err := cmd.Wait(); err != nil {
+		t.Error(err)
+	}
+	if !init.exiting() {
+		t.Error("a process that is gone is said not to be exiting")
+	}
+	if _, err := NewInit(init.Pid, nil); err == nil {
+		t.Error("a process that is gone can be an init")
+	}
+}
+
+// TestAnotherProcessOfThatNumberIsNotTheInit: numbers are given again.
+func TestAnotherProcessOfThatNumberIsNotTheInit(t *testing.T) {
+	init, err := NewInit(os.Getpid(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	init.startTime += "1"
+	if !init.exiting() {
+		t.Error("another process was taken for the init")
+	}
+}
+
+// TestEndedWaitsForTheExit, at most exitWait, even if the handler's own time is
+// up.
+func TestEndedWaitsForTheExit(t *testing.T) {
+	const never = -1
+	for name, test := range map[string]struct{ exits, want time.Duration }{
+		"known already": {0, 0},
+		"known soon":    {300 * time.Millisecond, 300 * time.Millisecond},
+		"never known":   {never, exitWait},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				exited := make(chan struct{})
+				init := &Init{Pid: 1<<22 + 1, Exited: exited} // above every pid (PID_MAX_LIMIT), so gone
+				switch {
+				case test.exits == 0:
+					close(exited)
+				case test.exits > 0:
+					time.AfterFunc(test.exits, func() { close(exited) })
+				}
+				ctx, cancel := context.WithCancel(t.Context())
+				cancel()
+				began := time.Now()
+				if !init.ended(ctx) {
+					t.Error("a process that is gone is said to run")
+				}
+				if waited := time.Since(began); waited != test.want {
+					t.Errorf("it waited %s, want %s", waited, test.want)
+				}
+			})
+		})
+	}
+}

@@ -1,0 +1,119 @@
+package hookexec
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// attempts is an action that ends as its results say, one after the other, each
+// at once.
+type attempts struct {
+	results []Result
+	at      []time.Duration // when each was begun
+	began   time.Time
+}
+
+func (a *attempts) Attempt(context.Context) Result {
+	a.at = append(a.at, time.Since(a.began))
+	return a.results[min(len(a.at), len(a.results))-1]
+}
+
+// untilCancelled is an action like a process that hangs: killed, it fails.
+type untilCancelled struct{}
+
+var errKilled = errors.New("exit status 137")
+
+func (untilCancelled) Attempt(ctx context.Context) Result {
+	<-ctx.Done()
+	return Result{Outcome: Failed, Err: errKilled, ExitCode: 137, Output: "said before"}
+}
+
+func TestRunTriesAgainUntilItSucceeds(t *testing.T) {
+	failure := Result{Outcome: Failed, Err: errKilled}
+	for name, test := range map[string]struct {
+		results  []Result
+		period   time.Duration
+		outcome  Outcome
+		attempts int
+		took     time.Duration
+	}{
+		"a success":                     {[]Result{{}}, 0, Succeeded, 1, 0},
+		"a success needs no retry":      {[]Result{{}}, time.Second, Succeeded, 1, 0},
+		"a failure without a retry":     {[]Result{failure, {}}, 0, Failed, 1, 0},
+		"the second succeeds":           {[]Result{failure, {}}, time.Second, Succeeded, 2, time.Second},
+		"the fourth succeeds":           {[]Result{failure, failure, failure, {}}, 2 * time.Second, Succeeded, 4, 6 * time.Second},
+		"an abort is not tried again":   {[]Result{{Outcome: Aborted, Err: ErrContainerExited}, {}}, time.Second, Aborted, 1, 0},
+		"a time-out is not tried again": {[]Result{{Outcome: TimedOut, Err: ErrTimedOut}, {}}, time.Second, TimedOut, 1, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				action := &attempts{results: test.results, began: time.Now()}
+				result := Run(t.Context(), action, test.period)
+				if result.Outcome != test.outcome || result.Attempts != test.attempts || len(action.at) != test.attempts {
+					t.Errorf("got %+v after attempts at %v", result, action.at)
+				}
+				if took := time.Since(action.began); took != test.took {
+					t.Errorf("it took %s", took)
+				}
+			})
+		})
+	}
+}
+
+// TestRunIsEndedByItsContext: the cause tells a time-out from an abort.
+func TestRunIsEndedByItsContext(t *testing.T) {
+	killed := errors.New("container killed")
+	for name, test := range map[string]struct {
+		cause   error
+		outcome Outcome
+		err     error // that the result's is
+	}{
+		"its time is up":          {ErrTimedOut, TimedOut, ErrTimedOut},
+		"its time is up, wrapped": {fmt.Errorf("%w after 5s", ErrTimedOut), TimedOut, ErrTimedOut},
+		"the container exited":    {ErrContainerExited, Aborted, ErrContainerExited},
+		"another cause":           {killed, Aborted, killed},
+		"no cause":                {nil, Aborted, context.Canceled},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancelCause(t.Context())
+				time.AfterFunc(5*time.Second, func() { cancel(test.cause) })
+				result := Run(ctx, untilCancelled{}, time.Second)
+				if result.Outcome != test.outcome || !errors.Is(result.Err, test.err) || errors.Is(result.Err, errKilled) {
+					t.Errorf("got %+v", result)
+				}
+				if result.ExitCode != 137 || result.Output != "said before" || result.Attempts != 1 {
+					t.Errorf("got %+v", result)
+				}
+			})
+		})
+	}
+}
+
+func TestRunIsEndedBetweenTwoAttempts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		action := &attempts{results: []Result{{Outcome: Failed, Err: errKilled}}, began: time.Now()}
+		ctx, cancel := context.WithCancelCause(t.Context())
+		time.AfterFunc(5500*time.Millisecond, func() { cancel(ErrTimedOut) })
+		result := Run(ctx, action, 2*time.Second)
+		if result.Outcome != TimedOut || result.Attempts != 3 {
+			t.Errorf("got %+v", result)
+		}
+		if took := time.Since(action.began); took != 5500*time.Millisecond {
+			t.Errorf("it took %s", took)
+		}
+	})
+}
+
+// TestSuccessStandsAlthoughTheTimeIsUp: it has ended by itself.
+func TestSuccessStandsAlthoughTheTimeIsUp(t *testing.T) {
+	ctx, cancel := context.WithCancelCause(t.Context())
+	cancel(ErrTimedOut)
+	if result := Run(ctx, &attempts{results: []Result{{}}}, 0); result.Outcome != Succeeded || result.Err != nil {
+		t.Errorf("got %+v", result)
+	}
+}

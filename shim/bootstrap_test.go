@@ -1,0 +1,315 @@
+package shim
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"flag"
+	"io"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+	"testing/iotest"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+)
+
+// startArgs are containerd's, for the container c1 of the namespace ns.
+var startArgs = []string{
+	"shim", "-namespace", "ns", "-address", "/run/c.sock", "-publish-binary", "/bin/containerd", "-id", "c1", "start",
+}
+
+func marshal(t testing.TB, message proto.Message) []byte {
+	t.Helper()
+	encoded, err := proto.Marshal(message)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return encoded
+}
+
+func TestIsStart(t *testing.T) {
+	for args, want := range map[string]bool{
+		"shim":                       false,
+		"start":                      false, // the program's own name
+		"shim start":                 true,
+		"shim -namespace ns start":   true,
+		"shim start -namespace ns":   false,
+		"shim -namespace ns delete":  false,
+		"shim -namespace ns":         false,
+		"shim -id start -socket x":   false,
+		"shim -namespace ns restart": false,
+	} {
+		if got := isStart(strings.Fields(args)); got != want {
+			t.Errorf("%q: got %t", args, got)
+		}
+	}
+}
+
+func TestStartParams(t *testing.T) {
+	t.Setenv("TTRPC_ADDRESS", "/run/c.sock.ttrpc")
+	runc := &runcoptions.Options{BinaryName: "crun"}
+	legacy := func(more func(*bootapi.BootstrapParams)) *bootapi.BootstrapParams {
+		params := &bootapi.BootstrapParams{
+			InstanceID: "c1", Namespace: "ns", ContainerdGrpcAddress: "/run/c.sock", ContainerdBinary: "/bin/containerd",
+			ContainerdTtrpcAddress: "/run/c.sock.ttrpc",
+		}
+		if more != nil {
+			more(params)
+		}
+		return params
+	}
+	current := &bootapi.BootstrapParams{
+		InstanceID: "c1", Namespace: "ns", ContainerdVersion: "2.4.2", ContainerdTtrpcAddress: "/other.ttrpc",
+		SocketDir: proto.String("/run/s"), LogLevel: bootapi.LogLevel_LOG_LEVEL_DEBUG,
+	}
+	if err := current.AddExtension(runc); err != nil {
+		t.Fatal(err)
+	}
+	other := proto.Clone(current).(*bootapi.BootstrapParams)
+	other.InstanceID = "c2"
+	debug := append([]string{"shim", "-debug"}, startArgs[1:]...)
+	for name, test := range map[string]struct {
+		args  []string
+		stdin []byte
+		want  *bootapi.BootstrapParams
+	}{
+		"2.3 and later: BootstrapParams": {startArgs, marshal(t, current), current},
+		"before: nothing":                {startArgs, nil, legacy(nil)},
+		"before: nothing, with -debug": {debug, nil, legacy(func(p *bootapi.BootstrapParams) {
+			p.LogLevel = bootapi.LogLevel_LOG_LEVEL_DEBUG
+		})},
+		"before: the runtime's options": {startArgs, marshal(t, mustAny(t, runc)), legacy(func(p *bootapi.BootstrapParams) {
+			p.Extensions = []*bootapi.Extension{{Value: mustAny(t, runc)}}
+		})},
+		"no message at all": {startArgs, []byte("\xff\xff\xff garbage"), legacy(nil)},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := startParams(test.args, bytes.NewReader(test.stdin))
+			if err != nil {
+				t.Fatal(err)
+			}
+			if !proto.Equal(got, test.want) {
+				t.Errorf("got  %v\nwant %v", got, test.want)
+			}
+		})
+	}
+	t.Run("params of another container are not ours", func(t *testing.T) {
+		got, err := startParams(startArgs, bytes.NewReader(marshal(t, other)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		if got.InstanceID != "c1" || got.SocketDir != nil {
+			t.Errorf("got %v", got)
+		}
+		if found, err := got.FindExtension(&runcoptions.Options{}); found || err != nil {
+			t.Errorf("another container's options were taken: %t, %v", found, err)
+		}
+	})
+	t.Run("params of another namespace are not ours", func(t *testing.T) {
+		other := proto.Clone(current).(*bootapi.BootstrapParams)
+		other.Namespace = "other"
+		got, err := startParams(startArgs, bytes.NewReader(marshal(t, other)))
+		if err != nil || got.Namespace != "ns" || got.SocketDir != nil {
+			t.Errorf("got %v, %v", got, err)
+		}
+	})
+}
+
+func TestStartParamsThatAreRefused(t *testing.T) {
+	for name, args := range map[string]string{
+		"no flags":        "shim start",
+		"no id":           "shim -namespace ns start",
+		"no namespace":    "shim -id c1 start",
+		"an empty id":     "shim -namespace ns -id= start",
+		"an unknown flag": "shim -namespace ns -id c1 -nonsense start",
+	} {
+		t.Run(name, func(t *testing.T) {
+			if params, err := startParams(strings.Fields(args), strings.NewReader("")); err == nil {
+				t.Errorf("got %v", params)
+			}
+		})
+	}
+	t.Run("help is no start", func(t *testing.T) {
+		if _, err := startParams([]string{"shim", "-help", "start"}, strings.NewReader("")); !errors.Is(err, flag.ErrHelp) {
+			t.Errorf("got %v", err)
+		}
+	})
+	t.Run("stdin that cannot be read", func(t *testing.T) {
+		broken := errors.New("broken")
+		if _, err := startParams(startArgs, iotest.ErrReader(broken)); !errors.Is(err, broken) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// fakeManager stands for containerd's runc manager.
+type fakeManager struct {
+	shim.Shim
+	start func(context.Context, *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error)
+	stop  func(context.Context, string) (shim.StopStatus, error)
+}
+
+func (m *fakeManager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
+	return m.start(ctx, params)
+}
+
+func (m *fakeManager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
+	return m.stop(ctx, id)
+}
+
+const testAddress = "unix:///run/containerd/s/abc"
+
+// answers is a manager that has started a shim; saw runs meanwhile.
+func answers(saw func(context.Context, *bootapi.BootstrapParams)) *fakeManager {
+	return &fakeManager{start: func(ctx context.Context, params *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
+		if saw != nil {
+			saw(ctx, params)
+		}
+		return &bootapi.BootstrapResult{Version: 3, Protocol: "ttrpc", Address: testAddress}, nil
+	}}
+}
+
+// chdirBundle makes a bundle, in a directory of bundles, the working directory.
+func chdirBundle(t *testing.T, config string) string {
+	t.Helper()
+	bundle := filepath.Join(t.TempDir(), "c1")
+	if err := os.Mkdir(bundle, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if config != "" {
+		if err := os.WriteFile(filepath.Join(bundle, "config.json"), []byte(config), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	t.Chdir(bundle)
+	return bundle
+}
+
+func TestStartPrintsThePlainAddressAndNothingElse(t *testing.T) {
+	chdirBundle(t, "")
+	var stdout bytes.Buffer
+	var namespace string
+	manager := answers(func(ctx context.Context, _ *bootapi.BootstrapParams) { namespace, _ = namespaces.Namespace(ctx) })
+	if err := start(t.Context(), manager, startArgs, strings.NewReader(""), &stdout); err != nil {
+		t.Fatal(err)
+	}
+	if stdout.String() != testAddress {
+		t.Errorf("stdout is %q", stdout.String())
+	}
+	if got, err := shim.ReadAddress(addressFile); err != nil || got != testAddress {
+		t.Errorf("the address file says %q, %v", got, err)
+	}
+	if namespace != "ns" {
+		t.Errorf("the manager was called in the namespace %q", namespace)
+	}
+	if _, err := os.Lstat(socketDirLink); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("there is a link to a socket directory that nobody named: %v", err)
+	}
+}
+
+func TestStartRemembersTheSocketDirectory(t *testing.T) {
+	chdirBundle(t, "")
+	params := &bootapi.BootstrapParams{InstanceID: "c1", Namespace: "ns", SocketDir: proto.String("/run/elsewhere")}
+	manager := answers(func(context.Context, *bootapi.BootstrapParams) {
+		// Before the shim is there: it may end at any time.
+		if dir, err := os.Readlink(socketDirLink); err != nil || dir != "/run/elsewhere" {
+			t.Errorf("the link leads to %q, %v", dir, err)
+		}
+	})
+	for range 2 { // a second one finds it there
+		if err := start(t.Context(), manager, startArgs, bytes.NewReader(marshal(t, params)), io.Discard); err != nil {
+			t.Fatal(err)
+		}
+	}
+}
+
+func TestStartThatFailsPrintsNothing(t *testing.T) {
+	chdirBundle(t, "")
+	refused := errors.New("refused")
+	manager := &fakeManager{start: func(context.Context, *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
+		return nil, refused
+	}}
+	var stdout bytes.Buffer
+	if err := start(t.Context(), manager, startArgs, strings.NewReader(""), &stdout); !errors.Is(err, refused) {
+		t.Errorf("got %v", err)
+	}
+	if stdout.Len() > 0 {
+		t.Errorf("stdout is %q", stdout.String())
+	}
+	if _, err := os.Stat(addressFile); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("there is an address file of a shim that is not: %v", err)
+	}
+}
+
+// TestOneStartOfAGroupAtATime: the directory of the bundles is locked while the
+// shim of the group is looked for, and only then.
+func TestOneStartOfAGroupAtATime(t *testing.T) {
+	for name, test := range map[string]struct {
+		config string
+		locked bool
+	}{
+		"a pod's":           {`{"annotations": {"io.kubernetes.cri.sandbox-id": "pod"}}`, true},
+		"a group's":         {`{"annotations": {"io.containerd.runc.v2.group": "pod"}}`, true},
+		"a single one":      {`{"annotations": {"a": "b"}}`, false},
+		"a bundle of none":  {"", false},
+		"a broken bundle":   {"{", false},
+		"an empty group id": {`{"annotations": {"io.containerd.runc.v2.group": ""}}`, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bundle := chdirBundle(t, test.config)
+			called := false
+			manager := answers(func(context.Context, *bootapi.BootstrapParams) {
+				called = true
+				if got := isLocked(t, filepath.Dir(bundle)); got != test.locked {
+					t.Errorf("locked during the start: %t", got)
+				}
+			})
+			if err := start(t.Context(), manager, startArgs, strings.NewReader(""), io.Discard); err != nil {
+				t.Fatal(err)
+			}
+			if !called || isLocked(t, filepath.Dir(bundle)) {
+				t.Errorf("called: %t; the lock must not outlive the start", called)
+			}
+		})
+	}
+}
+
+func isLocked(t *testing.T, dir string) bool {
+	t.Helper()
+	opened, err := os.Open(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer opened.Close()
+	err = unix.Flock(int(opened.Fd()), unix.LOCK_EX|unix.LOCK_NB)
+	if err != nil && !errors.Is(err, unix.EWOULDBLOCK) {
+		t.Fatal(err)
+	}
+	return err != nil
+}
+
+// FuzzStartParams: whatever is on stdin, the container is the one that the flags
+// name.
+func FuzzStartParams(f *testing.F) {
+	f.Add([]byte(nil))
+	f.Add([]byte("garbage"))
+	f.Add(marshal(f, mustAny(f, &runcoptions.Options{BinaryName: "crun"})))
+	f.Add(marshal(f, &bootapi.BootstrapParams{InstanceID: "c1", Namespace: "ns"}))
+	f.Add(marshal(f, &bootapi.BootstrapParams{InstanceID: "c2", Namespace: "ns", SocketDir: proto.String("/s")}))
+	f.Fuzz(func(t *testing.T, stdin []byte) {
+		params, err := startParams(startArgs, bytes.NewReader(stdin))
+		if err != nil {
+			t.Fatalf("stdin must not make a start fail before Create can say why: %v", err)
+		}
+		if params.InstanceID != "c1" || params.Namespace != "ns" {
+			t.Errorf("got %v", params)
+		}
+	})
+}

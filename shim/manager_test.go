@@ -1,0 +1,144 @@
+package shim
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/containerd/containerd/api/types"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/typeurl/v2"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+// TestManagerTranslatesOptions: the runc manager knows runc's options only.
+func TestManagerTranslatesOptions(t *testing.T) {
+	runc := &runcoptions.Options{BinaryName: "crun"}
+	for name, test := range map[string]struct {
+		options *anypb.Any
+		want    string // the BinaryName that the runc manager finds
+		found   bool
+	}{
+		"runc's own":           {mustAny(t, runc), "crun", true},
+		"TOML":                 {inTOML(t, "BinaryName = 'crun'"), "crun", true},
+		"typed":                {mustAny(t, &lifecyclev1.Options{Runc: runc}), "crun", true},
+		"typed without runc's": {mustAny(t, &lifecyclev1.Options{}), "", false},
+		"bad TOML":             {inTOML(t, "nonsense"), "", false},
+		"none":                 {nil, "", false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var seen *bootapi.BootstrapParams
+			m := &manager{Shim: answers(func(_ context.Context, params *bootapi.BootstrapParams) { seen = params })}
+			given := &bootapi.BootstrapParams{InstanceID: "c1", Extensions: []*bootapi.Extension{{Value: test.options}}}
+			before := proto.Clone(given)
+			if _, err := m.Start(t.Context(), given); err != nil {
+				t.Fatal(err)
+			}
+			var got runcoptions.Options
+			found, err := seen.FindExtension(&got)
+			if err != nil || found != test.found || got.BinaryName != test.want {
+				t.Errorf("found %t, %q, %v", found, got.BinaryName, err)
+			}
+			if !proto.Equal(given, before) {
+				t.Error("the caller's params were changed")
+			}
+		})
+	}
+}
+
+type infoManager struct {
+	shim.Shim
+	options []byte
+}
+
+func (m *infoManager) Info(_ context.Context, options io.Reader) (*types.RuntimeInfo, error) {
+	var err error
+	m.options, err = io.ReadAll(options)
+	return &types.RuntimeInfo{}, err
+}
+
+func TestInfoTakesEveryFormOfOptions(t *testing.T) {
+	runc := &runcoptions.Options{BinaryName: "crun"}
+	for name, test := range map[string]struct {
+		options *anypb.Any
+		want    string
+	}{
+		"none":       {nil, ""},
+		"runc's own": {mustAny(t, runc), "crun"},
+		"TOML":       {inTOML(t, "BinaryName = 'crun'"), "crun"},
+		"typed":      {mustAny(t, &lifecyclev1.Options{Runc: runc}), "crun"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fake := &infoManager{}
+			if _, err := (&manager{Shim: fake}).Info(t.Context(), bytes.NewReader(marshal(t, test.options))); err != nil {
+				t.Fatal(err)
+			}
+			if test.want == "" {
+				if len(fake.options) > 0 {
+					t.Errorf("got %q", fake.options)
+				}
+				return
+			}
+			var packed anypb.Any
+			if err := proto.Unmarshal(fake.options, &packed); err != nil {
+				t.Fatal(err)
+			}
+			var got runcoptions.Options
+			if err := typeurl.UnmarshalTo(&packed, &got); err != nil || got.BinaryName != test.want {
+				t.Errorf("got %v, %v", &got, err)
+			}
+		})
+	}
+	for name, input := range map[string][]byte{
+		"no message": []byte("\xff"),
+		"bad TOML":   marshal(t, inTOML(t, "nonsense")),
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := (&manager{Shim: &infoManager{}}).Info(t.Context(), bytes.NewReader(input))
+			refused(t, err)
+		})
+	}
+}
+
+// TestStopRemovesTheSocketOfAShimThatDied, and of no other.
+func TestStopRemovesTheSocketOfAShimThatDied(t *testing.T) {
+	for name, served := range map[string]bool{"of a dead shim": false, "of another shim that serves it": true} {
+		t.Run(name, func(t *testing.T) {
+			bundle := chdirBundle(t, "")
+			socket := filepath.Join(t.TempDir(), "s")
+			listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: socket, Net: "unix"})
+			if err != nil {
+				t.Fatal(err)
+			}
+			listener.SetUnlinkOnClose(false)
+			defer listener.Close()
+			if !served {
+				listener.Close()
+			}
+			if err := os.WriteFile(filepath.Join(bundle, addressFile), []byte("unix://"+socket), 0o600); err != nil {
+				t.Fatal(err)
+			}
+			want := errors.New("from the runc manager")
+			m := &manager{Shim: &fakeManager{stop: func(context.Context, string) (shim.StopStatus, error) {
+				return shim.StopStatus{Pid: 5}, want
+			}}}
+			status, err := m.Stop(t.Context(), "c1")
+			if status.Pid != 5 || !errors.Is(err, want) {
+				t.Errorf("got %v, %v", status, err)
+			}
+			if _, err := os.Stat(socket); (err == nil) != served {
+				t.Errorf("the socket: %v", err)
+			}
+		})
+	}
+}

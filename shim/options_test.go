@@ -1,0 +1,413 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+	"time"
+
+	eventstypes "github.com/containerd/containerd/api/events"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/typeurl/v2"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/anypb"
+	"google.golang.org/protobuf/types/known/durationpb"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+// pack encodes a message as containerd's client does.
+func pack(t testing.TB, message proto.Message) *anypb.Any {
+	t.Helper()
+	packed, err := typeurl.MarshalAnyToProto(message)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return packed
+}
+
+func inTOML(t testing.TB, body string) *anypb.Any {
+	t.Helper()
+	return pack(t, &runtimeoptions.Options{ConfigBody: []byte(body)})
+}
+
+func writeFile(t testing.TB, name, content string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), name)
+	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func mustRead(t testing.TB, options *anypb.Any) *runtimeOptions {
+	t.Helper()
+	read, err := readRuntimeOptions(options)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return read
+}
+
+// refused checks that the error is of our type and names what the user has to
+// look for.
+func refused(t testing.TB, err error, names ...string) {
+	t.Helper()
+	var options *OptionsError
+	if !errors.As(err, &options) {
+		t.Fatalf("got %v, want an *OptionsError", err)
+	}
+	for _, name := range names {
+		if !strings.Contains(err.Error(), name) {
+			t.Errorf("%q does not say %q", err, name)
+		}
+	}
+}
+
+func TestOptionsOfEveryForm(t *testing.T) {
+	const body = `
+BinaryName = "crun"
+Root = "/run/other"
+SystemdCgroup = true
+DefaultPostStartTimeout = "90s"
+DefaultGracePeriod = "1m30s"
+OutputLimit = 100
+`
+	runc := &runcoptions.Options{BinaryName: "crun", Root: "/run/other", SystemdCgroup: true}
+	all := nodeConfig{
+		DefaultPostStartTimeout: duration{90 * time.Second},
+		DefaultGracePeriod:      duration{90 * time.Second},
+		OutputLimit:             proto.Int64(100),
+	}
+	file := writeFile(t, "runtime.toml", body)
+	for name, test := range map[string]struct {
+		options *anypb.Any
+		want    runtimeOptions
+	}{
+		"nil":                 {nil, runtimeOptions{}},
+		"an empty Any":        {&anypb.Any{}, runtimeOptions{}},
+		"runc's own":          {pack(t, runc), runtimeOptions{Runc: runc, systemdCgroup: true}},
+		"runc's own, empty":   {pack(t, &runcoptions.Options{}), runtimeOptions{Runc: &runcoptions.Options{}, systemdCgroup: true}},
+		"TOML inline":         {inTOML(t, body), runtimeOptions{Runc: runc, systemdCgroup: true, config: all}},
+		"TOML, empty":         {inTOML(t, ""), runtimeOptions{Runc: &runcoptions.Options{}}},
+		"TOML in a file":      {pack(t, &runtimeoptions.Options{ConfigPath: file}), runtimeOptions{Runc: runc, systemdCgroup: true, config: all}},
+		"a file wins":         {pack(t, &runtimeoptions.Options{ConfigPath: file, ConfigBody: []byte("nonsense")}), runtimeOptions{Runc: runc, systemdCgroup: true, config: all}},
+		"typed":               {pack(t, &lifecyclev1.Options{}), runtimeOptions{}},
+		"typed with all":      {pack(t, typedOptions(runc)), runtimeOptions{Runc: runc, systemdCgroup: true, config: all}},
+		"with anypb's prefix": {mustAny(t, runc), runtimeOptions{Runc: runc, systemdCgroup: true}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := mustRead(t, test.options)
+			if (got.Runc == nil) != (test.want.Runc == nil) || !proto.Equal(got.Runc, test.want.Runc) {
+				t.Errorf("runc's options are %v, want %v", got.Runc, test.want.Runc)
+			}
+			if got.systemdCgroup != test.want.systemdCgroup {
+				t.Errorf("systemdCgroup is %t", got.systemdCgroup)
+			}
+			if !reflect.DeepEqual(got.config, test.want.config) {
+				t.Errorf("the settings are %+v, want %+v", got.config, test.want.config)
+			}
+		})
+	}
+}
+
+func typedOptions(runc *runcoptions.Options) *lifecyclev1.Options {
+	return &lifecyclev1.Options{
+		Runc:                    runc,
+		DefaultPostStartTimeout: durationpb.New(90 * time.Second),
+		DefaultGracePeriod:      durationpb.New(90 * time.Second),
+		OutputLimit:             proto.Int64(100),
+	}
+}
+
+func mustAny(t testing.TB, message proto.Message) *anypb.Any {
+	t.Helper()
+	packed, err := anypb.New(message)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return packed
+}
+
+// TestEveryRuncOptionInTOML walks the struct, so that a field which a new
+// version of containerd adds is not forgotten.
+func TestEveryRuncOptionInTOML(t *testing.T) {
+	fields := reflect.VisibleFields(reflect.TypeFor[runcoptions.Options]())
+	tested := 0
+	for _, field := range fields {
+		if !field.IsExported() {
+			continue
+		}
+		tested++
+		t.Run(field.Name, func(t *testing.T) {
+			want := &runcoptions.Options{}
+			text := setSomething(t, reflect.ValueOf(want).Elem().FieldByIndex(field.Index))
+			got := mustRead(t, inTOML(t, field.Name+" = "+text))
+			if !proto.Equal(got.Runc, want) {
+				t.Errorf("got %v, want %v", got.Runc, want)
+			}
+		})
+	}
+	if tested < 12 {
+		t.Errorf("%d fields were tested; containerd 2.4 has 12", tested)
+	}
+}
+
+// setSomething gives a field a value that is not its zero, and returns it as
+// TOML has it.
+func setSomething(t *testing.T, field reflect.Value) string {
+	t.Helper()
+	switch field.Kind() {
+	case reflect.Bool:
+		field.SetBool(true)
+		return "true"
+	case reflect.String:
+		field.SetString("something")
+		return `"something"`
+	case reflect.Uint32:
+		field.SetUint(4_000_000_000)
+		return "4000000000"
+	default:
+		t.Fatalf("runc's options have a field of kind %s now: see that TOML can set it", field.Kind())
+		return ""
+	}
+}
+
+func TestOptionsThatAreRefused(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "missing.toml")
+	wrong := writeFile(t, "wrong.toml", "Nonsense = 1")
+	for name, test := range map[string]struct {
+		options *anypb.Any
+		names   []string
+	}{
+		"an unknown type":             {&anypb.Any{TypeUrl: "example.com/unknown"}, []string{"example.com/unknown"}},
+		"a type of something else":    {pack(t, &eventstypes.TaskStart{}), []string{"containerd.events.TaskStart", "lifecycle.v1"}},
+		"bytes that are no message":   {&anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: []byte("\xff")}, []string{"containerd.runc.v1.Options"}},
+		"no TOML":                     {inTOML(t, "a = = b"), []string{"the runtime's options"}},
+		"an unknown key":              {inTOML(t, `BinaryNam = "crun"`), []string{"unknown setting", "BinaryNam"}},
+		"an unknown table":            {inTOML(t, "[Runc]\nRoot = '/'"), []string{"Runc"}},
+		"two unknown keys":            {inTOML(t, "One = 1\nTwo = 2"), []string{"One", "Two"}},
+		"a message's inner field":     {inTOML(t, "sizeCache = 1"), []string{"sizeCache"}},
+		"a file with an unknown key":  {pack(t, &runtimeoptions.Options{ConfigPath: wrong}), []string{wrong, "Nonsense"}},
+		"a file that is missing":      {pack(t, &runtimeoptions.Options{ConfigPath: missing}), []string{missing}},
+		"a file that is a directory":  {pack(t, &runtimeoptions.Options{ConfigPath: filepath.Dir(missing)}), []string{filepath.Dir(missing)}},
+		"a number for a text":         {inTOML(t, "BinaryName = 5"), nil},
+		"a text for a boolean":        {inTOML(t, `SystemdCgroup = "true"`), nil},
+		"a negative uid":              {inTOML(t, "IoUid = -1"), nil},
+		"a text for the limit":        {inTOML(t, `OutputLimit = "4096"`), nil},
+		"a key twice":                 {inTOML(t, "Root = 'a'\nRoot = 'b'"), []string{"Root"}},
+		"a duration without a unit":   {inTOML(t, `DefaultGracePeriod = "90"`), []string{"90"}},
+		"a duration that is none":     {inTOML(t, `DefaultPostStartTimeout = "soon"`), []string{"soon"}},
+		"a duration that is empty":    {inTOML(t, `DefaultPostStartTimeout = ""`), nil},
+		"a duration of 0":             {inTOML(t, `DefaultGracePeriod = "0s"`), []string{"0s", "not above 0"}},
+		"a negative duration":         {inTOML(t, `DefaultPostStartTimeout = "-1s"`), []string{"-1s", "not above 0"}},
+		"a duration that is too long": {inTOML(t, `DefaultGracePeriod = "9999999h"`), []string{"9999999h"}},
+	} {
+		t.Run(name, func(t *testing.T) {
+			_, err := readRuntimeOptions(test.options)
+			refused(t, err, test.names...)
+		})
+	}
+}
+
+// TestCRIsOwnKeysAreAccepted: the CRI plugin leaves them in the table that it
+// sends as TOML.
+func TestCRIsOwnKeysAreAccepted(t *testing.T) {
+	got := mustRead(t, inTOML(t, "TypeUrl = 'runtimeoptions.v1.Options'\nConfigPath = ''\nBinaryName = 'crun'"))
+	if got.Runc.GetBinaryName() != "crun" {
+		t.Errorf("BinaryName is %q", got.Runc.GetBinaryName())
+	}
+}
+
+func TestOutputLimitHasBounds(t *testing.T) {
+	for _, limit := range []int64{0, 1, defaultOutputLimit, maxOutputLimit} {
+		for from, read := range limits(t, limit) {
+			got, err := read()
+			if err != nil || got.outputLimit != int(limit) {
+				t.Errorf("%s: %d: got %d, %v", from, limit, got.outputLimit, err)
+			}
+		}
+	}
+	for _, limit := range []int64{-1, maxOutputLimit + 1, -1 << 63, 1<<63 - 1} {
+		for from, read := range limits(t, limit) {
+			_, err := read()
+			t.Run(fmt.Sprintf("%s %d", from, limit), func(t *testing.T) {
+				refused(t, err, "OutputLimit", fmt.Sprint(limit))
+			})
+		}
+	}
+}
+
+// limits are the places from which a limit can come.
+func limits(t *testing.T, limit int64) map[string]func() (settings, error) {
+	t.Helper()
+	line := fmt.Sprintf("OutputLimit = %d", limit)
+	none := filepath.Join(t.TempDir(), "none.toml")
+	return map[string]func() (settings, error){
+		"node": func() (settings, error) {
+			return (&runtimeOptions{}).settings(writeFile(t, "config.toml", line))
+		},
+		"TOML": func() (settings, error) { return mustRead(t, inTOML(t, line)).settings(none) },
+		"typed": func() (settings, error) {
+			return mustRead(t, pack(t, &lifecyclev1.Options{OutputLimit: &limit})).settings(none)
+		},
+	}
+}
+
+func TestSettingsOfTheRuntimeWinOverTheNodes(t *testing.T) {
+	const (
+		node = "DefaultPostStartTimeout = '20s'\nDefaultGracePeriod = '21s'\nOutputLimit = 22\n"
+		own  = "DefaultPostStartTimeout = '30s'\nDefaultGracePeriod = '31s'\nOutputLimit = 32\n"
+	)
+	builtIn := settings{120 * time.Second, 10 * time.Second, 4096}
+	for name, test := range map[string]struct {
+		node    string
+		options *anypb.Any
+		want    settings
+	}{
+		"nothing is said":     {"", nil, builtIn},
+		"only the node":       {node, nil, settings{20 * time.Second, 21 * time.Second, 22}},
+		"the node and runc's": {node, pack(t, &runcoptions.Options{}), settings{20 * time.Second, 21 * time.Second, 22}},
+		"only the runtime":    {"", inTOML(t, own), settings{30 * time.Second, 31 * time.Second, 32}},
+		"both":                {node, inTOML(t, own), settings{30 * time.Second, 31 * time.Second, 32}},
+		"each says one": {
+			"DefaultGracePeriod = '21s'", inTOML(t, "OutputLimit = 0"),
+			settings{120 * time.Second, 21 * time.Second, 0},
+		},
+		"typed": {node, pack(t, typedOptions(nil)), settings{90 * time.Second, 90 * time.Second, 100}},
+		"typed, one": {
+			node, pack(t, &lifecyclev1.Options{DefaultGracePeriod: durationpb.New(time.Second)}),
+			settings{20 * time.Second, time.Second, 22},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := writeFile(t, "config.toml", test.node)
+			if test.node == "" {
+				path = filepath.Join(t.TempDir(), "none.toml")
+			}
+			got, err := mustRead(t, test.options).settings(path)
+			if err != nil || got != test.want {
+				t.Errorf("got %+v, %v; want %+v", got, err, test.want)
+			}
+		})
+	}
+}
+
+func TestNodeConfigThatIsRefused(t *testing.T) {
+	for name, test := range map[string]struct{ body, says string }{
+		"an unknown key":      {"OutputLimits = 1", "OutputLimits"},
+		"an option of runc's": {"BinaryName = 'crun'", "BinaryName"},
+		"no TOML":             {"[[[", ""},
+		"a bad duration":      {"DefaultGracePeriod = '-1s'", "-1s"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			path := writeFile(t, "config.toml", test.body)
+			_, err := (&runtimeOptions{}).settings(path)
+			refused(t, err, path, test.says)
+		})
+	}
+	t.Run("a file that cannot be read", func(t *testing.T) {
+		dir := t.TempDir()
+		_, err := (&runtimeOptions{}).settings(dir)
+		refused(t, err, dir)
+	})
+}
+
+// TestSystemdCgroup: what the options say wins; a cgroups path that only systemd
+// can serve asks for its driver where they say nothing.
+func TestSystemdCgroup(t *testing.T) {
+	driver := func(systemd bool) *runcoptions.Options { return &runcoptions.Options{SystemdCgroup: systemd} }
+	for name, test := range map[string]struct {
+		options *anypb.Any
+		path    bool                 // the cgroups path is systemd's
+		want    *runcoptions.Options // that the runc service is given, nil for none
+	}{
+		"no options":                         {nil, false, nil},
+		"no options, systemd path":           {nil, true, driver(true)},
+		"TOML without it":                    {inTOML(t, ""), false, driver(false)},
+		"TOML without it, systemd path":      {inTOML(t, ""), true, driver(true)},
+		"TOML with false, systemd path":      {inTOML(t, "SystemdCgroup = false"), true, driver(false)},
+		"TOML with true":                     {inTOML(t, "SystemdCgroup = true"), false, driver(true)},
+		"runc's, systemd path":               {pack(t, driver(false)), true, driver(false)},
+		"runc's with true":                   {pack(t, driver(true)), false, driver(true)},
+		"typed without runc's":               {pack(t, &lifecyclev1.Options{}), false, nil},
+		"typed without runc's, systemd path": {pack(t, &lifecyclev1.Options{}), true, driver(true)},
+		"typed with runc's false, systemd path": {
+			pack(t, &lifecyclev1.Options{Runc: driver(false)}), true, driver(false),
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			packed, err := mustRead(t, test.options).runc(test.path)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if packed == nil || test.want == nil {
+				if packed != nil || test.want != nil {
+					t.Fatalf("got %v, want %v", packed, test.want)
+				}
+				return
+			}
+			var got runcoptions.Options
+			if err := packed.UnmarshalTo(&got); err != nil {
+				// The runc service reads it through typeurl, which wants no prefix.
+				if err := typeurl.UnmarshalTo(packed, &got); err != nil {
+					t.Fatal(err)
+				}
+			}
+			if !proto.Equal(&got, test.want) {
+				t.Errorf("got %v, want %v", &got, test.want)
+			}
+		})
+	}
+}
+
+// FuzzOptions: whatever a client sends is read or refused as the user's mistake.
+func FuzzOptions(f *testing.F) {
+	for _, message := range []proto.Message{
+		&runcoptions.Options{BinaryName: "crun"},
+		&runtimeoptions.Options{ConfigBody: []byte("SystemdCgroup = false\nOutputLimit = 1\nDefaultGracePeriod = '1s'")},
+		&lifecyclev1.Options{DefaultGracePeriod: &durationpb.Duration{Seconds: -1 << 63, Nanos: -1}, OutputLimit: proto.Int64(-1)},
+		&eventstypes.TaskStart{},
+	} {
+		packed := pack(f, message)
+		f.Add(packed.TypeUrl, packed.Value)
+		f.Add("type.googleapis.com/"+packed.TypeUrl, packed.Value)
+	}
+	f.Add("runtimeoptions.v1.Options", pack(f, &runtimeoptions.Options{ConfigBody: []byte("a.b.\"c\" = [{x=1},]\n[[t]]")}).Value)
+	none := filepath.Join(f.TempDir(), "none.toml")
+	f.Fuzz(func(t *testing.T, url string, value []byte) {
+		var toml runtimeoptions.Options
+		if proto.Unmarshal(value, &toml) == nil && toml.ConfigPath != "" {
+			t.Skip("the machine's files are no input") // one of them never ends
+		}
+		read, err := readRuntimeOptions(&anypb.Any{TypeUrl: url, Value: value})
+		if err != nil {
+			refused(t, err)
+			return
+		}
+		if settings, err := read.settings(none); err != nil {
+			refused(t, err)
+		} else if settings.postStartTimeout <= 0 || settings.gracePeriod <= 0 || settings.outputLimit < 0 {
+			t.Errorf("accepted, and yet: %+v", settings)
+		}
+		if _, err := read.runc(true); err != nil {
+			t.Errorf("accepted, and yet: %v", err)
+		}
+	})
+}
+
+// A typed duration that makes no sense is refused, as in TOML.
+func TestTypedDurationsAboveZero(t *testing.T) {
+	for name, options := range map[string]*lifecyclev1.Options{
+		"default_grace_period":       {DefaultGracePeriod: durationpb.New(-time.Second)},
+		"default_post_start_timeout": {DefaultPostStartTimeout: durationpb.New(0)},
+	} {
+		_, err := readRuntimeOptions(pack(t, options))
+		refused(t, err, name, "not above 0")
+	}
+}

@@ -1,0 +1,122 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"slices"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/ttrpc"
+	"github.com/containerd/typeurl/v2"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
+)
+
+func TestPanicInTheLoopLetsTheRestOfTheMailboxGo(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, postStart(0), &fakeHandlers{postStart: hangs})
+		w.c.ctx = panickyContext{w.c.ctx}
+		start := w.c.ask(lifecycle.Event{Kind: lifecycle.StartRequested})
+		w.c.post(lifecycle.Event{Kind: lifecycle.StartReturned}) // panics
+		kill := w.c.ask(lifecycle.Event{Kind: lifecycle.KillRequested, Signal: lifecycle.Signal{Number: 15}})
+		w.serve()
+		if got := start.wait(); got.kind != lifecycle.CallStart {
+			t.Errorf("%+v", got)
+		}
+		if got := start.wait(); !errors.Is(got.err, errShutdown) {
+			t.Errorf("the start gets %+v", got)
+		}
+		select {
+		case got := <-kill.verdict:
+			if got.kind != lifecycle.Forward {
+				t.Errorf("the kill gets %+v", got)
+			}
+		case <-time.After(time.Hour):
+			t.Error("the kill is never answered")
+		}
+	})
+}
+
+func TestPanicInTheRuncServicesStartHoldsNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		config := postStart(0)
+		config.PreStop = &lifecycle.Handler{}
+		w := newWorld(t, config, &fakeHandlers{postStart: hangs, preStop: takes(0, succeeded)}).exitOnSignal().serve()
+		w.inner.answer["Start"] = func(context.Context, any) (any, error) {
+			w.become(task.Status_RUNNING)
+			w.emit(newEvent("c1", "start"))
+			panic("a bug")
+		}
+		_, err := w.service.UnaryServerInterceptor()(t.Context(), nil, &ttrpc.UnaryServerInfo{}, func(ctx context.Context, _ func(any) error) (any, error) {
+			return w.service.Start(ctx, &taskapi.StartRequest{ID: "c1"})
+		})
+		if status.Code(err) != codes.Internal {
+			t.Errorf("got %v", err)
+		}
+		pass(time.Hour)
+		if w.state() == task.Status_CREATED {
+			t.Errorf("State says CREATED for ever")
+		}
+		w.kill(15)
+		pass(time.Hour)
+		if got := w.forwarded(); !slices.Equal(got, []uint32{15}) {
+			t.Errorf("the stop signal is not sent: forwarded %v", got)
+		}
+		w.exit()
+		if _, err := w.service.Delete(t.Context(), &taskapi.DeleteRequest{ID: "c1"}); err != nil {
+			t.Error(err)
+		}
+		pass(time.Hour)
+		w.publisher.expect(t, "c1 start, c1 exit, c1 delete")
+		select {
+		case <-w.loopEnded:
+		default:
+			t.Error("the loop never ends")
+		}
+	})
+}
+
+func TestExitThatMeetsTheEndOfACreationIsTold(t *testing.T) {
+	tap := newTestTap(t, &fakePublisher{})
+	for i := range 20000 {
+		var told atomic.Int32
+		gate := watch(tap, "a", func() { told.Add(1) })
+		done := make(chan struct{})
+		go func() {
+			defer close(done)
+			_ = tap.Publish(t.Context(), "exit", newEvent("a", "exit"))
+		}()
+		gate.created(testPid, true)
+		<-done
+		if told.Load() != 1 {
+			t.Fatalf("try %d: the exit was told %d times", i, told.Load())
+		}
+	}
+}
+
+func TestDurationThatIsANumberIsRefused(t *testing.T) {
+	for _, body := range []string{"DefaultGracePeriod = 90", "DefaultGracePeriod = -90", "DefaultPostStartTimeout = 0"} {
+		_, err := readRuntimeOptions(inTOML(t, body))
+		refused(t, err)
+	}
+}
+
+// TestSystemdCgroupInWhateverCase: the decoder takes a key in any case.
+func TestSystemdCgroupInWhateverCase(t *testing.T) {
+	packed, err := mustRead(t, inTOML(t, "systemdcgroup = false")).runc(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got runcoptions.Options
+	if err := typeurl.UnmarshalTo(packed, &got); err != nil || got.SystemdCgroup {
+		t.Errorf("got %v, %v", &got, err)
+	}
+}

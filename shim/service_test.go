@@ -1,0 +1,571 @@
+package shim
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"reflect"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/ttrpc"
+	"github.com/containerd/typeurl/v2"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
+)
+
+// newTestService returns a service of which nothing is asked but Create and what
+// passes through.
+func newTestService(t *testing.T) (*service, *fakeTask, *fakePublisher) {
+	t.Helper()
+	inner, publisher := newFakeTask(), &fakePublisher{}
+	return newService(t.Context(), inner, newTestTap(t, publisher), nil, errors.New("no host: install it")), inner, publisher
+}
+
+func bundle(t *testing.T, cgroupsPath string, annotations map[string]string) string {
+	t.Helper()
+	config, err := json.Marshal(map[string]any{
+		"annotations": annotations, "linux": map[string]any{"cgroupsPath": cgroupsPath},
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return filepath.Dir(writeFile(t, "config.json", string(config)))
+}
+
+const goodHandler = `{exec: {command: ["true"]}}`
+
+// TestContainersWithoutHandlersGoStraightThrough: the very request reaches the
+// runc service, and its very answer and error come back.
+func TestContainersWithoutHandlersGoStraightThrough(t *testing.T) {
+	s, inner, _ := newTestService(t)
+	dir := bundle(t, "/c1", map[string]string{"other": "x"})
+	api := reflect.TypeFor[taskapi.TTRPCTaskService]()
+	for i := range api.NumMethod() {
+		method := api.Method(i)
+		t.Run(method.Name, func(t *testing.T) {
+			request := reflect.New(method.Type.In(1).Elem())
+			set := func(name, value string) {
+				if field := request.Elem().FieldByName(name); field.IsValid() {
+					field.SetString(value)
+				}
+			}
+			set("ID", "c1")
+			set("Bundle", dir)
+			for _, wantErr := range []error{nil, status.Error(codes.NotFound, "runc's own words")} {
+				response := reflect.New(method.Type.Out(0).Elem())
+				inner.answer[method.Name] = func(context.Context, any) (any, error) { return response.Interface(), wantErr }
+				got := reflect.ValueOf(s).MethodByName(method.Name).Call([]reflect.Value{reflect.ValueOf(t.Context()), request})
+				if got[0].Pointer() != response.Pointer() {
+					t.Errorf("the answer is another one: %v", got[0])
+				}
+				if err, _ := got[1].Interface().(error); !errors.Is(err, wantErr) {
+					t.Errorf("the error is another one: %v", err)
+				}
+			}
+			asked := inner.asked(method.Name)
+			if len(asked) != 2 || asked[0] != request.Interface() || asked[1] != request.Interface() {
+				t.Errorf("the runc service was asked %v", asked)
+			}
+		})
+	}
+	// Of each method the runc service has been asked, and nothing else.
+	if got, want := len(inner.calls), 2*api.NumMethod(); got != want {
+		t.Errorf("%d calls were made for %d requests", got, want)
+	}
+}
+
+// TestExecsGoStraightThrough, also in containers with handlers.
+func TestExecsGoStraightThrough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve().mustStart()
+		w.inner.calls = nil
+		ctx := t.Context()
+		start, kill := &taskapi.StartRequest{ID: "c1", ExecID: "e"}, &taskapi.KillRequest{ID: "c1", ExecID: "e", Signal: 15}
+		remove, state := &taskapi.DeleteRequest{ID: "c1", ExecID: "e"}, &taskapi.StateRequest{ID: "c1", ExecID: "e"}
+		w.inner.answer = map[string]func(context.Context, any) (any, error){}
+		_, startErr := w.service.Start(ctx, start)
+		_, killErr := w.service.Kill(ctx, kill)
+		_, removeErr := w.service.Delete(ctx, remove)
+		_, stateErr := w.service.State(ctx, state)
+		if err := errors.Join(startErr, killErr, removeErr, stateErr); err != nil {
+			t.Error(err)
+		}
+		want := []call{{"Start", start}, {"Kill", kill}, {"Delete", remove}, {"State", state}}
+		if !slices.Equal(w.inner.calls, want) {
+			t.Errorf("got %v, want %v", w.inner.calls, want)
+		}
+		w.handlers.expect(t, nil, nil)
+	})
+}
+
+func TestCreateIsRefusedBeforeAnythingIsDone(t *testing.T) {
+	for name, test := range map[string]struct {
+		annotations map[string]string
+		options     *anypb.Any
+		code        codes.Code
+		says        string
+	}{
+		"an invalid annotation": {
+			map[string]string{oci.KeyLifecycle: "postStart: {exec: {}}"},
+			nil,
+			codes.InvalidArgument, oci.KeyLifecycle,
+		},
+		"a misspelt key":        {map[string]string{"lifecycle-shim.io/prestop": goodHandler}, nil, codes.InvalidArgument, "prestop"},
+		"an unknown option":     {nil, inTOML(t, "Nonsense = 1"), codes.InvalidArgument, "Nonsense"},
+		"a type of options":     {nil, &anypb.Any{TypeUrl: "nonsense"}, codes.InvalidArgument, "nonsense"},
+		"a bound of options":    {map[string]string{oci.KeyPreStop: goodHandler}, inTOML(t, "OutputLimit = -1"), codes.InvalidArgument, "OutputLimit"},
+		"no host for a handler": {map[string]string{oci.KeyPreStop: goodHandler}, nil, codes.FailedPrecondition, "install it"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, inner, _ := newTestService(t)
+			response, err := s.Create(t.Context(), &taskapi.CreateTaskRequest{
+				ID: "c1", Bundle: bundle(t, "", test.annotations), Options: test.options,
+			})
+			if response != nil || status.Code(err) != test.code || !strings.Contains(err.Error(), test.says) {
+				t.Errorf("got %v, %v", response, err)
+			}
+			if len(inner.calls) > 0 || len(s.containers) > 0 || len(s.tap.gates) > 0 {
+				t.Errorf("something was done: %v, %v, %v", inner.calls, s.containers, s.tap.gates)
+			}
+		})
+	}
+}
+
+// TestCreateTranslatesOptions: the runc service knows runc's options only.
+func TestCreateTranslatesOptions(t *testing.T) {
+	runc := pack(t, &runcoptions.Options{BinaryName: "crun"})
+	for name, test := range map[string]struct {
+		options *anypb.Any
+		path    string
+		want    string // what the runc service finds, "" for no options at all
+	}{
+		"none":                    {nil, "/c1", ""},
+		"runc's own":              {runc, "/c1", "crun false"},
+		"TOML":                    {inTOML(t, "BinaryName = 'crun'"), "/c1", "crun false"},
+		"none, and systemd path":  {nil, "system.slice:ctr:c1", " true"},
+		"TOML, and systemd path":  {inTOML(t, "BinaryName = 'crun'"), "system.slice:ctr:c1", "crun true"},
+		"runc's and systemd path": {runc, "system.slice:ctr:c1", "crun false"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, inner, _ := newTestService(t)
+			_, err := s.Create(t.Context(), &taskapi.CreateTaskRequest{ID: "c1", Bundle: bundle(t, test.path, nil), Options: test.options})
+			if err != nil {
+				t.Fatal(err)
+			}
+			got := inner.asked("Create")[0].(*taskapi.CreateTaskRequest).Options
+			if got == nil {
+				if test.want != "" {
+					t.Error("no options")
+				}
+				return
+			}
+			var options runcoptions.Options
+			if err := typeurl.UnmarshalTo(got, &options); err != nil {
+				t.Fatal(err)
+			}
+			if found := fmt.Sprint(options.BinaryName, " ", options.SystemdCgroup); found != test.want {
+				t.Errorf("got %q, want %q", found, test.want)
+			}
+		})
+	}
+}
+
+// TestUnreadableBundleIsTheRuntimesToRefuse: it has its own words.
+func TestUnreadableBundleIsTheRuntimesToRefuse(t *testing.T) {
+	s, inner, _ := newTestService(t)
+	inner.answer["Create"] = func(context.Context, any) (any, error) { return nil, fs.ErrNotExist }
+	request := &taskapi.CreateTaskRequest{ID: "c1", Bundle: filepath.Join(t.TempDir(), "none")}
+	if _, err := s.Create(t.Context(), request); status.Code(err) != codes.Unknown || len(inner.calls) != 1 {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestFailedCreateLeavesNothingBehind(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, inner, publisher := newTestService(t)
+		refused := status.Error(codes.AlreadyExists, "runc's own words")
+		inner.answer["Create"] = func(context.Context, any) (any, error) { return nil, refused }
+		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1})
+		if !errors.Is(err, refused) {
+			t.Errorf("got %v", err)
+		}
+		if s.container("c1") != nil || len(s.tap.gates) > 0 {
+			t.Error("the container is still known")
+		}
+		emit(t, s.tap, "c1 create") // of the next one
+		publisher.expect(t, "c1 create")
+	})
+}
+
+// TestCreateIsUndoneWhereItsHandlersCannotBePrepared, here as the container's
+// process is gone.
+func TestCreateIsUndoneWhereItsHandlersCannotBePrepared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, inner, _ := newTestService(t)
+		inner.answer["Create"] = func(context.Context, any) (any, error) {
+			return &taskapi.CreateTaskResponse{Pid: noSuchPid(t)}, nil
+		}
+		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1})
+		var handler *HandlerError
+		if !errors.As(err, &handler) || handler.Unsupported {
+			t.Errorf("got %v", err)
+		}
+		var methods []string
+		for _, call := range inner.calls {
+			methods = append(methods, call.method)
+		}
+		if !slices.Equal(methods, []string{"Create", "Kill", "Wait", "Delete"}) {
+			t.Errorf("the runc service was asked %q", methods)
+		}
+		if kill := inner.asked("Kill")[0].(*taskapi.KillRequest); kill.Signal != 9 || !kill.All {
+			t.Errorf("got %v", kill)
+		}
+		if s.container("c1") != nil || len(s.tap.gates) > 0 {
+			t.Error("the container is still known")
+		}
+	})
+}
+
+func TestUndoneCreationPublishesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, inner, publisher := newTestService(t)
+		inner.answer["Create"] = func(context.Context, any) (any, error) {
+			emit(t, s.tap, "c1 create")
+			return &taskapi.CreateTaskResponse{Pid: noSuchPid(t)}, nil
+		}
+		inner.answer["Delete"] = func(context.Context, any) (any, error) {
+			emit(t, s.tap, "c1 exit", "c1 delete")
+			return &taskapi.DeleteResponse{}, nil
+		}
+		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1})
+		var handler *HandlerError
+		if !errors.As(err, &handler) {
+			t.Errorf("got %v", err)
+		}
+		publisher.expect(t, "")
+	})
+}
+
+func TestUndoneCreationPublishesNothingLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, inner, publisher := newTestService(t)
+		inner.answer["Create"] = func(context.Context, any) (any, error) {
+			return &taskapi.CreateTaskResponse{Pid: noSuchPid(t)}, nil
+		}
+		inner.answer["Delete"] = func(context.Context, any) (any, error) {
+			time.AfterFunc(10*time.Millisecond, func() { emit(t, s.tap, "c1 exit", "c1 delete") })
+			return &taskapi.DeleteResponse{}, nil
+		}
+		_, _ = s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1})
+		pass(time.Second)
+		publisher.expect(t, "")
+	})
+}
+
+// noSuchPid is above every pid that the kernel gives.
+func noSuchPid(t *testing.T) uint32 {
+	t.Helper()
+	const most = 1 << 22 // PID_MAX_LIMIT, linux/threads.h
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d", most+1)); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("there is a process %d: %v", most+1, err)
+	}
+	return most + 1
+}
+
+// TestSecondCreateOfAnIDIsTheRuntimesToRefuse, and costs the first nothing.
+func TestSecondCreateOfAnIDIsTheRuntimesToRefuse(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve()
+		refused := status.Error(codes.AlreadyExists, "runc's own words")
+		w.inner.answer["Create"] = func(context.Context, any) (any, error) { return nil, refused }
+		_, err := w.service.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1})
+		if !errors.Is(err, refused) {
+			t.Errorf("got %v", err)
+		}
+		if w.service.container("c1") != w.c || w.tap.gates["c1"] != w.c.gate {
+			t.Error("the first container has lost its handlers")
+		}
+	})
+}
+
+// TestRestoredContainerIsWatchedFromItsCreation, although there is no process
+// before its start.
+func TestRestoredContainerIsWatchedFromItsCreation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, inner, publisher := newTestService(t)
+		ctx, shutdown := context.WithCancel(t.Context())
+		defer shutdown()
+		s.ctx = ctx
+		inner.answer["Create"] = func(context.Context, any) (any, error) {
+			emit(t, s.tap, "c1 create")
+			return &taskapi.CreateTaskResponse{}, nil
+		}
+		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1})
+		if err != nil || s.container("c1") == nil {
+			t.Fatalf("got %v", err)
+		}
+		publisher.expect(t, "c1 create")
+	})
+}
+
+func TestStateSaysCreatedOnlyForRunningAndOnlyWhileHeld(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, postStart(0), &fakeHandlers{postStart: takes(second, succeeded)}).serve()
+		if w.state() != task.Status_CREATED { // the runc service's own
+			t.Errorf("before the start: %s", w.state())
+		}
+		start := w.start(0)
+		synctest.Wait()
+		for value, name := range task.Status_name {
+			real := task.Status(value)
+			w.become(real)
+			want := real
+			if real == task.Status_RUNNING {
+				want = task.Status_CREATED
+			}
+			if got := w.state(); got != want {
+				t.Errorf("held, %s: got %s", name, got)
+			}
+		}
+		w.become(task.Status_RUNNING)
+		<-start.done
+		for value, name := range task.Status_name {
+			w.become(task.Status(value))
+			if got := w.state(); got != task.Status(value) {
+				t.Errorf("started, %s: got %s", name, got)
+			}
+		}
+		w.inner.answer["State"] = func(context.Context, any) (any, error) { return nil, fs.ErrNotExist }
+		if _, err := w.service.State(t.Context(), &taskapi.StateRequest{ID: "c1"}); !errors.Is(err, fs.ErrNotExist) {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
+// TestKillAfterAnExitStartsNoPreStop, although the exit's event is on its way:
+// the client has seen it.
+func TestKillAfterAnExitStartsNoPreStop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve().mustStart()
+		w.become(task.Status_STOPPED)
+		w.kill(15)
+		if got := w.forwarded(); !slices.Equal(got, []uint32{15}) {
+			t.Errorf("forwarded %v", got)
+		}
+		w.handlers.expect(t, nil, nil)
+	})
+}
+
+func TestInterceptorAnswersAPanic(t *testing.T) {
+	s, _, _ := newTestService(t)
+	intercept := s.UnaryServerInterceptor()
+	info := &ttrpc.UnaryServerInfo{FullMethod: "/containerd.task.v3.Task/Kill"}
+	_, err := intercept(t.Context(), nil, info, func(context.Context, func(any) error) (any, error) { panic("a bug") })
+	if status.Code(err) != codes.Internal || !strings.Contains(err.Error(), "a bug") {
+		t.Errorf("got %v", err)
+	}
+	refused := errors.New("refused")
+	got, err := intercept(t.Context(), nil, info, func(context.Context, func(any) error) (any, error) { return 5, refused })
+	if got != 5 || !errors.Is(err, refused) {
+		t.Errorf("got %v, %v", got, err)
+	}
+}
+
+// tracingTask is a runc service that brings an interceptor, as in tracing builds.
+type tracingTask struct {
+	*fakeTask
+	seen string
+}
+
+func (f *tracingTask) UnaryServerInterceptor() ttrpc.UnaryServerInterceptor {
+	return func(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+		f.seen = info.FullMethod
+		return method(ctx, unmarshal)
+	}
+}
+
+func TestInterceptorKeepsTheRuncServicesOwn(t *testing.T) {
+	inner := &tracingTask{fakeTask: newFakeTask()}
+	s := newService(t.Context(), inner, newTestTap(t, &fakePublisher{}), nil, nil)
+	_, err := s.UnaryServerInterceptor()(t.Context(), nil, &ttrpc.UnaryServerInfo{FullMethod: "m"},
+		func(context.Context, func(any) error) (any, error) { panic("a bug") })
+	if inner.seen != "m" || status.Code(err) != codes.Internal {
+		t.Errorf("saw %q, got %v", inner.seen, err)
+	}
+}
+
+func TestCodes(t *testing.T) {
+	plain := errors.New("plain")
+	for name, test := range map[string]struct {
+		err  error
+		want codes.Code
+	}{
+		"none":                       {nil, codes.OK},
+		"an annotation":              {&oci.InvalidError{Key: oci.KeyPreStop, Problem: "x"}, codes.InvalidArgument},
+		"an option":                  {&OptionsError{Err: plain}, codes.InvalidArgument},
+		"an option, wrapped":         {fmt.Errorf("x: %w", &OptionsError{Err: plain}), codes.InvalidArgument},
+		"an unsupported handler":     {&HandlerError{Err: plain, Unsupported: true}, codes.Unimplemented},
+		"an unprepared handler":      {&HandlerError{Err: plain}, codes.FailedPrecondition},
+		"a failed postStart":         {&lifecycle.StartError{Message: "x"}, codes.Unknown},
+		"a postStart that was ended": {&lifecycle.StartError{Cause: lifecycle.StopRequest}, codes.Aborted},
+		"a postStart that was killed": {
+			&lifecycle.StartError{Cause: lifecycle.ContainerKill}, codes.Aborted,
+		},
+		"a panic":              {&panicError{value: "x"}, codes.Internal},
+		"the shim's end":       {errShutdown, codes.Unknown},
+		"the runc service's":   {status.Error(codes.NotFound, "x"), codes.NotFound},
+		"anything else":        {plain, codes.Unknown},
+		"a client's own limit": {context.DeadlineExceeded, codes.Unknown},
+	} {
+		t.Run(name, func(t *testing.T) {
+			err := toGRPC(test.err)
+			got, ok := status.FromError(err)
+			if !ok || got.Code() != test.want {
+				t.Errorf("got %v", err)
+			}
+			if test.err != nil && !strings.Contains(err.Error(), status.Convert(test.err).Message()) {
+				t.Errorf("%q has lost the words of %q", err, test.err)
+			}
+		})
+	}
+}
+
+// TestTaskV2IsTaskV3UnderAnotherName: a method that a new version of containerd
+// adds to the interface is not to be forgotten in the table.
+func TestTaskV2IsTaskV3UnderAnotherName(t *testing.T) {
+	server, err := ttrpc.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, inner, _ := newTestService(t)
+	if err := s.RegisterTTRPC(server); err != nil {
+		t.Fatal(err)
+	}
+	var want []string
+	api := reflect.TypeFor[taskapi.TTRPCTaskService]()
+	for i := range api.NumMethod() {
+		want = append(want, api.Method(i).Name)
+	}
+	for _, name := range []string{taskV2, "containerd.task.v3.Task"} {
+		if got := registered(t, server, name); !slices.Equal(got, want) {
+			t.Errorf("%s has the methods %q, want %q", name, got, want)
+		}
+	}
+	client := connect(t, server)
+	for i := range api.NumMethod() {
+		method := api.Method(i)
+		request := reflect.New(method.Type.In(1).Elem()).Interface()
+		response := reflect.New(method.Type.Out(0).Elem()).Interface()
+		if err := client.Call(t.Context(), taskV2, method.Name, request, response); err != nil {
+			t.Errorf("%s: %v", method.Name, err)
+		}
+		asked := inner.asked(method.Name)
+		if len(asked) != 1 || reflect.TypeOf(asked[0]) != method.Type.In(1) {
+			t.Errorf("%s reached %s as %v", method.Name, method.Name, asked)
+		}
+	}
+}
+
+// registered looks into the server, which tells nobody what it serves.
+func registered(t *testing.T, server *ttrpc.Server, service string) []string {
+	t.Helper()
+	services := reflect.ValueOf(server).Elem().FieldByName("services").Elem().FieldByName("services")
+	description := services.MapIndex(reflect.ValueOf(service))
+	if !description.IsValid() {
+		t.Fatalf("%s is not registered", service)
+	}
+	var names []string
+	for _, name := range description.Elem().FieldByName("Methods").MapKeys() {
+		names = append(names, name.String())
+	}
+	slices.Sort(names)
+	return names
+}
+
+// connect serves until the test ends.
+func connect(t *testing.T, server *ttrpc.Server) *ttrpc.Client {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	served := make(chan error, 1)
+	go func() { served <- server.Serve(context.Background(), listener) }()
+	conn, err := net.Dial("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	client := ttrpc.NewClient(conn)
+	t.Cleanup(func() {
+		_ = client.Close()
+		_ = server.Close()
+		if err := <-served; !errors.Is(err, ttrpc.ErrServerClosed) {
+			t.Error(err)
+		}
+	})
+	return client
+}
+
+func TestNewConfig(t *testing.T) {
+	wanted := func(annotations map[string]string) *oci.Lifecycle {
+		lifecycle, err := (&oci.Spec{Annotations: annotations}).Lifecycle()
+		if err != nil {
+			t.Fatal(err)
+		}
+		return lifecycle
+	}
+	defaults := settings{postStartTimeout: time.Minute, gracePeriod: 7 * time.Second}
+	all := map[string]string{
+		"io.kubernetes.cri.container-type": "container",
+		oci.KeyLifecycle: `
+postStart: {exec: {command: [a]}, timeoutSeconds: 60, failurePolicy: Ignore}
+preStop: {exec: {command: [a]}, timeoutSeconds: 5}
+stopSignal: SIGQUIT
+terminationGracePeriodSeconds: 30`,
+	}
+	full := lifecycle.Config{
+		CRI: true, StopSignal: 3, GracePeriod: 30 * time.Second,
+		PostStart:               &lifecycle.Handler{Timeout: time.Minute, IgnoreFailure: true},
+		PreStop:                 &lifecycle.Handler{Timeout: 5 * time.Second},
+		DefaultPostStartTimeout: time.Minute, DefaultGracePeriod: 7 * time.Second,
+	}
+	restored := full
+	restored.PostStart = nil
+	least := lifecycle.Config{
+		PostStart:               &lifecycle.Handler{},
+		DefaultPostStartTimeout: time.Minute, DefaultGracePeriod: 7 * time.Second,
+	}
+	for name, test := range map[string]struct {
+		annotations map[string]string
+		restored    bool
+		want        lifecycle.Config
+	}{
+		"everything":                {all, false, full},
+		"restored: no postStart":    {all, true, restored},
+		"the least":                 {map[string]string{oci.KeyPostStart: goodHandler}, false, least},
+		"failurePolicy Fail, named": {map[string]string{oci.KeyPostStart: `{exec: {command: [a]}, failurePolicy: Fail}`}, false, least},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if got := newConfig(wanted(test.annotations), defaults, test.restored); !reflect.DeepEqual(got, test.want) {
+				t.Errorf("got %+v, want %+v", got, test.want)
+			}
+		})
+	}
+}
