@@ -167,3 +167,60 @@ func compare(t *testing.T, table string) {
 		t.Errorf("the table in %s is not what the machine does; see the change with -update", tableFile)
 	}
 }
+
+// TestDiagram holds the arrows of the drawing in the docs against the machine.
+func TestDiagram(t *testing.T) {
+	data, err := os.ReadFile(tableFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(data), "```mermaid\n")
+	drawing, _, found := strings.Cut(rest, "```")
+	if !found {
+		t.Fatalf("%s has no drawing", tableFile)
+	}
+	known := moves(t)
+	arrows := 0
+	for line := range strings.Lines(drawing) {
+		from, to, ok := strings.Cut(strings.TrimSpace(line), " --> ")
+		to, _, _ = strings.Cut(to, ":")
+		if !ok || from == "[*]" || to == "[*]" {
+			continue
+		}
+		arrows++
+		if !known[from+" "+to] {
+			t.Errorf("the machine does not go from %s to %s", from, to)
+		}
+	}
+	if arrows == 0 {
+		t.Error("the drawing has no arrows")
+	}
+}
+
+// moves are the pairs of phases that one event leads along, with and without
+// postStart.
+func moves(t *testing.T) map[string]bool {
+	t.Helper()
+	known := map[string]bool{}
+	for phase := Created; phase < phases; phase++ {
+		for _, column := range columns {
+			w := in(t, newTestConfig(false, "Fail", "preStop with a limit", 0), phase)
+			if phase == Starting && column.event.Kind == StartReturned {
+				plain := newModel(newTestConfig(false, "", "preStop", 0))
+				plain.ask(Event{Kind: StartRequested})
+				plain.machine.Step(plain.now, column.event)
+				known[phase.String()+" "+plain.machine.Phase().String()] = true
+			}
+			w.machine.Step(latest(w.now, w.machine.Deadline()), column.event)
+			known[phase.String()+" "+w.machine.Phase().String()] = true
+		}
+	}
+	return known
+}
+
+func latest(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
