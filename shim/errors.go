@@ -30,6 +30,11 @@ func (e *HandlerError) Error() string { return "lifecycle handlers: " + e.Err.Er
 
 func (e *HandlerError) Unwrap() error { return e.Err }
 
+// existsError: a container of that id has handlers already.
+type existsError struct{ id string }
+
+func (e *existsError) Error() string { return fmt.Sprintf("task %q already exists", e.id) }
+
 // toGRPC is the only place that knows gRPC codes. Errors of the runc service
 // have theirs already. A failed postStart is Unknown, as a runc start that fails
 // is, because clients add the name of every other code to the words.
@@ -50,6 +55,7 @@ func codeOf(err error) codes.Code {
 		handler  *HandlerError
 		start    *lifecycle.StartError
 		panicked *panicError
+		exists   *existsError
 	)
 	switch {
 	case errors.As(err, &invalid), errors.As(err, &options):
@@ -60,6 +66,8 @@ func codeOf(err error) codes.Code {
 		return codes.FailedPrecondition
 	case errors.As(err, &start) && start.Cause != lifecycle.NoCause:
 		return codes.Aborted
+	case errors.As(err, &exists):
+		return codes.AlreadyExists
 	case errors.As(err, &panicked):
 		return codes.Internal
 	default:

@@ -112,7 +112,7 @@ func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskR
 	gate := newGate(s.tap, r.ID, func() { c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
 	c.gate = gate
 	if !s.add(c) {
-		return s.TTRPCTaskService.Create(ctx, r) // the runtime refuses an id that it knows
+		return nil, &existsError{id: r.ID}
 	}
 	gate.watch()
 	loopCtx, stop := context.WithCancel(s.ctx)
@@ -122,13 +122,19 @@ func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskR
 		gate.forget()
 		s.remove(c)
 	}()
+	created := false
+	defer func() { // after a panic too: the id must not stay taken
+		if !created {
+			gate.forget()
+			s.remove(c)
+			stop()
+		}
+	}()
 	response, err := s.createAndPrepare(ctx, r, c, runner)
 	if err != nil {
-		gate.forget()
-		s.remove(c)
-		stop()
 		return nil, err
 	}
+	created = true
 	gate.created(response.Pid, config.PostStart != nil)
 	return response, nil
 }

@@ -288,18 +288,36 @@ func noSuchPid(t *testing.T) uint32 {
 	return most + 1
 }
 
-// TestSecondCreateOfAnIDIsTheRuntimesToRefuse, and costs the first nothing.
-func TestSecondCreateOfAnIDIsTheRuntimesToRefuse(t *testing.T) {
+// TestSecondCreateOfAnIDIsRefused, without the runtime, and costs the first
+// nothing: passed on, it could become a container without its handlers.
+func TestSecondCreateOfAnIDIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve()
-		refused := status.Error(codes.AlreadyExists, "runc's own words")
-		w.inner.answer["Create"] = func(context.Context, any) (any, error) { return nil, refused }
+		w.inner.answer["Create"] = func(context.Context, any) (any, error) {
+			t.Error("the runtime was asked")
+			return nil, nil
+		}
 		_, err := w.service.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1})
-		if !errors.Is(err, refused) {
+		if status.Code(toGRPC(err)) != codes.AlreadyExists {
 			t.Errorf("got %v", err)
 		}
 		if w.service.container("c1") != w.c || w.tap.gates["c1"] != w.c.gate {
 			t.Error("the first container has lost its handlers")
+		}
+	})
+}
+
+// TestPanicInCreateLeavesTheIDFree for another try.
+func TestPanicInCreateLeavesTheIDFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve()
+		w.inner.answer["Create"] = func(context.Context, any) (any, error) { panic("a bug") }
+		func() {
+			defer func() { _ = recover() }()
+			_, _ = w.service.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c2"}, preStop(0), &runner{pidfd: -1})
+		}()
+		if w.service.container("c2") != nil || w.tap.gates["c2"] != nil {
+			t.Error("the id is still taken")
 		}
 	})
 }
