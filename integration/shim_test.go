@@ -3,10 +3,14 @@ package integration
 import (
 	"bytes"
 	"context"
+	"debug/buildinfo"
+	"debug/elf"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime/debug"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -315,5 +319,30 @@ func TestInfo(t *testing.T) {
 				t.Errorf("info %+v", &info)
 			}
 		})
+	}
+}
+
+// Both binaries are static, and only the handler host carries libcontainer.
+func TestWhatIsLinked(t *testing.T) {
+	for name, carries := range map[string]bool{"containerd-shim-lifecycle-v2": false, "lifecycle-hookexec": true} {
+		path := filepath.Join(binDir(t), name)
+		info, err := buildinfo.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		found := slices.ContainsFunc(info.Deps, func(m *debug.Module) bool { return m.Path == "github.com/opencontainers/runc" })
+		if found != carries {
+			t.Errorf("%s links runc's module: %t, want %t", name, found, carries)
+		}
+		file, err := elf.Open(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if libraries, err := file.ImportedLibraries(); err != nil || len(libraries) > 0 {
+			t.Errorf("%s is not static: %v, %v", name, libraries, err)
+		}
+		if err := file.Close(); err != nil {
+			t.Error(err)
+		}
 	}
 }
