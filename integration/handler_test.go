@@ -9,6 +9,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/containerd/containerd/api/services/tasks/v1"
 	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -122,13 +123,30 @@ func TestHandlerDescriptors(t *testing.T) {
 
 // A container with a terminal: the handler has none.
 func TestHandlerOfContainerWithTerminal(t *testing.T) {
-	on(t, []target{pinned}, func(b *bench) {
-		c := b.run(with{keyPostStart: shell("readlink /proc/self/fd/0 > /stdin")}, forever,
-			func(config *harness.ContainerConfig) {
-				config.Edit = func(spec *specs.Spec) { spec.Process.NoNewPrivileges = false }
-			})
-		if got := c.read("stdin"); got != "/dev/null\n" {
-			b.Errorf("stdin %q", got)
+	on(t, []target{pinned, crun}, func(b *bench) {
+		c := b.newContainer(with{keyPostStart: shell("readlink /proc/self/fd/0 > /handler; cut -d' ' -f7 /proc/self/stat >> /handler")},
+			[]string{"/bin/sh", "-c", "tty > /own; sleep 1000"}, func(config *harness.ContainerConfig) { config.Terminal = true })
+		console := filepath.Join(b.TempDir(), "console")
+		if err := syscall.Mkfifo(console, 0o600); err != nil {
+			b.Fatal(err)
+		}
+		reader, err := os.OpenFile(console, os.O_RDWR, 0) // the shim's opening of a FIFO waits for a reader
+		if err != nil {
+			b.Fatal(err)
+		}
+		b.Cleanup(func() { _ = reader.Close() })
+		if _, err := c.CreateWith(b.Context(), &tasks.CreateTaskRequest{Terminal: true, Stdout: console}); err != nil {
+			b.Fatal(err)
+		}
+		if _, _, err := c.Start(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		b.poll("the entrypoint's look at its terminal", func() bool { return c.exists("own") && c.read("own") != "" })
+		if got := c.read("own"); !strings.HasPrefix(got, "/dev/") {
+			b.Errorf("the container's own terminal is %q", got)
+		}
+		if got := c.read("handler"); got != "/dev/null\n0\n" {
+			b.Errorf("stdin and terminal of the handler %q, want /dev/null and none", got)
 		}
 	})
 }

@@ -138,12 +138,15 @@ func mustBuild(t *testing.T, cache string) *Image {
 	return img
 }
 
-// copyDebs keeps the test off the network.
+// copyDebs takes the packages from the demo's cache, which it fills where it is
+// empty, so that the network is asked at most once.
 func copyDebs(t *testing.T, to string) {
 	t.Helper()
-	files, err := filepath.Glob("../../.cache/debs/*.deb")
+	const cache = "../../.cache"
+	mustBuild(t, cache)
+	files, err := filepath.Glob(cache + "/debs/*.deb")
 	if err != nil || len(files) < len(roots)+1 {
-		t.Skipf("no packages in .cache/debs (%v): run `make demo` once", err)
+		t.Fatalf("%d packages in %s/debs (%v)", len(files), cache, err)
 	}
 	for _, f := range files {
 		b, err := os.ReadFile(f)

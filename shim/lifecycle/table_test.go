@@ -121,12 +121,12 @@ func tableRow(t *testing.T, config Config, phase Phase, name string, event Event
 	}
 	words := make([]string, len(effects))
 	for i, effect := range effects {
-		words[i] = describe(effect, now)
+		words[i] = describe(effect)
 	}
 	return fmt.Sprintf("| %s | %s | %s | %s |\n", phase, name, w.machine.Phase(), strings.Join(words, ", "))
 }
 
-func describe(effect Effect, _ time.Time) string {
+func describe(effect Effect) string {
 	text := effect.Kind.String()
 	switch {
 	case effect.Kind == RunHandler:
