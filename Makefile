@@ -7,13 +7,14 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 export CGO_ENABLED := 1
 
 BIN := bin
+VERSION := 0.1.0
 FUZZTIME ?= 5m
 # seccomp: without it a handler cannot run in a container that has a seccomp profile.
 # netgo, osusergo: no glibc name service in a static binary.
 TAGS := seccomp netgo osusergo
 # What the tests never use of containerd, and would take long to build or need more headers.
 SERVER_TAGS := no_btrfs no_zfs no_devmapper no_aufs no_tracing
-STATIC := -trimpath -tags '$(TAGS)' -ldflags '-s -w -linkmode external -extldflags "-static"'
+STATIC := -trimpath -tags '$(TAGS)' -ldflags '-s -w -X github.com/lifecycle-shim/lifecycle-shim/shim.Version=$(VERSION) -linkmode external -extldflags "-static"'
 STEP := @tools/step
 TOOL := go tool -modfile=tools/go.mod
 UNIT = $$(go list -tags '$(TAGS)' ./... | grep -v /integration)
@@ -31,7 +32,8 @@ build: ## build the product: two static binaries in bin/
 	$(STEP) 'building the product (2 min the first time)' go build $(STATIC) -o $(BIN)/ ./cmd/...
 
 .PHONY: servers
-servers: $(BIN)/.servers $(BIN)/.containerd-1.7 ## build the pinned containerd 2.4 and 1.7, ctr, runc to test under
+servers: $(BIN)/.servers $(BIN)/.containerd-1.7 ## build the pinned containerd 2.4 and 1.7, ctr, runc to test under, and a server to talk to
+	@CGO_ENABLED=0 go build -o $(BIN)/ ./integration/testserver
 
 # Stamps, as the modules alone decide what these binaries are.
 $(BIN)/.servers: go.mod go.sum

@@ -15,8 +15,6 @@ type Exec struct {
 	Host *Host
 	// Request as the host takes it.
 	Request wire.StartRequest
-	// Init of the container.
-	Init *Init
 	// OutputLimit is how many bytes of output are kept.
 	OutputLimit int
 }
@@ -30,11 +28,7 @@ func (e *Exec) Attempt(ctx context.Context) Result {
 	if err != nil {
 		return Result{Outcome: Failed, Err: err, ExitCode: -1}
 	}
-	result := run.wait(ctx)
-	if result.Outcome == Failed && e.Init.ended(ctx) {
-		result.Outcome, result.Err = Aborted, ErrContainerExited
-	}
-	return result
+	return run.wait(ctx)
 }
 
 // begin starts the host and hands it the request.

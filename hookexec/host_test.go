@@ -255,12 +255,8 @@ func TestExecSaysWhyNothingWasStarted(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			host, monitor := scriptHost(t, test.script)
-			init, err := NewInit(os.Getpid(), nil)
-			if err != nil {
-				t.Fatal(err)
-			}
 			before := openFDs(t)
-			action := &Exec{Host: host, Init: init, OutputLimit: 100, Request: wire.StartRequest{
+			action := &Exec{Host: host, OutputLimit: 100, Request: wire.StartRequest{
 				ID: "c1", Args: []string{strings.Repeat("x", 500_000)}, // more than the socket holds
 			}}
 			result := action.Attempt(t.Context())
@@ -277,7 +273,7 @@ func TestExecSaysWhyNothingWasStarted(t *testing.T) {
 func TestExecOfACancelledHandlerStartsNothing(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(ErrContainerExited)
-	result := Run(ctx, &Exec{}, time.Second)
+	result := Run(ctx, &Exec{}, time.Second, runsOn)
 	if result.Outcome != Aborted || !errors.Is(result.Err, ErrContainerExited) || result.ExitCode != -1 {
 		t.Errorf("got %+v", result)
 	}
@@ -287,15 +283,11 @@ func TestExecOfACancelledHandlerStartsNothing(t *testing.T) {
 func TestExecEndsAHostThatHangs(t *testing.T) {
 	ready := filepath.Join(t.TempDir(), "ready")
 	host, monitor := scriptHost(t, "echo said before; : > "+ready+"; exec sleep 1000")
-	init, err := NewInit(os.Getpid(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
 	ctx, cancel := context.WithCancelCause(t.Context())
 	defer cancel(nil)
 	ended := make(chan Result, 1)
 	before := openFDs(t)
-	go func() { ended <- Run(ctx, &Exec{Host: host, Init: init, OutputLimit: 100}, 0) }()
+	go func() { ended <- Run(ctx, &Exec{Host: host, OutputLimit: 100}, 0, runsOn) }()
 	waitFor(t, func() bool { _, err := os.Stat(ready); return err == nil })
 	cancel(ErrTimedOut)
 	select {

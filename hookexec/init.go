@@ -54,9 +54,9 @@ func (i *Init) lives() bool {
 	return err == nil && stat.startTime == i.startTime && stat.threads > 1
 }
 
-// ended tells whether the container is exiting or has exited. It waits a little
+// Ended tells whether the container is exiting or has exited. It waits a little
 // for one that is exiting, so that the exit is known before its handler's end.
-func (i *Init) ended(ctx context.Context) bool {
+func (i *Init) Ended(ctx context.Context) bool {
 	if !i.exiting() {
 		return false
 	}

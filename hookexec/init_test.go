@@ -49,7 +49,7 @@ func TestOwnProcessIsNotExiting(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if init.exiting() || init.ended(t.Context()) {
+	if init.exiting() || init.Ended(t.Context()) {
 		t.Error("this process is said to be exiting")
 	}
 }
@@ -123,7 +123,7 @@ func TestEndedWaitsForTheExit(t *testing.T) {
 				ctx, cancel := context.WithCancel(t.Context())
 				cancel()
 				began := time.Now()
-				if !init.ended(ctx) {
+				if !init.Ended(ctx) {
 					t.Error("a process that is gone is said to run")
 				}
 				if waited := time.Since(began); waited != test.want {

@@ -25,6 +25,9 @@ func (a *attempts) Attempt(context.Context) Result {
 // untilCancelled is an action like a process that hangs: killed, it fails.
 type untilCancelled struct{}
 
+// runsOn is a container that does not exit.
+func runsOn(context.Context) bool { return false }
+
 var errKilled = errors.New("exit status 137")
 
 func (untilCancelled) Attempt(ctx context.Context) Result {
@@ -52,7 +55,7 @@ func TestRunTriesAgainUntilItSucceeds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				action := &attempts{results: test.results, began: time.Now()}
-				result := Run(t.Context(), action, test.period)
+				result := Run(t.Context(), action, test.period, runsOn)
 				if result.Outcome != test.outcome || result.Attempts != test.attempts || len(action.at) != test.attempts {
 					t.Errorf("got %+v after attempts at %v", result, action.at)
 				}
@@ -82,7 +85,7 @@ func TestRunIsEndedByItsContext(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithCancelCause(t.Context())
 				time.AfterFunc(5*time.Second, func() { cancel(test.cause) })
-				result := Run(ctx, untilCancelled{}, time.Second)
+				result := Run(ctx, untilCancelled{}, time.Second, runsOn)
 				if result.Outcome != test.outcome || !errors.Is(result.Err, test.err) || errors.Is(result.Err, errKilled) {
 					t.Errorf("got %+v", result)
 				}
@@ -99,7 +102,7 @@ func TestRunIsEndedBetweenTwoAttempts(t *testing.T) {
 		action := &attempts{results: []Result{{Outcome: Failed, Err: errKilled}}, began: time.Now()}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(5500*time.Millisecond, func() { cancel(ErrTimedOut) })
-		result := Run(ctx, action, 2*time.Second)
+		result := Run(ctx, action, 2*time.Second, runsOn)
 		if result.Outcome != TimedOut || result.Attempts != 3 {
 			t.Errorf("got %+v", result)
 		}
@@ -113,7 +116,7 @@ func TestRunIsEndedBetweenTwoAttempts(t *testing.T) {
 func TestSuccessStandsAlthoughTheTimeIsUp(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(ErrTimedOut)
-	if result := Run(ctx, &attempts{results: []Result{{}}}, 0); result.Outcome != Succeeded || result.Err != nil {
+	if result := Run(ctx, &attempts{results: []Result{{}}}, 0, runsOn); result.Outcome != Succeeded || result.Err != nil {
 		t.Errorf("got %+v", result)
 	}
 }

@@ -292,7 +292,7 @@ func TestHandlersAreAbortedForTheRightCause(t *testing.T) {
 				handler := attempt(func(ctx context.Context) hookexec.Result {
 					<-ctx.Done()
 					result := hookexec.Result{Outcome: hookexec.Failed, Err: errKilled}
-					results <- hookexec.Run(ctx, attempt(func(context.Context) hookexec.Result { return result }), 0)
+					results <- hookexec.Run(ctx, attempt(func(context.Context) hookexec.Result { return result }), 0, runsOn)
 					return result
 				})
 				w := newWorld(t, test.config, &fakeHandlers{postStart: handler, preStop: handler}).serve()

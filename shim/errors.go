@@ -20,11 +20,7 @@ func (e *OptionsError) Unwrap() error { return e.Err }
 
 // HandlerError says why a container's handlers could not be run here. Nothing
 // was done for the container, or it has been undone.
-type HandlerError struct {
-	Err error
-	// Unsupported: this build cannot run such a handler.
-	Unsupported bool
-}
+type HandlerError struct{ Err error }
 
 func (e *HandlerError) Error() string { return "lifecycle handlers: " + e.Err.Error() }
 
@@ -60,8 +56,6 @@ func codeOf(err error) codes.Code {
 	switch {
 	case errors.As(err, &invalid), errors.As(err, &options):
 		return codes.InvalidArgument
-	case errors.As(err, &handler) && handler.Unsupported:
-		return codes.Unimplemented
 	case errors.As(err, &handler):
 		return codes.FailedPrecondition
 	case errors.As(err, &start) && start.Cause != lifecycle.NoCause:

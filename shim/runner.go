@@ -39,20 +39,20 @@ type runner struct {
 	pidfd int
 }
 
-// newRunner refuses what this build cannot run before anything is created.
+// newRunner refuses what cannot be run before anything is created.
 func (s *service) newRunner(r *taskapi.CreateTaskRequest, wanted *oci.Lifecycle, settings settings, noKeyring bool) (*runner, error) {
-	for kind, handler := range map[string]*lifecyclev1.Handler{"postStart": wanted.Block.PostStart, "preStop": wanted.Block.PreStop} {
-		if handler != nil && handler.Exec == nil {
-			return nil, &HandlerError{Unsupported: true, Err: fmt.Errorf("%s: this build runs exec handlers only", kind)}
-		}
-	}
-	if s.hostErr != nil {
+	if s.hostErr != nil && needsHost(wanted.Block) {
 		return nil, &HandlerError{Err: s.hostErr}
 	}
 	return &runner{
 		inner: s.TTRPCTaskService, host: s.host, id: r.ID, bundle: r.Bundle, noKeyring: noKeyring,
 		block: wanted.Block, outputLimit: settings.outputLimit, pidfd: -1,
 	}, nil
+}
+
+// needsHost: only exec handlers run a process.
+func needsHost(block *lifecyclev1.Lifecycle) bool {
+	return block.PostStart.GetExec() != nil || block.PreStop.GetExec() != nil
 }
 
 func (r *runner) root() string { return filepath.Join(r.bundle, stateDir) }
@@ -67,6 +67,9 @@ func (r *runner) prepare(ctx context.Context, pid int, exited <-chan struct{}) e
 		return fmt.Errorf("open a pidfd of the container's init: %w", err)
 	}
 	r.init = init
+	if !needsHost(r.block) {
+		return nil
+	}
 	err = r.host.Prepare(ctx, wire.PrepareRequest{
 		Root: r.root(), ID: r.id, Bundle: r.bundle, Pid: pid, NoNewKeyring: r.noKeyring,
 	})
@@ -104,15 +107,27 @@ func (r *runner) run(ctx context.Context, kind lifecycle.Kind, effect lifecycle.
 	if kind == lifecycle.PreStop {
 		handler = r.block.PreStop
 	}
-	action := &hookexec.Exec{
+	retryPeriod := time.Duration(handler.GetRetryPeriodSeconds()) * time.Second
+	return hookexec.Run(ctx, r.action(kind, handler, effect), retryPeriod, r.init.Ended)
+}
+
+// action is what a handler does. It names exactly one, which is checked.
+func (r *runner) action(kind lifecycle.Kind, handler *lifecyclev1.Handler, effect lifecycle.Effect) hookexec.Action {
+	switch netns := (hookexec.NetNS{Pidfd: r.pidfd}); {
+	case handler.HttpGet != nil:
+		return &hookexec.HTTPGet{NetNS: netns, Get: handler.HttpGet, UserAgent: userAgent()}
+	case handler.TcpSocket != nil:
+		return &hookexec.TCPSocket{NetNS: netns, Socket: handler.TcpSocket}
+	case handler.Sleep != nil:
+		return hookexec.Sleep(time.Duration(handler.Sleep.Seconds) * time.Second)
+	}
+	return &hookexec.Exec{
 		Host: r.host,
 		Request: wire.StartRequest{
 			Root: r.root(), ID: r.id, Args: handler.Exec.Command, Env: r.environment(kind, effect),
 		},
-		Init:        r.init,
 		OutputLimit: r.outputLimit,
 	}
-	return hookexec.Run(ctx, action, time.Duration(handler.GetRetryPeriodSeconds())*time.Second)
 }
 
 func failed(err error) hookexec.Result {

@@ -223,7 +223,7 @@ func TestCreateIsUndoneWhereItsHandlersCannotBePrepared(t *testing.T) {
 		}
 		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1})
 		var handler *HandlerError
-		if !errors.As(err, &handler) || handler.Unsupported {
+		if !errors.As(err, &handler) {
 			t.Errorf("got %v", err)
 		}
 		var methods []string
@@ -438,7 +438,6 @@ func TestCodes(t *testing.T) {
 		"an annotation":              {&oci.InvalidError{Key: oci.KeyPreStop, Problem: "x"}, codes.InvalidArgument},
 		"an option":                  {&OptionsError{Err: plain}, codes.InvalidArgument},
 		"an option, wrapped":         {fmt.Errorf("x: %w", &OptionsError{Err: plain}), codes.InvalidArgument},
-		"an unsupported handler":     {&HandlerError{Err: plain, Unsupported: true}, codes.Unimplemented},
 		"an unprepared handler":      {&HandlerError{Err: plain}, codes.FailedPrecondition},
 		"a failed postStart":         {&lifecycle.StartError{Message: "x"}, codes.Unknown},
 		"a postStart that was ended": {&lifecycle.StartError{Cause: lifecycle.StopRequest}, codes.Aborted},

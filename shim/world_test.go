@@ -153,6 +153,9 @@ func takes(d time.Duration, result hookexec.Result) attempt {
 // hangs is a handler that ends only when it is cancelled.
 var hangs = takes(1000*time.Hour, hookexec.Result{})
 
+// runsOn is a container that does not exit.
+func runsOn(context.Context) bool { return false }
+
 var (
 	errKilled = errors.New("exit status 137")
 	errExit3  = errors.New("exit status 3")
@@ -185,7 +188,7 @@ func (h *fakeHandlers) run(ctx context.Context, kind lifecycle.Kind, _ lifecycle
 	if kind == lifecycle.PreStop {
 		action = h.preStop
 	}
-	result := hookexec.Run(ctx, action, 0)
+	result := hookexec.Run(ctx, action, 0, runsOn)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ran = append(h.ran, fmt.Sprintf("%s %s", kind, convert(result).Outcome))

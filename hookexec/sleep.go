@@ -1,0 +1,19 @@
+package hookexec
+
+import (
+	"context"
+	"time"
+)
+
+// Sleep lets time pass, counted from the attempt's begin. 0 is valid.
+type Sleep time.Duration
+
+// Attempt implements Action.
+func (s Sleep) Attempt(ctx context.Context) Result {
+	if !wait(ctx, time.Duration(s)) {
+		return Result{Outcome: Failed, Err: context.Cause(ctx), ExitCode: -1}
+	}
+	return Result{Outcome: Succeeded, ExitCode: -1}
+}
+
+var _ Action = Sleep(0)

@@ -1,0 +1,31 @@
+package hookexec
+
+import (
+	"context"
+	"strconv"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+// TCPSocket connects from inside the container's network namespace, and closes.
+type TCPSocket struct {
+	NetNS NetNS
+	// Socket has been checked by package oci.
+	Socket *lifecyclev1.TCPSocketAction
+}
+
+// Attempt implements Action.
+func (s *TCPSocket) Attempt(ctx context.Context) Result {
+	host, err := s.NetNS.host(s.Socket.Host)
+	if err != nil {
+		return transportFailure(err)
+	}
+	conn, err := s.NetNS.dial(ctx, host, strconv.Itoa(int(s.Socket.Port)))
+	if err != nil {
+		return transportFailure(err)
+	}
+	_ = conn.Close() // it was connected
+	return Result{Outcome: Succeeded, ExitCode: -1}
+}
+
+var _ Action = (*TCPSocket)(nil)
