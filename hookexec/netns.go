@@ -7,6 +7,7 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
+	"strings"
 
 	"github.com/vishvananda/netns"
 )
@@ -101,7 +102,7 @@ func (n NetNS) host(named string) (string, error) {
 // transportFailure is the result of an attempt that got no connection, or no
 // answer. What a peer has sent may be in the error's text.
 func transportFailure(err error) Result {
-	text := printable([]byte(err.Error()))
+	text := strings.Join(strings.Fields(printable([]byte(err.Error()))), " ") // one line
 	if len(text) > maxErrorText {
 		text = printable([]byte(text[:maxErrorText])) + " …"
 	}

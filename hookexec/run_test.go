@@ -103,8 +103,11 @@ func TestRunIsEndedBetweenTwoAttempts(t *testing.T) {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(5500*time.Millisecond, func() { cancel(ErrTimedOut) })
 		result := Run(ctx, action, 2*time.Second, runsOn)
-		if result.Outcome != TimedOut || result.Attempts != 3 {
+		if result.Outcome != TimedOut || result.Attempts != 3 || !errors.Is(result.Err, ErrTimedOut) {
 			t.Errorf("got %+v", result)
+		}
+		if want := "timed out, the last failure was: exit status 137 (attempt 3)"; result.Message() != want {
+			t.Errorf("got %q, want %q", result.Message(), want)
 		}
 		if took := time.Since(action.began); took != 5500*time.Millisecond {
 			t.Errorf("it took %s", took)
@@ -118,5 +121,44 @@ func TestSuccessStandsAlthoughTheTimeIsUp(t *testing.T) {
 	cancel(ErrTimedOut)
 	if result := Run(ctx, &attempts{results: []Result{{}}}, 0, runsOn); result.Outcome != Succeeded || result.Err != nil {
 		t.Errorf("got %+v", result)
+	}
+}
+
+// TestExitIsNoFailure: what looks like a failure is the end of the container,
+// and is not tried again.
+func TestExitIsNoFailure(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		action := &attempts{results: []Result{{Outcome: Failed, Err: errKilled}}, began: time.Now()}
+		result := Run(t.Context(), action, time.Second, func(context.Context) bool { return len(action.at) == 2 })
+		if result.Outcome != Aborted || !errors.Is(result.Err, ErrContainerExited) || result.Attempts != 2 {
+			t.Errorf("got %+v", result)
+		}
+	})
+}
+
+func TestSleep(t *testing.T) {
+	for name, test := range map[string]struct {
+		sleep, cancelAfter time.Duration // 0: it is not cancelled
+		outcome            Outcome
+		took               time.Duration
+	}{
+		"a while":          {5 * time.Second, 0, Succeeded, 5 * time.Second},
+		"not at all":       {0, 0, Succeeded, 0},
+		"a container ends": {time.Hour, 3 * time.Second, Aborted, 3 * time.Second},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				ctx, cancel := context.WithCancelCause(t.Context())
+				defer cancel(nil)
+				if test.cancelAfter > 0 {
+					time.AfterFunc(test.cancelAfter, func() { cancel(ErrContainerExited) })
+				}
+				began := time.Now()
+				result := Run(ctx, Sleep(test.sleep), 0, runsOn)
+				if took := time.Since(began); result.Outcome != test.outcome || took != test.took || result.ExitCode != -1 {
+					t.Errorf("got %+v after %s", result, took)
+				}
+			})
+		})
 	}
 }

@@ -1,0 +1,343 @@
+package hookexec
+
+import (
+	"bufio"
+	"context"
+	"errors"
+	"fmt"
+	"io"
+	"log"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+const inside = "10.1.2.3" // of the container in these tests
+
+// web is a server in a container's namespace. It notes what it is asked.
+type web struct {
+	netns NetNS
+	port  int32
+
+	mu       sync.Mutex
+	requests []*http.Request
+}
+
+func newWeb(t *testing.T, secure bool, answer http.HandlerFunc) *web {
+	t.Helper()
+	w := &web{netns: newNetNS(t, inside+"/24")}
+	w.port = w.serve(t, secure, answer)
+	return w
+}
+
+// serve one more port of the container, and return its number.
+func (w *web) serve(t *testing.T, secure bool, answer http.HandlerFunc) int32 {
+	t.Helper()
+	server := httptest.NewUnstartedServer(http.HandlerFunc(func(response http.ResponseWriter, request *http.Request) {
+		w.mu.Lock()
+		w.requests = append(w.requests, request)
+		w.mu.Unlock()
+		if answer != nil {
+			answer(response, request)
+		}
+	}))
+	_ = server.Listener.Close() // it is outside
+	server.Listener = w.netns.listen(t, inside+":0")
+	server.Config.ErrorLog = log.New(io.Discard, "", 0)
+	if secure {
+		server.StartTLS()
+	} else {
+		server.Start()
+	}
+	t.Cleanup(server.Close)
+	return portOf(server.Listener)
+}
+
+func (w *web) get(t *testing.T, get *lifecyclev1.HTTPGetAction) Result {
+	t.Helper()
+	if get.Port == 0 {
+		get.Port = w.port
+	}
+	return (&HTTPGet{NetNS: w.netns, Get: get, UserAgent: "lifecycle-shim/1.2.3"}).Attempt(t.Context())
+}
+
+// only returns the only request.
+func (w *web) only(t *testing.T) *http.Request {
+	t.Helper()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if len(w.requests) != 1 {
+		t.Fatalf("%d requests came", len(w.requests))
+	}
+	return w.requests[0]
+}
+
+func wantSuccess(t *testing.T, result Result) {
+	t.Helper()
+	if result.Outcome != Succeeded || result.Err != nil || result.ExitCode != -1 || result.Output != "" {
+		t.Errorf("got %+v", result)
+	}
+}
+
+func wantFailure(t *testing.T, result Result, says string) {
+	t.Helper()
+	if result.Outcome != Failed || result.Err == nil || result.ExitCode != -1 {
+		t.Fatalf("got %+v", result)
+	}
+	if !strings.Contains(result.Err.Error(), says) {
+		t.Errorf("%q does not say %q", result.Err, says)
+	}
+}
+
+// TestAnyResponseIsASuccess: KUBERNETES.md A17.
+func TestAnyResponseIsASuccess(t *testing.T) {
+	for _, code := range []int{200, 204, 301, 304, 400, 404, 500, 503, 999} {
+		w := newWeb(t, false, func(response http.ResponseWriter, _ *http.Request) { response.WriteHeader(code) })
+		t.Run(fmt.Sprint(code), func(t *testing.T) { wantSuccess(t, w.get(t, &lifecyclev1.HTTPGetAction{})) })
+	}
+}
+
+// TestWhatIsAsked: KUBERNETES.md A9, A11 and A13.
+func TestWhatIsAsked(t *testing.T) {
+	fields := func(pairs ...string) []*lifecyclev1.HTTPHeader {
+		var headers []*lifecyclev1.HTTPHeader
+		for pair := range slices.Chunk(pairs, 2) {
+			headers = append(headers, &lifecyclev1.HTTPHeader{Name: pair[0], Value: pair[1]})
+		}
+		return headers
+	}
+	for name, test := range map[string]struct {
+		get    *lifecyclev1.HTTPGetAction
+		uri    string
+		host   string // without the port
+		header http.Header
+	}{
+		"the defaults": {&lifecyclev1.HTTPGetAction{}, "/", inside, http.Header{
+			"User-Agent": {"lifecycle-shim/1.2.3"}, "Accept": {"*/*"}, "Connection": {"close"},
+		}},
+		"a path":                         {get: &lifecyclev1.HTTPGetAction{Path: "/a/b"}, uri: "/a/b"},
+		"a path without its slash":       {get: &lifecyclev1.HTTPGetAction{Path: "a"}, uri: "/a"},
+		"a query":                        {get: &lifecyclev1.HTTPGetAction{Path: "/a?b=c&d"}, uri: "/a?b=c&d"},
+		"a fragment is not for a server": {get: &lifecyclev1.HTTPGetAction{Path: "/a#b"}, uri: "/a"},
+		"an escaped path":                {get: &lifecyclev1.HTTPGetAction{Path: "/a%2Fb%20c"}, uri: "/a%2Fb%20c"},
+		"another host in the path":       {get: &lifecyclev1.HTTPGetAction{Path: "http://192.0.2.1/a"}, uri: "/a", host: inside},
+		"a header": {get: &lifecyclev1.HTTPGetAction{HttpHeaders: fields("X-A", "b")}, uri: "/", header: http.Header{
+			"X-A": {"b"}, "User-Agent": {"lifecycle-shim/1.2.3"}, "Accept": {"*/*"}, "Connection": {"close"},
+		}},
+		"a header twice": {get: &lifecyclev1.HTTPGetAction{HttpHeaders: fields("X-A", "b", "x-a", "c")}, uri: "/", header: http.Header{
+			"X-A": {"b", "c"}, "User-Agent": {"lifecycle-shim/1.2.3"}, "Accept": {"*/*"}, "Connection": {"close"},
+		}},
+		"a host": {get: &lifecyclev1.HTTPGetAction{HttpHeaders: fields("Host", "example.com")}, uri: "/", host: "example.com"},
+		"its own agent and accept": {
+			get: &lifecyclev1.HTTPGetAction{HttpHeaders: fields("user-agent", "me", "accept", "text/plain")}, uri: "/",
+			header: http.Header{"User-Agent": {"me"}, "Accept": {"text/plain"}, "Connection": {"close"}},
+		},
+		"an accept that is empty": {
+			get: &lifecyclev1.HTTPGetAction{HttpHeaders: fields("Accept", "")}, uri: "/",
+			header: http.Header{"User-Agent": {"lifecycle-shim/1.2.3"}, "Connection": {"close"}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			// Nothing of the shim's environment may lead a handler elsewhere.
+			t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
+			t.Setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+			w := newWeb(t, false, nil)
+			wantSuccess(t, w.get(t, test.get))
+			request := w.only(t)
+			if request.Method != http.MethodGet || request.RequestURI != test.uri && test.uri != "" {
+				t.Errorf("asked %s %s, want %s", request.Method, request.RequestURI, test.uri)
+			}
+			host, _, err := net.SplitHostPort(request.Host)
+			if err != nil {
+				host = request.Host
+			}
+			if host != test.host && test.host != "" {
+				t.Errorf("host %q, want %q", host, test.host)
+			}
+			if test.header != nil && fmt.Sprint(request.Header) != fmt.Sprint(test.header) {
+				t.Errorf("header %v, want %v", request.Header, test.header)
+			}
+		})
+	}
+}
+
+// TestSchemes: KUBERNETES.md A12, A15 and A18.
+func TestSchemes(t *testing.T) {
+	secret := []*lifecyclev1.HTTPHeader{{Name: "Authorization", Value: "secret"}, {Name: "X-A", Value: "b"}}
+	for name, test := range map[string]struct {
+		scheme string
+		secure bool // the server speaks TLS
+		sent   bool // the secret came
+	}{
+		"HTTP":                           {"HTTP", false, true},
+		"HTTPS, signed by nobody":        {"HTTPS", true, true},
+		"HTTPS that is answered in HTTP": {"HTTPS", false, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWeb(t, test.secure, nil)
+			wantSuccess(t, w.get(t, &lifecyclev1.HTTPGetAction{Scheme: test.scheme, Path: "/a?b", HttpHeaders: secret}))
+			request := w.only(t)
+			if (request.TLS != nil) != test.secure || request.RequestURI != "/a?b" || request.Header.Get("X-A") != "b" {
+				t.Errorf("asked for %+v", request)
+			}
+			if sent := request.Header.Get("Authorization") == "secret"; sent != test.sent {
+				t.Errorf("Authorization was sent: %t, want %t", sent, test.sent)
+			}
+		})
+	}
+	t.Run("HTTP to a server that wants TLS is answered", func(t *testing.T) {
+		w := newWeb(t, true, nil)
+		wantSuccess(t, w.get(t, &lifecyclev1.HTTPGetAction{Scheme: "HTTP"})) // 400, by net/http's server
+	})
+}
+
+// TestRedirects: KUBERNETES.md A16.
+func TestRedirects(t *testing.T) {
+	to := func(target func() string) http.HandlerFunc {
+		return func(response http.ResponseWriter, request *http.Request) {
+			if request.URL.Path != "/last" {
+				http.Redirect(response, request, target(), http.StatusFound)
+			}
+		}
+	}
+	t.Run("to the same host", func(t *testing.T) {
+		w := newWeb(t, false, to(func() string { return "/last" }))
+		wantSuccess(t, w.get(t, &lifecyclev1.HTTPGetAction{}))
+		if len(w.requests) != 2 || w.requests[1].URL.Path != "/last" {
+			t.Errorf("requests %v", w.requests)
+		}
+	})
+	t.Run("to another port of it", func(t *testing.T) {
+		var port int32
+		w := newWeb(t, false, to(func() string { return fmt.Sprintf("http://%s:%d/last", inside, port) }))
+		port = w.serve(t, false, nil)
+		wantSuccess(t, w.get(t, &lifecyclev1.HTTPGetAction{}))
+		if len(w.requests) != 2 || !strings.HasSuffix(w.requests[1].Host, fmt.Sprint(port)) {
+			t.Errorf("requests %v", w.requests)
+		}
+	})
+	t.Run("to another host is an answer", func(t *testing.T) {
+		w := newWeb(t, false, to(func() string { return "http://127.0.0.1:1/" }))
+		wantSuccess(t, w.get(t, &lifecyclev1.HTTPGetAction{}))
+		w.only(t)
+	})
+	t.Run("for ever", func(t *testing.T) {
+		w := newWeb(t, false, to(func() string { return "/again" }))
+		wantFailure(t, w.get(t, &lifecyclev1.HTTPGetAction{}), "stopped after 10 redirects")
+		if len(w.requests) != 10 {
+			t.Errorf("%d requests", len(w.requests))
+		}
+	})
+	t.Run("to what is no web", func(t *testing.T) {
+		w := newWeb(t, false, to(func() string { return "file://" + inside + "/etc/passwd" }))
+		wantFailure(t, w.get(t, &lifecyclev1.HTTPGetAction{}), "unsupported protocol scheme")
+	})
+}
+
+// TestNoResponseIsAFailure, in words that are fit for a terminal and tell
+// nothing of a URL's query.
+func TestNoResponseIsAFailure(t *testing.T) {
+	says := func(text string) http.HandlerFunc {
+		return func(response http.ResponseWriter, _ *http.Request) {
+			conn, _, err := response.(http.Hijacker).Hijack()
+			if err != nil {
+				panic(err)
+			}
+			_, _ = io.WriteString(conn, text)
+			_ = conn.Close()
+		}
+	}
+	for name, test := range map[string]struct {
+		answer http.HandlerFunc
+		says   string
+	}{
+		"none":              {says(""), "EOF"},
+		"another protocol":  {says("220 \x1b[31mmail\x1b[0m ready\r\n"), "malformed HTTP"},
+		"bytes":             {says("\x00\xff\xfe\r\n\r\n"), "malformed HTTP"},
+		"half of one":       {says("HTTP/1.1 200"), "unexpected EOF"},
+		"a header for ever": {says("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 1<<20)), "exceeded"},
+		"a long word":       {says(strings.Repeat("\"\x01", 3000) + "\r\n"), "malformed HTTP"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWeb(t, false, test.answer)
+			result := w.get(t, &lifecyclev1.HTTPGetAction{Path: "/?token=secret"})
+			wantFailure(t, result, test.says)
+			text := result.Err.Error()
+			if strings.ContainsFunc(text, func(r rune) bool { return r < ' ' }) || len(text) > 2*maxErrorText || strings.Contains(text, "secret") {
+				t.Errorf("%d bytes: %q", len(text), text)
+			}
+		})
+	}
+	t.Run("a closed port", func(t *testing.T) {
+		w := newWeb(t, false, nil)
+		wantFailure(t, w.get(t, &lifecyclev1.HTTPGetAction{Port: 1}), "dial tcp "+inside+":1: connect: connection refused")
+	})
+	t.Run("open only outside", func(t *testing.T) {
+		outside := httptest.NewServer(http.HandlerFunc(func(http.ResponseWriter, *http.Request) { t.Error("the handler left its namespace") }))
+		defer outside.Close()
+		n := newNetNS(t)
+		get := &lifecyclev1.HTTPGetAction{Port: portOf(outside.Listener)}
+		wantFailure(t, (&HTTPGet{NetNS: n, Get: get}).Attempt(t.Context()), "connection refused")
+	})
+}
+
+// TestEndlessBody: 10 KiB of it are read.
+func TestEndlessBody(t *testing.T) {
+	ended := make(chan error, 1)
+	w := newWeb(t, false, func(response http.ResponseWriter, _ *http.Request) {
+		for {
+			if _, err := io.WriteString(response, strings.Repeat("x", 1<<16)); err != nil {
+				ended <- err
+				return
+			}
+		}
+	})
+	wantSuccess(t, w.get(t, &lifecyclev1.HTTPGetAction{}))
+	if err := <-ended; err == nil {
+		t.Error("the connection was never closed")
+	}
+}
+
+// TestHTTPEndsWithItsContext, wherever it stands.
+func TestHTTPEndsWithItsContext(t *testing.T) {
+	for name, secure := range map[string]bool{"waiting for the answer": false, "waiting for the answer, TLS": true} {
+		t.Run(name, func(t *testing.T) {
+			ctx, cancel := context.WithCancelCause(t.Context())
+			w := newWeb(t, secure, func(_ http.ResponseWriter, request *http.Request) {
+				cancel(ErrTimedOut)
+				<-request.Context().Done() // the connection is closed
+			})
+			get := &lifecyclev1.HTTPGetAction{Port: w.port, Scheme: map[bool]string{true: "HTTPS"}[secure]}
+			result := Run(ctx, &HTTPGet{NetNS: w.netns, Get: get}, 0, runsOn)
+			if result.Outcome != TimedOut || !errors.Is(result.Err, ErrTimedOut) {
+				t.Errorf("got %+v", result)
+			}
+		})
+	}
+	t.Run("in the TLS handshake", func(t *testing.T) {
+		n := newNetNS(t, inside+"/24")
+		listener := n.listen(t, inside+":0")
+		ctx, cancel := context.WithCancelCause(t.Context())
+		go func() {
+			conn, err := listener.Accept()
+			if err != nil {
+				return
+			}
+			defer conn.Close()
+			_, _ = bufio.NewReader(conn).ReadByte() // its greeting
+			cancel(ErrContainerExited)
+			_, _ = io.Copy(io.Discard, conn) // until it is closed
+		}()
+		get := &lifecyclev1.HTTPGetAction{Port: portOf(listener), Scheme: "HTTPS"}
+		result := Run(ctx, &HTTPGet{NetNS: n, Get: get}, 0, runsOn)
+		if result.Outcome != Aborted || !errors.Is(result.Err, ErrContainerExited) {
+			t.Errorf("got %+v", result)
+		}
+	})
+}

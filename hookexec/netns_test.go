@@ -1,0 +1,319 @@
+package hookexec
+
+import (
+	"errors"
+	"flag"
+	"fmt"
+	"net"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netns"
+	"golang.org/x/sys/unix"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+var netnsTime = flag.Duration("netns.time", 5*time.Second, "how long TestManyNamespaces goes on")
+
+// The process's first thread, which never ends, is the main goroutine's, so that
+// no other is met by it.
+func init() { runtime.LockOSThread() }
+
+// TestMain gives the tests a user namespace of their own where they are not
+// root's: only there may they make network namespaces.
+func TestMain(m *testing.M) {
+	flag.Parse()
+	if os.Geteuid() == 0 {
+		os.Exit(m.Run())
+	}
+	self := exec.Command("/proc/self/exe", os.Args[1:]...)
+	self.Stdout, self.Stderr = os.Stdout, os.Stderr
+	self.SysProcAttr = &syscall.SysProcAttr{
+		Cloneflags:  syscall.CLONE_NEWUSER,
+		UidMappings: []syscall.SysProcIDMap{{HostID: os.Getuid(), Size: 1}},
+		GidMappings: []syscall.SysProcIDMap{{HostID: os.Getgid(), Size: 1}},
+	}
+	if err := self.Run(); err != nil {
+		fmt.Fprintln(os.Stderr, "tests in a user namespace:", err)
+		os.Exit(1)
+	}
+}
+
+// newNetNS makes a network namespace with loopback up, these addresses beside
+// loopback's own, and a process in it.
+func newNetNS(t *testing.T, addresses ...string) NetNS {
+	t.Helper()
+	made := make(chan error, 1)
+	inside := exec.Command("sleep", "1000")
+	pidfd := -1
+	inside.SysProcAttr = &syscall.SysProcAttr{PidFD: &pidfd}
+	go func() {
+		runtime.LockOSThread() // the thread ends in the namespace
+		made <- func() error {
+			made, err := netns.New()
+			if err != nil {
+				return err
+			}
+			defer made.Close()
+			loopback, err := netlink.LinkByName("lo")
+			if err != nil {
+				return err
+			}
+			if err := netlink.LinkSetUp(loopback); err != nil {
+				return err
+			}
+			for _, address := range addresses {
+				parsed, err := netlink.ParseAddr(address)
+				if err != nil {
+					return err
+				}
+				parsed.Flags = unix.IFA_F_NODAD // usable at once
+				if err := netlink.AddrAdd(loopback, parsed); err != nil {
+					return err
+				}
+			}
+			return inside.Start()
+		}()
+	}()
+	if err := <-made; err != nil {
+		t.Fatalf("make a network namespace: %v", err)
+	}
+	t.Cleanup(func() {
+		_ = inside.Process.Kill()
+		_ = inside.Wait() // ended by the signal
+		_ = unix.Close(pidfd)
+	})
+	return NetNS{Pidfd: pidfd}
+}
+
+// listen in the namespace. The test's end closes the listener.
+func (n NetNS) listen(t *testing.T, address string) net.Listener {
+	t.Helper()
+	var listener net.Listener
+	err := n.do(func() (err error) {
+		listener, err = net.Listen("tcp", address)
+		return err
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = listener.Close() })
+	return listener
+}
+
+func portOf(listener net.Listener) int32 { return int32(listener.Addr().(*net.TCPAddr).Port) }
+
+// TestDefaultHost: the namespace's first global address, else localhost.
+func TestDefaultHost(t *testing.T) {
+	for name, test := range map[string]struct {
+		addresses []string
+		named     string
+		want      string
+	}{
+		"a named one":                  {[]string{"10.1.2.3/24"}, "192.0.2.1", "192.0.2.1"},
+		"none but loopback":            {nil, "", "localhost"},
+		"one":                          {[]string{"10.1.2.3/24"}, "", "10.1.2.3"},
+		"the first of two":             {[]string{"10.1.2.3/24", "10.1.2.4/24"}, "", "10.1.2.3"},
+		"IPv6":                         {[]string{"fd00::7/64"}, "", "fd00::7"},
+		"IPv4 before IPv6":             {[]string{"fd00::7/64", "10.1.2.3/24"}, "", "10.1.2.3"},
+		"link-local ones do not count": {[]string{"169.254.1.1/16", "fe80::1/64", "fd00::7/64"}, "", "fd00::7"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			host, err := newNetNS(t, test.addresses...).host(test.named)
+			if err != nil || host != test.want {
+				t.Errorf("got %q, %v; want %q", host, err, test.want)
+			}
+		})
+	}
+}
+
+func TestTCPSocket(t *testing.T) {
+	n := newNetNS(t, "10.1.2.3/24", "fd00::7/64")
+	// The same port is open outside, and must not be found.
+	outside, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer outside.Close()
+	for name, test := range map[string]struct {
+		listen, host string
+		port         int32
+		refused      string
+	}{
+		"the default host":         {listen: "10.1.2.3:0"},
+		"IPv4":                     {listen: "127.0.0.1:0", host: "127.0.0.1"},
+		"IPv6":                     {listen: "[fd00::7]:0", host: "fd00::7"},
+		"localhost":                {listen: "127.0.0.1:0", host: "localhost"},
+		"localhost, IPv6 only":     {listen: "[::1]:0", host: "localhost"},
+		"open only outside":        {host: "127.0.0.1", port: portOf(outside), refused: "dial tcp 127.0.0.1:%d: connect: connection refused"},
+		"localhost, not open":      {host: "localhost", port: portOf(outside), refused: "dial tcp 127.0.0.1:%d: connect: connection refused"},
+		"unreachable":              {host: "192.0.2.1", port: 80, refused: "dial tcp 192.0.2.1:%d: connect: network is unreachable"},
+		"neither name nor address": {host: "example.com", port: 80, refused: `host "example.com" is neither an IP address nor localhost`},
+	} {
+		t.Run(name, func(t *testing.T) {
+			if test.listen != "" {
+				test.port = portOf(n.listen(t, test.listen))
+			}
+			action := &TCPSocket{NetNS: n, Socket: &lifecyclev1.TCPSocketAction{Host: test.host, Port: test.port}}
+			result := action.Attempt(t.Context())
+			if test.refused == "" {
+				if result.Outcome != Succeeded || result.Err != nil || result.ExitCode != -1 {
+					t.Errorf("got %+v", result)
+				}
+				return
+			}
+			if strings.Contains(test.refused, "%d") {
+				test.refused = fmt.Sprintf(test.refused, test.port)
+			}
+			if result.Outcome != Failed || result.Err.Error() != test.refused || result.ExitCode != -1 {
+				t.Errorf("got %+v, want %q", result, test.refused)
+			}
+		})
+	}
+}
+
+// TestNamespaceOfAProcessThatHasGone: its number leads nowhere else.
+func TestNamespaceOfAProcessThatHasGone(t *testing.T) {
+	pidfd := -1
+	gone := exec.Command("true")
+	gone.SysProcAttr = &syscall.SysProcAttr{PidFD: &pidfd}
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	err := NetNS{Pidfd: pidfd}.do(func() error { t.Error("it runs all the same"); return nil })
+	if !errors.Is(err, unix.ESRCH) {
+		t.Errorf("got %v", err)
+	}
+}
+
+func TestPanicInANamespaceIsContained(t *testing.T) {
+	err := newNetNS(t).do(func() error { panic("x") })
+	if err == nil || err.Error() != "panic: x" {
+		t.Errorf("got %v", err)
+	}
+}
+
+// count of this process's threads, of those among them that are not in its own
+// network namespace, and of its descriptors.
+func count(t *testing.T) (threads, foreign, descriptors int) {
+	t.Helper()
+	own, err := os.Readlink("/proc/self/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	tasks, err := filepath.Glob("/proc/self/task/*/ns/net")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range tasks {
+		link, err := os.Readlink(path)
+		if err != nil {
+			continue // the thread has ended meanwhile
+		}
+		threads++
+		if link != own {
+			foreign++
+		}
+	}
+	return threads, foreign, openFDs(t)
+}
+
+// TestManyNamespaces: handlers of many containers at once reach their own
+// container each, and leave no thread, no descriptor, and nobody in a foreign
+// namespace.
+func TestManyNamespaces(t *testing.T) {
+	const namespaces = 20
+	const address, port = "10.1.2.3", 8080 // the same in all of them
+	var spaces []NetNS
+	for i := range namespaces {
+		n := newNetNS(t, address+"/24")
+		listener := n.listen(t, fmt.Sprintf("%s:%d", address, port))
+		server := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
+			if want := fmt.Sprintf("/%d", i); r.URL.Path != want {
+				t.Errorf("a request for %s came to %s", r.URL.Path, want)
+			}
+		})}
+		go func() { _ = server.Serve(listener) }()
+		t.Cleanup(func() { _ = server.Close() })
+		spaces = append(spaces, n)
+	}
+	round := func(number int) Result {
+		n := spaces[number%namespaces]
+		switch number % 3 {
+		case 0:
+			socket := &lifecyclev1.TCPSocketAction{Port: port}
+			return (&TCPSocket{NetNS: n, Socket: socket}).Attempt(t.Context())
+		case 1: // one that must fail
+			socket := &lifecyclev1.TCPSocketAction{Port: port + 1}
+			result := (&TCPSocket{NetNS: n, Socket: socket}).Attempt(t.Context())
+			if result.Outcome != Failed {
+				return Result{Outcome: Failed, Err: errors.New("nobody listens, and yet it connects")}
+			}
+			return Result{}
+		default:
+			get := &lifecyclev1.HTTPGetAction{Port: port, Path: fmt.Sprint(number % namespaces)}
+			return (&HTTPGet{NetNS: n, Get: get}).Attempt(t.Context())
+		}
+	}
+	inParallel(t, time.Second, round)
+	threadsBefore, descriptorsBefore := settled(t)
+	total := inParallel(t, *netnsTime, round)
+	threadsAfter, descriptorsAfter := settled(t)
+	t.Logf("%d handlers; threads %d before and %d after, descriptors %d and %d",
+		total, threadsBefore, threadsAfter, descriptorsBefore, descriptorsAfter)
+	// The runtime keeps a few threads of its own for later, now one more, now one less.
+	if threadsAfter > threadsBefore+runtime.GOMAXPROCS(0) || descriptorsAfter > descriptorsBefore {
+		t.Error("something is left")
+	}
+}
+
+// inParallel runs 100 at a time until the time is over, and returns how many it
+// has run.
+func inParallel(t *testing.T, d time.Duration, run func(number int) Result) int64 {
+	t.Helper()
+	var (
+		all   sync.WaitGroup
+		total atomic.Int64
+	)
+	until := time.Now().Add(d)
+	for range 100 {
+		all.Go(func() {
+			for time.Now().Before(until) {
+				if result := run(int(total.Add(1))); result.Outcome != Succeeded {
+					t.Errorf("%+v", result)
+					return
+				}
+			}
+		})
+	}
+	all.Wait()
+	return total.Load()
+}
+
+// settled counts when the last of the threads that are ending have ended.
+func settled(t *testing.T) (threads, descriptors int) {
+	t.Helper()
+	same := 0
+	waitFor(t, func() bool {
+		nowThreads, foreign, nowDescriptors := count(t)
+		if nowThreads != threads || nowDescriptors != descriptors || foreign > 0 {
+			same = 0
+		}
+		same++
+		threads, descriptors = nowThreads, nowDescriptors
+		return same == 10
+	})
+	return threads, descriptors
+}
