@@ -197,29 +197,33 @@ func TestExitIsNoFailureOfTheHandler(t *testing.T) {
 						b.Fatal(err)
 					}
 				}
-				b.wantAborted(exitTries)
+				b.wantEnds("Aborted", `error="container exited"`, exitTries)
 			})
 		})
 	}
 }
 
-// wantAborted counts, in the shim's log, how the handlers of this test ended.
-func (b *bench) wantAborted(count int) {
+// wantEnds waits for so many ends of handlers in the shim's log, and wants the
+// result in each of them.
+func (b *bench) wantEnds(result, because string, count int) {
 	b.Helper()
-	ended := func() (aborted, all int) {
+	var ends []string
+	b.poll("the handlers' ends in the log", func() bool {
+		ends = nil
 		for line := range strings.Lines(b.daemon.Log()[b.logged:]) {
 			if strings.Contains(line, `msg="handler ended"`) && strings.Contains(line, "namespace="+b.client.Namespace+" ") {
-				all++
-				if strings.Contains(line, `error="container exited"`) && strings.Contains(line, "result=Aborted") {
-					aborted++
-				}
+				ends = append(ends, line)
 			}
 		}
-		return aborted, all
+		return len(ends) >= count
+	})
+	for _, line := range ends {
+		if !strings.Contains(line, "result="+result) || !strings.Contains(line, because) {
+			b.Errorf("a handler ended otherwise than %s, %s: %s", result, because, line)
+		}
 	}
-	b.poll("the handlers' ends in the log", func() bool { _, all := ended(); return all >= count })
-	if aborted, all := ended(); aborted != count || all != count {
-		b.Errorf("%d of %d handlers aborted by the exit, want %d", aborted, all, count)
+	if len(ends) != count {
+		b.Errorf("%d handlers have ended, want %d", len(ends), count)
 	}
 }
 

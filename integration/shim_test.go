@@ -198,6 +198,7 @@ func TestMissingHost(t *testing.T) {
 	plain.waitFor("ready")
 	plain.kill(syscall.SIGTERM)
 	plain.wantExit(7)
+	b.run(with{keyPostStart: "sleep: {seconds: 0}"}, forever) // runs no process, needs no host
 	c := b.newContainer(with{keyPreStop: shell("true")}, obedient)
 	_, err = c.Create(b.Context())
 	if !errdefs.IsFailedPrecondition(err) {

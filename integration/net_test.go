@@ -1,0 +1,296 @@
+package integration
+
+import (
+	"bufio"
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"net/http/httptest"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+)
+
+// serverPort is that of the server in a container with a network of its own.
+const serverPort = 8080
+
+// serverArgs runs the tests' server, which is all that there is in a container
+// of serverOnly.
+var serverArgs = []string{"/testserver", "-http", fmt.Sprintf(":%d", serverPort), "-https", ":8443", "-log", "/hits", "-ready", "/ready"}
+
+// serverOnly is an image that holds one static binary.
+func (b *bench) serverOnly(config *harness.ContainerConfig) {
+	b.Helper()
+	config.RootFS = filepath.Join(b.TempDir(), config.ID)
+	if err := os.MkdirAll(config.RootFS, 0o755); err != nil {
+		b.Fatal(err)
+	}
+	program, err := os.ReadFile(filepath.Join(binDir(b), "testserver"))
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(config.RootFS, "testserver"), program, 0o755); err != nil {
+		b.Fatal(err)
+	}
+	config.Args = serverArgs
+}
+
+// ownNetwork gives the container a network namespace, with loopback only.
+func ownNetwork(config *harness.ContainerConfig) {
+	addNamespace(config, specs.LinuxNamespace{Type: specs.NetworkNamespace})
+}
+
+func addNamespace(config *harness.ContainerConfig, namespace specs.LinuxNamespace) {
+	edit := config.Edit
+	config.Edit = func(spec *specs.Spec) {
+		if edit != nil {
+			edit(spec)
+		}
+		spec.Linux.Namespaces = append(spec.Linux.Namespaces, namespace)
+	}
+}
+
+// hit is one request, as the server notes it.
+type hit struct{ Scheme, Host, URI string }
+
+func (c *container) hits() []hit {
+	c.b.Helper()
+	file, err := os.Open(c.path("hits"))
+	if err != nil {
+		return nil
+	}
+	defer file.Close()
+	var hits []hit
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		var one hit
+		if err := json.Unmarshal(lines.Bytes(), &one); err != nil {
+			c.b.Fatal(err)
+		}
+		hits = append(hits, one)
+	}
+	return hits
+}
+
+// outsideServer answers on loopback, outside of every container, on the port or
+// on any if it is 0.
+func outsideServer(t *testing.T, port int, served http.HandlerFunc) int {
+	t.Helper()
+	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	if err != nil {
+		t.Fatal(err)
+	}
+	server := httptest.NewUnstartedServer(served)
+	_ = server.Listener.Close()
+	server.Listener = listener
+	server.Start()
+	t.Cleanup(server.Close)
+	return listener.Addr().(*net.TCPAddr).Port
+}
+
+// again until the server listens.
+func again(action string) string {
+	return "{retryPeriodSeconds: 1, timeoutSeconds: 20, " + action + "}"
+}
+
+// SPEC 3, httpGet and tcpSocket: inside the container's network, with an image
+// that holds one static binary, and never in the host's network.
+func TestHandlersInTheContainersNetwork(t *testing.T) {
+	on(t, targets, func(b *bench) {
+		outsideServer(b.T, serverPort, func(_ http.ResponseWriter, r *http.Request) { b.Errorf("%s left the container's network", r.URL) })
+		for name, test := range map[string]struct {
+			handler string
+			want    []hit
+		}{
+			"the default host":  {"httpGet: {port: 8080, path: '/a?b=c'}", []hit{{"http", "localhost:8080", "/a?b=c"}}},
+			"IPv4":              {"httpGet: {port: 8080, host: 127.0.0.1}", []hit{{"http", "127.0.0.1:8080", "/"}}},
+			"IPv6":              {"httpGet: {port: 8080, host: '::1'}", []hit{{"http", "[::1]:8080", "/"}}},
+			"HTTPS":             {"httpGet: {port: 8443, scheme: HTTPS}", []hit{{"https", "localhost:8443", "/"}}},
+			"HTTPS to HTTP":     {"httpGet: {port: 8080, scheme: HTTPS}", []hit{{"http", "localhost:8080", "/"}}},
+			"500 is an answer":  {"httpGet: {port: 8080, path: /status/500}", []hit{{"http", "localhost:8080", "/status/500"}}},
+			"a host header":     {"httpGet: {port: 8080, httpHeaders: [{name: Host, value: x.example}]}", []hit{{"http", "x.example", "/"}}},
+			"tcpSocket":         {"tcpSocket: {port: 8080}", nil},
+			"tcpSocket to IPv6": {"tcpSocket: {port: 8443, host: '::1'}", nil},
+		} {
+			c, result := b.runLater(with{keyPostStart: again(test.handler)}, serverArgs, b.serverOnly, ownNetwork)
+			defer func() { // they run side by side
+				if r := b.result(result); r.err != nil {
+					b.Errorf("%s: %v", name, r.err)
+				}
+				if got := c.hits(); fmt.Sprint(got) != fmt.Sprint(test.want) {
+					b.Errorf("%s: the server was asked %v, want %v", name, got, test.want)
+				}
+			}()
+		}
+	})
+}
+
+// The network of the host, where that is the container's.
+func TestHandlerInTheHostsNetwork(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		asked := make(chan string, 2)
+		port := outsideServer(b.T, 0, func(_ http.ResponseWriter, r *http.Request) { asked <- r.UserAgent() })
+		b.run(with{keyPostStart: fmt.Sprintf("httpGet: {host: 127.0.0.1, port: %d}", port)}, forever)
+		if agent := <-asked; !strings.HasPrefix(agent, "lifecycle-shim/") || strings.HasSuffix(agent, "dev") {
+			b.Errorf("User-Agent %q", agent)
+		}
+	})
+}
+
+// A pod's containers share one network: a handler reaches the other's server.
+func TestHandlerInASharedNetwork(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		server := b.newContainer(with{keyPostStart: again("tcpSocket: {port: 8080}")}, serverArgs, b.serverOnly, ownNetwork)
+		pid, _, err := server.Run(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		shared := specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: fmt.Sprintf("/proc/%d/ns/net", pid)}
+		b.run(with{keyPostStart: "httpGet: {port: 8080, path: /from-the-other}"}, forever,
+			func(config *harness.ContainerConfig) { addNamespace(config, shared) })
+		if got := server.hits(); len(got) != 1 || got[0].URI != "/from-the-other" {
+			b.Errorf("the server was asked %v", got)
+		}
+	})
+}
+
+func TestHandlerInTheNetworkOfAUserNamespace(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		c := b.newContainer(with{keyPostStart: again("httpGet: {port: 8080}")}, serverArgs, b.serverOnly, ownNetwork, func(config *harness.ContainerConfig) {
+			addNamespace(config, specs.LinuxNamespace{Type: specs.UserNamespace})
+			edit := config.Edit
+			config.Edit = func(spec *specs.Spec) {
+				edit(spec)
+				spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
+				spec.Linux.GIDMappings = spec.Linux.UIDMappings
+			}
+		})
+		for dir := c.RootFS; dir != os.TempDir(); dir = filepath.Dir(dir) { // the container's root is a stranger on the way to it
+			if err := os.Chmod(dir, 0o755); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if err := os.Chown(c.RootFS, 100000, 100000); err != nil {
+			b.Fatal(err)
+		}
+		if _, _, err := c.Run(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		if got := c.hits(); len(got) != 1 {
+			b.Errorf("the server was asked %v", got)
+		}
+	})
+}
+
+// A closed port fails in words, and so does one that opens too late.
+func TestNobodyListens(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		for handler, says := range map[string]string{
+			"httpGet: {port: 81}":   "postStart handler failed: dial tcp 127.0.0.1:81: connect: connection refused",
+			"tcpSocket: {port: 82}": "postStart handler failed: dial tcp 127.0.0.1:82: connect: connection refused",
+			"{httpGet: {port: 83}, retryPeriodSeconds: 1, timeoutSeconds: 3}": "postStart handler failed: timed out after 3s, " +
+				"the last failure was: dial tcp 127.0.0.1:83: connect: connection refused (attempt 3)",
+			"{httpGet: {port: 8080, path: /hang}, timeoutSeconds: 1}": "postStart handler failed: timed out after 1s",
+		} {
+			c := b.newContainer(with{keyPostStart: handler}, serverArgs, b.serverOnly, ownNetwork)
+			if _, err := c.Create(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			_, _, err := c.Start(b.Context())
+			if !strings.Contains(handler, "8080") {
+				b.wantError(err, says)
+				continue
+			}
+			// The server may not listen yet: then it is refused, in words too.
+			if err == nil || !strings.Contains(err.Error(), says) && !strings.Contains(err.Error(), "connection refused") {
+				b.Errorf("got %v, want %q", err, says)
+			}
+		}
+	})
+}
+
+// A preStop that asks the server to end: the container's exit is the usual good
+// end, and its status is its own.
+func TestPreStopOverHTTPEndsTheContainer(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		c := b.newContainer(with{keyLifecycle: "{postStart: " + again("tcpSocket: {port: 8080}") + ", preStop: {httpGet: {port: 8080, path: '/exit?code=3'}}}"},
+			serverArgs, b.serverOnly, ownNetwork)
+		if _, _, err := c.Run(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		c.kill(syscall.SIGTERM)
+		c.wantExit(3)
+		b.poll("the end of preStop in the log", func() bool {
+			log := b.daemon.Log()[b.logged:]
+			return strings.Contains(log, "handler=preStop") && strings.Contains(log, `error="container exited"`) && strings.Contains(log, "result=Aborted")
+		})
+	})
+}
+
+// SPEC 3, sleep: it holds the start, and 0 is valid.
+func TestSleep(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		c, result := b.runLater(with{keyPostStart: "sleep: {seconds: 2}"}, forever)
+		if r := b.result(result); r.err != nil || r.took < 2*time.Second {
+			b.Errorf("a start with a sleep of 2 s took %s: %v", r.took, r.err)
+		}
+		c.end(137)
+		for _, none := range []string{"sleep: {seconds: 0}", "sleep: {}"} {
+			b.run(with{keyPostStart: none}, forever)
+		}
+	})
+}
+
+func TestSleepEndsWithTheContainer(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		exits := []string{"/bin/sh", "-c", "while [ ! -e /go ]; do sleep 0.02; done; exit 6"}
+		for _, key := range []string{keyPostStart, keyPreStop} {
+			c, result := b.runLater(with{key: "sleep: {seconds: 1000}"}, exits)
+			if key == keyPreStop {
+				if r := b.result(result); r.err != nil {
+					b.Fatal(r.err)
+				}
+				c.kill(syscall.SIGTERM)
+			}
+			c.touch("go")
+			c.wantExit(6)
+			if key == keyPostStart {
+				if r := b.result(result); r.err != nil {
+					b.Errorf("the start of a container that exited: %v", r.err)
+				}
+			}
+		}
+		b.wantEnds("Aborted", `error="container exited"`, 2)
+	})
+}
+
+// SPEC 4, "Time limit": the request's own deadline, less half of what remains
+// where that is short, so that the client is told why. The stop that follows
+// ends before it too.
+func TestDeadlineOfTheRequest(t *testing.T) {
+	on(t, []target{pinned}, func(b *bench) {
+		c := b.newContainer(with{keyPostStart: "{timeoutSeconds: 100, " + shell("echo so far; sleep 1000") + "}"}, forever)
+		if _, err := c.Create(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(b.Context(), 8*time.Second)
+		defer cancel()
+		_, took, err := c.Start(ctx)
+		if ctx.Err() != nil {
+			b.Error("the answer came too late")
+		}
+		b.wantError(err, "postStart handler failed: timed out after 4s: so far")
+		if took < 4*time.Second-100*time.Millisecond { // the deadline travels as what remains of it
+			b.Errorf("the handler had %s", took)
+		}
+		c.wantExit(137) // the entrypoint ignores SIGTERM
+	})
+}
