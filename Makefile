@@ -32,7 +32,7 @@ build: ## build the product: two static binaries in bin/
 	$(STEP) 'building the product (2 min the first time)' go build $(STATIC) -o $(BIN)/ ./cmd/...
 
 .PHONY: servers
-servers: $(BIN)/.servers $(BIN)/.containerd-1.7 ## build the pinned containerd 2.4 and 1.7, ctr, runc to test under, and a server to talk to
+servers: $(BIN)/.servers $(BIN)/.containerd-1.7 $(BIN)/criu ## build or fetch what the tests run under: containerd 2.4 and 1.7, runc, CRIU
 	@CGO_ENABLED=0 go build -o $(BIN)/ ./integration/testserver
 
 # Stamps, as the modules alone decide what these binaries are.
@@ -47,6 +47,9 @@ $(BIN)/.containerd-1.7: integration/containerd-1.7/go.mod integration/containerd
 		go -C integration/containerd-1.7 build -tags '$(SERVER_TAGS)' \
 		-o $(abspath $(BIN))/containerd-1.7 github.com/containerd/containerd/cmd/containerd
 	@touch $@
+
+$(BIN)/criu: tools/criu
+	$(STEP) 'fetching CRIU, 8 MB' tools/criu $(BIN)
 
 .PHONY: test
 test: deps build unit servers integration ## everything that must pass: unit and integration tests, with -race
