@@ -64,6 +64,7 @@ func (h *HTTPGet) send(ctx context.Context) (*http.Response, error) {
 	// A server that does not speak TLS is asked once more in the clear, without
 	// what is not for everybody's eyes.
 	request.URL.Scheme = "http"
+	request.URL.User = nil // or it would be sent as Authorization
 	request.Header.Del("Authorization")
 	return client.Do(request)
 }

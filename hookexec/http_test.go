@@ -191,6 +191,13 @@ func TestSchemes(t *testing.T) {
 			}
 		})
 	}
+	t.Run("a password in the path", func(t *testing.T) {
+		w := newWeb(t, false, nil)
+		wantSuccess(t, w.get(t, &lifecyclev1.HTTPGetAction{Scheme: "HTTPS", Path: "//me:secret@x/a"}))
+		if request := w.only(t); request.Header.Get("Authorization") != "" || request.RequestURI != "/a" {
+			t.Errorf("asked for %+v", request)
+		}
+	})
 	t.Run("HTTP to a server that wants TLS is answered", func(t *testing.T) {
 		w := newWeb(t, true, nil)
 		wantSuccess(t, w.get(t, &lifecyclev1.HTTPGetAction{Scheme: "HTTP"})) // 400, by net/http's server

@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"context"
+	"slices"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,6 +16,21 @@ const (
 	exit    = "/tasks/exit"
 	deleted = "/tasks/delete"
 )
+
+// SPEC 4, "no postStart": the runc service's own start, nothing else.
+func TestStartWithoutPostStart(t *testing.T) {
+	on(t, targets, func(b *bench) {
+		for _, annotations := range []with{nil, {keyPreStop: shell("true")}} {
+			c := b.run(annotations, forever)
+			if state := c.state(); state.Status != task.Status_RUNNING {
+				b.Errorf("state %s, want RUNNING", state.Status)
+			}
+			b.poll("TaskStart, which the start does not wait for", func() bool { return slices.Contains(b.topics(c.ID), start) })
+			c.end(137)
+			c.wantTopics(created, start, exit, deleted)
+		}
+	})
+}
 
 // SPEC 4, "postStart", "while it runs" and "success".
 func TestStartIsHeld(t *testing.T) {
@@ -108,6 +125,19 @@ func TestPostStartFailsAndContainerStays(t *testing.T) {
 	})
 }
 
+// SPEC 4, "failure": the signal is the block's own.
+func TestPostStartFailsWithAStopSignal(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		args := []string{"/bin/sh", "-c", `trap 'echo USR2 >> /signals; exit 8' USR2; trap 'exit 1' TERM; touch /ready; sleep 1000 & while :; do wait; done`}
+		c, result := b.runLater(with{keyLifecycle: "{stopSignal: SIGUSR2, postStart: {" + shell("while [ ! -e /ready ]; do sleep 0.02; done; exit 1") + "}}"}, args)
+		b.wantError(b.result(result).err, "postStart handler failed: exit status 1")
+		c.wantExit(8)
+		if got := c.read("signals"); got != "USR2\n" {
+			b.Errorf("signals %q, want USR2 once", got)
+		}
+	})
+}
+
 func TestPostStartCannotStart(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		_, result := b.runLater(with{keyPostStart: "exec: {command: [/does/not/exist]}"}, obedient)
@@ -162,6 +192,23 @@ func TestContainerExitsDuringPostStart(t *testing.T) {
 			b.Fatal(err)
 		}
 		c.wantTopics(created, start, exit, deleted)
+	})
+}
+
+// SPEC 4, "while it runs": STOPPED shows at once, before Wait returns.
+func TestHeldContainerThatHasExitedIsStopped(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		for range 5 {
+			c, result := b.runLater(with{keyPostStart: shell("touch /begun; sleep 1000")},
+				[]string{"/bin/sh", "-c", "while [ ! -e /begun ]; do sleep 0.02; done; exit 9"})
+			c.wantExit(9)
+			if state := c.state(); state.Status != task.Status_STOPPED || state.ExitStatus != 9 {
+				b.Errorf("state %+v when Wait has returned, want STOPPED with 9", state)
+			}
+			if r := b.result(result); r.err != nil {
+				b.Errorf("the start fails: %v", r.err)
+			}
+		}
 	})
 }
 
@@ -245,6 +292,32 @@ func TestDaemonRestartDuringPostStart(t *testing.T) {
 			}
 			c.wantExit(137)
 		}
+	})
+}
+
+// SPEC 4, "the client's connection goes": a client that gives up cancels nothing.
+func TestClientGivesUpDuringPostStart(t *testing.T) {
+	on(t, targets, func(b *bench) {
+		c := b.newContainer(with{keyPostStart: shell(waiting + "touch /ended")}, forever)
+		if _, err := c.Create(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		ctx, giveUp := context.WithCancel(b.Context())
+		gone := make(chan error, 1)
+		go func() {
+			_, _, err := c.Start(ctx)
+			gone <- err
+		}()
+		c.waitFor("begun")
+		giveUp()
+		if err := <-gone; err == nil {
+			b.Error("a client that gave up is told success")
+		}
+		c.touch("go")
+		c.waitFor("ended")
+		b.poll("RUNNING", func() bool { return c.state().Status == task.Status_RUNNING })
+		c.end(137)
+		c.wantTopics(created, start, exit, deleted)
 	})
 }
 
