@@ -130,13 +130,17 @@ func checkHTTPGet(path string, get *lifecyclev1.HTTPGetAction) error {
 
 func checkAddress(path, host string, port int32) error {
 	if port < 1 || port > math.MaxUint16 {
-		return invalid(path+".port", "is %d; a number from 1 to 65535 is allowed (names are resolved by lifecyclectl and the admission policy)", port)
+		return invalid(path+".port", "is %d; a number from 1 to 65535 is allowed", port)
 	}
 	if host == "" || host == "localhost" {
 		return nil
 	}
-	if _, err := netip.ParseAddr(host); err != nil {
+	address, err := netip.ParseAddr(host)
+	if err != nil {
 		return invalid(path+".host", "is %q; an IP address or localhost is allowed", host)
+	}
+	if address.Zone() != "" {
+		return invalid(path+".host", "is %q; a zone is an interface of one network namespace: give the address without %q", host, "%"+address.Zone())
 	}
 	return nil
 }

@@ -120,6 +120,10 @@ func decodeSingle(path string, tree any, field protoreflect.FieldDescriptor,
 		}
 		return protoreflect.ValueOfString(text), nil
 	case protoreflect.Int32Kind:
+		if text, ok := tree.(string); ok && field.Name() == "port" { // the one field that Kubernetes allows a name in
+			return protoreflect.Value{}, invalid(path, "is the text %q; a number from 1 to 65535 is allowed, without quotes"+
+				" (names are resolved by lifecyclectl and the admission policy)", text)
+		}
 		number, err := decodeInteger(path, tree, 32)
 		return protoreflect.ValueOfInt32(int32(number)), err
 	case protoreflect.Int64Kind:
@@ -142,7 +146,7 @@ func decodeInteger(path string, tree any, bits int) (int64, error) {
 	case int64:
 		value = number
 	case uint64, float64:
-		return 0, invalid(path, "must be a whole number of %d bits, not %v", bits, number)
+		return 0, invalid(path, "must be a whole number of %d bits without point or exponent, not %v", bits, number)
 	default:
 		return 0, invalid(path, "must be a whole number, not %s", kindOf(tree))
 	}
