@@ -3,6 +3,7 @@ package shim
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -14,6 +15,7 @@ import (
 
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
 	"github.com/pelletier/go-toml/v2"
 	"google.golang.org/protobuf/proto"
@@ -214,6 +216,14 @@ func (o *runtimeOptions) runc(systemdCgroupsPath bool) (*anypb.Any, error) {
 		return nil, nil
 	}
 	return typeurl.MarshalAnyToProto(options)
+}
+
+// warnOfNodeConfig tells the log of a node's file that cannot be used. Containers
+// without handlers do not need it, and run as under the stock shim.
+func warnOfNodeConfig(ctx context.Context, path string) {
+	if _, err := (&runtimeOptions{}).settings(path); err != nil {
+		log.G(ctx).WithError(err).Warn("containers with lifecycle handlers will be refused")
+	}
 }
 
 // settings returns the runtime's settings over the node's over the built-in.

@@ -13,7 +13,9 @@ import (
 	eventstypes "github.com/containerd/containerd/api/events"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
+	"github.com/sirupsen/logrus"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -327,6 +329,42 @@ func TestNodeConfigThatIsRefused(t *testing.T) {
 		_, err := (&runtimeOptions{}).settings(dir)
 		refused(t, err, dir)
 	})
+}
+
+// TestWarningOfNodeConfig: one line, also where no container has handlers, and
+// none for a file that is good or not there.
+func TestWarningOfNodeConfig(t *testing.T) {
+	for name, test := range map[string]struct {
+		path string
+		says string // empty: nothing is logged
+	}{
+		"wrong":     {writeFile(t, "config.toml", "DefaultGracePeriod = 'soon'"), "DefaultGracePeriod"},
+		"no file":   {t.TempDir(), "is a directory"},
+		"good":      {writeFile(t, "config.toml", "DefaultGracePeriod = '1s'"), ""},
+		"not there": {filepath.Join(t.TempDir(), "none.toml"), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var written strings.Builder
+			logger := logrus.New()
+			logger.SetOutput(&written)
+			warnOfNodeConfig(log.WithLogger(t.Context(), logrus.NewEntry(logger)), test.path)
+			if test.says == "" {
+				if written.Len() > 0 {
+					t.Errorf("it logs %q", written.String())
+				}
+				return
+			}
+			line, more, _ := strings.Cut(written.String(), "\n")
+			for _, part := range []string{"level=warning", "handlers will be refused", test.path, test.says} {
+				if !strings.Contains(line, part) {
+					t.Errorf("%q does not say %q", line, part)
+				}
+			}
+			if more != "" {
+				t.Errorf("it logs more: %q", more)
+			}
+		})
+	}
 }
 
 // TestSystemdCgroup: what the options say wins; a cgroups path that only systemd
