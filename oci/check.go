@@ -111,8 +111,11 @@ func checkHTTPGet(path string, get *lifecyclev1.HTTPGetAction) error {
 	if err := checkAddress(path, get.Host, get.Port); err != nil {
 		return err
 	}
-	if _, err := url.Parse(get.Path); err != nil {
+	switch target, err := url.Parse(get.Path); {
+	case err != nil:
 		return invalid(path+".path", "is not a URL path: %s", oneLine(err))
+	case target.Opaque != "":
+		return invalid(path+".path", "is %q, which is read as a URL of scheme %q; begin it with a slash", get.Path, target.Scheme)
 	}
 	if get.Scheme != "" && get.Scheme != "HTTP" && get.Scheme != "HTTPS" {
 		return invalid(path+".scheme", "is %q; allowed are HTTP and HTTPS", get.Scheme)

@@ -133,6 +133,10 @@ var kubernetesRules = map[string]rule{
 	"A11 only a query":    {row: "A11", handler: `httpGet: {port: 80, path: "?a=b"}`},
 	"A11 other alphabets": {row: "A11", handler: "httpGet: {port: 80, path: /größe/大小}"},
 	"A11 a list":          {row: "A11", handler: "httpGet: {port: 80, path: [/a]}", refused: "httpGet.path", says: "must be a string, not a list"},
+	"A11 a colon":         {row: "A11", handler: `httpGet: {port: 80, path: "/items:drain"}`},
+	"A11 no slash before a colon": {
+		row: "A11", handler: `httpGet: {port: 80, path: "items:drain"}`, spec: failsLate, refused: "httpGet.path", says: `scheme "items"; begin it with a slash`,
+	},
 	"A11 no URL reference": {
 		row: "A11", handler: `httpGet: {port: 80, path: "/100%"}`, refused: "httpGet.path", says: "is not a URL path",
 		spec: "an invalid value fails Create: Kubernetes would too (\"it's too late to reject it\", pkg/probe/http/request.go), and sends it escaped",
