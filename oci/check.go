@@ -111,8 +111,11 @@ func checkHTTPGet(path string, get *lifecyclev1.HTTPGetAction) error {
 	if err := checkAddress(path, get.Host, get.Port); err != nil {
 		return err
 	}
-	if _, err := url.Parse(get.Path); err != nil {
+	switch target, err := url.Parse(get.Path); {
+	case err != nil:
 		return invalid(path+".path", "is not a URL path: %s", oneLine(err))
+	case target.Opaque != "":
+		return invalid(path+".path", "is %q, which is read as a URL of scheme %q; begin it with a slash", get.Path, target.Scheme)
 	}
 	if get.Scheme != "" && get.Scheme != "HTTP" && get.Scheme != "HTTPS" {
 		return invalid(path+".scheme", "is %q; allowed are HTTP and HTTPS", get.Scheme)
@@ -130,13 +133,17 @@ func checkHTTPGet(path string, get *lifecyclev1.HTTPGetAction) error {
 
 func checkAddress(path, host string, port int32) error {
 	if port < 1 || port > math.MaxUint16 {
-		return invalid(path+".port", "is %d; a number from 1 to 65535 is allowed (names are resolved by lifecyclectl and the admission policy)", port)
+		return invalid(path+".port", "is %d; a number from 1 to 65535 is allowed", port)
 	}
 	if host == "" || host == "localhost" {
 		return nil
 	}
-	if _, err := netip.ParseAddr(host); err != nil {
+	address, err := netip.ParseAddr(host)
+	if err != nil {
 		return invalid(path+".host", "is %q; an IP address or localhost is allowed", host)
+	}
+	if address.Zone() != "" {
+		return invalid(path+".host", "is %q; a zone is an interface of one network namespace: give the address without %q", host, "%"+address.Zone())
 	}
 	return nil
 }

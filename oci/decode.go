@@ -1,11 +1,12 @@
 package oci
 
 import (
+	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"regexp"
 	"strings"
-	"time"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
@@ -38,7 +39,7 @@ func (s *Spec) decode(key, path string, msg proto.Message) error {
 
 // decodeValue is strict: no unknown or repeated field, no second document, and
 // every value of the type that the schema has. As in YAML 1.2 only true and false
-// are booleans: a header's value may be y.
+// are booleans, and a date is a text: a header's value may be y or 2026-01-01.
 // protojson is not used: it takes numbers in quotes and names in either
 // spelling, and its errors do not say where.
 func decodeValue(value, path string, msg proto.Message) error {
@@ -48,9 +49,9 @@ func decodeValue(value, path string, msg proto.Message) error {
 	if !utf8.ValidString(value) {
 		return invalid("", "is not UTF-8 text")
 	}
-	decoder := yaml.NewDecoder(strings.NewReader(value))
-	var tree, more any
-	switch err := decoder.Decode(&tree); {
+	decoder := yaml.NewDecoder(strings.NewReader(jsonAsYAML(value)))
+	var document, more yaml.Node
+	switch err := decoder.Decode(&document); {
 	case errors.Is(err, io.EOF):
 		return invalid("", "is empty; a YAML mapping is expected")
 	case err != nil:
@@ -59,7 +60,48 @@ func decodeValue(value, path string, msg proto.Message) error {
 	if err := decoder.Decode(&more); !errors.Is(err, io.EOF) {
 		return invalid("", "holds more than one YAML document; one is allowed")
 	}
+	datesAsText(&document)
+	var tree any
+	if err := document.Decode(&tree); err != nil {
+		return invalid("", "is not valid YAML: %s", oneLine(err))
+	}
 	return decodeMessage(path, tree, msg.ProtoReflect())
+}
+
+// inJSONOnly is what JSON has and the YAML decoder refuses or takes for the end
+// of a line: a character as two surrogates, and some characters as they are. All
+// escapes match, so that a backslash which is escaped itself starts none.
+var inJSONOnly = regexp.MustCompile(`\\u[dD][89abAB][[:xdigit:]]{2}\\u[dD][c-fC-F][[:xdigit:]]{2}|\\.|` +
+	`[\x7f-\x9f\x{2028}\x{2029}\x{feff}\x{fffe}\x{ffff}]`)
+
+// jsonAsYAML: a value may be any JSON, as Kubernetes' own tools take it.
+func jsonAsYAML(value string) string {
+	if !json.Valid([]byte(value)) {
+		return value
+	}
+	return inJSONOnly.ReplaceAllStringFunc(value, func(match string) string {
+		switch {
+		case len(match) == len(`\ud83d\ude00`):
+			var text string
+			_ = json.Unmarshal([]byte(`"`+match+`"`), &text) // the value is valid
+			return text
+		case match[0] == '\\':
+			return match
+		default:
+			char, _ := utf8.DecodeRuneInString(match)
+			return fmt.Sprintf(`\u%04x`, char)
+		}
+	})
+}
+
+// datesAsText: YAML 1.2 has no dates, and Kubernetes reads them as text.
+func datesAsText(node *yaml.Node) {
+	if node.Kind == yaml.ScalarNode && node.Tag == "!!timestamp" {
+		node.Tag = "!!str"
+	}
+	for _, child := range node.Content {
+		datesAsText(child)
+	}
 }
 
 func decodeMessage(path string, tree any, msg protoreflect.Message) error {
@@ -120,6 +162,10 @@ func decodeSingle(path string, tree any, field protoreflect.FieldDescriptor,
 		}
 		return protoreflect.ValueOfString(text), nil
 	case protoreflect.Int32Kind:
+		if text, ok := tree.(string); ok && field.Name() == "port" { // the one field that Kubernetes allows a name in
+			return protoreflect.Value{}, invalid(path, "is the text %q; a number from 1 to 65535 is allowed, without quotes"+
+				" (names are resolved by lifecyclectl and the admission policy)", text)
+		}
 		number, err := decodeInteger(path, tree, 32)
 		return protoreflect.ValueOfInt32(int32(number)), err
 	case protoreflect.Int64Kind:
@@ -142,7 +188,7 @@ func decodeInteger(path string, tree any, bits int) (int64, error) {
 	case int64:
 		value = number
 	case uint64, float64:
-		return 0, invalid(path, "must be a whole number of %d bits, not %v", bits, number)
+		return 0, invalid(path, "must be a whole number of %d bits, written without point, exponent or leading 0; it is read as %v", bits, number)
 	default:
 		return 0, invalid(path, "must be a whole number, not %s", kindOf(tree))
 	}
@@ -162,8 +208,6 @@ func kindOf(tree any) string {
 		return "a number"
 	case string:
 		return "a string"
-	case time.Time:
-		return "a date"
 	case []any:
 		return "a list"
 	case map[string]any:

@@ -3,6 +3,7 @@ package shim
 import (
 	"errors"
 	"fmt"
+	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
@@ -14,7 +15,11 @@ import (
 // OptionsError says which of the runtime's options cannot be used.
 type OptionsError struct{ Err error }
 
-func (e *OptionsError) Error() string { return "runtime options: " + e.Err.Error() }
+// Error is one line, whatever a client has sent: a log and containerd's client
+// show no more.
+func (e *OptionsError) Error() string {
+	return "runtime options: " + strings.Join(strings.Fields(e.Err.Error()), " ")
+}
 
 func (e *OptionsError) Unwrap() error { return e.Err }
 

@@ -3,14 +3,19 @@ package shim
 import (
 	"bytes"
 	"cmp"
+	"context"
 	"errors"
 	"fmt"
 	"io/fs"
 	"os"
+	"reflect"
+	"strconv"
+	"strings"
 	"time"
 
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
 	"github.com/pelletier/go-toml/v2"
 	"google.golang.org/protobuf/proto"
@@ -43,15 +48,20 @@ type settings struct {
 
 // duration is written as in "90s" or "2m". It is a struct, because the decoder
 // would take a number for nanoseconds.
-type duration struct{ time.Duration }
+type duration struct {
+	time.Duration
+	// err says why the text is none. It is kept for check, which knows the name of
+	// the setting.
+	err error
+}
 
 func (d *duration) UnmarshalText(text []byte) error {
 	value, err := time.ParseDuration(string(text))
-	if err == nil && value <= 0 {
-		err = fmt.Errorf("%s is not above 0", text)
+	if err != nil || value <= 0 {
+		d.err = fmt.Errorf("%q is no duration above 0, such as \"90s\" or \"2m\"", text)
 	}
 	d.Duration = value
-	return err
+	return nil
 }
 
 // nodeConfig is the node's settings, in TOML.
@@ -59,6 +69,16 @@ type nodeConfig struct {
 	DefaultPostStartTimeout duration
 	DefaultGracePeriod      duration
 	OutputLimit             *int64
+}
+
+func (c *nodeConfig) check() error {
+	if err := c.DefaultPostStartTimeout.err; err != nil {
+		return fmt.Errorf("DefaultPostStartTimeout: %w", err)
+	}
+	if err := c.DefaultGracePeriod.err; err != nil {
+		return fmt.Errorf("DefaultGracePeriod: %w", err)
+	}
+	return nil
 }
 
 // runtimeConfig is a runtime's options in TOML: the node's settings and runc's
@@ -127,12 +147,39 @@ func readTOML(options *runtimeoptions.Options) (*runtimeOptions, error) {
 	}, nil
 }
 
-func decodeTOML(body []byte, config any) error {
+// decodeTOML names in every error the setting, where there is one.
+func decodeTOML(body []byte, config interface{ check() error }) error {
 	err := toml.NewDecoder(bytes.NewReader(body)).DisallowUnknownFields().Decode(config)
-	if strict := (*toml.StrictMissingError)(nil); errors.As(err, &strict) {
-		return fmt.Errorf("unknown setting:\n%s", strict.String())
+	var (
+		unknown *toml.StrictMissingError
+		wrong   *toml.DecodeError
+	)
+	switch {
+	case errors.As(err, &unknown):
+		keys := make([]string, len(unknown.Errors))
+		for i := range keys {
+			keys[i] = strconv.Quote(strings.Join(unknown.Errors[i].Key(), "."))
+		}
+		return fmt.Errorf("unknown setting %s; allowed are %s", strings.Join(keys, ", "), strings.Join(settingNames(config), ", "))
+	case errors.As(err, &wrong):
+		line, _ := wrong.Position()
+		words := append(wrong.Key(), strings.TrimPrefix(wrong.Error(), "toml: "))
+		return fmt.Errorf("line %d: %s", line, strings.Join(words, ": "))
+	case err != nil:
+		return err
 	}
-	return err
+	return config.check()
+}
+
+// settingNames are those that a user may write.
+func settingNames(config any) []string {
+	var names []string
+	for _, field := range reflect.VisibleFields(reflect.TypeOf(config).Elem()) {
+		if field.IsExported() && !field.Anonymous && field.Name != "TypeUrl" && field.Name != "ConfigPath" {
+			names = append(names, field.Name)
+		}
+	}
+	return names
 }
 
 func readTyped(options *lifecyclev1.Options) (*runtimeOptions, error) {
@@ -147,8 +194,8 @@ func readTyped(options *lifecyclev1.Options) (*runtimeOptions, error) {
 		Runc:          options.Runc,
 		systemdCgroup: options.Runc != nil,
 		config: nodeConfig{
-			DefaultPostStartTimeout: duration{options.DefaultPostStartTimeout.AsDuration()},
-			DefaultGracePeriod:      duration{options.DefaultGracePeriod.AsDuration()},
+			DefaultPostStartTimeout: duration{Duration: options.DefaultPostStartTimeout.AsDuration()},
+			DefaultGracePeriod:      duration{Duration: options.DefaultGracePeriod.AsDuration()},
 			OutputLimit:             options.OutputLimit,
 		},
 	}, nil
@@ -169,6 +216,14 @@ func (o *runtimeOptions) runc(systemdCgroupsPath bool) (*anypb.Any, error) {
 		return nil, nil
 	}
 	return typeurl.MarshalAnyToProto(options)
+}
+
+// warnOfNodeConfig tells the log of a node's file that cannot be used. Containers
+// without handlers do not need it, and run as under the stock shim.
+func warnOfNodeConfig(ctx context.Context, path string) {
+	if _, err := (&runtimeOptions{}).settings(path); err != nil {
+		log.G(ctx).WithError(err).Warn("containers with lifecycle handlers will be refused")
+	}
 }
 
 // settings returns the runtime's settings over the node's over the built-in.

@@ -13,7 +13,9 @@ import (
 	eventstypes "github.com/containerd/containerd/api/events"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
+	"github.com/sirupsen/logrus"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -67,6 +69,12 @@ func refused(t testing.TB, err error, names ...string) {
 			t.Errorf("%q does not say %q", err, name)
 		}
 	}
+	if strings.ContainsAny(err.Error(), "\r\n") {
+		t.Errorf("%q is more than a line", err)
+	}
+	if strings.Contains(err.Error(), "TypeUrl") {
+		t.Errorf("%q names what is not the user's to write", err)
+	}
 }
 
 func TestOptionsOfEveryForm(t *testing.T) {
@@ -80,8 +88,8 @@ OutputLimit = 100
 `
 	runc := &runcoptions.Options{BinaryName: "crun", Root: "/run/other", SystemdCgroup: true}
 	all := nodeConfig{
-		DefaultPostStartTimeout: duration{90 * time.Second},
-		DefaultGracePeriod:      duration{90 * time.Second},
+		DefaultPostStartTimeout: duration{Duration: 90 * time.Second},
+		DefaultGracePeriod:      duration{Duration: 90 * time.Second},
 		OutputLimit:             proto.Int64(100),
 	}
 	file := writeFile(t, "runtime.toml", body)
@@ -188,25 +196,30 @@ func TestOptionsThatAreRefused(t *testing.T) {
 		"an unknown type":             {&anypb.Any{TypeUrl: "example.com/unknown"}, []string{"example.com/unknown"}},
 		"a type of something else":    {pack(t, &eventstypes.TaskStart{}), []string{"containerd.events.TaskStart", "lifecycle.v1"}},
 		"bytes that are no message":   {&anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: []byte("\xff")}, []string{"containerd.runc.v1.Options"}},
-		"no TOML":                     {inTOML(t, "a = = b"), []string{"the runtime's options"}},
-		"an unknown key":              {inTOML(t, `BinaryNam = "crun"`), []string{"unknown setting", "BinaryNam"}},
-		"an unknown table":            {inTOML(t, "[Runc]\nRoot = '/'"), []string{"Runc"}},
-		"two unknown keys":            {inTOML(t, "One = 1\nTwo = 2"), []string{"One", "Two"}},
+		"no TOML":                     {inTOML(t, "a = = b"), []string{"the runtime's options: line 1: "}},
+		"an unknown key":              {inTOML(t, `BinaryNam = "crun"`), []string{`unknown setting "BinaryNam"; allowed are `, "DefaultGracePeriod", "OutputLimit", "BinaryName", "IoUid"}},
+		"an unknown table":            {inTOML(t, "[Runc]\nRoot = '/'"), []string{`unknown setting "Runc"; allowed are `}},
+		"two unknown keys":            {inTOML(t, "One = 1\nTwo = 2"), []string{`unknown setting "One", "Two"; allowed are `}},
 		"a message's inner field":     {inTOML(t, "sizeCache = 1"), []string{"sizeCache"}},
 		"a file with an unknown key":  {pack(t, &runtimeoptions.Options{ConfigPath: wrong}), []string{wrong, "Nonsense"}},
 		"a file that is missing":      {pack(t, &runtimeoptions.Options{ConfigPath: missing}), []string{missing}},
 		"a file that is a directory":  {pack(t, &runtimeoptions.Options{ConfigPath: filepath.Dir(missing)}), []string{filepath.Dir(missing)}},
-		"a number for a text":         {inTOML(t, "BinaryName = 5"), nil},
-		"a text for a boolean":        {inTOML(t, `SystemdCgroup = "true"`), nil},
-		"a negative uid":              {inTOML(t, "IoUid = -1"), nil},
-		"a text for the limit":        {inTOML(t, `OutputLimit = "4096"`), nil},
-		"a key twice":                 {inTOML(t, "Root = 'a'\nRoot = 'b'"), []string{"Root"}},
-		"a duration without a unit":   {inTOML(t, `DefaultGracePeriod = "90"`), []string{"90"}},
-		"a duration that is none":     {inTOML(t, `DefaultPostStartTimeout = "soon"`), []string{"soon"}},
-		"a duration that is empty":    {inTOML(t, `DefaultPostStartTimeout = ""`), nil},
-		"a duration of 0":             {inTOML(t, `DefaultGracePeriod = "0s"`), []string{"0s", "not above 0"}},
-		"a negative duration":         {inTOML(t, `DefaultPostStartTimeout = "-1s"`), []string{"-1s", "not above 0"}},
-		"a duration that is too long": {inTOML(t, `DefaultGracePeriod = "9999999h"`), []string{"9999999h"}},
+		"a number for a text":         {inTOML(t, "Root = '/'\nBinaryName = 5"), []string{"line 2: BinaryName: "}},
+		"a text for a boolean":        {inTOML(t, `SystemdCgroup = "true"`), []string{"line 1: SystemdCgroup: "}},
+		"a negative uid":              {inTOML(t, "IoUid = -1"), []string{"line 1: IoUid: "}},
+		"a text for the limit":        {inTOML(t, `OutputLimit = "4096"`), []string{"line 1: OutputLimit: "}},
+		"a key twice":                 {inTOML(t, "Root = 'a'\nRoot = 'b'"), []string{"line 2: Root: "}},
+		"a duration without a unit":   {inTOML(t, `DefaultGracePeriod = "90"`), []string{`DefaultGracePeriod: "90" is no duration above 0, such as "90s"`}},
+		"a duration as a number":      {inTOML(t, `DefaultGracePeriod = 90`), []string{`DefaultGracePeriod: "90" is no duration above 0`}},
+		"a duration as a list":        {inTOML(t, `DefaultGracePeriod = ["90s"]`), []string{"line 1: DefaultGracePeriod: "}},
+		"a duration as a table":       {inTOML(t, `DefaultGracePeriod.Duration = "90s"`), []string{`"DefaultGracePeriod.Duration"`}},
+		"a key of two lines":          {inTOML(t, `"a\nb" = 1`), []string{`unknown setting "a\nb"; allowed are `}},
+		"a key of two lines, twice":   {inTOML(t, "\"a\\nb\" = 1\n\"a\\nb\" = 2"), []string{"line 2: "}},
+		"a duration that is none":     {inTOML(t, `DefaultPostStartTimeout = "soon"`), []string{`DefaultPostStartTimeout: "soon"`}},
+		"a duration that is empty":    {inTOML(t, `DefaultPostStartTimeout = ""`), []string{`DefaultPostStartTimeout: "" is no duration`}},
+		"a duration of 0":             {inTOML(t, `DefaultGracePeriod = "0s"`), []string{`DefaultGracePeriod: "0s" is no duration above 0`}},
+		"a negative duration":         {inTOML(t, `DefaultPostStartTimeout = "-1s"`), []string{`DefaultPostStartTimeout: "-1s" is no duration above 0`}},
+		"a duration that is too long": {inTOML(t, `DefaultGracePeriod = "9999999h"`), []string{`DefaultGracePeriod: "9999999h"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := readRuntimeOptions(test.options)
@@ -300,10 +313,10 @@ func TestSettingsOfTheRuntimeWinOverTheNodes(t *testing.T) {
 
 func TestNodeConfigThatIsRefused(t *testing.T) {
 	for name, test := range map[string]struct{ body, says string }{
-		"an unknown key":      {"OutputLimits = 1", "OutputLimits"},
+		"an unknown key":      {"OutputLimits = 1", `unknown setting "OutputLimits"; allowed are DefaultPostStartTimeout, DefaultGracePeriod, OutputLimit`},
 		"an option of runc's": {"BinaryName = 'crun'", "BinaryName"},
 		"no TOML":             {"[[[", ""},
-		"a bad duration":      {"DefaultGracePeriod = '-1s'", "-1s"},
+		"a bad duration":      {"DefaultGracePeriod = '-1s'", `DefaultGracePeriod: "-1s"`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			path := writeFile(t, "config.toml", test.body)
@@ -316,6 +329,42 @@ func TestNodeConfigThatIsRefused(t *testing.T) {
 		_, err := (&runtimeOptions{}).settings(dir)
 		refused(t, err, dir)
 	})
+}
+
+// TestWarningOfNodeConfig: one line, also where no container has handlers, and
+// none for a file that is good or not there.
+func TestWarningOfNodeConfig(t *testing.T) {
+	for name, test := range map[string]struct {
+		path string
+		says string // empty: nothing is logged
+	}{
+		"wrong":     {writeFile(t, "config.toml", "DefaultGracePeriod = 'soon'"), "DefaultGracePeriod"},
+		"no file":   {t.TempDir(), "is a directory"},
+		"good":      {writeFile(t, "config.toml", "DefaultGracePeriod = '1s'"), ""},
+		"not there": {filepath.Join(t.TempDir(), "none.toml"), ""},
+	} {
+		t.Run(name, func(t *testing.T) {
+			var written strings.Builder
+			logger := logrus.New()
+			logger.SetOutput(&written)
+			warnOfNodeConfig(log.WithLogger(t.Context(), logrus.NewEntry(logger)), test.path)
+			if test.says == "" {
+				if written.Len() > 0 {
+					t.Errorf("it logs %q", written.String())
+				}
+				return
+			}
+			line, more, _ := strings.Cut(written.String(), "\n")
+			for _, part := range []string{"level=warning", "handlers will be refused", test.path, test.says} {
+				if !strings.Contains(line, part) {
+					t.Errorf("%q does not say %q", line, part)
+				}
+			}
+			if more != "" {
+				t.Errorf("it logs more: %q", more)
+			}
+		})
+	}
 }
 
 // TestSystemdCgroup: what the options say wins; a cgroups path that only systemd
@@ -378,6 +427,7 @@ func FuzzOptions(f *testing.F) {
 		f.Add(packed.TypeUrl, packed.Value)
 		f.Add("type.googleapis.com/"+packed.TypeUrl, packed.Value)
 	}
+	f.Add("\n", []byte(nil))
 	f.Add("runtimeoptions.v1.Options", pack(f, &runtimeoptions.Options{ConfigBody: []byte("a.b.\"c\" = [{x=1},]\n[[t]]")}).Value)
 	none := filepath.Join(f.TempDir(), "none.toml")
 	f.Fuzz(func(t *testing.T, url string, value []byte) {

@@ -41,6 +41,7 @@ func initService(ic *plugin.InitContext) (any, error) {
 	if err != nil {
 		return nil, err
 	}
+	warnOfNodeConfig(ic.Context, ConfigPath)
 	// Opened now, so that a shim never meets a host of another build. That there
 	// is none is told to whoever needs it.
 	host, hostErr := hookexec.OpenHost(reaper.Default)

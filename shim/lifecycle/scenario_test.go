@@ -92,6 +92,21 @@ func TestScenarios(t *testing.T) {
 		"SIGQUIT by itself is no stop signal elsewhere": {
 			preStop(Config{}), []at{start, started, kill(0, 3)}, "",
 		},
+		"SIGKILL is never delayed, also as the block's stop signal": {
+			preStop(Config{StopSignal: sigKILL}),
+			[]at{start, started, kill(0, sigKILL), exit(1 * s)},
+			"",
+		},
+		"SIGKILL as the block's stop signal under CRI": {
+			preStop(Config{StopSignal: sigKILL, CRI: true}),
+			[]at{start, started, kill(0, sigKILL), exit(1 * s)},
+			"",
+		},
+		"SIGKILL as the block's stop signal follows preStop after a failed postStart": {
+			preStop(postStart(Config{StopSignal: sigKILL})),
+			[]at{start, started, ends(1*s, Result{Outcome: Failed}), ends(2*s, Result{}), exit(2 * s)},
+			"0s RunHandler postStart\n1s RunHandler preStop\n2s SendSignal 9\n2s Answer with an error",
+		},
 		"a second stop joins": {
 			preStop(Config{}),
 			[]at{start, started, kill(0, sigTERM), kill(1*s, sigINT), ends(2*s, Result{Outcome: Failed})},
