@@ -17,6 +17,8 @@ type Exec struct {
 	Request wire.StartRequest
 	// OutputLimit is how many bytes of output are kept.
 	OutputLimit int
+	// Progress is shown the output.
+	Progress *Progress
 }
 
 // Attempt starts the command and waits for its process, not for its children.
@@ -43,6 +45,7 @@ func (e *Exec) begin() (*execRun, error) {
 		closeAll(files...)
 		return nil, err
 	}
+	e.Progress.show(output)
 	cmd := e.Host.command(wire.CommandStart)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = writer, writer, files
 	child, err := e.Host.start(cmd)

@@ -256,7 +256,7 @@ func TestExecSaysWhyNothingWasStarted(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			host, monitor := scriptHost(t, test.script)
 			before := openFDs(t)
-			action := &Exec{Host: host, OutputLimit: 100, Request: wire.StartRequest{
+			action := &Exec{Host: host, OutputLimit: 100, Progress: &Progress{}, Request: wire.StartRequest{
 				ID: "c1", Args: []string{strings.Repeat("x", 500_000)}, // more than the socket holds
 			}}
 			result := action.Attempt(t.Context())
@@ -273,7 +273,7 @@ func TestExecSaysWhyNothingWasStarted(t *testing.T) {
 func TestExecOfACancelledHandlerStartsNothing(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(ErrContainerExited)
-	result := Run(ctx, &Exec{}, time.Second, runsOn)
+	result := run(ctx, &Exec{}, time.Second)
 	if result.Outcome != Aborted || !errors.Is(result.Err, ErrContainerExited) || result.ExitCode != -1 {
 		t.Errorf("got %+v", result)
 	}
@@ -287,7 +287,7 @@ func TestExecEndsAHostThatHangs(t *testing.T) {
 	defer cancel(nil)
 	ended := make(chan Result, 1)
 	before := openFDs(t)
-	go func() { ended <- Run(ctx, &Exec{Host: host, OutputLimit: 100}, 0, runsOn) }()
+	go func() { ended <- run(ctx, &Exec{Host: host, OutputLimit: 100, Progress: &Progress{}}, 0) }()
 	waitFor(t, func() bool { _, err := os.Stat(ready); return err == nil })
 	cancel(ErrTimedOut)
 	select {

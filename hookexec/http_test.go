@@ -321,7 +321,7 @@ func TestHTTPEndsWithItsContext(t *testing.T) {
 				<-request.Context().Done() // the connection is closed
 			})
 			get := &lifecyclev1.HTTPGetAction{Port: w.port, Scheme: map[bool]string{true: "HTTPS"}[secure]}
-			result := Run(ctx, &HTTPGet{NetNS: w.netns, Get: get}, 0, runsOn)
+			result := run(ctx, &HTTPGet{NetNS: w.netns, Get: get}, 0)
 			if result.Outcome != TimedOut || !errors.Is(result.Err, ErrTimedOut) {
 				t.Errorf("got %+v", result)
 			}
@@ -342,7 +342,7 @@ func TestHTTPEndsWithItsContext(t *testing.T) {
 			_, _ = io.Copy(io.Discard, conn) // until it is closed
 		}()
 		get := &lifecyclev1.HTTPGetAction{Port: portOf(listener), Scheme: "HTTPS"}
-		result := Run(ctx, &HTTPGet{NetNS: n, Get: get}, 0, runsOn)
+		result := run(ctx, &HTTPGet{NetNS: n, Get: get}, 0)
 		if result.Outcome != Aborted || !errors.Is(result.Err, ErrContainerExited) {
 			t.Errorf("got %+v", result)
 		}

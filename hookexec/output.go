@@ -2,6 +2,7 @@ package hookexec
 
 import (
 	"os"
+	"sync"
 	"time"
 	"unicode/utf8"
 
@@ -10,7 +11,9 @@ import (
 
 // tail keeps the last limit bytes that were written to it.
 type tail struct {
-	limit   int
+	limit int
+
+	mu      sync.Mutex // against those who look on
 	kept    []byte
 	dropped int64
 }
@@ -18,6 +21,8 @@ type tail struct {
 // Write never fails. It holds at most twice the limit, so that a handler that
 // writes byte by byte does not move the whole tail for each.
 func (t *tail) Write(p []byte) (int, error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	written := len(p)
 	if over := len(p) - t.limit; over > 0 {
 		t.dropped += int64(over)
@@ -30,6 +35,7 @@ func (t *tail) Write(p []byte) (int, error) {
 	return written, nil
 }
 
+// cut is called with mu held.
 func (t *tail) cut() {
 	if over := len(t.kept) - t.limit; over > 0 {
 		t.dropped += int64(over)
@@ -39,6 +45,8 @@ func (t *tail) cut() {
 
 // text returns the tail from a UTF-8 boundary on, and the bytes before it.
 func (t *tail) text() (string, int64) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
 	t.cut()
 	start := 0
 	if t.dropped > 0 {

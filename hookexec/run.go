@@ -13,24 +13,34 @@ type Action interface {
 	Attempt(ctx context.Context) Result
 }
 
+// Handler is one handler that is to be run.
+type Handler struct {
+	Action Action
+	// RetryPeriod is from a failed attempt to the next one; 0: one attempt.
+	RetryPeriod time.Duration
+	// Exited is Init.Ended: it is asked after a failure, which an exit may look
+	// like.
+	Exited func(context.Context) bool
+	// Progress is kept up to date.
+	Progress *Progress
+}
+
 // Run runs the handler until it has succeeded, until it has failed and is not
-// to be retried, until the container has exited, or until ctx is cancelled. A
-// retry follows retryPeriod after a failed attempt; 0 means one attempt.
-// exited is Init.Ended: it is asked after a failure, which an exit may look
-// like.
-func Run(ctx context.Context, action Action, retryPeriod time.Duration, exited func(context.Context) bool) Result {
+// to be retried, until the container has exited, or until ctx is cancelled.
+func (h *Handler) Run(ctx context.Context) Result {
 	var failure error // of the attempt before
 	for attempt := 1; ; attempt++ {
-		result := action.Attempt(ctx)
+		h.Progress.begin(attempt)
+		result := h.Action.Attempt(ctx)
 		result.Attempts = attempt
-		if result.Outcome == Failed && exited(ctx) {
+		if result.Outcome == Failed && h.Exited(ctx) {
 			result.Outcome, result.Err = Aborted, ErrContainerExited
 		}
-		if result.Outcome != Failed || retryPeriod == 0 || ctx.Err() != nil {
+		if result.Outcome != Failed || h.RetryPeriod == 0 || ctx.Err() != nil {
 			return judge(ctx, result, failure)
 		}
 		failure = result.Err
-		if !wait(ctx, retryPeriod) {
+		if !wait(ctx, h.RetryPeriod) {
 			return judge(ctx, result, failure)
 		}
 	}

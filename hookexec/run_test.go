@@ -25,8 +25,11 @@ func (a *attempts) Attempt(context.Context) Result {
 // untilCancelled is an action like a process that hangs: killed, it fails.
 type untilCancelled struct{}
 
-// runsOn is a container that does not exit.
-func runsOn(context.Context) bool { return false }
+// run runs a handler of a container that does not exit.
+func run(ctx context.Context, action Action, retryPeriod time.Duration) Result {
+	handler := Handler{Action: action, RetryPeriod: retryPeriod, Exited: func(context.Context) bool { return false }, Progress: &Progress{}}
+	return handler.Run(ctx)
+}
 
 var errKilled = errors.New("exit status 137")
 
@@ -55,7 +58,7 @@ func TestRunTriesAgainUntilItSucceeds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				action := &attempts{results: test.results, began: time.Now()}
-				result := Run(t.Context(), action, test.period, runsOn)
+				result := run(t.Context(), action, test.period)
 				if result.Outcome != test.outcome || result.Attempts != test.attempts || len(action.at) != test.attempts {
 					t.Errorf("got %+v after attempts at %v", result, action.at)
 				}
@@ -85,7 +88,7 @@ func TestRunIsEndedByItsContext(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				ctx, cancel := context.WithCancelCause(t.Context())
 				time.AfterFunc(5*time.Second, func() { cancel(test.cause) })
-				result := Run(ctx, untilCancelled{}, time.Second, runsOn)
+				result := run(ctx, untilCancelled{}, time.Second)
 				if result.Outcome != test.outcome || !errors.Is(result.Err, test.err) || errors.Is(result.Err, errKilled) {
 					t.Errorf("got %+v", result)
 				}
@@ -102,7 +105,7 @@ func TestRunIsEndedBetweenTwoAttempts(t *testing.T) {
 		action := &attempts{results: []Result{{Outcome: Failed, Err: errKilled}}, began: time.Now()}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(5500*time.Millisecond, func() { cancel(ErrTimedOut) })
-		result := Run(ctx, action, 2*time.Second, runsOn)
+		result := run(ctx, action, 2*time.Second)
 		if result.Outcome != TimedOut || result.Attempts != 3 || !errors.Is(result.Err, ErrTimedOut) {
 			t.Errorf("got %+v", result)
 		}
@@ -119,7 +122,7 @@ func TestRunIsEndedBetweenTwoAttempts(t *testing.T) {
 func TestSuccessStandsAlthoughTheTimeIsUp(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(ErrTimedOut)
-	if result := Run(ctx, &attempts{results: []Result{{}}}, 0, runsOn); result.Outcome != Succeeded || result.Err != nil {
+	if result := run(ctx, &attempts{results: []Result{{}}}, 0); result.Outcome != Succeeded || result.Err != nil {
 		t.Errorf("got %+v", result)
 	}
 }
@@ -129,7 +132,11 @@ func TestSuccessStandsAlthoughTheTimeIsUp(t *testing.T) {
 func TestExitIsNoFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		action := &attempts{results: []Result{{Outcome: Failed, Err: errKilled}}, began: time.Now()}
-		result := Run(t.Context(), action, time.Second, func(context.Context) bool { return len(action.at) == 2 })
+		handler := Handler{
+			Action: action, RetryPeriod: time.Second, Progress: &Progress{},
+			Exited: func(context.Context) bool { return len(action.at) == 2 },
+		}
+		result := handler.Run(t.Context())
 		if result.Outcome != Aborted || !errors.Is(result.Err, ErrContainerExited) || result.Attempts != 2 {
 			t.Errorf("got %+v", result)
 		}
@@ -154,7 +161,7 @@ func TestSleep(t *testing.T) {
 					time.AfterFunc(test.cancelAfter, func() { cancel(ErrContainerExited) })
 				}
 				began := time.Now()
-				result := Run(ctx, Sleep(test.sleep), 0, runsOn)
+				result := run(ctx, Sleep(test.sleep), 0)
 				if took := time.Since(began); result.Outcome != test.outcome || took != test.took || result.ExitCode != -1 {
 					t.Errorf("got %+v after %s", result, took)
 				}

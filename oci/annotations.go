@@ -33,7 +33,7 @@ const (
 // Lifecycle is what a container asks for.
 type Lifecycle struct {
 	// Block holds at least one handler and has been checked.
-	Block *lifecyclev1.Lifecycle
+	Block *lifecyclev1.Block
 	// StopSignal is Block's stop signal as a number, 0 where it names none.
 	StopSignal uint32
 	// CRI: the container was made by the CRI plugin, which owns the deadline of
@@ -63,7 +63,7 @@ func (s *Spec) Lifecycle() (*Lifecycle, error) {
 }
 
 // block finds the annotations that speak to this container and decodes them.
-func (s *Spec) block() (*lifecyclev1.Lifecycle, error) {
+func (s *Spec) block() (*lifecyclev1.Block, error) {
 	named := ""
 	if name := s.Annotations[criContainerName]; name != "" {
 		named = name + "." + domain
@@ -83,7 +83,7 @@ func (s *Spec) block() (*lifecyclev1.Lifecycle, error) {
 		return nil, &InvalidError{Key: key, Problem: fmt.Sprintf(
 			"cannot be used together with %s or %s: move those handlers into it, or remove it", KeyPostStart, KeyPreStop)}
 	case whole:
-		block := &lifecyclev1.Lifecycle{}
+		block := &lifecyclev1.Block{}
 		return block, s.decode(key, "", block)
 	case postStart || preStop:
 		return s.singles(postStart, preStop)
@@ -93,8 +93,8 @@ func (s *Spec) block() (*lifecyclev1.Lifecycle, error) {
 }
 
 // singles builds a block from the two keys of the command line.
-func (s *Spec) singles(postStart, preStop bool) (*lifecyclev1.Lifecycle, error) {
-	block := &lifecyclev1.Lifecycle{}
+func (s *Spec) singles(postStart, preStop bool) (*lifecyclev1.Block, error) {
+	block := &lifecyclev1.Block{}
 	if postStart {
 		block.PostStart = &lifecyclev1.Handler{}
 		if err := s.decode(KeyPostStart, "postStart", block.PostStart); err != nil {

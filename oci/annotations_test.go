@@ -39,12 +39,12 @@ func TestLifecycle(t *testing.T) {
 		"a pause container": {map[string]string{
 			KeyLifecycle: "nonsense", criContainerType: typeSandbox,
 		}, nil},
-		"the page's example": {map[string]string{KeyLifecycle: pageExample}, &Lifecycle{Block: &lifecyclev1.Lifecycle{
+		"the page's example": {map[string]string{KeyLifecycle: pageExample}, &Lifecycle{Block: &lifecyclev1.Block{
 			PostStart: exec("/bin/sh", "-c", "echo Hello from the postStart handler > /usr/share/message"),
 			PreStop:   exec("/bin/sh", "-c", "nginx -s quit; while killall -0 nginx; do sleep 1; done"),
 		}}},
 		"single keys": {map[string]string{KeyPostStart: goodHandler, KeyPreStop: `exec: {command: [b, c]}`}, &Lifecycle{
-			Block: &lifecyclev1.Lifecycle{PostStart: exec("a"), PreStop: exec("b", "c")},
+			Block: &lifecyclev1.Block{PostStart: exec("a"), PreStop: exec("b", "c")},
 		}},
 		"the named key wins, whole block for whole block": {map[string]string{
 			criContainerType: typeContainer, criContainerName: "web", podGracePeriod: "45",
@@ -52,14 +52,14 @@ func TestLifecycle(t *testing.T) {
 			"web.lifecycle-shim.io/lifecycle":     "preStop: " + goodHandler,
 			"sidecar.lifecycle-shim.io/lifecycle": "nonsense",
 			"sidecar.lifecycle-shim.io/nonsense":  "nonsense",
-		}, &Lifecycle{Block: &lifecyclev1.Lifecycle{PreStop: exec("a")}, CRI: true, PodGracePeriod: 45 * time.Second}},
+		}, &Lifecycle{Block: &lifecyclev1.Block{PreStop: exec("a")}, CRI: true, PodGracePeriod: 45 * time.Second}},
 		"everything": {map[string]string{KeyLifecycle: `
 postStart: {exec: {command: [a]}, timeoutSeconds: 60, failurePolicy: Ignore, retryPeriodSeconds: 2}
 preStop:
   httpGet: {path: /drain, port: 8080, scheme: HTTP, host: "", httpHeaders: [{name: X, value: y}]}
 stopSignal: SIGRTMIN+3
 terminationGracePeriodSeconds: 30
-`}, &Lifecycle{StopSignal: 37, Block: &lifecyclev1.Lifecycle{
+`}, &Lifecycle{StopSignal: 37, Block: &lifecyclev1.Block{
 			PostStart: &lifecyclev1.Handler{
 				Exec: &lifecyclev1.ExecAction{Command: []string{"a"}}, FailurePolicy: "Ignore",
 				TimeoutSeconds: proto.Int64(60), RetryPeriodSeconds: proto.Int64(2),
@@ -70,16 +70,16 @@ terminationGracePeriodSeconds: 30
 			StopSignal: "SIGRTMIN+3", TerminationGracePeriodSeconds: proto.Int64(30),
 		}}},
 		"null is absent": {map[string]string{KeyLifecycle: "{postStart: null, preStop: {exec: {command: [a]}, sleep: null}}"}, &Lifecycle{
-			Block: &lifecyclev1.Lifecycle{PreStop: exec("a")},
+			Block: &lifecyclev1.Block{PreStop: exec("a")},
 		}},
 		"a date is a text": {map[string]string{KeyPreStop: "exec: {command: [2026-01-01]}"}, &Lifecycle{
-			Block: &lifecyclev1.Lifecycle{PreStop: exec("2026-01-01")},
+			Block: &lifecyclev1.Block{PreStop: exec("2026-01-01")},
 		}},
 		"JSON as Python writes it": {map[string]string{KeyPreStop: `{"exec":{"command":["\ud83d\ude00 \\ud83d"]}}`}, &Lifecycle{
-			Block: &lifecyclev1.Lifecycle{PreStop: exec(`😀 \ud83d`)},
+			Block: &lifecyclev1.Block{PreStop: exec(`😀 \ud83d`)},
 		}},
 		"JSON": {map[string]string{KeyPreStop: `{"tcpSocket":{"port":80,"host":"::1"}}`}, &Lifecycle{
-			Block: &lifecyclev1.Lifecycle{PreStop: &lifecyclev1.Handler{TcpSocket: &lifecyclev1.TCPSocketAction{Port: 80, Host: "::1"}}},
+			Block: &lifecyclev1.Block{PreStop: &lifecyclev1.Handler{TcpSocket: &lifecyclev1.TCPSocketAction{Port: 80, Host: "::1"}}},
 		}},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -205,7 +205,7 @@ func TestSchemaKinds(t *testing.T) {
 			}
 		}
 	}
-	walk((&lifecyclev1.Lifecycle{}).ProtoReflect().Descriptor())
+	walk((&lifecyclev1.Block{}).ProtoReflect().Descriptor())
 }
 
 // FuzzLifecycle: no value makes the parser panic, take long, or accept what it

@@ -27,7 +27,7 @@ const (
 )
 
 // checkLifecycle checks what the schema's types cannot say.
-func checkLifecycle(block *lifecyclev1.Lifecycle) error {
+func checkLifecycle(block *lifecyclev1.Block) error {
 	if block.StopSignal != "" {
 		if _, ok := parseSignal(block.StopSignal); !ok {
 			return invalid("stopSignal", "is %q; a signal's name is allowed, such as SIGQUIT or SIGRTMIN+3", block.StopSignal)
@@ -150,7 +150,7 @@ func checkAddress(path, host string, port int32) error {
 
 // checkSleeps: a sleep is bounded by the grace period (core/v1 validation, for
 // both handlers).
-func checkSleeps(block *lifecyclev1.Lifecycle) error {
+func checkSleeps(block *lifecyclev1.Block) error {
 	if block.TerminationGracePeriodSeconds == nil {
 		return nil
 	}

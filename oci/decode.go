@@ -25,7 +25,7 @@ func (s *Spec) decode(key, path string, msg proto.Message) error {
 	err := decodeValue(s.Annotations[key], path, msg)
 	if err == nil {
 		switch m := msg.(type) {
-		case *lifecyclev1.Lifecycle:
+		case *lifecyclev1.Block:
 			err = checkLifecycle(m)
 		case *lifecyclev1.Handler:
 			err = checkHandler(path, m, path == "postStart")

@@ -41,7 +41,7 @@ var notTaken = map[string]string{
 // that our schema gets, has to be thought about.
 func TestFieldsOfKubernetes(t *testing.T) {
 	used := map[string]bool{}
-	compareFields(t, "", reflect.TypeFor[corev1.Lifecycle](), (&lifecyclev1.Lifecycle{}).ProtoReflect().Descriptor(), used)
+	compareFields(t, "", reflect.TypeFor[corev1.Lifecycle](), (&lifecyclev1.Block{}).ProtoReflect().Descriptor(), used)
 	for _, path := range extensions {
 		if !used[path] {
 			t.Errorf("%s is no field of the schema's, or one of Kubernetes' now", path)
@@ -173,19 +173,19 @@ func checkReadAlike(t *testing.T, text []byte, read reader) *corev1.Lifecycle {
 	return theirs
 }
 
-func readOurs(text []byte) (*lifecyclev1.Lifecycle, error) {
-	block := &lifecyclev1.Lifecycle{}
+func readOurs(text []byte) (*lifecyclev1.Block, error) {
+	block := &lifecyclev1.Block{}
 	return block, (&Spec{Annotations: map[string]string{KeyLifecycle: string(text)}}).decode(KeyLifecycle, "", block)
 }
 
 // inOurTypes goes through JSON, which protobuf reads by rules of its own.
-func inOurTypes(t *testing.T, theirs *corev1.Lifecycle) *lifecyclev1.Lifecycle {
+func inOurTypes(t *testing.T, theirs *corev1.Lifecycle) *lifecyclev1.Block {
 	t.Helper()
 	text, err := json.Marshal(theirs)
 	if err != nil {
 		t.Fatal(err)
 	}
-	ours := &lifecyclev1.Lifecycle{}
+	ours := &lifecyclev1.Block{}
 	if err := protojson.Unmarshal(text, ours); err != nil {
 		t.Fatal(err)
 	}
@@ -389,7 +389,7 @@ func TestTextsThatAreReadOtherwise(t *testing.T) {
 	}
 }
 
-func checkReading(t *testing.T, where, text, want string, got *lifecyclev1.Lifecycle, err error) {
+func checkReading(t *testing.T, where, text, want string, got *lifecyclev1.Block, err error) {
 	t.Helper()
 	if want == "" {
 		if err == nil {

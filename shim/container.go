@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -11,8 +12,10 @@ import (
 
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -21,8 +24,9 @@ import (
 type handlers interface {
 	// started is told the pid of the container's process when it has started.
 	started(ctx context.Context, pid int, exited <-chan struct{}) error
-	// run runs one handler until it has ended or ctx is cancelled.
-	run(ctx context.Context, kind lifecycle.Kind, effect lifecycle.Effect) hookexec.Result
+	// run runs one handler until it has ended or ctx is cancelled, and keeps
+	// progress up to date.
+	run(ctx context.Context, kind lifecycle.Kind, effect lifecycle.Effect, progress *hookexec.Progress) hookexec.Result
 	// signal sends a signal to the container, on nobody's request.
 	signal(ctx context.Context, signal lifecycle.Signal) error
 	// close is called once, when nothing is going to be run or signalled.
@@ -37,9 +41,16 @@ type container struct {
 	handlers handlers
 	// gate holds its TaskStart.
 	gate *gate
+	// block is what the annotations ask for.
+	block *lifecyclev1.Block
+	// trialLimit ends a trial whose handler has no limit of its own, and
+	// trialSignal is the stop signal that a preStop on trial is told.
+	trialLimit  time.Duration
+	trialSignal uint32
 
-	// held: a start is held, so State says CREATED for RUNNING.
-	held atomic.Bool
+	// status of the machine after its last step. While a start is held, State says
+	// CREATED for RUNNING.
+	status atomic.Pointer[lifecycle.Status]
 	// exited is closed at the first exit that is told.
 	exited   chan struct{}
 	exitOnce sync.Once
@@ -53,7 +64,11 @@ type container struct {
 	mailbox []message
 	// closed: the loop has ended; everything passes.
 	closed bool
-	wake   chan struct{} // capacity 1: a token says that the mailbox is to be looked at
+	// runs of handlers, the first one first.
+	runs []*handlerRun
+	// trial is what an operator tries now, nil where nobody does.
+	trial *trial
+	wake  chan struct{} // capacity 1: a token says that the mailbox is to be looked at
 
 	// The loop's own.
 	machine *lifecycle.Machine
@@ -80,7 +95,7 @@ type verdict struct {
 // for the log.
 func newContainer(ctx context.Context, id string, config lifecycle.Config, handlers handlers) *container {
 	namespace, _ := namespaces.Namespace(ctx)
-	return &container{
+	c := &container{
 		id:       id,
 		ctx:      log.WithLogger(context.WithoutCancel(ctx), log.G(ctx).WithFields(log.Fields{"namespace": namespace, "id": id})),
 		handlers: handlers,
@@ -89,7 +104,11 @@ func newContainer(ctx context.Context, id string, config lifecycle.Config, handl
 		wake:     make(chan struct{}, 1),
 		machine:  lifecycle.New(config),
 		waiting:  make(map[lifecycle.RequestID]chan verdict),
+
+		trialLimit: config.DefaultPostStartTimeout, trialSignal: cmp.Or(config.StopSignal, uint32(unix.SIGTERM)),
 	}
+	c.status.Store(&lifecycle.Status{})
+	return c
 }
 
 // request is one that waits for the machine.
@@ -184,7 +203,8 @@ func (c *container) step(m message) {
 	before := c.machine.Phase()
 	effects := c.machine.Step(time.Now(), event)
 	// Before the effects: who is told that it has started must see it so.
-	c.held.Store(c.machine.StartHeld())
+	status := c.machine.Status()
+	c.status.Store(&status)
 	if after := c.machine.Phase(); after != before {
 		log.G(c.ctx).WithFields(log.Fields{"event": event.Kind, "from": before, "state": after}).Debug("lifecycle")
 	}
@@ -224,28 +244,36 @@ func (c *container) tell(effect lifecycle.Effect) {
 func (c *container) run(effect lifecycle.Effect) {
 	ctx, cancel := context.WithCancelCause(c.ctx)
 	c.abort, c.began = cancel, time.Now()
+	handler := c.block.GetPostStart()
+	if effect.Handler == lifecycle.PreStop {
+		handler = c.block.GetPreStop()
+	}
+	run := &handlerRun{
+		kind: effect.Handler, handler: handler, began: c.began, limit: effect.Limit, limitOwner: effect.LimitOwner,
+	}
 	go func() {
 		defer cancel(nil)
-		c.post(lifecycle.Event{Kind: lifecycle.HandlerEnded, Result: c.runToEnd(ctx, effect)})
+		c.endTrial(ctx) // at most one handler runs at a time
+		c.post(lifecycle.Event{Kind: lifecycle.HandlerEnded, Result: c.runToEnd(ctx, run, effect)})
 	}()
 }
 
 // runToEnd logs one line at the start and one at the end. The handler's output
 // may hold secrets, so it is for debugging only.
-func (c *container) runToEnd(ctx context.Context, effect lifecycle.Effect) (result lifecycle.Result) {
-	logger := log.G(ctx).WithField("handler", effect.Handler)
-	defer func() {
-		if value := recover(); value != nil {
-			logger.Errorf("panic in a handler: %v\n%s", value, debug.Stack())
-			result = lifecycle.Result{Outcome: lifecycle.Failed, Message: (&panicError{value: value}).Error()}
-		}
-	}()
+func (c *container) runToEnd(ctx context.Context, run *handlerRun, effect lifecycle.Effect) lifecycle.Result {
+	logger := log.G(c.ctx).WithField("handler", run.kind)
+	if run.trial {
+		logger = logger.WithField("trial", true)
+	}
 	logger.Info("handler started")
-	began := time.Now()
-	ended := c.handlers.run(ctx, effect.Handler, effect)
-	result = convert(ended)
+	c.record(run)
+	c.publishStarted(run)
+	ended := c.runHandler(ctx, run, effect)
+	c.finish(run, ended)
+	c.publishFinished(run)
+	result := convert(ended)
 	logger = logger.WithFields(log.Fields{
-		"result": result.Outcome, "took": time.Since(began).Round(time.Millisecond), "attempts": ended.Attempts,
+		"result": result.Outcome, "took": run.ended.Sub(run.began).Round(time.Millisecond), "attempts": ended.Attempts,
 	})
 	if ended.Err != nil {
 		logger = logger.WithError(ended.Err)
@@ -253,6 +281,17 @@ func (c *container) runToEnd(ctx context.Context, effect lifecycle.Effect) (resu
 	logger.Info("handler ended")
 	logger.WithFields(log.Fields{"output": ended.Output, "dropped": ended.Dropped}).Debug("handler output")
 	return result
+}
+
+// runHandler makes a failure of a panic.
+func (c *container) runHandler(ctx context.Context, run *handlerRun, effect lifecycle.Effect) (result hookexec.Result) {
+	defer func() {
+		if value := recover(); value != nil {
+			log.G(c.ctx).Errorf("panic in a handler: %v\n%s", value, debug.Stack())
+			result = hookexec.Result{Outcome: hookexec.Failed, Err: &panicError{value: value}, ExitCode: -1}
+		}
+	}()
+	return c.handlers.run(ctx, run.kind, effect, &run.progress)
 }
 
 // signalWait bounds the sending of a signal, which no client waits for.
@@ -278,7 +317,9 @@ func (c *container) end() {
 	rest := c.mailbox
 	c.mailbox = nil
 	c.mu.Unlock()
-	c.held.Store(false)
+	status := *c.status.Load()
+	status.StartHeld = false
+	c.status.Store(&status)
 	c.gate.release()
 	if c.abort != nil {
 		c.abort(errShutdown)

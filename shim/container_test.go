@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -43,14 +44,14 @@ func TestStartIsHeldUntilPostStartHasEnded(t *testing.T) {
 		if !start.isPending() || w.state() != task.Status_CREATED {
 			t.Errorf("pending %t, state %s", start.isPending(), w.state())
 		}
-		w.publisher.expect(t, "")
+		w.publisher.expect(t, "c1 postStart")
 		if err := start.answered(t, 3*second); err != nil || start.pid != testPid {
 			t.Errorf("pid %d, %v", start.pid, err)
 		}
 		if w.state() != task.Status_RUNNING {
 			t.Errorf("state %s", w.state())
 		}
-		w.publisher.expect(t, "c1 start")
+		w.publisher.expect(t, "c1 postStart, c1 Succeeded, c1 start")
 		w.handlers.expect(t, []string{"postStart Succeeded"}, nil)
 		if !slices.Equal(w.handlers.pids, []int{testPid}) {
 			t.Errorf("the handlers were told the pids %v", w.handlers.pids)
@@ -94,7 +95,7 @@ func TestFailedPostStartStopsTheContainer(t *testing.T) {
 					ran = []string{"postStart " + test.ended}
 				}
 				w.handlers.expect(t, ran, []string{fmt.Sprintf("15 at %s", test.after)})
-				w.publisher.expect(t, "c1 start, c1 exit")
+				w.publisher.expect(t, "c1 postStart, c1 "+cmp.Or(test.ended, "Failed")+", c1 start, c1 exit")
 			})
 		})
 	}
@@ -169,7 +170,7 @@ func TestExitDuringPostStartAnswersWithSuccess(t *testing.T) {
 		if err := start.answered(t, second); err != nil || start.pid != testPid {
 			t.Errorf("pid %d, %v", start.pid, err)
 		}
-		w.publisher.expect(t, "c1 start, c1 exit")
+		w.publisher.expect(t, "c1 postStart, c1 start, c1 exit, c1 Aborted")
 		w.handlers.expect(t, []string{"postStart Aborted"}, nil)
 		if !errors.Is(w.handlers.causes[0], hookexec.ErrContainerExited) {
 			t.Errorf("aborted because of %v", w.handlers.causes[0])
@@ -220,9 +221,9 @@ func TestStartAfterAFailedOneIsHeldToo(t *testing.T) {
 		w.inner.answer["Start"] = good
 		start := w.start(0)
 		synctest.Wait()
-		w.publisher.expect(t, "")
+		w.publisher.expect(t, "c1 postStart")
 		<-start.done
-		w.publisher.expect(t, "c1 start")
+		w.publisher.expect(t, "c1 postStart, c1 Succeeded, c1 start")
 	})
 }
 
@@ -242,7 +243,7 @@ func TestStopSignalWaitsForPreStop(t *testing.T) {
 				if got := w.forwarded(); !slices.Equal(got, []uint32{uint32(unix.SIGHUP)}) {
 					t.Errorf("forwarded %v", got)
 				}
-				w.publisher.expect(t, "c1 start, c1 exit")
+				w.publisher.expect(t, "c1 start, c1 preStop, c1 "+name+", c1 exit")
 			})
 		})
 	}
@@ -292,7 +293,10 @@ func TestHandlersAreAbortedForTheRightCause(t *testing.T) {
 				handler := attempt(func(ctx context.Context) hookexec.Result {
 					<-ctx.Done()
 					result := hookexec.Result{Outcome: hookexec.Failed, Err: errKilled}
-					results <- hookexec.Run(ctx, attempt(func(context.Context) hookexec.Result { return result }), 0, runsOn)
+					run := hookexec.Handler{
+						Action: attempt(func(context.Context) hookexec.Result { return result }), Exited: runsOn, Progress: &hookexec.Progress{},
+					}
+					results <- run.Run(ctx)
 					return result
 				})
 				w := newWorld(t, test.config, &fakeHandlers{postStart: handler, preStop: handler}).serve()
@@ -323,7 +327,7 @@ func TestSIGKILLIsForwardedAtOnce(t *testing.T) {
 			t.Errorf("forwarded %v", got)
 		}
 		w.handlers.expect(t, []string{"preStop Aborted"}, nil) // the signal is dropped
-		w.publisher.expect(t, "c1 start, c1 exit")
+		w.publisher.expect(t, "c1 start, c1 preStop, c1 exit, c1 Aborted")
 	})
 }
 
@@ -557,7 +561,7 @@ func TestShutdownLetsEverybodyGo(t *testing.T) {
 		if !errors.Is(w.handlers.causes[0], errShutdown) {
 			t.Errorf("aborted because of %v", w.handlers.causes[0])
 		}
-		w.publisher.expect(t, "c1 start")
+		w.publisher.expect(t, "c1 postStart, c1 start, c1 Aborted")
 		if w.state() != task.Status_RUNNING || w.handlers.closed != 1 {
 			t.Errorf("state %s, closed %d times", w.state(), w.handlers.closed)
 		}

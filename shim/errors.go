@@ -36,6 +36,17 @@ type existsError struct{ id string }
 
 func (e *existsError) Error() string { return fmt.Sprintf("task %q already exists", e.id) }
 
+// notFoundError: there is nothing of that name.
+type notFoundError struct{ text string }
+
+func (e *notFoundError) Error() string { return e.text }
+
+// notRunningError: what is asked for needs a container that runs, and has no
+// handler running.
+type notRunningError struct{ text string }
+
+func (e *notRunningError) Error() string { return e.text }
+
 // toGRPC is the only place that knows gRPC codes. Errors of the runc service
 // have theirs already. A failed postStart is Unknown, as a runc start that fails
 // is, because clients add the name of every other code to the words.
@@ -57,12 +68,16 @@ func codeOf(err error) codes.Code {
 		start    *lifecycle.StartError
 		panicked *panicError
 		exists   *existsError
+		notFound *notFoundError
+		not      *notRunningError
 	)
 	switch {
 	case errors.As(err, &invalid), errors.As(err, &options):
 		return codes.InvalidArgument
-	case errors.As(err, &handler):
+	case errors.As(err, &handler), errors.As(err, &not):
 		return codes.FailedPrecondition
+	case errors.As(err, &notFound):
+		return codes.NotFound
 	case errors.As(err, &start) && start.Cause != lifecycle.NoCause:
 		return codes.Aborted
 	case errors.As(err, &exists):

@@ -13,6 +13,8 @@ import (
 
 	eventstypes "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/v2/core/events"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
 // fakePublisher notes what is published, and hangs where it is told to.
@@ -32,7 +34,14 @@ func (p *fakePublisher) Publish(ctx context.Context, topic string, event events.
 	}
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.seen = append(p.seen, strings.Trim(containerID(event)+" "+topic, " "))
+	switch e := event.(type) {
+	case *lifecyclev1.HandlerStarted:
+		p.seen = append(p.seen, e.ContainerId+" "+e.Handler)
+	case *lifecyclev1.HandlerFinished:
+		p.seen = append(p.seen, e.ContainerId+" "+e.Result)
+	default:
+		p.seen = append(p.seen, strings.Trim(containerID(event)+" "+topic, " "))
+	}
 	p.ctxErr = errors.Join(p.ctxErr, ctx.Err())
 	return p.err
 }

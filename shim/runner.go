@@ -31,7 +31,7 @@ type runner struct {
 	id          string
 	bundle      string
 	noKeyring   bool
-	block       *lifecyclev1.Lifecycle
+	block       *lifecyclev1.Block
 	outputLimit int
 	// init is nil until prepare; it is set before the first handler runs.
 	init *hookexec.Init
@@ -51,7 +51,7 @@ func (s *service) newRunner(r *taskapi.CreateTaskRequest, wanted *oci.Lifecycle,
 }
 
 // needsHost: only exec handlers run a process.
-func needsHost(block *lifecyclev1.Lifecycle) bool {
+func needsHost(block *lifecyclev1.Block) bool {
 	return block.PostStart.GetExec() != nil || block.PreStop.GetExec() != nil
 }
 
@@ -96,7 +96,7 @@ func (r *runner) close() {
 }
 
 // run implements handlers.
-func (r *runner) run(ctx context.Context, kind lifecycle.Kind, effect lifecycle.Effect) hookexec.Result {
+func (r *runner) run(ctx context.Context, kind lifecycle.Kind, effect lifecycle.Effect, progress *hookexec.Progress) hookexec.Result {
 	if r.init == nil {
 		return failed(errors.New("the container's state could not be prepared"))
 	}
@@ -107,12 +107,17 @@ func (r *runner) run(ctx context.Context, kind lifecycle.Kind, effect lifecycle.
 	if kind == lifecycle.PreStop {
 		handler = r.block.PreStop
 	}
-	retryPeriod := time.Duration(handler.GetRetryPeriodSeconds()) * time.Second
-	return hookexec.Run(ctx, r.action(kind, handler, effect), retryPeriod, r.init.Ended)
+	run := hookexec.Handler{
+		Action:      r.action(kind, handler, effect, progress),
+		RetryPeriod: time.Duration(handler.GetRetryPeriodSeconds()) * time.Second,
+		Exited:      r.init.Ended,
+		Progress:    progress,
+	}
+	return run.Run(ctx)
 }
 
 // action is what a handler does. It names exactly one, which is checked.
-func (r *runner) action(kind lifecycle.Kind, handler *lifecyclev1.Handler, effect lifecycle.Effect) hookexec.Action {
+func (r *runner) action(kind lifecycle.Kind, handler *lifecyclev1.Handler, effect lifecycle.Effect, progress *hookexec.Progress) hookexec.Action {
 	switch netns := (hookexec.NetNS{Pidfd: r.pidfd}); {
 	case handler.HttpGet != nil:
 		return &hookexec.HTTPGet{NetNS: netns, Get: handler.HttpGet, UserAgent: userAgent()}
@@ -127,6 +132,7 @@ func (r *runner) action(kind lifecycle.Kind, handler *lifecyclev1.Handler, effec
 			Root: r.root(), ID: r.id, Args: handler.Exec.Command, Env: r.environment(kind, effect),
 		},
 		OutputLimit: r.outputLimit,
+		Progress:    progress,
 	}
 }
 

@@ -3,7 +3,10 @@ package shim
 import (
 	"context"
 	"errors"
+	"maps"
 	"runtime/debug"
+	"slices"
+	"strings"
 	"sync"
 	"time"
 
@@ -17,6 +20,7 @@ import (
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -46,6 +50,7 @@ func newService(ctx context.Context, inner taskapi.TTRPCTaskService, tap *tap, h
 func (s *service) RegisterTTRPC(server *ttrpc.Server) error {
 	taskapi.RegisterTTRPCTaskService(server, s)
 	registerTaskV2(server, s)
+	lifecyclev1.RegisterLifecycleService(server, &statusService{service: s})
 	return nil
 }
 
@@ -109,6 +114,7 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 // leaves nothing behind.
 func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskRequest, config lifecycle.Config, runner *runner) (*taskapi.CreateTaskResponse, error) {
 	c := newContainer(ctx, r.ID, config, runner)
+	c.block = runner.block
 	gate := newGate(s.tap, r.ID, func() { c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
 	c.gate = gate
 	if !s.add(c) {
@@ -189,6 +195,13 @@ func newConfig(wanted *oci.Lifecycle, settings settings, restored bool) lifecycl
 	return config
 }
 
+// all containers with handlers, by id.
+func (s *service) all() []*container {
+	s.mu.RLock()
+	defer s.mu.RUnlock()
+	return slices.SortedFunc(maps.Values(s.containers), func(a, b *container) int { return strings.Compare(a.id, b.id) })
+}
+
 // container returns the container with handlers of that id, nil where there is
 // none.
 func (s *service) container(id string) *container {
@@ -266,7 +279,7 @@ func (s *service) State(ctx context.Context, r *taskapi.StateRequest) (*taskapi.
 	if err != nil || r.ExecID != "" || response.Status != task.Status_RUNNING {
 		return response, err
 	}
-	if c := s.container(r.ID); c != nil && c.held.Load() {
+	if c := s.container(r.ID); c != nil && c.status.Load().StartHeld {
 		response.Status = task.Status_CREATED
 	}
 	return response, nil
@@ -298,6 +311,7 @@ func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 		return s.TTRPCTaskService.Delete(ctx, r)
 	}
 	s.noteExit(ctx, c)
+	c.endTrialOfExited(ctx)
 	verdict := c.ask(lifecycle.Event{Kind: lifecycle.DeleteRequested}).wait()
 	response, err := s.TTRPCTaskService.Delete(ctx, r)
 	if err == nil {

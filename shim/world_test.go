@@ -183,12 +183,13 @@ func (h *fakeHandlers) started(_ context.Context, pid int, _ <-chan struct{}) er
 	return nil
 }
 
-func (h *fakeHandlers) run(ctx context.Context, kind lifecycle.Kind, _ lifecycle.Effect) hookexec.Result {
+func (h *fakeHandlers) run(ctx context.Context, kind lifecycle.Kind, _ lifecycle.Effect, progress *hookexec.Progress) hookexec.Result {
 	action := h.postStart
 	if kind == lifecycle.PreStop {
 		action = h.preStop
 	}
-	result := hookexec.Run(ctx, action, 0, runsOn)
+	handler := hookexec.Handler{Action: action, Exited: runsOn, Progress: progress}
+	result := handler.Run(ctx)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ran = append(h.ran, fmt.Sprintf("%s %s", kind, convert(result).Outcome))

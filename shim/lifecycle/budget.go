@@ -27,45 +27,50 @@ const (
 	killMargin = time.Second
 )
 
-// postStartLimit is when a postStart handler that starts now is ended.
-func (c *Config) postStartLimit(now, deadline time.Time) time.Time {
-	limit := time.Time{}
+// postStartLimit is when a postStart handler that starts now is ended, and whose
+// limit that is.
+func (c *Config) postStartLimit(now, deadline time.Time) (time.Time, Owner) {
+	limit, owner := time.Time{}, NoOwner
 	if c.PostStart.Timeout > 0 {
-		limit = now.Add(c.PostStart.Timeout)
+		limit, owner = now.Add(c.PostStart.Timeout), HandlerTimeout
 	}
 	if !deadline.IsZero() {
 		remaining := deadline.Sub(now)
-		limit = earliest(limit, deadline.Add(-min(answerMargin, remaining/2)))
+		if own := deadline.Add(-min(answerMargin, remaining/2)); limit.IsZero() || own.Before(limit) {
+			limit, owner = own, StartRequest
+		}
 	}
 	if limit.IsZero() {
-		limit = now.Add(c.DefaultPostStartTimeout)
+		limit, owner = now.Add(c.DefaultPostStartTimeout), PostStartDefault
 	}
-	return limit
+	return limit, owner
 }
 
-// gracePeriod of a stop that holds a Start.
-func (c *Config) gracePeriod() time.Duration {
+// gracePeriod of a stop, and whose it is.
+func (c *Config) gracePeriod() (time.Duration, Owner) {
 	switch {
 	case c.GracePeriod > 0:
-		return c.GracePeriod
+		return c.GracePeriod, BlockGracePeriod
 	case c.PodGracePeriod > 0:
-		return c.PodGracePeriod
+		return c.PodGracePeriod, PodGracePeriod
 	case c.CRI:
-		return criGracePeriod
+		return criGracePeriod, CRIGracePeriod
 	default:
-		return c.DefaultGracePeriod
+		return c.DefaultGracePeriod, GracePeriodDefault
 	}
 }
 
 // heldGracePeriod is gracePeriod, less where the start request's deadline would
 // come first.
-func (c *Config) heldGracePeriod(now, deadline time.Time) time.Duration {
-	grace := c.gracePeriod()
+func (c *Config) heldGracePeriod(now, deadline time.Time) (time.Duration, Owner) {
+	grace, owner := c.gracePeriod()
 	if !deadline.IsZero() {
 		remaining := deadline.Sub(now)
-		grace = min(grace, remaining-min(killMargin, remaining/10))
+		if most := remaining - min(killMargin, remaining/10); most < grace {
+			grace, owner = most, StartRequest
+		}
 	}
-	return max(grace, 0)
+	return max(grace, 0), owner
 }
 
 // answerBy is when a held Start is answered at the latest, where the container

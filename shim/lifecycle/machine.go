@@ -89,6 +89,16 @@ func (m *Machine) Handler() Kind { return m.running }
 // StartHeld tells whether a client waits for postStart.
 func (m *Machine) StartHeld() bool { return m.held != nil && m.config.PostStart != nil }
 
+// Status is what can be told of the container now.
+func (m *Machine) Status() Status {
+	status := Status{Phase: m.phase, StartHeld: m.StartHeld(), Deadline: m.Deadline()}
+	switch m.phase {
+	case StartingStop, PostStartStopping, PreStopping, PreStopEnding:
+		status.Pending = m.stop.Number
+	}
+	return status
+}
+
 // Done tells whether nothing can happen any more.
 func (m *Machine) Done() bool {
 	return m.phase == Deleted && m.held == nil && m.running == NoHandler
@@ -439,14 +449,15 @@ func (m *Machine) starting() bool { return m.phase >= Starting && m.phase <= Sta
 func (m *Machine) runPostStart(now time.Time) {
 	m.phase = PostStarting
 	m.running = PostStart
-	m.limitAt = m.config.postStartLimit(now, m.held.deadline)
-	m.do(Effect{Kind: RunHandler, Handler: PostStart})
+	limit, owner := m.config.postStartLimit(now, m.held.deadline)
+	m.limitAt = limit
+	m.do(Effect{Kind: RunHandler, Handler: PostStart, Limit: limit, LimitOwner: owner})
 }
 
 // runPreStop begins the stop that was asked for at stopSince: preStop if there
 // is one and nothing runs in its place, then the signal.
 func (m *Machine) runPreStop(now time.Time) {
-	m.shareGracePeriod(now)
+	owner := m.shareGracePeriod(now)
 	if m.config.PreStop == nil || m.running != NoHandler {
 		m.signalStop(NoCause)
 		return
@@ -454,22 +465,27 @@ func (m *Machine) runPreStop(now time.Time) {
 	m.phase = PreStopping
 	m.running = PreStop
 	m.limitAt = time.Time{}
+	limit := m.signalAt
 	if m.config.PreStop.Timeout > 0 {
 		m.limitAt = now.Add(m.config.PreStop.Timeout)
+		if limit.IsZero() || m.limitAt.Before(limit) {
+			limit, owner = m.limitAt, HandlerTimeout
+		}
 	}
-	m.do(Effect{Kind: RunHandler, Handler: PreStop, Signal: m.stop, Deadline: m.signalAt})
+	m.do(Effect{Kind: RunHandler, Handler: PreStop, Signal: m.stop, Deadline: m.signalAt, Limit: limit, LimitOwner: owner})
 }
 
 // shareGracePeriod sets the times of the stop that was asked for at stopSince.
-// Under CRI there are none, the deadline being CRI's, unless a Start is held.
-func (m *Machine) shareGracePeriod(now time.Time) {
+// Under CRI there are none, the deadline being CRI's, unless a Start is held. It
+// returns whose they are.
+func (m *Machine) shareGracePeriod(now time.Time) Owner {
 	m.signalAt, m.killAt = time.Time{}, time.Time{}
 	if m.held == nil && m.config.CRI {
-		return
+		return CRI
 	}
-	grace := m.config.gracePeriod()
+	grace, owner := m.config.gracePeriod()
 	if m.held != nil {
-		grace = m.config.heldGracePeriod(m.stopSince, m.held.deadline)
+		grace, owner = m.config.heldGracePeriod(m.stopSince, m.held.deadline)
 	}
 	m.signalAt = m.stopSince.Add(signalAfter(grace))
 	exitAt := m.stopSince.Add(grace)
@@ -478,6 +494,7 @@ func (m *Machine) shareGracePeriod(now time.Time) {
 		m.killAt = m.stopSince.Add(killAfter(grace))
 	}
 	m.boundHeld(now, exitAt)
+	return owner
 }
 
 // signalStop sends the signal of the stop under way. A handler that still runs
@@ -530,7 +547,8 @@ func (m *Machine) boundPassed(now time.Time) {
 		m.boundHeld(now, now)
 		return
 	}
-	m.held.answerBy = now.Add(m.config.heldGracePeriod(now, m.held.deadline))
+	grace, _ := m.config.heldGracePeriod(now, m.held.deadline)
+	m.held.answerBy = now.Add(grace)
 }
 
 // finishStart releases the start and answers it.

@@ -68,6 +68,39 @@ func (c Cause) String() string {
 	}[c]
 }
 
+// Owner is whose a deadline is.
+type Owner uint8
+
+// The owners of deadlines, by the name under which a user knows them.
+const (
+	NoOwner Owner = iota
+	HandlerTimeout
+	StartRequest
+	PostStartDefault
+	BlockGracePeriod
+	PodGracePeriod
+	CRIGracePeriod
+	GracePeriodDefault
+	CRI
+)
+
+func (o Owner) String() string {
+	return [...]string{
+		"", "timeoutSeconds", "start request", "DefaultPostStartTimeout", "terminationGracePeriodSeconds",
+		"pod's terminationGracePeriodSeconds", "grace period of CRI", "DefaultGracePeriod", "CRI",
+	}[o]
+}
+
+// Status is what can be told of a machine.
+type Status struct {
+	Phase     Phase
+	StartHeld bool
+	// Pending is the stop signal that waits for preStop, 0 where none does.
+	Pending uint32
+	// Deadline is when DeadlineReached is due, zero where only events lead on.
+	Deadline time.Time
+}
+
 // Result is what the machine needs to know of a handler's end.
 type Result struct {
 	Outcome Outcome
@@ -166,7 +199,8 @@ const (
 	// Answer Request with Err, nil for success.
 	Answer
 	// RunHandler: run Handler. Signal is the one that is to be sent after a
-	// preStop, Deadline its time at the latest, zero where unknown.
+	// preStop, Deadline its time at the latest, zero where unknown. Limit is when
+	// the handler is ended, zero where unknown, and LimitOwner whose limit it is.
 	RunHandler
 	// AbortHandler: end the running handler because of Cause. HandlerEnded
 	// follows as for any end.
@@ -186,13 +220,15 @@ func (k EffectKind) String() string {
 
 // Effect is something to be done.
 type Effect struct {
-	Kind     EffectKind
-	Request  RequestID
-	Err      error
-	Handler  Kind
-	Signal   Signal
-	Deadline time.Time
-	Cause    Cause
+	Kind       EffectKind
+	Request    RequestID
+	Err        error
+	Handler    Kind
+	Signal     Signal
+	Deadline   time.Time
+	Limit      time.Time
+	LimitOwner Owner
+	Cause      Cause
 }
 
 // StartError is why a start that the runtime carried out is answered with an

@@ -27,9 +27,9 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Lifecycle holds at most one handler of each kind, and how the container is
-// stopped.
-type Lifecycle struct {
+// Block is a lifecycle block: at most one handler of each kind, and how the
+// container is stopped. (The service has the name Lifecycle.)
+type Block struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Runs inside the container once it has been started, concurrently with its
 	// entrypoint. The start is acknowledged when it has ended.
@@ -46,20 +46,20 @@ type Lifecycle struct {
 	sizeCache                     protoimpl.SizeCache
 }
 
-func (x *Lifecycle) Reset() {
-	*x = Lifecycle{}
+func (x *Block) Reset() {
+	*x = Block{}
 	mi := &file_proto_lifecycle_v1_lifecycle_proto_msgTypes[0]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
 
-func (x *Lifecycle) String() string {
+func (x *Block) String() string {
 	return protoimpl.X.MessageStringOf(x)
 }
 
-func (*Lifecycle) ProtoMessage() {}
+func (*Block) ProtoMessage() {}
 
-func (x *Lifecycle) ProtoReflect() protoreflect.Message {
+func (x *Block) ProtoReflect() protoreflect.Message {
 	mi := &file_proto_lifecycle_v1_lifecycle_proto_msgTypes[0]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
@@ -71,33 +71,33 @@ func (x *Lifecycle) ProtoReflect() protoreflect.Message {
 	return mi.MessageOf(x)
 }
 
-// Deprecated: Use Lifecycle.ProtoReflect.Descriptor instead.
-func (*Lifecycle) Descriptor() ([]byte, []int) {
+// Deprecated: Use Block.ProtoReflect.Descriptor instead.
+func (*Block) Descriptor() ([]byte, []int) {
 	return file_proto_lifecycle_v1_lifecycle_proto_rawDescGZIP(), []int{0}
 }
 
-func (x *Lifecycle) GetPostStart() *Handler {
+func (x *Block) GetPostStart() *Handler {
 	if x != nil {
 		return x.PostStart
 	}
 	return nil
 }
 
-func (x *Lifecycle) GetPreStop() *Handler {
+func (x *Block) GetPreStop() *Handler {
 	if x != nil {
 		return x.PreStop
 	}
 	return nil
 }
 
-func (x *Lifecycle) GetStopSignal() string {
+func (x *Block) GetStopSignal() string {
 	if x != nil {
 		return x.StopSignal
 	}
 	return ""
 }
 
-func (x *Lifecycle) GetTerminationGracePeriodSeconds() int64 {
+func (x *Block) GetTerminationGracePeriodSeconds() int64 {
 	if x != nil && x.TerminationGracePeriodSeconds != nil {
 		return *x.TerminationGracePeriodSeconds
 	}
@@ -487,8 +487,8 @@ var File_proto_lifecycle_v1_lifecycle_proto protoreflect.FileDescriptor
 
 const file_proto_lifecycle_v1_lifecycle_proto_rawDesc = "" +
 	"\n" +
-	"\"proto/lifecycle/v1/lifecycle.proto\x12\flifecycle.v1\"\x87\x02\n" +
-	"\tLifecycle\x124\n" +
+	"\"proto/lifecycle/v1/lifecycle.proto\x12\flifecycle.v1\"\x83\x02\n" +
+	"\x05Block\x124\n" +
 	"\n" +
 	"post_start\x18\x01 \x01(\v2\x15.lifecycle.v1.HandlerR\tpostStart\x120\n" +
 	"\bpre_stop\x18\x02 \x01(\v2\x15.lifecycle.v1.HandlerR\apreStop\x12\x1f\n" +
@@ -540,7 +540,7 @@ func file_proto_lifecycle_v1_lifecycle_proto_rawDescGZIP() []byte {
 
 var file_proto_lifecycle_v1_lifecycle_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_proto_lifecycle_v1_lifecycle_proto_goTypes = []any{
-	(*Lifecycle)(nil),       // 0: lifecycle.v1.Lifecycle
+	(*Block)(nil),           // 0: lifecycle.v1.Block
 	(*Handler)(nil),         // 1: lifecycle.v1.Handler
 	(*ExecAction)(nil),      // 2: lifecycle.v1.ExecAction
 	(*HTTPGetAction)(nil),   // 3: lifecycle.v1.HTTPGetAction
@@ -549,8 +549,8 @@ var file_proto_lifecycle_v1_lifecycle_proto_goTypes = []any{
 	(*SleepAction)(nil),     // 6: lifecycle.v1.SleepAction
 }
 var file_proto_lifecycle_v1_lifecycle_proto_depIdxs = []int32{
-	1, // 0: lifecycle.v1.Lifecycle.post_start:type_name -> lifecycle.v1.Handler
-	1, // 1: lifecycle.v1.Lifecycle.pre_stop:type_name -> lifecycle.v1.Handler
+	1, // 0: lifecycle.v1.Block.post_start:type_name -> lifecycle.v1.Handler
+	1, // 1: lifecycle.v1.Block.pre_stop:type_name -> lifecycle.v1.Handler
 	2, // 2: lifecycle.v1.Handler.exec:type_name -> lifecycle.v1.ExecAction
 	3, // 3: lifecycle.v1.Handler.http_get:type_name -> lifecycle.v1.HTTPGetAction
 	5, // 4: lifecycle.v1.Handler.tcp_socket:type_name -> lifecycle.v1.TCPSocketAction
