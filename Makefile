@@ -14,7 +14,7 @@ FUZZTIME ?= 5m
 TAGS := seccomp netgo osusergo
 # What the tests never use of containerd, and would take long to build or need more headers.
 SERVER_TAGS := no_btrfs no_zfs no_devmapper no_aufs no_tracing
-STATIC := -trimpath -tags '$(TAGS)' -ldflags '-s -w -X github.com/lifecycle-shim/lifecycle-shim/shim.Version=$(VERSION) -linkmode external -extldflags "-static"'
+STATIC := -trimpath -tags '$(TAGS)' -ldflags '-s -w -X github.com/lifecycle-shim/lifecycle-shim/shim/version.Version=$(VERSION) -linkmode external -extldflags "-static"'
 STEP := @tools/step
 TOOL := go tool -modfile=tools/go.mod
 UNIT = $$(go list -tags '$(TAGS)' ./... | grep -v /integration)

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -15,6 +16,7 @@ import (
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+	_ "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1" // the schema of the shim's events, as any client would use it
 )
 
 // Runtime is the runtime type under test.
@@ -83,7 +85,7 @@ func binDir(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"containerd-shim-lifecycle-v2", "lifecycle-hookexec", "containerd", "containerd-1.7", "runc", "criu", "testserver"} {
+	for _, name := range []string{"containerd-shim-lifecycle-v2", "lifecycle-hookexec", "containerd", "containerd-1.7", "runc", "criu", "testserver", "lifecyclectl"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 			t.Fatalf("%v: run `make build servers` first", err)
 		}
@@ -372,6 +374,12 @@ func (b *bench) poll(what string, done func() bool) {
 // after Wait is faster than the publishing of the exit.
 func (c *container) wantTopics(want ...string) {
 	c.b.Helper()
+	c.wantTopicsBelow([]string{"/tasks/"}, want...)
+}
+
+// wantTopicsBelow is wantTopics for the topics that begin with one of these.
+func (c *container) wantTopicsBelow(prefixes []string, want ...string) {
+	c.b.Helper()
 	var got []string
 	err := harness.Poll(c.b.Context(), limit, "the events", func() (bool, error) {
 		got = nil
@@ -380,7 +388,7 @@ func (c *container) wantTopics(want ...string) {
 			switch {
 			case topic == deleted:
 				last = append(last, topic)
-			case strings.HasPrefix(topic, "/tasks/"):
+			case slices.ContainsFunc(prefixes, func(prefix string) bool { return strings.HasPrefix(topic, prefix) }):
 				got = append(got, topic)
 			}
 		}

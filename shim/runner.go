@@ -18,6 +18,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/version"
 )
 
 // stateDir, in the bundle, is the private root of what the handler host
@@ -120,7 +121,7 @@ func (r *runner) run(ctx context.Context, kind lifecycle.Kind, effect lifecycle.
 func (r *runner) action(kind lifecycle.Kind, handler *lifecyclev1.Handler, effect lifecycle.Effect, progress *hookexec.Progress) hookexec.Action {
 	switch netns := (hookexec.NetNS{Pidfd: r.pidfd}); {
 	case handler.HttpGet != nil:
-		return &hookexec.HTTPGet{NetNS: netns, Get: handler.HttpGet, UserAgent: userAgent()}
+		return &hookexec.HTTPGet{NetNS: netns, Get: handler.HttpGet, UserAgent: "lifecycle-shim/" + version.Version}
 	case handler.TcpSocket != nil:
 		return &hookexec.TCPSocket{NetNS: netns, Socket: handler.TcpSocket}
 	case handler.Sleep != nil:

@@ -1,0 +1,97 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"github.com/spf13/cobra"
+	"google.golang.org/grpc/status"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+func newRun(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "run ID|PREFIX postStart|preStop",
+		Short: "Try a handler in a running container, without starting or stopping it",
+		Long: `Try a handler in a running container, without starting or stopping it.
+
+The handler runs as it would for real, with its own time limit, else with DefaultPostStartTimeout.
+It ends with ^C, with the container, and when a stop of the container begins.`,
+		Args:      cobra.ExactArgs(2),
+		ValidArgs: []string{"postStart", "preStop"},
+		RunE: func(cmd *cobra.Command, args []string) error {
+			shim, container, err := one(cmd.Context(), o, args[0])
+			if err != nil {
+				return err
+			}
+			response, err := shim.service().Run(cmd.Context(), &lifecyclev1.RunRequest{Id: container.Id, Handler: args[1]})
+			if err != nil {
+				return errors.New(status.Convert(err).Message())
+			}
+			if err := printOutput(cmd.OutOrStdout(), response.Run); err != nil {
+				return err
+			}
+			if response.Run.Result != "Succeeded" {
+				return fmt.Errorf("%s of container %s: %s after %s: %s", args[1], container.Id, response.Run.Result,
+					response.Run.Took.AsDuration().Round(time.Millisecond), response.Run.Error)
+			}
+			return nil
+		},
+	}
+}
+
+func newLogs(o *options) *cobra.Command {
+	return &cobra.Command{
+		Use:   "logs ID|PREFIX",
+		Short: "Show the output of a container's handlers",
+		Args:  cobra.ExactArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			_, container, err := one(cmd.Context(), o, args[0])
+			if err != nil {
+				return err
+			}
+			if len(container.Runs) == 0 {
+				return fmt.Errorf("no handler of container %s has run yet: it is %s", container.Id, container.Phase)
+			}
+			for _, run := range container.Runs {
+				if err := printRun(cmd.OutOrStdout(), run); err != nil {
+					return err
+				}
+			}
+			return nil
+		},
+	}
+}
+
+func printRun(out io.Writer, run *lifecyclev1.HandlerRun) error {
+	result := run.Result
+	if result == "" {
+		result = "running"
+	}
+	if run.Error != "" {
+		result += ", " + run.Error
+	}
+	if _, err := fmt.Fprintf(out, "==> %s, %s %s: %s after %s\n", run.Handler, run.Type, run.Action, result,
+		run.Took.AsDuration().Round(time.Millisecond)); err != nil {
+		return err
+	}
+	return printOutput(out, run)
+}
+
+func printOutput(out io.Writer, run *lifecyclev1.HandlerRun) error {
+	if run.DroppedBytes > 0 {
+		if _, err := fmt.Fprintf(out, "[%d bytes dropped]\n", run.DroppedBytes); err != nil {
+			return err
+		}
+	}
+	text := run.Output
+	if text != "" && !strings.HasSuffix(text, "\n") {
+		text += "\n"
+	}
+	_, err := io.WriteString(out, text)
+	return err
+}

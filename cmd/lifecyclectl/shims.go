@@ -1,0 +1,218 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"io/fs"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"time"
+
+	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+// shimBinary is how a shim is known among the processes of the machine. So
+// nothing is asked of containerd, which may be what does not answer.
+const shimBinary = "containerd-shim-lifecycle-v2"
+
+// answerWithin bounds a question to a shim, which answers at once or not at all.
+const answerWithin = 2 * time.Second
+
+// shimProcess is one shim that runs.
+type shimProcess struct {
+	pid                int
+	namespace, address string
+	// sockets that it listens on. One of them is its service's.
+	sockets []string
+}
+
+// findShims lists the shims in a proc file system.
+func findShims(proc string, o *options) ([]shimProcess, error) {
+	entries, err := os.ReadDir(proc)
+	if err != nil {
+		return nil, err
+	}
+	var found []shimProcess
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		shim, ok := readShim(proc, pid)
+		if ok && (o.namespace == "" || o.namespace == shim.namespace) && (o.address == "" || o.address == shim.address) {
+			found = append(found, shim)
+		}
+	}
+	return found, nil
+}
+
+// readShim: a process that ends meanwhile, or is somebody else's, is no shim.
+func readShim(proc string, pid int) (shimProcess, bool) {
+	dir := filepath.Join(proc, strconv.Itoa(pid))
+	data, err := os.ReadFile(filepath.Join(dir, "cmdline"))
+	words := strings.Split(string(bytes.TrimSuffix(data, []byte{0})), "\x00")
+	if err != nil || filepath.Base(words[0]) != shimBinary || slices.Contains(words, "start") || slices.Contains(words, "delete") {
+		return shimProcess{}, false
+	}
+	shim := shimProcess{pid: pid, namespace: flagOf(words, "-namespace"), address: flagOf(words, "-address")}
+	shim.sockets, err = listening(dir)
+	return shim, err == nil && len(shim.sockets) > 0
+}
+
+func flagOf(words []string, name string) string {
+	if i := slices.Index(words, name); i >= 0 && i+1 < len(words) {
+		return words[i+1]
+	}
+	return ""
+}
+
+// listening returns the paths of the unix sockets that a process listens on:
+// those of its descriptors that proc(5) lists in net/unix with __SO_ACCEPTCON.
+func listening(dir string) ([]string, error) {
+	descriptors, err := os.ReadDir(filepath.Join(dir, "fd"))
+	if err != nil {
+		return nil, err
+	}
+	own := map[string]bool{}
+	for _, descriptor := range descriptors {
+		link, err := os.Readlink(filepath.Join(dir, "fd", descriptor.Name()))
+		if inode, ok := strings.CutPrefix(link, "socket:["); ok && err == nil {
+			own[strings.TrimSuffix(inode, "]")] = true
+		}
+	}
+	table, err := os.ReadFile(filepath.Join(dir, "net", "unix"))
+	if err != nil {
+		return nil, err
+	}
+	var paths []string
+	for lines := bufio.NewScanner(bytes.NewReader(table)); lines.Scan(); {
+		// Num RefCount Protocol Flags Type St Inode Path
+		const flags, inode, path, acceptCon = 3, 6, 7, "00010000"
+		fields := strings.Fields(lines.Text())
+		if len(fields) > path && fields[flags] == acceptCon && own[fields[inode]] {
+			paths = append(paths, fields[path])
+		}
+	}
+	return paths, nil
+}
+
+// shim is one that answers.
+type shim struct {
+	shimProcess
+	client     *ttrpc.Client
+	containers []*lifecyclev1.ContainerStatus
+}
+
+func (s *shim) service() lifecyclev1.LifecycleService {
+	return lifecyclev1.NewLifecycleClient(s.client)
+}
+
+// ask connects to a shim and asks for its containers.
+func (p shimProcess) ask(ctx context.Context) (*shim, error) {
+	var errs []error
+	for _, socket := range p.sockets {
+		s, err := p.askOn(ctx, socket)
+		if err == nil {
+			return s, nil
+		}
+		if status.Code(err) == codes.Unimplemented {
+			return nil, fmt.Errorf("shim %d is of a build that tells no status: its containers are as before, newer ones will be told of", p.pid)
+		}
+		errs = append(errs, err)
+	}
+	return nil, fmt.Errorf("shim %d does not answer: %w", p.pid, errors.Join(errs...))
+}
+
+func (p shimProcess) askOn(ctx context.Context, socket string) (*shim, error) {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	if err != nil {
+		return nil, err
+	}
+	s := &shim{shimProcess: p, client: ttrpc.NewClient(conn)}
+	response, err := s.service().Status(ctx, &lifecyclev1.StatusRequest{})
+	if err != nil {
+		_ = s.client.Close()
+		return nil, err
+	}
+	s.containers = response.Containers
+	return s, nil
+}
+
+// askAll asks every shim. Those that do not answer are told beside the others.
+func askAll(ctx context.Context, o *options) (shims []*shim, silent error) {
+	found, err := findShims("/proc", o)
+	if err != nil {
+		return nil, err
+	}
+	var errs []error
+	for _, process := range found {
+		s, err := process.ask(ctx)
+		if err != nil {
+			errs = append(errs, err)
+			continue
+		}
+		shims = append(shims, s)
+	}
+	return shims, errors.Join(errs...)
+}
+
+func closeAll(shims []*shim) {
+	for _, s := range shims {
+		_ = s.client.Close()
+	}
+}
+
+// one finds the container that an id, or the beginning of one, names.
+func one(ctx context.Context, o *options, id string) (*shim, *lifecyclev1.ContainerStatus, error) {
+	shims, silent := askAll(ctx, o)
+	if os.Geteuid() != 0 && errors.Is(silent, fs.ErrPermission) {
+		silent = errors.New("shims answer root only: run as root")
+	}
+	type match struct {
+		shim      *shim
+		container *lifecyclev1.ContainerStatus
+	}
+	var matches []match
+	for _, s := range shims {
+		for _, container := range s.containers {
+			if container.Id == id {
+				return s, container, nil
+			}
+			if strings.HasPrefix(container.Id, id) {
+				matches = append(matches, match{s, container})
+			}
+		}
+	}
+	switch {
+	case len(matches) == 1:
+		return matches[0].shim, matches[0].container, nil
+	case len(matches) > 1:
+		return nil, nil, fmt.Errorf("%q is the beginning of %d ids, such as %s and %s: give more of it", id, len(matches), matches[0].container.Id, matches[1].container.Id)
+	}
+	return nil, nil, errors.Join(fmt.Errorf("no container %q with handlers%s: `lifecyclectl status` lists those there are", id, o.where()), silent)
+}
+
+// where the flags, or the environment, have looked.
+func (o *options) where() string {
+	text := ""
+	if o.namespace != "" {
+		text += fmt.Sprintf(" in the namespace %q", o.namespace)
+	}
+	if o.address != "" {
+		text += fmt.Sprintf(" of the containerd at %s", o.address)
+	}
+	return text
+}

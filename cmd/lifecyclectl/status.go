@@ -1,0 +1,217 @@
+package main
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"slices"
+	"strings"
+	"text/tabwriter"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.yaml.in/yaml/v3"
+	"golang.org/x/sys/unix"
+	"golang.org/x/term"
+	"google.golang.org/protobuf/encoding/protojson"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+func newStatus(o *options) *cobra.Command {
+	var (
+		format string
+		watch  bool
+	)
+	command := &cobra.Command{
+		Use:   "status [ID|PREFIX]",
+		Short: "List the containers with handlers, and what their handlers do",
+		Args:  cobra.MaximumNArgs(1),
+		RunE: func(cmd *cobra.Command, args []string) error {
+			prefix := strings.Join(args, "")
+			print, err := printerOf(format)
+			if err != nil {
+				return err
+			}
+			if !watch {
+				return showStatus(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o, prefix, print)
+			}
+			return watchStatus(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o, prefix, print)
+		},
+	}
+	command.Flags().StringVarP(&format, "output", "o", "table", "table, json or yaml")
+	command.Flags().BoolVarP(&watch, "watch", "w", false, "show it again each second")
+	return command
+}
+
+// place is a container, and where it is.
+type place struct {
+	namespace string
+	status    *lifecyclev1.ContainerStatus
+}
+
+// showStatus of the containers whose id begins so. What is silent is told on
+// stderr: the others are not less true for it.
+func showStatus(ctx context.Context, out, errOut io.Writer, o *options, prefix string, print printer) error {
+	shims, silent := askAll(ctx, o)
+	defer closeAll(shims)
+	if silent != nil {
+		fmt.Fprintln(errOut, "lifecyclectl:", silent)
+	}
+	var places []place
+	for _, s := range shims {
+		for _, container := range s.containers {
+			if strings.HasPrefix(container.Id, prefix) {
+				places = append(places, place{s.namespace, container})
+			}
+		}
+	}
+	slices.SortFunc(places, func(a, b place) int {
+		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.status.Id, b.status.Id))
+	})
+	if len(places) == 0 && prefix != "" {
+		return fmt.Errorf("no container %q with handlers%s: `lifecyclectl status` lists those there are", prefix, o.where())
+	}
+	return print(out, places)
+}
+
+const watchPeriod = time.Second
+
+func watchStatus(ctx context.Context, out, errOut io.Writer, o *options, prefix string, print printer) error {
+	ticker := time.NewTicker(watchPeriod)
+	defer ticker.Stop()
+	for {
+		if file, ok := out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+			fmt.Fprint(out, "\x1b[H\x1b[2J") // to the top of an empty screen
+		}
+		if err := showStatus(ctx, out, errOut, o, prefix, print); err != nil {
+			return err
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-ticker.C:
+		}
+	}
+}
+
+// printer writes containers in one of the formats.
+type printer func(io.Writer, []place) error
+
+func printerOf(format string) (printer, error) {
+	switch format {
+	case "table":
+		return printTable, nil
+	case "json":
+		return printJSON, nil
+	case "yaml":
+		return printYAML, nil
+	}
+	return nil, fmt.Errorf("--output %q: table, json and yaml are known", format)
+}
+
+// printTable: a row for each run, the last one of a container being the last.
+func printTable(out io.Writer, places []place) error {
+	if len(places) == 0 {
+		_, err := fmt.Fprintln(out, "no containers with handlers")
+		return err
+	}
+	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	fmt.Fprintln(table, "NAMESPACE\tCONTAINER\tPHASE\tHANDLER\tRESULT\tTOOK\tATTEMPTS\tENDS\tLAST WORDS")
+	for _, place := range places {
+		phase := place.status.Phase
+		if place.status.PendingSignal != 0 {
+			phase += fmt.Sprintf(" (%s waits)", signalName(place.status.PendingSignal))
+		}
+		if len(place.status.Runs) == 0 {
+			fmt.Fprintf(table, "%s\t%s\t%s\t-\t-\t-\t-\t-\t-\n", place.namespace, place.status.Id, phase)
+		}
+		for _, run := range place.status.Runs {
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", place.namespace, place.status.Id, phase, handlerOf(run),
+				cmp.Or(run.Result, "running"), run.Took.AsDuration().Round(time.Millisecond), run.Attempts, endsOf(run), lastWords(run))
+		}
+	}
+	return table.Flush()
+}
+
+func handlerOf(run *lifecyclev1.HandlerRun) string {
+	text := run.Handler + " " + run.Type
+	if run.Trial {
+		text += " (trial)"
+	}
+	return text
+}
+
+// endsOf says until when a handler may run, and who says so.
+func endsOf(run *lifecyclev1.HandlerRun) string {
+	switch {
+	case run.FinishedAt != nil:
+		return "-"
+	case run.Deadline == nil:
+		return cmp.Or(run.DeadlineOwner, "never") + " decides"
+	}
+	return fmt.Sprintf("in %s (%s)", time.Until(run.Deadline.AsTime()).Round(time.Second), run.DeadlineOwner)
+}
+
+// maxWords bounds the last column, in runes.
+const maxWords = 60
+
+// lastWords are why it failed, or the last line that it wrote.
+func lastWords(run *lifecyclev1.HandlerRun) string {
+	lines := strings.Split(strings.TrimSpace(run.Output), "\n")
+	words := strings.TrimSpace(lines[len(lines)-1])
+	if run.Error != "" {
+		words = strings.TrimSuffix(run.Error+": "+words, ": ")
+	}
+	words = strings.ReplaceAll(words, "\t", " ")
+	if runes := []rune(words); len(runes) > maxWords {
+		words = string(runes[:maxWords-1]) + "…"
+	}
+	return cmp.Or(words, "-")
+}
+
+func signalName(number uint32) string {
+	return cmp.Or(unix.SignalName(unix.Signal(number)), fmt.Sprintf("signal %d", number))
+}
+
+// document is what json and yaml show: the messages of the status service, each
+// with its namespace.
+func document(places []place) (map[string]any, error) {
+	containers := []any{}
+	for _, place := range places {
+		encoded, err := protojson.Marshal(place.status)
+		if err != nil {
+			return nil, err
+		}
+		decoded := map[string]any{}
+		if err := json.Unmarshal(encoded, &decoded); err != nil {
+			return nil, err
+		}
+		decoded["namespace"] = place.namespace
+		containers = append(containers, decoded)
+	}
+	return map[string]any{"containers": containers}, nil
+}
+
+func printJSON(out io.Writer, places []place) error {
+	shown, err := document(places)
+	if err != nil {
+		return err
+	}
+	encoder := json.NewEncoder(out)
+	encoder.SetIndent("", "  ")
+	return encoder.Encode(shown)
+}
+
+func printYAML(out io.Writer, places []place) error {
+	shown, err := document(places)
+	if err != nil {
+		return err
+	}
+	encoder := yaml.NewEncoder(out)
+	encoder.SetIndent(2)
+	return encoder.Encode(shown)
+}
