@@ -343,30 +343,26 @@ func TestStoppedContainer(t *testing.T) {
 // A handler cannot kill the first process of its pid namespace, but everything else,
 // itself included. Where the container lives on, it is stopped as after any failure.
 func TestHandlerKills(t *testing.T) {
-	for name, test := range map[string]struct {
-		script string
-		ends   string
-	}{
-		"everything":     {`kill -9 -1; exit 3`, "exit status 3"},
-		"pid 1":          {`kill -9 1; exit 4`, "exit status 4"},
-		"its own parent": {`kill -9 $PPID; exit 5`, "exit status 137"}, // 0 for a parent outside: its own group
-		"itself":         {`kill -SEGV $$`, "exit status 139"},
-	} {
-		t.Run(strings.ReplaceAll(name, " ", "-"), func(t *testing.T) {
-			on(t, []target{pinned, crun}, func(b *bench) {
-				p := b.newPod()
-				block := fmt.Sprintf("{postStart: {failurePolicy: Ignore, %s}, preStop: {%s}, terminationGracePeriodSeconds: %d}",
-					shell("while [ ! -e /ready ]; do sleep 0.02; done; "+test.script), shell(test.script), hostileGrace)
-				c := b.run(with{keyLifecycle: block}, []string{"/bin/sh", "-c", `trap 'exit 7' TERM; touch /ready; while :; do sleep 0.1; done`}, p.member)
-				c.wantEnd("postStart", "result=Failed", test.ends)
-				c.kill(syscall.SIGTERM)
-				c.wantExit(7)
-				c.wantEnd("preStop", "result=Failed", test.ends)
-				c.delete()
-				p.wantUnharmed()
-			})
-		})
-	}
+	on(t, []target{pinned, crun}, func(b *bench) {
+		p := b.newPod()
+		for script, ends := range map[string]string{
+			`kill -9 -1; exit 3`:    "exit status 3",
+			`kill -9 1; exit 4`:     "exit status 4",
+			`kill -9 $PPID; exit 5`: "exit status 137", // its parent is outside, so 0: its own group
+			`kill -SEGV $$`:         "exit status 139",
+		} {
+			block := fmt.Sprintf("{postStart: {failurePolicy: Ignore, %s}, preStop: {%s}, terminationGracePeriodSeconds: %d}",
+				shell("while [ ! -e /ready ]; do sleep 0.02; done; "+script), shell(script), hostileGrace)
+			c := b.run(with{keyLifecycle: block}, []string{"/bin/sh", "-c", `trap 'exit 7' TERM; touch /ready; while :; do sleep 0.1; done`}, p.member)
+			c.wantEnd("postStart", "result=Failed", ends)
+			began := time.Now()
+			c.kill(syscall.SIGTERM)
+			c.wantStopped(script, began)
+			c.wantEnd("preStop", "result=Failed", ends)
+			c.delete()
+		}
+		p.wantUnharmed()
+	})
 }
 
 // SPEC 5, "the container exits while preStop runs": also where it is the handler that
