@@ -220,7 +220,7 @@ const (
 // A fork bomb is held by the container's own limit and by the handler's. What has left
 // its group is the container's (SPEC 3), and then there is no process left for preStop.
 func TestForkBomb(t *testing.T) {
-	onNamespaces(t, []target{pinned, crun}, func(b *bench, edit func(*harness.ContainerConfig)) {
+	onNamespaces(t, []target{pinned}, func(b *bench, edit func(*harness.ContainerConfig)) {
 		p := b.newPod()
 		for name, script := range map[string]string{"in its group": bomb, "of sessions": sessions} {
 			c := b.run(hostileBlock(script), obedient, p.member, limited(16), edit)
