@@ -154,14 +154,7 @@ func TestHandlerOfContainerWithTerminal(t *testing.T) {
 // User namespaces: root in the container is nobody outside, for handlers too.
 func TestHandlerInUserNamespace(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
-		c := b.newContainer(with{keyPostStart: shell("id -u > /tmp/uid; cat /proc/self/uid_map >> /tmp/uid; cat /tmp/uid; [ $(id -u) = 0 ]")}, forever, func(config *harness.ContainerConfig) {
-			config.Edit = func(spec *specs.Spec) {
-				spec.Linux.Namespaces = append(spec.Linux.Namespaces,
-					specs.LinuxNamespace{Type: specs.UserNamespace}, specs.LinuxNamespace{Type: specs.NetworkNamespace})
-				spec.Linux.UIDMappings = []specs.LinuxIDMapping{{ContainerID: 0, HostID: 100000, Size: 65536}}
-				spec.Linux.GIDMappings = spec.Linux.UIDMappings
-			}
-		})
+		c := b.newContainer(with{keyPostStart: shell("id -u > /tmp/uid; cat /proc/self/uid_map >> /tmp/uid; cat /tmp/uid; [ $(id -u) = 0 ]")}, forever, ownUsers)
 		for _, dir := range []string{"tmp", "."} {
 			if err := os.Chown(c.path(dir), 100000, 100000); err != nil {
 				b.Fatal(err)
