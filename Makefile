@@ -28,7 +28,7 @@ deps: ## install missing Debian packages (as root; asks nothing, starts no servi
 	@.ci/deps
 
 .PHONY: build
-build: ## build the product: two static binaries in bin/
+build: ## build the product: three static binaries in bin/
 	$(STEP) 'building the product (2 min the first time)' go build $(STATIC) -o $(BIN)/ ./cmd/...
 
 .PHONY: servers

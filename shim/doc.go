@@ -18,7 +18,13 @@
 // soon after the loop has cancelled its context. The tap has one goroutine, which
 // forwards the events of the whole pod; nothing else ever waits for containerd.
 //
-// Locks: service.mu guards the map of containers, container.mu its mailbox,
+// statusService, beside the task service, shows what the loops and the handlers
+// leave for it: the machine's status after its last step, and the runs. A trial,
+// which is an operator's run of a handler, is known to no machine; it ends when a
+// real handler is due.
+//
+// Locks: service.mu guards the map of containers, container.mu its mailbox and its
+// runs,
 // tap.mu the held events. None is held while another is taken or anything is
 // called.
 //
