@@ -427,7 +427,7 @@ func (b *bench) wantError(err error, parts ...string) {
 }
 
 // A handler that tells the test that it has begun, and waits for it to go on.
-const waiting = `touch /begun; while [ ! -e /go ]; do sleep 0.02; done; `
+const waiting = `touch begun; while [ ! -e go ]; do sleep 0.02; done; `
 
 // shell is a handler, in YAML, that runs a shell script.
 func shell(script string) string {
@@ -435,7 +435,7 @@ func shell(script string) string {
 }
 
 // forever is a command that says when it gets SIGTERM, and goes on.
-var forever = []string{"/bin/sh", "-c", `trap 'echo TERM >> /signals' TERM; trap 'echo HUP >> /signals' HUP; trap 'echo USR1 >> /signals' USR1; touch /ready; sleep 1000 & while :; do wait; done`}
+var forever = []string{"/bin/sh", "-c", `trap 'echo TERM >> signals' TERM; trap 'echo HUP >> signals' HUP; trap 'echo USR1 >> signals' USR1; touch ready; sleep 1000 & while :; do wait; done`}
 
 // obedient is one that exits with 7 when it gets SIGTERM.
-var obedient = []string{"/bin/sh", "-c", `trap 'echo TERM >> /signals; exit 7' TERM; touch /ready; sleep 1000 & while :; do wait; done`}
+var obedient = []string{"/bin/sh", "-c", `trap 'echo TERM >> signals; exit 7' TERM; touch ready; sleep 1000 & while :; do wait; done`}
