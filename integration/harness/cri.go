@@ -195,3 +195,6 @@ func (c *PodContainer) Remove(ctx context.Context) error {
 	_, err := c.cri.runtime.RemoveContainer(ctx, &cri.RemoveContainerRequest{ContainerId: c.ID})
 	return native(err)
 }
+
+// Task is the container's task, past CRI. The fields that only Client.NewContainer knows are empty.
+func (c *PodContainer) Task() *Container { return &Container{ID: c.ID, client: c.cri.client} }

@@ -55,8 +55,14 @@ func (d *Daemon) removePodNetwork() error {
 	for _, dir := range []string{filepath.Join(cniCacheDir, "results"), cniCacheDir} {
 		_ = os.Remove(dir) // works only where nobody else uses it
 	}
-	err := netlink.LinkDel(&netlink.Bridge{LinkAttrs: netlink.LinkAttrs{Name: d.bridge()}})
-	if notFound := (netlink.LinkNotFoundError{}); err != nil && !errors.As(err, &notFound) {
+	bridge, err := netlink.LinkByName(d.bridge())
+	if notFound := (netlink.LinkNotFoundError{}); errors.As(err, &notFound) {
+		return nil // no pod had a network of its own
+	}
+	if err == nil {
+		err = netlink.LinkDel(bridge)
+	}
+	if err != nil {
 		return fmt.Errorf("remove the bridge %s: %w", d.bridge(), err)
 	}
 	return nil
