@@ -9,6 +9,7 @@ import (
 	"testing"
 	"time"
 
+	apievents "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/api/types/task"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -161,9 +162,14 @@ func TestCRIPostStartFailsShortlyBeforeDeadline(t *testing.T) {
 	ctx, cancel := context.WithTimeout(b.Context(), 8*time.Second)
 	defer cancel()
 	result := c.startLater(ctx)
-	poll(b.T, "SIGKILL", func() bool { return c.logged("signal=9") })
-	if ctx.Err() != nil {
-		b.Error("SIGKILL came after the deadline")
+	event, err := b.events.WaitFor(b.Context(), limit, c.ID, exit)
+	if err != nil {
+		b.Fatal(err)
+	}
+	exited := event.Value.(*apievents.TaskExit)
+	deadline, _ := ctx.Deadline()
+	if at := exited.ExitedAt.AsTime(); exited.ExitStatus != 137 || !at.Before(deadline) {
+		b.Errorf("exit status %d at %s, want 137 before %s", exited.ExitStatus, at, deadline)
 	}
 	if r := answer(b.T, result); r.err == nil || r.took < 6*time.Second {
 		b.Errorf("the start was answered after %s: %v", r.took, r.err)

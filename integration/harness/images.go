@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"sync"
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
@@ -26,16 +27,17 @@ const (
 // importLimit bounds the time from an import's end to CRI knowing the image, which it learns from an event.
 const importLimit = 30 * time.Second
 
-// ImportImages makes the images and imports them, the pause image too, which every pod needs.
-func (c *CRI) ImportImages(ctx context.Context) error {
+// busyboxImages are the archives by name. They are the same for every daemon.
+var busyboxImages = sync.OnceValues(func() (map[string][]byte, error) {
 	dir, err := os.MkdirTemp("", "rootfs")
 	if err != nil {
-		return err
+		return nil, err
 	}
 	defer os.RemoveAll(dir)
 	if err := NewRootFS(dir); err != nil {
-		return err
+		return nil, err
 	}
+	archives := map[string][]byte{}
 	env := []string{"PATH=/bin"}
 	for ref, config := range map[string]v1.ImageConfig{
 		imagePause:        {Env: env, Cmd: []string{"/bin/sleep", "2147483647"}},
@@ -43,7 +45,21 @@ func (c *CRI) ImportImages(ctx context.Context) error {
 		ImageBusyboxQuit:  {Env: env, StopSignal: "SIGQUIT"},
 		ImageBusyboxWinch: {Env: env, StopSignal: "SIGWINCH"},
 	} {
-		if err := c.importDirectory(ctx, ref, dir, config); err != nil {
+		if archives[ref], err = image.FromDirectory(ref, dir, config); err != nil {
+			return nil, err
+		}
+	}
+	return archives, nil
+})
+
+// ImportImages imports them, and the pause image, which every pod needs.
+func (c *CRI) ImportImages(ctx context.Context) error {
+	archives, err := busyboxImages()
+	if err != nil {
+		return err
+	}
+	for ref, archive := range archives {
+		if err := c.importArchive(ctx, ref, archive); err != nil {
 			return err
 		}
 	}
@@ -61,14 +77,14 @@ func (c *CRI) ImportBinary(ctx context.Context, ref, binary string) error {
 	if err := copyFile(binary, filepath.Join(dir, name), 0o755); err != nil {
 		return fmt.Errorf("image %s: %w", ref, err)
 	}
-	return c.importDirectory(ctx, ref, dir, v1.ImageConfig{Entrypoint: []string{"/" + name}})
-}
-
-func (c *CRI) importDirectory(ctx context.Context, ref, dir string, config v1.ImageConfig) error {
-	archive, err := image.FromDirectory(ref, dir, config)
+	archive, err := image.FromDirectory(ref, dir, v1.ImageConfig{Entrypoint: []string{"/" + name}})
 	if err != nil {
 		return err
 	}
+	return c.importArchive(ctx, ref, archive)
+}
+
+func (c *CRI) importArchive(ctx context.Context, ref string, archive []byte) error {
 	nsCtx := c.client.Context(ctx)
 	imported, err := c.client.Import(nsCtx, bytes.NewReader(archive))
 	if err != nil {
