@@ -106,6 +106,12 @@ func (p *Pod) Addresses(ctx context.Context) ([]string, error) {
 	return addresses, nil
 }
 
+// State is the pod's, as the kubelet sees it.
+func (p *Pod) State(ctx context.Context) (cri.PodSandboxState, error) {
+	status, err := p.cri.runtime.PodSandboxStatus(ctx, &cri.PodSandboxStatusRequest{PodSandboxId: p.ID})
+	return status.GetStatus().GetState(), native(err)
+}
+
 // Stop ends the pod's containers and takes its network down.
 func (p *Pod) Stop(ctx context.Context) (took time.Duration, err error) {
 	begin := time.Now()
