@@ -26,6 +26,9 @@ const (
 	handlerUserNS = "lifecycle-userns"
 )
 
+// imageServer holds the tests' server and nothing else.
+const imageServer = "localhost/lifecycle-shim/testserver:test"
+
 // keyGrace is the kubelet's, which the README's configuration lets through.
 const keyGrace = "io.kubernetes.pod.terminationGracePeriod"
 
@@ -83,7 +86,8 @@ func (h *podHost) prepare(ctx context.Context) (err error) {
 	if h.cri, err = h.daemon.CRI(); err != nil {
 		return err
 	}
-	if err := h.cri.ImportImages(ctx); err != nil {
+	err = errors.Join(h.cri.ImportImages(ctx), h.cri.ImportBinary(ctx, imageServer, filepath.Join("..", "bin", "testserver")))
+	if err != nil {
 		return err
 	}
 	h.events, err = h.cri.Client().Events(context.WithoutCancel(ctx)) // until the daemon ends

@@ -1,6 +1,8 @@
 package integration
 
 import (
+	"bufio"
+	"encoding/json"
 	"os"
 	"path/filepath"
 	"testing"
@@ -43,6 +45,28 @@ func (f files) read(name string) string {
 func (f files) exists(name string) bool {
 	_, err := os.Stat(f.path(name))
 	return err == nil
+}
+
+// hit is one request, as the tests' server notes it.
+type hit struct{ Scheme, Host, URI string }
+
+// hits so far of a server that notes them in the directory.
+func (f files) hits() []hit {
+	f.t.Helper()
+	file, err := os.Open(f.path("hits"))
+	if err != nil {
+		return nil
+	}
+	defer file.Close()
+	var hits []hit
+	for lines := bufio.NewScanner(file); lines.Scan(); {
+		var one hit
+		if err := json.Unmarshal(lines.Bytes(), &one); err != nil {
+			f.t.Fatal(err)
+		}
+		hits = append(hits, one)
+	}
+	return hits
 }
 
 func poll(t *testing.T, what string, done func() bool) {

@@ -1,9 +1,7 @@
 package integration
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -57,27 +55,6 @@ func addNamespace(config *harness.ContainerConfig, namespace specs.LinuxNamespac
 		}
 		spec.Linux.Namespaces = append(spec.Linux.Namespaces, namespace)
 	}
-}
-
-// hit is one request, as the server notes it.
-type hit struct{ Scheme, Host, URI string }
-
-func (c *container) hits() []hit {
-	c.b.Helper()
-	file, err := os.Open(c.path("hits"))
-	if err != nil {
-		return nil
-	}
-	defer file.Close()
-	var hits []hit
-	for lines := bufio.NewScanner(file); lines.Scan(); {
-		var one hit
-		if err := json.Unmarshal(lines.Bytes(), &one); err != nil {
-			c.b.Fatal(err)
-		}
-		hits = append(hits, one)
-	}
-	return hits
 }
 
 // outsideServer answers on loopback, outside of every container, on the port or
