@@ -293,58 +293,6 @@ func (c *podContainer) wantKilledStart(end func()) {
 	}
 }
 
-// SPEC 4, "containerd restarts", by SIGTERM: CRI cancels the start as it ends. Whether
-// its SIGKILL comes to be sent is a race with that end; if not, CRI calls the container
-// unknown, and the kubelet stops it.
-func TestCRIDaemonTerminatedDuringPostStart(t *testing.T) {
-	b := onOwnCRI(t)
-	b.restartDuringPostStart(b.daemon.Terminate)
-}
-
-// SPEC 4, "containerd restarts", by a crash: CRI finds a container that was only
-// created, and ends it when it is back.
-func TestCRIDaemonKilledDuringPostStart(t *testing.T) {
-	b := onOwnCRI(t)
-	b.restartDuringPostStart(b.daemon.Kill)
-}
-
-// restartDuringPostStart goes on as the kubelet does: the pod gets a new container.
-func (b *podBench) restartDuringPostStart(stop func() error) {
-	b.Helper()
-	pod := b.pod(with{keyLifecycle: "{postStart: {" + shell(waiting) + "}, preStop: {" + shell("touch stopped") + "}}"})
-	c := b.create(pod, obedient)
-	result := c.hold()
-	c.waitFor("ready")
-	if err := stop(); err != nil {
-		b.Fatal(err)
-	}
-	if r := answer(b.T, result); r.err == nil {
-		b.Error("the client is told success by a daemon that has gone")
-	}
-	if err := b.daemon.Start(b.Context()); err != nil {
-		b.Fatal(err)
-	}
-	if c.status().State == cri.ContainerState_CONTAINER_UNKNOWN {
-		c.stop(limit)
-	} else if c.exists("stopped") {
-		b.Error("preStop has run for a SIGKILL")
-	}
-	c.wantGone()
-	if state := c.status().State; state == cri.ContainerState_CONTAINER_RUNNING {
-		b.Errorf("CRI says %s of a container that is gone", state)
-	}
-	if err := c.Remove(b.Context()); err != nil {
-		b.Fatal(err)
-	}
-	again := b.create(pod, obedient)
-	next := again.hold()
-	again.touch("go")
-	if r := answer(b.T, next); r.err != nil {
-		b.Fatal(r.err)
-	}
-	again.wantState(cri.ContainerState_CONTAINER_RUNNING)
-}
-
 func taskPids(c *podContainer) []uint32 {
 	c.b.Helper()
 	pids, err := c.Task().Pids(c.b.Context())

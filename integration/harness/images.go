@@ -16,7 +16,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/image"
 )
 
-// Images that CRI.ImportImages makes from Debian's busybox. They differ in their stop signal.
+// Images that CRI.ImportImages has, made from Debian's busybox. They differ in their stop signal.
 const (
 	ImageBusybox      = "localhost/lifecycle-shim/busybox:test"
 	ImageBusyboxQuit  = "localhost/lifecycle-shim/busybox:sigquit"  // as nginx's
@@ -52,14 +52,14 @@ var busyboxImages = sync.OnceValues(func() (map[string][]byte, error) {
 	return archives, nil
 })
 
-// ImportImages imports them, and the pause image, which every pod needs.
-func (c *CRI) ImportImages(ctx context.Context) error {
+// ImportImages imports those, and the pause image, which every pod needs.
+func (c *CRI) ImportImages(ctx context.Context, refs ...string) error {
 	archives, err := busyboxImages()
 	if err != nil {
 		return err
 	}
-	for ref, archive := range archives {
-		if err := c.importArchive(ctx, ref, archive); err != nil {
+	for _, ref := range append(refs, imagePause) {
+		if err := c.importArchive(ctx, ref, archives[ref]); err != nil {
 			return err
 		}
 	}
