@@ -138,6 +138,16 @@ func TestCRIPostStartTimesOut(t *testing.T) {
 	c.wantFailedStart(err, "postStart handler failed: timed out after 1s: so far")
 }
 
+// SPEC 4, the time limit, where neither the handler nor the request has one: the
+// runtime's, which CRI's options table may set.
+func TestCRIPostStartTimesOutByDefault(t *testing.T) {
+	b := onCRI(t)
+	pod := b.pod(with{keyLifecycle: "{postStart: {" + shell("sleep 1000") + "}}"}, func(config *harness.PodConfig) { config.Handler = handlerImpatient })
+	c := b.create(pod, obedient)
+	_, err := c.Start(b.Context())
+	c.wantFailedStart(err, "postStart handler failed: timed out after 1s")
+}
+
 // SPEC 4, the time limit: the request's deadline less half of what remains, so
 // that the kubelet gets our words and not that its deadline has passed.
 func TestCRIPostStartTimesOutByRequest(t *testing.T) {

@@ -24,6 +24,8 @@ const (
 	// handlerUserNS is for pods in user namespaces: containerd gives their
 	// containers options of runc's type, and insists on a runtime of that type.
 	handlerUserNS = "lifecycle-userns"
+	// handlerImpatient has a setting in its options.
+	handlerImpatient = "lifecycle-impatient"
 )
 
 // imageServer holds the tests' server and nothing else.
@@ -67,6 +69,7 @@ func newPodHost(t *testing.T, watch harness.Watch, images ...string) *podHost {
 		Handlers: map[string]harness.RuntimeHandler{
 			handlerLifecycle: {Type: Runtime},
 			handlerUserNS:    {Type: harness.StockRuntime, Path: filepath.Join(bin, "containerd-shim-lifecycle-v2")},
+			handlerImpatient: {Type: Runtime, Options: `DefaultPostStartTimeout = "1s"`},
 		},
 	})
 	if err != nil {
@@ -108,10 +111,11 @@ func (h *podHost) close() error {
 		errs = append(errs, fmt.Errorf("the shim's log has %q", bug))
 	}
 	h.events.Close()
-	if err := errors.Join(append(errs, h.daemon.Close())...); err != nil {
+	errs = append(errs, h.daemon.Close())
+	harness.RemoveCgroupParent(h.cgroupParent())
+	if err := errors.Join(errs...); err != nil {
 		return fmt.Errorf("%w\ncontainerd's log ends with:\n%s", err, lastLines(log, 40))
 	}
-	harness.RemoveCgroupParent(h.cgroupParent())
 	return nil
 }
 
@@ -179,7 +183,7 @@ func newPodBench(t *testing.T, h *podHost) *podBench {
 }
 
 // pod runs a pod with these annotations, without containers. It is on the host's
-// network, for speed, unless an edit says otherwise.
+// network, for speed, unless an edit says otherwise. The test's end removes it.
 func (b *podBench) pod(annotations with, edit ...func(*harness.PodConfig)) *harness.Pod {
 	b.Helper()
 	b.pods++

@@ -80,7 +80,7 @@ func (d *Daemon) criConfig(line func(format string, args ...any)) {
 		table := "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes." + name
 		line("%s]\nruntime_type = %q\nruntime_path = %q", table, handler.Type, handler.Path)
 		line("pod_annotations = ['lifecycle-shim.io/*', '*.lifecycle-shim.io/*']\ncontainer_annotations = ['io.kubernetes.*']")
-		line("%s.options]\nRoot = %q\nBinaryName = 'runc'", table, d.RuncRoot)
+		line("%s.options]\nRoot = %q\nBinaryName = 'runc'\n%s", table, d.RuncRoot, handler.Options)
 	}
 }
 

@@ -47,7 +47,7 @@ type PodConfig struct {
 	Handler      string // runtime handler
 	Annotations  map[string]string
 	CgroupParent string
-	HostNetwork  bool // else one of its own, see Daemon.bridge
+	HostNetwork  bool // else one of its own, see Daemon.PodBridge
 	SharedPID    bool // all containers in one pid namespace
 	// UserNamespace maps the pod's users to the host's from 1000000 on.
 	UserNamespace bool

@@ -53,6 +53,8 @@ type DaemonConfig struct {
 type RuntimeHandler struct {
 	Type string
 	Path string // of the shim; empty: found by its type
+	// Options are further lines, in TOML, of its options table, which names runc and Daemon.RuncRoot.
+	Options string
 }
 
 // Daemon is a private containerd. What starts and stops it is not safe for concurrent use, Client is. Its

@@ -18,9 +18,9 @@ const (
 	cniCacheDir = "/var/lib/cni"
 )
 
-// bridge is the name of the daemon's pod network and of its bridge: short enough for an interface, and found
+// PodBridge is the name of the daemon's pod network and of its bridge: short enough for an interface, and found
 // again from the directory alone.
-func (d *Daemon) bridge() string {
+func (d *Daemon) PodBridge() string {
 	sum := fnv.New32a()
 	sum.Write([]byte(d.Dir))
 	return fmt.Sprintf("lcsb%08x", sum.Sum32())
@@ -36,7 +36,7 @@ func (d *Daemon) writePodNetwork() error {
 	text := fmt.Sprintf(`{"cniVersion": "1.0.0", "name": %q, "plugins": [{
   "type": "bridge", "bridge": %q, "isGateway": false, "ipMasq": false,
   "ipam": {"type": "host-local", "dataDir": %q, "ranges": [[{"subnet": "10.213.0.0/16"}], [{"subnet": "fd00:213::/64"}]]}
-}]}`, d.bridge(), d.bridge(), d.ipamDir())
+}]}`, d.PodBridge(), d.PodBridge(), d.ipamDir())
 	err := os.MkdirAll(d.cniConfDir(), 0o755)
 	if err == nil {
 		err = os.WriteFile(filepath.Join(d.cniConfDir(), "pods.conflist"), []byte(text), 0o644)
@@ -55,7 +55,7 @@ func (d *Daemon) removePodNetwork() error {
 	for _, dir := range []string{filepath.Join(cniCacheDir, "results"), cniCacheDir} {
 		_ = os.Remove(dir) // works only where nobody else uses it
 	}
-	bridge, err := netlink.LinkByName(d.bridge())
+	bridge, err := netlink.LinkByName(d.PodBridge())
 	if notFound := (netlink.LinkNotFoundError{}); errors.As(err, &notFound) {
 		return nil // no pod had a network of its own
 	}
@@ -63,25 +63,25 @@ func (d *Daemon) removePodNetwork() error {
 		err = netlink.LinkDel(bridge)
 	}
 	if err != nil {
-		return fmt.Errorf("remove the bridge %s: %w", d.bridge(), err)
+		return fmt.Errorf("remove the bridge %s: %w", d.PodBridge(), err)
 	}
 	return nil
 }
 
 func (d *Daemon) cniResults() []string {
-	paths, _ := filepath.Glob(filepath.Join(cniCacheDir, "results", d.bridge()+"-*")) // the pattern is valid
+	paths, _ := filepath.Glob(filepath.Join(cniCacheDir, "results", d.PodBridge()+"-*")) // the pattern is valid
 	return paths
 }
 
 // podInterfaces lists the host's ends of the pods' interfaces.
 func (d *Daemon) podInterfaces() []string {
-	return filesIn(filepath.Join("/sys/class/net", d.bridge(), "brif"))
+	return filesIn(filepath.Join("/sys/class/net", d.PodBridge(), "brif"))
 }
 
 // podAddresses lists the files that say which addresses are taken.
 func (d *Daemon) podAddresses() []string {
 	var taken []string
-	for _, path := range filesIn(filepath.Join(d.ipamDir(), d.bridge())) {
+	for _, path := range filesIn(filepath.Join(d.ipamDir(), d.PodBridge())) {
 		if name := filepath.Base(path); name != "lock" && !strings.HasPrefix(name, "last_reserved_ip") {
 			taken = append(taken, path)
 		}
