@@ -9,7 +9,6 @@ import (
 	"testing"
 	"time"
 
-	apievents "github.com/containerd/containerd/api/events"
 	"github.com/containerd/containerd/api/types/task"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
@@ -70,8 +69,8 @@ func TestCRIHeldContainerServesRequests(t *testing.T) {
 	b := onCRI(t)
 	c := b.app("{postStart: {"+shell(waiting)+"}}", obedient)
 	result := c.hold()
-	if pids := taskPids(c); len(pids) < 2 {
-		b.Errorf("pids %v: want the entrypoint's and the handler's", pids)
+	if pids, err := c.Task().Pids(b.Context()); err != nil || len(pids) < 2 {
+		b.Errorf("pids %v (%v): want the entrypoint's and the handler's", pids, err)
 	}
 	waited := later(func() (time.Duration, error) { _, err := c.Task().Wait(b.Context()); return 0, err })
 	c.touch("go")
@@ -163,29 +162,23 @@ func TestCRIPostStartTimesOutByRequest(t *testing.T) {
 	}
 }
 
-// SPEC 4, "failure": a container that stays gets SIGKILL before the request's
-// deadline, also where its grace period is longer. What is left of the deadline
-// then is little, so on a busy machine the answer may miss it.
+// SPEC 4, "failure": a container that stays gets SIGKILL from the shim, before the
+// request's deadline, where its grace period is longer: CRI's 30 s, and not the 10 s of
+// elsewhere. What is left of the deadline then is little, so on a busy machine the answer
+// may miss it: whose words come is not looked at.
 func TestCRIPostStartFailsShortlyBeforeDeadline(t *testing.T) {
 	b := onCRI(t)
 	c := b.app("{postStart: {"+shell("while [ ! -e ready ]; do sleep 0.02; done; exit 1")+"}}", forever)
-	ctx, cancel := context.WithTimeout(b.Context(), 8*time.Second)
+	const deadline = 14 * time.Second
+	ctx, cancel := context.WithTimeout(b.Context(), deadline)
 	defer cancel()
-	result := c.startLater(ctx)
-	event, err := b.events.WaitFor(b.Context(), limit, c.ID, exit)
-	if err != nil {
-		b.Fatal(err)
-	}
-	exited := event.Value.(*apievents.TaskExit)
-	deadline, _ := ctx.Deadline()
-	if at := exited.ExitedAt.AsTime(); exited.ExitStatus != 137 || !at.Before(deadline) {
-		b.Errorf("exit status %d at %s, want 137 before %s", exited.ExitStatus, at, deadline)
-	}
-	if r := answer(b.T, result); r.err == nil || r.took < 6*time.Second {
+	r := answer(b.T, c.startLater(ctx))
+	if r.err == nil || r.took < deadline-2*time.Second || r.took > criGrace {
 		b.Errorf("the start was answered after %s: %v", r.took, r.err)
 	}
 	c.wantExit(128)
 	c.wantSignals("TERM\n")
+	poll(b.T, "the shim's SIGKILL in the log", func() bool { return c.logged(`msg="signal sent"`, "signal=9") })
 }
 
 // SPEC 4, policy "Ignore".
@@ -255,7 +248,7 @@ func TestCRIStartIsCancelled(t *testing.T) {
 	ctx, cancel := context.WithCancel(b.Context())
 	defer cancel()
 	result := c.startLater(ctx)
-	c.wantKilledStart(func() { cancel() })
+	c.wantKilledStart(cancel)
 	if r := answer(b.T, result); r.err == nil {
 		b.Error("a start that was cancelled succeeds")
 	}
@@ -301,15 +294,6 @@ func (c *podContainer) wantKilledStart(end func()) {
 	if c.exists("stopped") {
 		c.b.Error("preStop has run for a SIGKILL")
 	}
-}
-
-func taskPids(c *podContainer) []uint32 {
-	c.b.Helper()
-	pids, err := c.Task().Pids(c.b.Context())
-	if err != nil {
-		c.b.Fatal(err)
-	}
-	return pids
 }
 
 // onSignal is a command that exits with 7 when it gets that signal, and says when

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
@@ -366,10 +367,13 @@ func (c *podContainer) wantTopics(want ...string) {
 	wantTopics(c.b.T, func() []string { return c.b.events.Topics(c.ID) }, want...)
 }
 
-// lines of the log that are about the container.
-func (c *podContainer) logged(text string) bool {
+// logged tells whether a line of the log that is about the container has these words.
+func (c *podContainer) logged(words ...string) bool {
 	for line := range strings.Lines(c.b.daemon.Log()) {
-		if strings.Contains(line, c.ID) && strings.Contains(line, text) {
+		if !strings.Contains(line, c.ID) {
+			continue
+		}
+		if !slices.ContainsFunc(words, func(word string) bool { return !strings.Contains(line, word) }) {
 			return true
 		}
 	}

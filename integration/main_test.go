@@ -393,7 +393,7 @@ func answer(t *testing.T, result <-chan started) started {
 	select {
 	case r := <-result:
 		return r
-	case <-time.After(limit):
+	case <-time.After(2 * limit): // a stop may have limit for its grace period
 		t.Fatal("the request is not answered")
 		return started{}
 	}
