@@ -76,6 +76,7 @@ func (d *Daemon) criConfig(line func(format string, args ...any)) {
 	line("restrict_oom_score_adj = true") // else a machine without CAP_SYS_RESOURCE runs no pod
 	line("netns_mounts_under_state_dir = true")
 	line("[plugins.'io.containerd.cri.v1.runtime'.cni]\nbin_dirs = [%q]\nconf_dir = %q", cniBinDir, d.cniConfDir())
+	line("use_internal_loopback = true") // libcni would note what its plugin did, under no name of this daemon's
 	for name, handler := range d.cfg.Handlers {
 		table := "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes." + name
 		line("%s]\nruntime_type = %q\nruntime_path = %q", table, handler.Type, handler.Path)
