@@ -37,27 +37,23 @@ func (b *bench) exec(c *container, id string, args ...string) uint32 {
 
 func (b *bench) pids(c *container) []uint32 {
 	b.Helper()
-	response, err := b.client.TaskService().ListPids(b.client.Context(b.Context()), &tasks.ListPidsRequest{ContainerID: c.ID})
+	pids, err := c.Pids(b.Context())
 	if err != nil {
 		b.Fatal(err)
-	}
-	var pids []uint32
-	for _, process := range response.Processes {
-		pids = append(pids, process.Pid)
 	}
 	return pids
 }
 
 func (b *bench) pause(c *container) {
 	b.Helper()
-	if _, err := b.client.TaskService().Pause(b.client.Context(b.Context()), &tasks.PauseTaskRequest{ContainerID: c.ID}); err != nil {
+	if err := c.Pause(b.Context()); err != nil {
 		b.Fatal(err)
 	}
 }
 
 func (b *bench) resume(c *container) {
 	b.Helper()
-	if _, err := b.client.TaskService().Resume(b.client.Context(b.Context()), &tasks.ResumeTaskRequest{ContainerID: c.ID}); err != nil {
+	if err := c.Resume(b.Context()); err != nil {
 		b.Fatal(err)
 	}
 }

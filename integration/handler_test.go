@@ -196,6 +196,19 @@ func TestExitIsNoFailureOfTheHandler(t *testing.T) {
 	}
 }
 
+// waitStarted waits for the begin of a handler that nobody else can see.
+func (c *container) waitStarted(handler string) {
+	c.b.Helper()
+	c.b.poll("the begin of "+handler, func() bool {
+		for line := range strings.Lines(c.b.daemon.Log()[c.b.logged:]) {
+			if strings.Contains(line, `msg="handler started"`) && strings.Contains(line, "handler="+handler+" id="+c.ID+" namespace="+c.b.client.Namespace+" ") {
+				return true
+			}
+		}
+		return false
+	})
+}
+
 // wantEnds waits for so many ends of handlers in the shim's log, and wants the
 // result in each of them.
 func (b *bench) wantEnds(result, because string, count int) {

@@ -60,8 +60,9 @@ var daemons = struct {
 }{started: map[string]*harness.Daemon{}}
 
 func TestMain(m *testing.M) {
+	parallel()
 	code := m.Run()
-	if err := closeDaemons(); err != nil {
+	if err := errors.Join(closeCRI(), closeDaemons()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
 		code = 1
 	}
@@ -193,16 +194,25 @@ func newBench(t *testing.T, target target, daemon *harness.Daemon) *bench {
 		for _, leak := range leaks {
 			t.Errorf("left behind: %v", leak)
 		}
-		for _, bug := range []string{"DATA RACE", "panic in ", "goroutine 1 ["} {
-			if strings.Contains(daemon.Log(), bug) {
-				t.Errorf("the shim's log has %q", bug)
-			}
+		for _, bug := range bugsIn(daemon.Log()) {
+			t.Errorf("the shim's log has %q", bug)
 		}
 		if t.Failed() {
 			t.Logf("containerd's log ends with:\n%s", lastLines(daemon.Log(), 40))
 		}
 	})
 	return b
+}
+
+// bugsIn a log are what no test may provoke, whatever it is about.
+func bugsIn(log string) []string {
+	var found []string
+	for _, bug := range []string{"DATA RACE", "panic in ", "goroutine 1 ["} {
+		if strings.Contains(log, bug) {
+			found = append(found, bug)
+		}
+	}
+	return found
 }
 
 func lastLines(text string, count int) string {
@@ -220,7 +230,8 @@ func (b *bench) options(more string) *runtimeoptions.Options {
 // container is one under test.
 type container struct {
 	*harness.Container
-	b *bench
+	files // its root filesystem
+	b     *bench
 }
 
 // with is a container's annotations.
@@ -248,7 +259,7 @@ func (b *bench) newContainer(annotations with, args []string, edit ...func(*harn
 			b.Error(err)
 		}
 	})
-	return &container{Container: c, b: b}
+	return &container{Container: c, files: files{b.T, c.RootFS}, b: b}
 }
 
 // run creates and starts a container, which must succeed.
@@ -261,7 +272,7 @@ func (b *bench) run(annotations with, args []string, edit ...func(*harness.Conta
 	return c
 }
 
-// started is how a start went.
+// started is how a start, or another request that takes its time, went.
 type started struct {
 	err  error
 	took time.Duration
@@ -280,40 +291,6 @@ func (b *bench) runLater(annotations with, args []string, edit ...func(*harness.
 		result <- started{err, took}
 	}()
 	return c, result
-}
-
-// path of a file in the container's root filesystem.
-func (c *container) path(name string) string { return filepath.Join(c.RootFS, name) }
-
-// waitFor a file that something in the container makes.
-func (c *container) waitFor(name string) {
-	c.b.Helper()
-	c.b.poll("file "+name, func() bool {
-		_, err := os.Stat(c.path(name))
-		return err == nil
-	})
-}
-
-// touch makes a file that something in the container waits for.
-func (c *container) touch(name string) {
-	c.b.Helper()
-	if err := os.WriteFile(c.path(name), nil, 0o644); err != nil {
-		c.b.Fatal(err)
-	}
-}
-
-func (c *container) read(name string) string {
-	c.b.Helper()
-	data, err := os.ReadFile(c.path(name))
-	if err != nil {
-		c.b.Fatal(err)
-	}
-	return string(data)
-}
-
-func (c *container) exists(name string) bool {
-	_, err := os.Stat(c.path(name))
-	return err == nil
 }
 
 func (c *container) state() harness.State {
@@ -363,10 +340,7 @@ func (c *container) kill(signal syscall.Signal) time.Duration {
 
 func (b *bench) poll(what string, done func() bool) {
 	b.Helper()
-	err := harness.Poll(b.Context(), limit, what, func() (bool, error) { return done(), nil })
-	if err != nil {
-		b.Fatal(err)
-	}
+	poll(b.T, what, done)
 }
 
 // wantTopics waits until the container's task events are these. TaskDelete may
@@ -374,17 +348,27 @@ func (b *bench) poll(what string, done func() bool) {
 // after Wait is faster than the publishing of the exit.
 func (c *container) wantTopics(want ...string) {
 	c.b.Helper()
-	c.wantTopicsBelow([]string{"/tasks/"}, want...)
+	wantTopics(c.b.T, func() []string { return c.b.topics(c.ID) }, want...)
 }
 
-// wantTopicsBelow is wantTopics for the topics that begin with one of these.
-func (c *container) wantTopicsBelow(prefixes []string, want ...string) {
+// wantAllTopics is wantTopics with the events of handlers among them.
+func (c *container) wantAllTopics(want ...string) {
 	c.b.Helper()
+	wantTopicsBelow(c.b.T, []string{"/tasks/", "/lifecycle/"}, func() []string { return c.b.topics(c.ID) }, want...)
+}
+
+func wantTopics(t *testing.T, topics func() []string, want ...string) {
+	t.Helper()
+	wantTopicsBelow(t, []string{"/tasks/"}, topics, want...)
+}
+
+func wantTopicsBelow(t *testing.T, prefixes []string, topics func() []string, want ...string) {
+	t.Helper()
 	var got []string
-	err := harness.Poll(c.b.Context(), limit, "the events", func() (bool, error) {
+	err := harness.Poll(t.Context(), limit, "the events", func() (bool, error) {
 		got = nil
 		var last []string
-		for _, topic := range c.b.topics(c.ID) {
+		for _, topic := range topics() {
 			switch {
 			case topic == deleted:
 				last = append(last, topic)
@@ -396,7 +380,7 @@ func (c *container) wantTopicsBelow(prefixes []string, want ...string) {
 		return len(got) >= len(want), nil
 	})
 	if err != nil || strings.Join(got, " ") != strings.Join(want, " ") {
-		c.b.Errorf("events %v, want %v (%v)", got, want, err)
+		t.Errorf("events %v, want %v (%v)", got, want, err)
 	}
 }
 
@@ -413,29 +397,41 @@ func (b *bench) topics(id string) []string {
 
 func (b *bench) result(result <-chan started) started {
 	b.Helper()
+	return answer(b.T, result)
+}
+
+// answer to a request that is being made in the background.
+func answer(t *testing.T, result <-chan started) started {
+	t.Helper()
 	select {
 	case r := <-result:
 		return r
-	case <-time.After(limit):
-		b.Fatal("the start is not answered")
+	case <-time.After(2 * limit): // a stop may have limit for its grace period
+		t.Fatal("the request is not answered")
 		return started{}
 	}
 }
 
 func (b *bench) wantError(err error, parts ...string) {
 	b.Helper()
+	wantError(b.T, err, parts...)
+}
+
+func wantError(t *testing.T, err error, parts ...string) {
+	t.Helper()
 	if err == nil {
-		b.Fatalf("no error, want one that says %q", parts)
+		t.Fatalf("no error, want one that says %q", parts)
 	}
 	for _, part := range parts {
 		if !strings.Contains(err.Error(), part) {
-			b.Errorf("the error does not say %q: %v", part, err)
+			t.Errorf("the error does not say %q: %v", part, err)
 		}
 	}
 }
 
-// A handler that tells the test that it has begun, and waits for it to go on.
-const waiting = `touch /begun; while [ ! -e /go ]; do sleep 0.02; done; `
+// A handler that tells the test that it has begun, and waits for it to go on. Like all that is steered, it
+// does so in its working directory.
+const waiting = `touch begun; while [ ! -e go ]; do sleep 0.02; done; `
 
 // shell is a handler, in YAML, that runs a shell script.
 func shell(script string) string {
@@ -443,7 +439,7 @@ func shell(script string) string {
 }
 
 // forever is a command that says when it gets SIGTERM, and goes on.
-var forever = []string{"/bin/sh", "-c", `trap 'echo TERM >> /signals' TERM; trap 'echo HUP >> /signals' HUP; trap 'echo USR1 >> /signals' USR1; touch /ready; sleep 1000 & while :; do wait; done`}
+var forever = []string{"/bin/sh", "-c", `trap 'echo TERM >> signals' TERM; trap 'echo HUP >> signals' HUP; trap 'echo USR1 >> signals' USR1; touch ready; sleep 1000 & while :; do wait; done`}
 
 // obedient is one that exits with 7 when it gets SIGTERM.
-var obedient = []string{"/bin/sh", "-c", `trap 'echo TERM >> /signals; exit 7' TERM; touch /ready; sleep 1000 & while :; do wait; done`}
+var obedient = []string{"/bin/sh", "-c", `trap 'echo TERM >> signals; exit 7' TERM; touch ready; sleep 1000 & while :; do wait; done`}

@@ -1,9 +1,7 @@
 package integration
 
 import (
-	"bufio"
 	"context"
-	"encoding/json"
 	"fmt"
 	"net"
 	"net/http"
@@ -57,27 +55,6 @@ func addNamespace(config *harness.ContainerConfig, namespace specs.LinuxNamespac
 		}
 		spec.Linux.Namespaces = append(spec.Linux.Namespaces, namespace)
 	}
-}
-
-// hit is one request, as the server notes it.
-type hit struct{ Scheme, Host, URI string }
-
-func (c *container) hits() []hit {
-	c.b.Helper()
-	file, err := os.Open(c.path("hits"))
-	if err != nil {
-		return nil
-	}
-	defer file.Close()
-	var hits []hit
-	for lines := bufio.NewScanner(file); lines.Scan(); {
-		var one hit
-		if err := json.Unmarshal(lines.Bytes(), &one); err != nil {
-			c.b.Fatal(err)
-		}
-		hits = append(hits, one)
-	}
-	return hits
 }
 
 // outsideServer answers on loopback, outside of every container, on the port or
@@ -252,22 +229,18 @@ func TestSleep(t *testing.T) {
 func TestSleepEndsWithTheContainer(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		exits := []string{"/bin/sh", "-c", "while [ ! -e /go ]; do sleep 0.02; done; exit 6"}
-		for _, key := range []string{keyPostStart, keyPreStop} {
-			c, result := b.runLater(with{key: "sleep: {seconds: 1000}"}, exits)
-			if key == keyPreStop {
-				if r := b.result(result); r.err != nil {
-					b.Fatal(r.err)
-				}
-				c.kill(syscall.SIGTERM)
-			}
-			c.touch("go")
-			c.wantExit(6)
-			if key == keyPostStart {
-				if r := b.result(result); r.err != nil {
-					b.Errorf("the start of a container that exited: %v", r.err)
-				}
-			}
+		held, result := b.runLater(with{keyPostStart: "sleep: {seconds: 1000}"}, exits)
+		held.waitStarted("postStart")
+		held.touch("go")
+		if r := b.result(result); r.err != nil {
+			b.Errorf("the start of a container that exited: %v", r.err)
 		}
+		held.wantExit(6)
+		stopping := b.run(with{keyPreStop: "sleep: {seconds: 1000}"}, exits)
+		stopping.kill(syscall.SIGTERM)
+		stopping.waitStarted("preStop")
+		stopping.touch("go")
+		stopping.wantExit(6)
 		b.wantEnds("Aborted", `error="container exited"`, 2)
 	})
 }

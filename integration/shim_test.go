@@ -271,7 +271,7 @@ func TestInvalidOptions(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
 		for body, says := range map[string]string{
 			"Nonsense = 1":                "Nonsense",
-			"DefaultGracePeriod = \"0s\"": "not above 0",
+			"DefaultGracePeriod = \"0s\"": "is no duration above 0",
 			"OutputLimit = -1":            "OutputLimit",
 			"Root = ":                     "options",
 		} {

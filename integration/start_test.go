@@ -153,6 +153,14 @@ func TestPostStartTimesOut(t *testing.T) {
 	})
 }
 
+// SPEC 4, "Time limit": the default, where neither handler nor request has one.
+func TestDefaultPostStartTimeout(t *testing.T) {
+	on(t, []target{pinned}, func(b *bench) {
+		_, result := b.runLater(with{keyPostStart: shell("sleep 1000")}, obedient, withOptions(b, `DefaultPostStartTimeout = "1s"`))
+		b.wantError(b.result(result).err, "postStart handler failed: timed out after 1s")
+	})
+}
+
 // SPEC 4, policy "Ignore".
 func TestPostStartFailureIgnored(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {

@@ -131,6 +131,25 @@ func TestPreStopEndsTheContainer(t *testing.T) {
 	})
 }
 
+// SPEC 5: the stop signals outside CRI are docker's, ctr's, systemd's, and the
+// block's own.
+func TestStopSignals(t *testing.T) {
+	on(t, []target{pinned}, func(b *bench) {
+		const rtMinPlus3 = syscall.Signal(34 + 3)
+		for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGINT, rtMinPlus3, syscall.SIGUSR2} {
+			args := []string{"/bin/sh", "-c", `trap 'exit 7' TERM INT USR2 37; touch /ready; sleep 1000 & while :; do wait; done`}
+			c := b.run(with{keyLifecycle: "{stopSignal: SIGUSR2, preStop: {" + shell("echo $LIFECYCLE_SIGNAL > /stopped") + "}}"}, args)
+			c.waitFor("ready")
+			c.kill(signal)
+			c.wantExit(7)
+			want := map[syscall.Signal]string{syscall.SIGTERM: "SIGTERM", syscall.SIGINT: "SIGINT", rtMinPlus3: "SIGRTMIN+3", syscall.SIGUSR2: "SIGUSR2"}[signal]
+			if got := c.read("stopped"); got != want+"\n" {
+				b.Errorf("preStop was told %q, want %s", got, want)
+			}
+		}
+	})
+}
+
 // SPEC 5: SIGQUIT by itself asks a JVM for a thread dump.
 func TestQuitIsNoStopSignalByItself(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {

@@ -23,7 +23,7 @@ const closeLimit = 10 * time.Second
 // What Close finds is not reported: a test that must leave nothing compares Snapshots first.
 func (d *Daemon) Close() error {
 	d.closeClients()
-	errs := []error{d.Terminate(), d.killShims(), d.removeSockets(), unmountBelow(d.Dir)}
+	errs := []error{d.Terminate(), d.killShims(), d.removeSockets(), unmountBelow(d.Dir), d.removePodNetwork()}
 	if err := os.RemoveAll(d.Dir); err != nil {
 		errs = append(errs, fmt.Errorf("directory of containerd: %w", err))
 	}

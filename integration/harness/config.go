@@ -62,8 +62,27 @@ func (d *Daemon) containerdConfig() string {
 		line("plugin_path = %q", filepath.Join(d.Dir, "nri-plugins"))
 		line("plugin_config_path = %q", filepath.Join(d.Dir, "nri-conf"))
 	}
+	if d.cfg.CRI && server.Modern() {
+		d.criConfig(line)
+	}
 	b.WriteString(d.cfg.ExtraConfig)
 	return b.String()
+}
+
+// criConfig keeps CRI's files below d.Dir too, and its images from being pulled.
+func (d *Daemon) criConfig(line func(format string, args ...any)) {
+	line("[plugins.'io.containerd.cri.v1.images'.pinned_images]\nsandbox = %q", imagePause)
+	line("[plugins.'io.containerd.cri.v1.runtime']")
+	line("restrict_oom_score_adj = true") // else a machine without CAP_SYS_RESOURCE runs no pod
+	line("netns_mounts_under_state_dir = true")
+	line("[plugins.'io.containerd.cri.v1.runtime'.cni]\nbin_dirs = [%q]\nconf_dir = %q", cniBinDir, d.cniConfDir())
+	line("use_internal_loopback = true") // libcni would note what its plugin did, under no name of this daemon's
+	for name, handler := range d.cfg.Handlers {
+		table := "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes." + name
+		line("%s]\nruntime_type = %q\nruntime_path = %q", table, handler.Type, handler.Path)
+		line("pod_annotations = ['lifecycle-shim.io/*', '*.lifecycle-shim.io/*']\ncontainer_annotations = ['io.kubernetes.*']")
+		line("%s.options]\nRoot = %q\nBinaryName = 'runc'\n%s", table, d.RuncRoot, handler.Options)
+	}
 }
 
 func quoteAll(names []string) string {

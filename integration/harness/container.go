@@ -98,6 +98,28 @@ func (c *Container) Delete(ctx context.Context) (status uint32, took time.Durati
 	return resp.GetExitStatus(), time.Since(begin), native(err)
 }
 
+// Pids lists the processes in the container's cgroup.
+func (c *Container) Pids(ctx context.Context) ([]uint32, error) {
+	resp, err := c.client.TaskService().ListPids(c.client.Context(ctx), &tasks.ListPidsRequest{ContainerID: c.ID})
+	var pids []uint32
+	for _, p := range resp.GetProcesses() {
+		pids = append(pids, p.Pid)
+	}
+	return pids, native(err)
+}
+
+// Pause freezes the container's processes.
+func (c *Container) Pause(ctx context.Context) error {
+	_, err := c.client.TaskService().Pause(c.client.Context(ctx), &tasks.PauseTaskRequest{ContainerID: c.ID})
+	return native(err)
+}
+
+// Resume lets them go on.
+func (c *Container) Resume(ctx context.Context) error {
+	_, err := c.client.TaskService().Resume(c.client.Context(ctx), &tasks.ResumeTaskRequest{ContainerID: c.ID})
+	return native(err)
+}
+
 // Remove takes the container away whatever its state: SIGKILL, Delete, the record, its directory. Parts
 // that are gone already are no error.
 func (c *Container) Remove(ctx context.Context) error {

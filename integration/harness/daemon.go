@@ -13,6 +13,8 @@ import (
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
+	"google.golang.org/grpc"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
 const (
@@ -35,7 +37,9 @@ type DaemonConfig struct {
 	Env      []string // added to the daemon's environment, which its shims inherit
 	Debug    bool     // log at debug level, the shims too
 	CRI      bool     // leave the CRI plugin on
-	NRI      bool     // listen for NRI plugins at Daemon.NRIAddress (1.7 and newer)
+	// Handlers are CRI's runtime handlers by name, besides its own (2.x).
+	Handlers map[string]RuntimeHandler
+	NRI      bool // listen for NRI plugins at Daemon.NRIAddress (1.7 and newer)
 	// ExtraConfig is appended to containerd's configuration file: TOML, tables only. Plugin names
 	// differ between 1.x and 2.x: see Server.Modern.
 	ExtraConfig string
@@ -43,6 +47,14 @@ type DaemonConfig struct {
 	// /sys/fs/cgroup/unified: crun 1.8.1 refuses that hybrid layout. The containers' mounts are then
 	// invisible from outside, and go with the last process of that namespace.
 	HideUnified bool
+}
+
+// RuntimeHandler is an entry of CRI's table of runtimes, with the README's annotations.
+type RuntimeHandler struct {
+	Type string
+	Path string // of the shim; empty: found by its type
+	// Options are further lines, in TOML, of its options table, which names runc and Daemon.RuncRoot.
+	Options string
 }
 
 // Daemon is a private containerd. What starts and stops it is not safe for concurrent use, Client is. Its
@@ -110,6 +122,11 @@ func (d *Daemon) prepare() error {
 	}
 	if err := os.WriteFile(d.configFile(), []byte(d.containerdConfig()), 0o600); err != nil {
 		return fmt.Errorf("containerd's configuration: %w", err)
+	}
+	if d.cfg.CRI {
+		if err := d.writePodNetwork(); err != nil {
+			return err
+		}
 	}
 	return errors.Join(d.linkStockShim(), d.writeOwner())
 }
@@ -239,8 +256,16 @@ func (d *Daemon) waitReady(ctx context.Context) error {
 		try, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		serving, _ := client.IsServing(try)
-		return serving, nil
+		return serving && (!d.cfg.CRI || criServes(try, client)), nil
 	})
+}
+
+// criServes says whether CRI has read what it knows of earlier containers, which goes on when the rest of
+// containerd already answers.
+func criServes(ctx context.Context, client *containerd.Client) bool {
+	conn := client.Conn().(grpc.ClientConnInterface) // it returns any, and has nothing else
+	_, err := cri.NewRuntimeServiceClient(conn).Version(ctx, &cri.VersionRequest{})
+	return err == nil
 }
 
 // Terminate stops the daemon as `systemctl stop` would, and waits for it. Shims and containers go on.

@@ -18,6 +18,17 @@
 //	err = c.Remove(ctx)
 //	leaks, err := watch.Leaks(ctx, before)               // bounded wait, then the list of what is new
 //
+// With DaemonConfig.CRI there are pods: Daemon.CRI speaks to the CRI plugin as the kubelet does, ImportImages has
+// images made of local files, and each daemon has a pod network that touches nothing of the host's:
+//
+//	c, err := d.CRI()
+//	err = c.ImportImages(ctx, harness.ImageBusybox)
+//	pod, err := c.RunPod(ctx, harness.PodConfig{Name: "p", Handler: "lifecycle"})
+//	container, err := pod.Create(ctx, harness.PodContainerConfig{Name: "a", Args: []string{"sleep", "60"}})
+//	took, err := container.Start(ctx)
+//	…
+//	err = pod.Remove(ctx)
+//
 // The package knows nothing of the code under test: it must not import shim, hookexec or oci. It needs root.
 // Nothing here is global: two daemons, of the same or of different versions, run side by side.
 package harness

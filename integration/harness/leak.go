@@ -27,6 +27,8 @@ type Watch struct {
 	Dirs []string
 	// NetNS also looks at new names in /run/netns, which are the whole machine's.
 	NetNS bool
+	// Sysctls also looks at the values of the network, which are the whole machine's.
+	Sysctls bool
 	// ShimsKilled leaves the shims' sockets out: a shim that ends by SIGKILL cannot remove its own, and
 	// neither containerd nor the stock shim's delete does it (seen with 1.6, 1.7 and 2.4).
 	ShimsKilled bool
@@ -40,7 +42,7 @@ type Snapshot map[string]bool
 // TakeSnapshot looks once.
 func (w Watch) TakeSnapshot() (Snapshot, error) {
 	s := Snapshot{}
-	for _, look := range []func(Snapshot) error{w.lookAtProcesses, w.lookAtMounts, w.lookAtCgroups, w.lookAtSockets, w.lookAtNetNS} {
+	for _, look := range []func(Snapshot) error{w.lookAtProcesses, w.lookAtMounts, w.lookAtCgroups, w.lookAtSockets, w.lookAtNetNS, w.lookAtPodNetwork, w.lookAtSysctls} {
 		if err := look(s); err != nil {
 			return nil, err
 		}
@@ -205,6 +207,51 @@ func (w Watch) lookAtNetNS(s Snapshot) error {
 		}
 	}
 	return nil
+}
+
+// lookAtPodNetwork notes what CNI keeps for each pod that is not on the host's network.
+func (w Watch) lookAtPodNetwork(s Snapshot) error {
+	for _, d := range w.Daemons {
+		for what, paths := range map[string][]string{
+			"interface": d.podInterfaces(), "address": d.podAddresses(), "result of CNI": d.cniResults(),
+		} {
+			for _, path := range paths {
+				s[what+": "+path] = true
+			}
+		}
+	}
+	return nil
+}
+
+// lookAtSysctls leaves out what belongs to one interface, and comes and goes with it.
+func (w Watch) lookAtSysctls(s Snapshot) error {
+	if !w.Sysctls {
+		return nil
+	}
+	for _, family := range []string{"ipv4", "ipv6", "bridge"} {
+		if err := noteSysctls(s, filepath.Join("/proc/sys/net", family)); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func noteSysctls(s Snapshot, top string) error {
+	return filepath.WalkDir(top, func(path string, entry fs.DirEntry, err error) error {
+		if err != nil {
+			return nil //nolint:nilerr // an interface that went while we looked, or no such family
+		}
+		if entry.IsDir() {
+			if table := filepath.Base(filepath.Dir(path)); (table == "conf" || table == "neigh") && entry.Name() != "all" && entry.Name() != "default" {
+				return filepath.SkipDir
+			}
+			return nil
+		}
+		if value, err := os.ReadFile(path); err == nil { // some can only be written
+			s[fmt.Sprintf("sysctl: %s = %s", path, strings.TrimSpace(string(value)))] = true
+		}
+		return nil
+	})
 }
 
 // filesIn lists a directory's entries; none if it does not exist.

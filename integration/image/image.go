@@ -119,7 +119,7 @@ func assemble(ctx context.Context, dir string, debs []deb, inputs string) (*Imag
 	if err != nil {
 		return nil, err
 	}
-	layout, err := newLayout(root, versionOf(debs, "nginx"))
+	layout, err := newNginxLayout(root, versionOf(debs, "nginx"))
 	if err != nil {
 		return nil, err
 	}

@@ -77,7 +77,7 @@ func TestPack(t *testing.T) {
 // TestLayout follows the layout as containerd does: index, manifest, config, layer.
 func TestLayout(t *testing.T) {
 	root := tree{nginxBin: {mode: 0o755, data: []byte("not really nginx"), modTime: time.Unix(1e9, 0)}}
-	l, err := newLayout(root, "1.22")
+	l, err := newNginxLayout(root, "1.22")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -20,52 +20,57 @@ type layout struct {
 	digest  string // of the manifest
 }
 
-// newLayout wraps a root file system into an image. The layer is not compressed: it is read back
-// on the same machine within the second, and Go's compressor may change its output between releases.
-func newLayout(root tree, version string) (layout, error) {
+// newLayout wraps a root file system into an image of that name. The layer is not compressed: it is read
+// back on the same machine within the second, and Go's compressor may change its output between releases.
+// Everything in the layout is as old as date.
+func newLayout(ref string, root tree, config v1.ImageConfig, date time.Time) (layout, error) {
 	layer, err := root.pack()
 	if err != nil {
 		return layout{}, fmt.Errorf("pack the layer: %w", err)
 	}
-	files := layoutFiles{date: root[nginxBin].modTime, files: tree{}}
+	files := layoutFiles{date: date.UTC(), files: tree{}}
 	layerDesc := files.addBlob(v1.MediaTypeImageLayer, layer)
-	config, err := files.addJSON(v1.MediaTypeImageConfig, imageConfig(layerDesc.Digest, version, files.date))
+	configDesc, err := files.addJSON(v1.MediaTypeImageConfig, v1.Image{
+		Created:  &files.date,
+		Platform: platform(),
+		Config:   config,
+		RootFS:   v1.RootFS{Type: "layers", DiffIDs: []digest.Digest{layerDesc.Digest}},
+	})
 	if err != nil {
 		return layout{}, err
 	}
 	manifest, err := files.addJSON(v1.MediaTypeImageManifest, v1.Manifest{
 		Versioned: specs.Versioned{SchemaVersion: 2},
 		MediaType: v1.MediaTypeImageManifest,
-		Config:    config,
+		Config:    configDesc,
 		Layers:    []v1.Descriptor{layerDesc},
 	})
 	if err != nil {
 		return layout{}, err
 	}
-	if err := files.addIndex(manifest); err != nil {
+	if err := files.addIndex(ref, manifest); err != nil {
 		return layout{}, err
 	}
 	archive, err := files.files.pack()
 	return layout{archive: archive, digest: manifest.Digest.String()}, err
 }
 
-func imageConfig(layer digest.Digest, version string, created time.Time) v1.Image {
-	created = created.UTC()
-	return v1.Image{
-		Created:  &created,
-		Platform: platform(),
-		Config: v1.ImageConfig{
-			Env:          []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
-			Entrypoint:   []string{"nginx", "-g", "daemon off;"},
-			ExposedPorts: map[string]struct{}{"80/tcp": {}},
-			StopSignal:   "SIGQUIT",
-			Labels: map[string]string{
-				v1.AnnotationTitle:       "nginx",
-				v1.AnnotationVersion:     version,
-				v1.AnnotationDescription: "nginx and busybox from Debian's packages, for lifecycle-shim's demo",
-			},
+// newNginxLayout is newLayout for what rootfs has made.
+func newNginxLayout(root tree, version string) (layout, error) {
+	return newLayout(Ref, root, nginxConfig(version), root[nginxBin].modTime)
+}
+
+func nginxConfig(version string) v1.ImageConfig {
+	return v1.ImageConfig{
+		Env:          []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
+		Entrypoint:   []string{"nginx", "-g", "daemon off;"},
+		ExposedPorts: map[string]struct{}{"80/tcp": {}},
+		StopSignal:   "SIGQUIT",
+		Labels: map[string]string{
+			v1.AnnotationTitle:       "nginx",
+			v1.AnnotationVersion:     version,
+			v1.AnnotationDescription: "nginx and busybox from Debian's packages, for lifecycle-shim's demo",
 		},
-		RootFS: v1.RootFS{Type: "layers", DiffIDs: []digest.Digest{layer}},
 	}
 }
 
@@ -97,10 +102,10 @@ func (l *layoutFiles) addJSON(mediaType string, v any) (v1.Descriptor, error) {
 	return l.addBlob(mediaType, b), nil
 }
 
-func (l *layoutFiles) addIndex(manifest v1.Descriptor) error {
+func (l *layoutFiles) addIndex(ref string, manifest v1.Descriptor) error {
 	p := platform()
 	manifest.Platform = &p
-	manifest.Annotations = map[string]string{containerdName: Ref, v1.AnnotationRefName: Ref}
+	manifest.Annotations = map[string]string{containerdName: ref, v1.AnnotationRefName: ref}
 	for name, v := range map[string]any{
 		v1.ImageLayoutFile: v1.ImageLayout{Version: v1.ImageLayoutVersion},
 		v1.ImageIndexFile: v1.Index{

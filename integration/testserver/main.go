@@ -54,6 +54,12 @@ func run(plain, secure, hits, ready string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGTERM)
 	defer stop()
 	server := &http.Server{Handler: &recorder{file: hits}}
+	if secure != "" { // before anything is served: the configuration is read then
+		var err error
+		if server.TLSConfig, err = selfSigned(); err != nil {
+			return err
+		}
+	}
 	failed := make(chan error, 2)
 	if plain != "" {
 		listener, err := net.Listen("tcp", plain)
@@ -65,9 +71,6 @@ func run(plain, secure, hits, ready string) error {
 	if secure != "" {
 		listener, err := net.Listen("tcp", secure)
 		if err != nil {
-			return err
-		}
-		if server.TLSConfig, err = selfSigned(); err != nil {
 			return err
 		}
 		go func() { failed <- server.ServeTLS(listener, "", "") }()

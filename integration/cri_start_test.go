@@ -1,0 +1,304 @@
+package integration
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/api/types/task"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+)
+
+// SPEC 4, "no postStart": as without the shim.
+func TestCRIStartWithoutHandlers(t *testing.T) {
+	b := onCRI(t)
+	c := b.create(b.pod(nil), obedient)
+	c.start()
+	c.wantState(cri.ContainerState_CONTAINER_RUNNING)
+	c.waitFor("ready")
+	c.stop(limit)
+	c.wantExit(7)
+	c.wantSignals("TERM\n")
+	c.wantTopics(created, start, exit, deleted)
+}
+
+// SPEC 4, "postStart", "while it runs" and "success". The pod's annotation reaches
+// the pause container too, which has no handlers: else the pod would not run.
+func TestCRIStartIsHeld(t *testing.T) {
+	b := onCRI(t)
+	c := b.app("{postStart: {"+shell(waiting+"echo hi > message")+"}}", forever)
+	result := c.hold()
+	c.waitFor("ready") // the entrypoint runs meanwhile
+	c.wantState(cri.ContainerState_CONTAINER_CREATED)
+	if state, err := c.Task().State(b.Context()); err != nil || state.Status != task.Status_CREATED || state.PID == 0 {
+		b.Errorf("state %+v (%v) while postStart runs, want CREATED with a pid", state, err)
+	}
+	if topics := b.events.Topics(c.ID); strings.Contains(strings.Join(topics, " "), start) {
+		b.Errorf("TaskStart is published while postStart runs: %v", topics)
+	}
+	if _, _, err := c.Exec(b.Context(), "true"); err == nil {
+		b.Error("CRI runs a command in a container that it calls created")
+	}
+	c.touch("go")
+	r := answer(b.T, result)
+	if r.err != nil {
+		b.Fatal(r.err)
+	}
+	if got := c.read("message"); got != "hi\n" {
+		b.Errorf("message %q", got)
+	}
+	status := c.status()
+	if status.State != cri.ContainerState_CONTAINER_RUNNING || status.StartedAt == 0 {
+		b.Errorf("CRI says %v after postStart, want RUNNING", status)
+	}
+	if code, output, err := c.Exec(b.Context(), "cat", "message"); code != 0 || output != "hi\n" {
+		b.Errorf("a command in the container: status %d, %q, %v", code, output, err)
+	}
+	c.stop(0)
+	c.wantTopics(created, start, "/tasks/exec-added", "/tasks/exec-started", exit, exit, deleted)
+}
+
+// SPEC 4, "while it runs": CRI lets nobody in, but containerd's own clients may.
+func TestCRIHeldContainerServesRequests(t *testing.T) {
+	b := onCRI(t)
+	c := b.app("{postStart: {"+shell(waiting)+"}}", obedient)
+	result := c.hold()
+	poll(b.T, "more processes than the entrypoint's two", func() bool {
+		pids, err := c.Task().Pids(b.Context())
+		return err == nil && len(pids) > 2
+	})
+	waited := later(func() (time.Duration, error) { _, err := c.Task().Wait(b.Context()); return 0, err })
+	c.touch("go")
+	if r := answer(b.T, result); r.err != nil {
+		b.Fatal(r.err)
+	}
+	c.stop(0)
+	if r := answer(b.T, waited); r.err != nil {
+		b.Errorf("a wait that began during the hold: %v", r.err)
+	}
+}
+
+// SPEC 4, "failure": the words reach the kubelet, preStop has run, the container
+// is gone.
+func TestCRIPostStartFails(t *testing.T) {
+	b := onCRI(t)
+	block := "{postStart: {" + shell("while [ ! -e ready ]; do sleep 0.02; done; echo last words >&2; exit 3") + "}, preStop: {" + shell("echo preStop >> signals") + "}}"
+	c := b.app(block, obedient)
+	_, err := c.Start(b.Context())
+	c.wantFailedStart(err, "postStart handler failed: exit status 3: last words")
+	c.wantSignals("preStop\nTERM\n")
+	c.wantGone()
+	c.wantTopics(created, start, exit, deleted)
+}
+
+// SPEC 4, "failure": the container gets the block's stop signal.
+func TestCRIPostStartFailsWithStopSignal(t *testing.T) {
+	b := onCRI(t)
+	c := b.app("{stopSignal: SIGUSR1, postStart: {"+shell("while [ ! -e ready ]; do sleep 0.02; done; exit 1")+"}}", onSignal("USR1"))
+	_, err := c.Start(b.Context())
+	c.wantFailedStart(err, "postStart handler failed: exit status 1")
+	c.wantSignals("USR1\n")
+}
+
+// SPEC 4, "failure": the grace period of a container that stays is the block's,
+// else the pod's as the kubelet tells it.
+func TestCRIPostStartFailsGracePeriod(t *testing.T) {
+	for name, grace := range map[string]struct{ block, pod string }{
+		"of the pod":   {block: "", pod: "2"},
+		"of the block": {block: ", terminationGracePeriodSeconds: 2", pod: "600"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := onCRI(t)
+			c := b.app("{postStart: {"+shell("while [ ! -e ready ]; do sleep 0.02; done; exit 1")+"}"+grace.block+"}", forever,
+				func(config *harness.PodContainerConfig) { config.Annotations = with{keyGrace: grace.pod} })
+			took, err := c.Start(b.Context())
+			c.wantFailedStart(err, "postStart handler failed: exit status 1")
+			c.wantSignals("TERM\n")
+			if took < 1500*time.Millisecond || took > criGrace {
+				b.Errorf("the start failed after %s, want about 2 s", took)
+			}
+		})
+	}
+}
+
+// criGrace is the grace period where nobody names one.
+const criGrace = 30 * time.Second
+
+// SPEC 4, "time-out", by the handler's own limit.
+func TestCRIPostStartTimesOut(t *testing.T) {
+	b := onCRI(t)
+	c := b.app("{postStart: {timeoutSeconds: 1, "+shell("echo so far; trap '' TERM; sleep 1000 & sleep 1000")+"}}", obedient)
+	_, err := c.Start(b.Context())
+	c.wantFailedStart(err, "postStart handler failed: timed out after 1s: so far")
+}
+
+// SPEC 4, the time limit, where neither the handler nor the request has one: the
+// runtime's, which CRI's options table may set.
+func TestCRIPostStartTimesOutByDefault(t *testing.T) {
+	b := onCRI(t)
+	pod := b.pod(with{keyLifecycle: "{postStart: {" + shell("sleep 1000") + "}}"}, func(config *harness.PodConfig) { config.Handler = handlerImpatient })
+	c := b.create(pod, obedient)
+	_, err := c.Start(b.Context())
+	c.wantFailedStart(err, "postStart handler failed: timed out after 1s")
+}
+
+// SPEC 4, the time limit: the request's deadline less half of what remains, so
+// that the kubelet gets our words and not that its deadline has passed.
+func TestCRIPostStartTimesOutByRequest(t *testing.T) {
+	b := onCRI(t)
+	c := b.app("{postStart: {"+shell("echo so far; sleep 1000")+"}}", obedient)
+	const deadline = 10 * time.Second
+	ctx, cancel := context.WithTimeout(b.Context(), deadline)
+	defer cancel()
+	took, err := c.Start(ctx)
+	c.wantFailedStart(err, "postStart handler failed: timed out", ": so far")
+	if took < deadline*4/10 || took >= deadline {
+		b.Errorf("the start failed after %s, want about half of %s", took, deadline)
+	}
+}
+
+// SPEC 4, "failure": a container that stays gets SIGKILL from the shim, before the
+// request's deadline, where its grace period is longer: CRI's 30 s, and not the 10 s of
+// elsewhere. What is left of the deadline then is little, so on a busy machine the answer
+// may miss it: whose words come is not looked at.
+func TestCRIPostStartFailsShortlyBeforeDeadline(t *testing.T) {
+	b := onCRI(t)
+	c := b.app("{postStart: {"+shell("while [ ! -e ready ]; do sleep 0.02; done; exit 1")+"}}", forever)
+	const deadline = 14 * time.Second
+	ctx, cancel := context.WithTimeout(b.Context(), deadline)
+	defer cancel()
+	r := answer(b.T, c.startLater(ctx))
+	if r.err == nil || r.took < deadline-2*time.Second || r.took > criGrace {
+		b.Errorf("the start was answered after %s: %v", r.took, r.err)
+	}
+	c.wantExit(128)
+	c.wantSignals("TERM\n")
+	poll(b.T, "the shim's SIGKILL in the log", func() bool { return c.logged(`msg="signal sent"`, "signal=9") })
+}
+
+// SPEC 4, policy "Ignore".
+func TestCRIPostStartFailureIgnored(t *testing.T) {
+	b := onCRI(t)
+	c := b.run("{postStart: {failurePolicy: Ignore, "+shell("exit 1")+"}}", obedient)
+	c.wantState(cri.ContainerState_CONTAINER_RUNNING)
+	c.stop(limit)
+	c.wantExit(7)
+}
+
+// SPEC 4, "the container's process exits first": the kubelet sees a container that
+// has run, with its true status.
+func TestCRIContainerExitsDuringPostStart(t *testing.T) {
+	b := onCRI(t)
+	c := b.app("{postStart: {"+shell("touch begun; sleep 1000")+"}, preStop: {"+shell("touch stopped")+"}}",
+		[]string{"/bin/sh", "-c", "while [ ! -e begun ]; do sleep 0.02; done; exit 9"})
+	c.start()
+	status := c.wantExit(9)
+	if status.StartedAt == 0 || status.Reason != "Error" {
+		b.Errorf("CRI says %v, want a container that was started", status)
+	}
+	if c.exists("stopped") {
+		b.Error("preStop has run in a container that exited by itself")
+	}
+	c.wantTopics(created, start, exit, deleted)
+}
+
+// SPEC 4, "a stop signal arrives": not from CRI. StopContainer does nothing to a
+// container that it calls created, and the kubelet asks again when it runs.
+func TestCRIStopDuringPostStart(t *testing.T) {
+	b := onCRI(t)
+	c := b.app("{postStart: {"+shell(waiting)+"}}", obedient)
+	result := c.hold()
+	c.waitFor("ready")
+	c.stop(limit)
+	c.wantState(cri.ContainerState_CONTAINER_CREATED)
+	c.touch("go")
+	if r := answer(b.T, result); r.err != nil {
+		b.Fatal(r.err)
+	}
+	c.wantSignals("")
+	c.stop(limit)
+	c.wantExit(7)
+	c.wantSignals("TERM\n")
+}
+
+// The same from another client of containerd: the start fails saying so. Under CRI
+// any signal is a stop signal.
+func TestCRISignalDuringPostStart(t *testing.T) {
+	b := onCRI(t)
+	c := b.app("{postStart: {"+shell(waiting)+"}, preStop: {"+shell("echo preStop >> signals")+"}}", onSignal("USR1"))
+	result := c.hold()
+	c.waitFor("ready")
+	if _, err := c.Task().Kill(b.Context(), syscall.SIGUSR1); err != nil {
+		b.Fatal(err)
+	}
+	c.wantFailedStart(answer(b.T, result).err, "postStart handler aborted", "signal 10")
+	c.wantSignals("preStop\nUSR1\n")
+}
+
+// SPEC 4, "SIGKILL arrives before Start is answered": containerd sends it when the
+// kubelet gives a start up.
+func TestCRIStartIsCancelled(t *testing.T) {
+	b := onCRI(t)
+	c := b.app("{postStart: {"+shell(waiting)+"}, preStop: {"+shell("touch stopped")+"}}", forever)
+	ctx, cancel := context.WithCancel(b.Context())
+	defer cancel()
+	result := c.startLater(ctx)
+	c.wantKilledStart(cancel)
+	if r := answer(b.T, result); r.err == nil {
+		b.Error("a start that was cancelled succeeds")
+	}
+}
+
+// SPEC 4, "the client's connection goes": CRI ends the container as if the start
+// was cancelled, and the kubelet makes a new one.
+func TestCRIConnectionGoesDuringPostStart(t *testing.T) {
+	b := onCRI(t)
+	c := b.app("{postStart: {"+shell(waiting)+"}, preStop: {"+shell("touch stopped")+"}}", forever)
+	other, err := b.daemon.CRI()
+	if err != nil {
+		b.Fatal(err)
+	}
+	result := later(func() (time.Duration, error) { return c.Through(other).Start(b.Context()) })
+	c.wantKilledStart(func() {
+		if err := other.Close(); err != nil {
+			b.Error(err)
+		}
+	})
+	if r := answer(b.T, result); r.err == nil {
+		b.Error("a start whose connection has gone succeeds")
+	}
+}
+
+// wantKilledStart ends the held start's request, and looks at what is left then.
+func (c *podContainer) wantKilledStart(end func()) {
+	c.b.Helper()
+	c.waitFor("begun")
+	state, err := c.Task().State(c.b.Context())
+	if err != nil {
+		c.b.Fatal(err)
+	}
+	end()
+	c.wantGone()
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d", state.PID)); err == nil {
+		c.b.Errorf("process %d is still there", state.PID)
+	}
+	status := c.wantExit(128)
+	if status.Reason != "StartError" || !strings.Contains(status.Message, "context canceled") {
+		c.b.Errorf("CRI says %v, want a start that was cancelled", status)
+	}
+	if c.exists("stopped") {
+		c.b.Error("preStop has run for a SIGKILL")
+	}
+}
+
+// onSignal is a command that exits with 7 when it gets that signal, and says when
+// it gets SIGTERM.
+func onSignal(name string) []string {
+	return []string{"/bin/sh", "-c", fmt.Sprintf(`trap 'echo TERM >> signals' TERM; trap 'echo %[1]s >> signals; exit 7' %[1]s; touch ready; sleep 1000 & while :; do wait; done`, name)}
+}

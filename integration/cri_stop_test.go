@@ -1,0 +1,340 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/api/types/task"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+)
+
+// SPEC 5, steps 2 and 3: the signal comes once, after preStop, which knows of it.
+// CRI does not say when its grace period ends, so there is no deadline to know.
+func TestCRIPreStopDelaysTheSignal(t *testing.T) {
+	b := onCRI(t)
+	c := b.run("{preStop: {"+shell(waiting+"env > environment; echo preStop >> signals")+"}}", obedient)
+	stop := c.stopLater(60 * time.Second)
+	c.waitFor("begun")
+	c.wantState(cri.ContainerState_CONTAINER_RUNNING)
+	if state, err := c.Task().State(b.Context()); err != nil || state.Status != task.Status_RUNNING {
+		b.Errorf("state %+v (%v) while preStop runs, want RUNNING", state, err)
+	}
+	if code, _, err := c.Exec(b.Context(), "true"); code != 0 || err != nil {
+		b.Errorf("a command while preStop runs: status %d, %v", code, err)
+	}
+	c.wantSignals("")
+	c.touch("go")
+	c.stopped(stop)
+	c.wantExit(7)
+	c.wantSignals("preStop\nTERM\n")
+	environment := c.read("environment")
+	for _, want := range []string{"LIFECYCLE_HANDLER=preStop\n", "LIFECYCLE_CONTAINER_ID=" + c.ID + "\n", "LIFECYCLE_SIGNAL=SIGTERM\n"} {
+		if !strings.Contains(environment, want) {
+			b.Errorf("the handler's environment lacks %q:\n%s", want, environment)
+		}
+	}
+	if strings.Contains(environment, "LIFECYCLE_DEADLINE") {
+		b.Errorf("the handler is told a deadline that nobody knows:\n%s", environment)
+	}
+	c.wantTopics(created, start, "/tasks/exec-added", "/tasks/exec-started", exit, exit, deleted)
+}
+
+// SPEC 5, step 1. What CRI gains by it, that its timer is not stretched, shows in
+// TestCRIGracePeriodEndsPreStop.
+func TestCRIKillReturnsAtOnce(t *testing.T) {
+	b := onCRI(t)
+	c := b.run("{preStop: {"+shell(waiting)+"}}", obedient)
+	if _, err := c.Task().Kill(b.Context(), syscall.SIGTERM); err != nil { // would block the test if it waited
+		b.Fatal(err)
+	}
+	c.waitFor("begun")
+	c.wantState(cri.ContainerState_CONTAINER_RUNNING)
+	c.touch("go")
+	c.wantExit(7)
+	c.wantSignals("TERM\n")
+}
+
+// SPEC 5, "preStop fails or times out": the signal is sent.
+func TestCRIPreStopFails(t *testing.T) {
+	for name, handler := range map[string]string{
+		"with a status": shell("echo preStop >> signals; exit 1"),
+		"by its limit":  "timeoutSeconds: 1, " + shell("echo preStop >> signals; sleep 1000"),
+		"at once":       "exec: {command: [/does/not/exist]}",
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := onCRI(t)
+			c := b.run("{preStop: {"+handler+"}}", obedient)
+			c.stop(60 * time.Second)
+			c.wantExit(7)
+			if got := strings.TrimPrefix(c.read("signals"), "preStop\n"); got != "TERM\n" {
+				b.Errorf("signals %q, want TERM once", got)
+			}
+		})
+	}
+}
+
+// SPEC 5, a stop signal under CRI: whichever the image or the pod names.
+func TestCRIStopSignal(t *testing.T) {
+	for name, edit := range map[string]func(*harness.PodContainerConfig){
+		"QUIT":  func(config *harness.PodContainerConfig) { config.Image = harness.ImageBusyboxQuit },
+		"WINCH": func(config *harness.PodContainerConfig) { config.Image = harness.ImageBusyboxWinch },
+		"USR1": func(config *harness.PodContainerConfig) {
+			config.Image, config.StopSignal = harness.ImageBusyboxQuit, cri.Signal_SIGNAL_SIGUSR1
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := onCRI(t)
+			c := b.run("{preStop: {"+shell(waiting+"echo preStop for $LIFECYCLE_SIGNAL >> signals")+"}}", onSignal(name), edit)
+			stop := c.stopLater(60 * time.Second)
+			c.waitFor("begun")
+			c.wantSignals("")
+			c.touch("go")
+			c.stopped(stop)
+			c.wantExit(7)
+			c.wantSignals("preStop for SIG" + name + "\n" + name + "\n")
+		})
+	}
+}
+
+// SPEC 5, "SIGKILL, under CRI, preStop running": the end of the grace period. The
+// container gets its signal then, and time to use it: the true exit status shows.
+func TestCRIGracePeriodEndsPreStop(t *testing.T) {
+	b := onCRI(t)
+	c := b.run("{preStop: {"+shell("sleep 1000")+"}}", obedient)
+	took := c.stop(6 * time.Second)
+	c.wantExit(7)
+	c.wantSignals("TERM\n")
+	if took < 5900*time.Millisecond || took > limit {
+		b.Errorf("stopped after %s, want about 6 s", took)
+	}
+	if !c.logged("result=Aborted") {
+		b.Error("the log does not say that preStop was aborted")
+	}
+}
+
+// The same with a container that ignores the signal: SIGKILL comes 2 s later.
+func TestCRIGracePeriodEndsPreStopAndContainerStays(t *testing.T) {
+	b := onCRI(t)
+	c := b.run("{preStop: {"+shell("sleep 1000")+"}}", forever)
+	took := c.stop(2 * time.Second)
+	c.wantExit(137)
+	c.wantSignals("TERM\n")
+	if took < 3900*time.Millisecond || took > limit {
+		b.Errorf("stopped after %s, want about 4 s", took)
+	}
+}
+
+// SPEC 5: a preStop within the grace period runs to its end, for real.
+func TestCRIPreStopWithinGracePeriod(t *testing.T) {
+	b := onCRI(t)
+	c := b.run("{preStop: {"+shell("sleep 20; echo preStop >> signals")+"}}", obedient)
+	begin := time.Now()
+	stop := c.stopLater(60 * time.Second)
+	err := harness.Poll(b.Context(), 2*limit, "preStop's end", func() (bool, error) { return c.exists("signals"), nil })
+	if err != nil {
+		b.Fatal(err)
+	}
+	c.stopped(stop)
+	c.wantExit(7)
+	c.wantSignals("preStop\nTERM\n")
+	if took := time.Since(begin); took < 20*time.Second {
+		b.Errorf("stopped after %s, want 20 s", took)
+	}
+}
+
+// SPEC 5, "the deadline": under CRI it is CRI's. The block's own, which counts
+// elsewhere, does not end preStop or the container.
+func TestCRIBlockHasNoDeadline(t *testing.T) {
+	b := onCRI(t)
+	c := b.run("{preStop: {"+shell("sleep 3; echo preStop >> signals")+"}, terminationGracePeriodSeconds: 1}", obedient)
+	c.stop(60 * time.Second)
+	c.wantExit(7)
+	c.wantSignals("preStop\nTERM\n")
+}
+
+// SPEC 5, "another stop signal while it runs": CRI's second StopContainer waits for
+// the stop under way, another client's signal joins it, and after the signal was
+// sent further ones pass.
+func TestCRISecondStopJoins(t *testing.T) {
+	b := onCRI(t)
+	c := b.run("{preStop: {"+shell(waiting+"echo preStop >> signals")+"}}", forever)
+	first := c.stopLater(60 * time.Second)
+	c.waitFor("begun")
+	second := c.stopLater(60 * time.Second)
+	for _, signal := range []syscall.Signal{syscall.SIGTERM, syscall.SIGUSR1} {
+		if _, err := c.Task().Kill(b.Context(), signal); err != nil {
+			b.Fatal(err)
+		}
+	}
+	c.touch("go")
+	poll(b.T, "the signal", func() bool { return c.exists("signals") && c.read("signals") == "preStop\nTERM\n" })
+	if _, err := c.Task().Kill(b.Context(), syscall.SIGUSR1); err != nil {
+		b.Fatal(err)
+	}
+	poll(b.T, "a further signal", func() bool { return c.read("signals") == "preStop\nTERM\nUSR1\n" })
+	c.stop(0)
+	c.stopped(first)
+	c.stopped(second)
+	c.wantExit(137)
+	c.wantSignals("preStop\nTERM\nUSR1\n")
+}
+
+// SPEC 5, "SIGKILL, under CRI, otherwise", before a stop: a grace period of 0.
+func TestCRIKillHasNoPreStop(t *testing.T) {
+	b := onCRI(t)
+	c := b.run("{preStop: {"+shell("touch stopped")+"}}", forever)
+	c.stop(0)
+	c.wantExit(137)
+	c.wantSignals("")
+	if c.exists("stopped") {
+		b.Error("preStop has run for a SIGKILL")
+	}
+}
+
+// SPEC 5, "SIGKILL, under CRI, otherwise", after preStop: the end of the grace
+// period of a container that has had its signal.
+func TestCRIKillAfterTheSignal(t *testing.T) {
+	b := onCRI(t)
+	c := b.run("{preStop: {"+shell("echo preStop >> signals")+"}}", forever)
+	took := c.stop(3 * time.Second)
+	c.wantExit(137)
+	c.wantSignals("preStop\nTERM\n")
+	if took < 2900*time.Millisecond || took > limit {
+		b.Errorf("stopped after %s, want about 3 s", took)
+	}
+}
+
+// SPEC 5, "SIGKILL, under CRI, preStop running", by a second stop that has no
+// patience: the container still gets its signal, and 2 s.
+func TestCRIKillDuringPreStop(t *testing.T) {
+	b := onCRI(t)
+	c := b.run("{preStop: {"+shell(waiting)+"}}", forever)
+	first := c.stopLater(60 * time.Second)
+	c.waitFor("begun")
+	took := c.stop(0)
+	c.stopped(first)
+	c.wantExit(137)
+	c.wantSignals("TERM\n")
+	if took < 1900*time.Millisecond || took > limit {
+		b.Errorf("stopped after %s, want about 2 s", took)
+	}
+}
+
+// SPEC 5, "the container exits while preStop runs": the page's `nginx -s quit`.
+func TestCRIPreStopEndsTheContainer(t *testing.T) {
+	b := onCRI(t)
+	c := b.run("{preStop: {"+shell("kill -USR1 1; while :; do sleep 1; done")+"}}", onSignal("USR1"))
+	c.stop(60 * time.Second)
+	c.wantExit(7)
+	c.wantSignals("USR1\n")
+	c.wantTopics(created, start, exit, deleted)
+}
+
+// SPEC 5, "the container exits by itself".
+func TestCRICompletedContainerHasNoPreStop(t *testing.T) {
+	b := onCRI(t)
+	c := b.app("{preStop: {"+shell("touch stopped")+"}}", []string{"/bin/sh", "-c", "exit 0"})
+	c.start()
+	if status := c.wantExit(0); status.Reason != "Completed" {
+		b.Errorf("reason %q, want Completed", status.Reason)
+	}
+	c.stop(60 * time.Second)
+	if c.exists("stopped") {
+		b.Error("preStop has run")
+	}
+	c.wantTopics(created, start, exit, deleted)
+}
+
+// SPEC 5: without preStop the signal passes through untouched.
+func TestCRIStopWithoutPreStop(t *testing.T) {
+	b := onCRI(t)
+	c := b.run("{postStart: {"+shell("true")+"}}", obedient)
+	c.stop(60 * time.Second)
+	c.wantExit(7)
+	c.wantSignals("TERM\n")
+}
+
+// StopPodSandbox asks for no grace: SIGKILL to every container, and no preStop.
+func TestCRIStopPodSandboxHasNoPreStop(t *testing.T) {
+	b := onCRI(t)
+	pod := b.pod(with{keyLifecycle: "{preStop: {" + shell("touch stopped") + "}}"})
+	c := b.create(pod, forever)
+	c.start()
+	c.waitFor("ready")
+	if _, err := pod.Stop(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	c.wantExit(137)
+	c.wantSignals("")
+	if c.exists("stopped") {
+		b.Error("preStop has run for a SIGKILL")
+	}
+}
+
+// SPEC 5, "paused container": preStop cannot run, the signal passes.
+func TestCRIStopOfPausedContainer(t *testing.T) {
+	b := onCRI(t)
+	c := b.run("{preStop: {"+shell("touch stopped")+"}}", obedient)
+	if err := c.Task().Pause(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	stop := c.stopLater(60 * time.Second)
+	poll(b.T, "the signal to be sent", func() bool { return c.pending(syscall.SIGTERM) })
+	if err := c.Task().Resume(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	c.stopped(stop)
+	c.wantExit(7)
+	if c.exists("stopped") {
+		b.Error("preStop has run")
+	}
+}
+
+// SPEC 5, "Delete": of a running container it is refused, and preStop goes on.
+// RemoveContainer, which is CRI's, kills the container first.
+func TestCRIDeleteDuringPreStop(t *testing.T) {
+	b := onCRI(t)
+	c := b.run("{preStop: {"+shell(waiting)+"}}", forever)
+	first := c.stopLater(60 * time.Second)
+	c.waitFor("begun")
+	if _, _, err := c.Task().Delete(b.Context()); err == nil {
+		b.Error("a running container is deleted")
+	}
+	if pids, err := c.Task().Pids(b.Context()); err != nil || len(pids) < 3 {
+		b.Errorf("processes %v (%v) after the refused Delete: want preStop's among them", pids, err)
+	}
+	if err := c.Remove(b.Context()); err != nil {
+		b.Fatal(err)
+	}
+	answer(b.T, first) // or CRI's words for a container that has been removed meanwhile
+	c.wantGone()
+	c.wantSignals("TERM\n")
+}
+
+// pending tells whether the container's process, which is frozen, has been sent
+// that signal.
+func (c *podContainer) pending(signal syscall.Signal) bool {
+	c.b.Helper()
+	state, err := c.Task().State(c.b.Context())
+	if err != nil {
+		c.b.Fatal(err)
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/status", state.PID))
+	if err != nil {
+		c.b.Fatal(err)
+	}
+	_, rest, _ := strings.Cut(string(text), "\nShdPnd:\t")
+	line, _, _ := strings.Cut(rest, "\n")
+	set, err := strconv.ParseUint(line, 16, 64)
+	if err != nil {
+		c.b.Fatal(err)
+	}
+	return set&(1<<(signal-1)) != 0
+}
