@@ -76,7 +76,7 @@ type container struct {
 	signals sync.WaitGroup // goroutines that send a signal
 	lastID  lifecycle.RequestID
 	abort   context.CancelCauseFunc // of the running handler, nil when none runs
-	began   time.Time               // of the running handler
+	limit   time.Duration           // of the running handler, from its begin; meant, not measured
 }
 
 // message is an event on its way to the loop, and who waits for the verdict.
@@ -224,7 +224,7 @@ func (c *container) carryOut(effect lifecycle.Effect) {
 		c.run(effect)
 	case lifecycle.AbortHandler:
 		if c.abort != nil {
-			c.abort(causeError(effect.Cause, time.Since(c.began)))
+			c.abort(causeError(effect.Cause, c.limit))
 		}
 	case lifecycle.SendSignal:
 		c.signals.Go(func() { c.signal(effect.Signal) })
@@ -243,13 +243,14 @@ func (c *container) tell(effect lifecycle.Effect) {
 // run starts the handler's goroutine, whose end is an event.
 func (c *container) run(effect lifecycle.Effect) {
 	ctx, cancel := context.WithCancelCause(c.ctx)
-	c.abort, c.began = cancel, time.Now()
+	began := time.Now()
+	c.abort, c.limit = cancel, effect.Limit.Sub(began)
 	handler := c.block.GetPostStart()
 	if effect.Handler == lifecycle.PreStop {
 		handler = c.block.GetPreStop()
 	}
 	run := &handlerRun{
-		kind: effect.Handler, handler: handler, began: c.began, limit: effect.Limit, limitOwner: effect.LimitOwner,
+		kind: effect.Handler, handler: handler, began: began, limit: effect.Limit, limitOwner: effect.LimitOwner,
 	}
 	go func() {
 		defer cancel(nil)

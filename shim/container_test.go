@@ -170,7 +170,7 @@ func TestExitDuringPostStartAnswersWithSuccess(t *testing.T) {
 		if err := start.answered(t, second); err != nil || start.pid != testPid {
 			t.Errorf("pid %d, %v", start.pid, err)
 		}
-		w.publisher.expect(t, "c1 postStart, c1 start, c1 exit, c1 Aborted")
+		w.publisher.expectAbort(t, "c1 postStart, c1 start, c1 exit")
 		w.handlers.expect(t, []string{"postStart Aborted"}, nil)
 		if !errors.Is(w.handlers.causes[0], hookexec.ErrContainerExited) {
 			t.Errorf("aborted because of %v", w.handlers.causes[0])
@@ -327,7 +327,7 @@ func TestSIGKILLIsForwardedAtOnce(t *testing.T) {
 			t.Errorf("forwarded %v", got)
 		}
 		w.handlers.expect(t, []string{"preStop Aborted"}, nil) // the signal is dropped
-		w.publisher.expect(t, "c1 start, c1 preStop, c1 exit, c1 Aborted")
+		w.publisher.expectAbort(t, "c1 start, c1 preStop, c1 exit")
 	})
 }
 
@@ -561,7 +561,7 @@ func TestShutdownLetsEverybodyGo(t *testing.T) {
 		if !errors.Is(w.handlers.causes[0], errShutdown) {
 			t.Errorf("aborted because of %v", w.handlers.causes[0])
 		}
-		w.publisher.expect(t, "c1 postStart, c1 start, c1 Aborted")
+		w.publisher.expectAbort(t, "c1 postStart, c1 start")
 		if w.state() != task.Status_RUNNING || w.handlers.closed != 1 {
 			t.Errorf("state %s, closed %d times", w.state(), w.handlers.closed)
 		}

@@ -123,6 +123,21 @@ func (p *fakePublisher) expect(t *testing.T, want string) {
 	}
 }
 
+// expectAbort is expect with the end of an aborted handler anywhere among them: it
+// is in no order to what ended it.
+func (p *fakePublisher) expectAbort(t *testing.T, want string) {
+	t.Helper()
+	const aborted = "c1 Aborted"
+	seen := strings.Split(p.published(), ", ")
+	at := slices.Index(seen, aborted)
+	if at < 0 {
+		t.Fatalf("published %q, and no %q", seen, aborted)
+	}
+	if got := strings.Join(slices.Delete(seen, at, at+1), ", "); got != want {
+		t.Errorf("published\n  %q, want\n  %q", got, want)
+	}
+}
+
 func TestTapPassesWhatNobodyHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		publisher := &fakePublisher{err: errors.New("nobody listens")} // which is no reason to stop
