@@ -261,7 +261,7 @@ func TestDeadlineOfTheRequest(t *testing.T) {
 			b.Error("the answer came too late")
 		}
 		b.wantError(err, "postStart handler failed: timed out after ", "s: so far") // 4 s, less what the request was on its way
-		if took < 4*time.Second-100*time.Millisecond { // the deadline travels as what remains of it
+		if took < 4*time.Second-100*time.Millisecond {                              // the deadline travels as what remains of it
 			b.Errorf("the handler had %s", took)
 		}
 		c.wantExit(137) // the entrypoint ignores SIGTERM
