@@ -173,8 +173,8 @@ func TestNobodyListens(t *testing.T) {
 		for handler, says := range map[string]string{
 			"httpGet: {port: 81}":   "postStart handler failed: dial tcp 127.0.0.1:81: connect: connection refused",
 			"tcpSocket: {port: 82}": "postStart handler failed: dial tcp 127.0.0.1:82: connect: connection refused",
-			"{httpGet: {port: 83}, retryPeriodSeconds: 1, timeoutSeconds: 3}": "postStart handler failed: timed out after 3s, " +
-				"the last failure was: dial tcp 127.0.0.1:83: connect: connection refused (attempt 3)",
+			"{httpGet: {port: 83}, retryPeriodSeconds: 2, timeoutSeconds: 3}": "postStart handler failed: timed out after 3s, " +
+				"the last failure was: dial tcp 127.0.0.1:83: connect: connection refused (attempt 2)",
 			"{httpGet: {port: 8080, path: /hang}, timeoutSeconds: 1}": "postStart handler failed: timed out after 1s",
 		} {
 			c := b.newContainer(with{keyPostStart: handler}, serverArgs, b.serverOnly, ownNetwork)
