@@ -43,6 +43,8 @@ type container struct {
 	gate *gate
 	// block is what the annotations ask for.
 	block *lifecyclev1.Block
+	// metricsFile is where it counts, empty where it does not.
+	metricsFile string
 	// trialLimit ends a trial whose handler has no limit of its own, and
 	// trialSignal is the stop signal that a preStop on trial is told.
 	trialLimit  time.Duration
@@ -73,9 +75,10 @@ type container struct {
 	// The loop's own.
 	machine *lifecycle.Machine
 	waiting map[lifecycle.RequestID]chan verdict
-	signals sync.WaitGroup // goroutines that send a signal
+	calls   sync.WaitGroup // goroutines that send a signal, or count
 	lastID  lifecycle.RequestID
 	abort   context.CancelCauseFunc // of the running handler, nil when none runs
+	running *handlerRun             // the handler that was run last
 	limit   time.Duration           // of the running handler, from its begin; meant, not measured
 }
 
@@ -199,15 +202,17 @@ func (c *container) step(m message) {
 	}
 	if event.Kind == lifecycle.HandlerEnded {
 		c.abort = nil
+		c.count(countRun(c.running))
 	}
-	before := c.machine.Phase()
+	before := c.machine.Status()
 	effects := c.machine.Step(time.Now(), event)
 	// Before the effects: who is told that it has started must see it so.
 	status := c.machine.Status()
 	c.status.Store(&status)
-	if after := c.machine.Phase(); after != before {
-		log.G(c.ctx).WithFields(log.Fields{"event": event.Kind, "from": before, "state": after}).Debug("lifecycle")
+	if status.Phase != before.Phase {
+		log.G(c.ctx).WithFields(log.Fields{"event": event.Kind, "from": before.Phase, "state": status.Phase}).Debug("lifecycle")
 	}
+	c.count(countStep(before, status, effects))
 	for _, effect := range effects {
 		c.carryOut(effect)
 	}
@@ -227,7 +232,7 @@ func (c *container) carryOut(effect lifecycle.Effect) {
 			c.abort(causeError(effect.Cause, c.limit))
 		}
 	case lifecycle.SendSignal:
-		c.signals.Go(func() { c.signal(effect.Signal) })
+		c.calls.Go(func() { c.signal(effect.Signal) })
 	case lifecycle.ReleaseStart:
 		c.gate.release()
 	}
@@ -252,6 +257,7 @@ func (c *container) run(effect lifecycle.Effect) {
 	run := &handlerRun{
 		kind: effect.Handler, handler: handler, began: began, limit: effect.Limit, limitOwner: effect.LimitOwner,
 	}
+	c.running = run
 	go func() {
 		defer cancel(nil)
 		c.endTrial(ctx) // at most one handler runs at a time
@@ -334,7 +340,7 @@ func (c *container) end() {
 		}
 	}
 	c.closeDeleted()
-	c.signals.Wait()
+	c.calls.Wait()
 	c.handlers.close()
 }
 

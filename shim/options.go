@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io/fs"
 	"os"
+	"path/filepath"
 	"reflect"
 	"strconv"
 	"strings"
@@ -44,6 +45,8 @@ type settings struct {
 	postStartTimeout time.Duration
 	gracePeriod      time.Duration
 	outputLimit      int
+	// metricsFile is empty where nothing is to be counted.
+	metricsFile string
 }
 
 // duration is written as in "90s" or "2m". It is a struct, because the decoder
@@ -69,6 +72,7 @@ type nodeConfig struct {
 	DefaultPostStartTimeout duration
 	DefaultGracePeriod      duration
 	OutputLimit             *int64
+	MetricsFile             string
 }
 
 func (c *nodeConfig) check() error {
@@ -77,6 +81,9 @@ func (c *nodeConfig) check() error {
 	}
 	if err := c.DefaultGracePeriod.err; err != nil {
 		return fmt.Errorf("DefaultGracePeriod: %w", err)
+	}
+	if c.MetricsFile != "" && !filepath.IsAbs(c.MetricsFile) {
+		return fmt.Errorf("MetricsFile: %q is no absolute path", c.MetricsFile)
 	}
 	return nil
 }
@@ -190,15 +197,16 @@ func readTyped(options *lifecyclev1.Options) (*runtimeOptions, error) {
 			return nil, &OptionsError{Err: fmt.Errorf("%s: %s is not above 0", name, value.AsDuration())}
 		}
 	}
-	return &runtimeOptions{
-		Runc:          options.Runc,
-		systemdCgroup: options.Runc != nil,
-		config: nodeConfig{
-			DefaultPostStartTimeout: duration{Duration: options.DefaultPostStartTimeout.AsDuration()},
-			DefaultGracePeriod:      duration{Duration: options.DefaultGracePeriod.AsDuration()},
-			OutputLimit:             options.OutputLimit,
-		},
-	}, nil
+	config := nodeConfig{
+		DefaultPostStartTimeout: duration{Duration: options.DefaultPostStartTimeout.AsDuration()},
+		DefaultGracePeriod:      duration{Duration: options.DefaultGracePeriod.AsDuration()},
+		OutputLimit:             options.OutputLimit,
+		MetricsFile:             options.MetricsFile,
+	}
+	if err := config.check(); err != nil {
+		return nil, &OptionsError{Err: err}
+	}
+	return &runtimeOptions{Runc: options.Runc, systemdCgroup: options.Runc != nil, config: config}, nil
 }
 
 // runc returns what the runc service is given: nil where nothing was sent and
@@ -240,6 +248,7 @@ func (o *runtimeOptions) settings(path string) (settings, error) {
 		postStartTimeout: cmp.Or(o.config.DefaultPostStartTimeout.Duration, node.DefaultPostStartTimeout.Duration, defaultPostStartTimeout),
 		gracePeriod:      cmp.Or(o.config.DefaultGracePeriod.Duration, node.DefaultGracePeriod.Duration, defaultGracePeriod),
 		outputLimit:      defaultOutputLimit,
+		metricsFile:      cmp.Or(o.config.MetricsFile, node.MetricsFile),
 	}
 	for _, limit := range []*int64{node.OutputLimit, o.config.OutputLimit} {
 		if limit == nil {

@@ -107,14 +107,14 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	if err != nil {
 		return nil, err
 	}
-	return s.createWithHandlers(ctx, r, newConfig(wanted, settings, r.Checkpoint != ""), runner)
+	return s.createWithHandlers(ctx, r, newConfig(wanted, settings, r.Checkpoint != ""), runner, settings.metricsFile)
 }
 
 // createWithHandlers creates the container and what its handlers need, or
 // leaves nothing behind.
-func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskRequest, config lifecycle.Config, runner *runner) (*taskapi.CreateTaskResponse, error) {
+func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskRequest, config lifecycle.Config, runner *runner, metricsFile string) (*taskapi.CreateTaskResponse, error) {
 	c := newContainer(ctx, r.ID, config, runner)
-	c.block = runner.block
+	c.block, c.metricsFile = runner.block, metricsFile
 	gate := newGate(s.tap, r.ID, func() { c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
 	c.gate = gate
 	if !s.add(c) {

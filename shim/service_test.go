@@ -201,7 +201,7 @@ func TestFailedCreateLeavesNothingBehind(t *testing.T) {
 		s, inner, publisher := newTestService(t)
 		refused := status.Error(codes.AlreadyExists, "runc's own words")
 		inner.answer["Create"] = func(context.Context, any) (any, error) { return nil, refused }
-		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1})
+		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
 		if !errors.Is(err, refused) {
 			t.Errorf("got %v", err)
 		}
@@ -221,7 +221,7 @@ func TestCreateIsUndoneWhereItsHandlersCannotBePrepared(t *testing.T) {
 		inner.answer["Create"] = func(context.Context, any) (any, error) {
 			return &taskapi.CreateTaskResponse{Pid: noSuchPid(t)}, nil
 		}
-		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1})
+		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
 		var handler *HandlerError
 		if !errors.As(err, &handler) {
 			t.Errorf("got %v", err)
@@ -253,7 +253,7 @@ func TestUndoneCreationPublishesNothing(t *testing.T) {
 			emit(t, s.tap, "c1 exit", "c1 delete")
 			return &taskapi.DeleteResponse{}, nil
 		}
-		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1})
+		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
 		var handler *HandlerError
 		if !errors.As(err, &handler) {
 			t.Errorf("got %v", err)
@@ -272,7 +272,7 @@ func TestUndoneCreationPublishesNothingLater(t *testing.T) {
 			time.AfterFunc(10*time.Millisecond, func() { emit(t, s.tap, "c1 exit", "c1 delete") })
 			return &taskapi.DeleteResponse{}, nil
 		}
-		_, _ = s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1})
+		_, _ = s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
 		pass(time.Second)
 		publisher.expect(t, "")
 	})
@@ -297,7 +297,7 @@ func TestSecondCreateOfAnIDIsRefused(t *testing.T) {
 			t.Error("the runtime was asked")
 			return nil, nil
 		}
-		_, err := w.service.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1})
+		_, err := w.service.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
 		if status.Code(toGRPC(err)) != codes.AlreadyExists {
 			t.Errorf("got %v", err)
 		}
@@ -314,7 +314,7 @@ func TestPanicInCreateLeavesTheIDFree(t *testing.T) {
 		w.inner.answer["Create"] = func(context.Context, any) (any, error) { panic("a bug") }
 		func() {
 			defer func() { _ = recover() }()
-			_, _ = w.service.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c2"}, preStop(0), &runner{pidfd: -1})
+			_, _ = w.service.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c2"}, preStop(0), &runner{pidfd: -1}, "")
 		}()
 		if w.service.container("c2") != nil || w.tap.gates["c2"] != nil {
 			t.Error("the id is still taken")
@@ -334,7 +334,7 @@ func TestRestoredContainerIsWatchedFromItsCreation(t *testing.T) {
 			emit(t, s.tap, "c1 create")
 			return &taskapi.CreateTaskResponse{}, nil
 		}
-		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1})
+		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
 		if err != nil || s.container("c1") == nil {
 			t.Fatalf("got %v", err)
 		}

@@ -1,0 +1,59 @@
+package shim
+
+import (
+	"github.com/containerd/log"
+	"golang.org/x/sys/unix"
+
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/metrics"
+)
+
+// count adds to the node's counters, which nothing waits for: other shims may be
+// at them.
+func (c *container) count(counts metrics.Counts) {
+	if c.metricsFile == "" || len(counts) == 0 {
+		return
+	}
+	c.calls.Go(func() {
+		if err := metrics.Add(c.metricsFile, counts); err != nil {
+			log.G(c.ctx).WithError(err).Warn("count what handlers do: MetricsFile must be in a directory that is there")
+		}
+	})
+}
+
+// countStep counts what a step of the machine has begun or ended.
+func countStep(before, after lifecycle.Status, effects []lifecycle.Effect) metrics.Counts {
+	counts := metrics.Counts{}
+	changed := func(series string, before, after bool) {
+		if after && !before {
+			counts[series]++
+		}
+	}
+	changed(metrics.StartsHeld, before.StartHeld, after.StartHeld)
+	changed(metrics.StartsDone, !before.StartHeld, !after.StartHeld)
+	changed(metrics.StopsDelayed, before.Pending != 0, after.Pending != 0)
+	changed(metrics.StopsSignaled, before.Pending == 0, after.Pending == 0)
+	for _, effect := range effects {
+		switch {
+		case effect.Kind == lifecycle.AbortHandler && (effect.Cause == lifecycle.TimeLimit || effect.Cause == lifecycle.StopDeadline):
+			counts[metrics.Deadlines]++
+		case effect.Kind == lifecycle.SendSignal && effect.Signal.Number == uint32(unix.SIGKILL):
+			counts[metrics.Kills]++
+		}
+	}
+	return counts
+}
+
+// countRun counts a handler that has ended. Trials count for nothing.
+func countRun(run *handlerRun) metrics.Counts {
+	if run.trial {
+		return nil
+	}
+	what, _ := describe(run.handler)
+	outcome, _, _ := resultOf(run.result)
+	counts := metrics.Counts{
+		metrics.Series(metrics.Handlers, "handler", run.kind.String(), "type", what, "result", outcome): 1,
+	}
+	counts.Observe(run.kind.String(), run.ended.Sub(run.began))
+	return counts
+}
