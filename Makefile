@@ -8,6 +8,8 @@ export CGO_ENABLED := 1
 
 BIN := bin
 VERSION := 0.1.0
+PREFIX ?= /usr/local
+DESTDIR ?=
 FUZZTIME ?= 5m
 # seccomp: without it a handler cannot run in a container that has a seccomp profile.
 # netgo, osusergo: no glibc name service in a static binary.
@@ -30,6 +32,14 @@ deps: ## install missing Debian packages (as root; asks nothing, starts no servi
 .PHONY: build
 build: ## build the product: three static binaries in bin/
 	$(STEP) 'building the product (2 min the first time)' go build $(STATIC) -o $(BIN)/ ./cmd/...
+
+.PHONY: install
+install: build ## install the product, with shell completions, below DESTDIR and PREFIX (/usr/local)
+	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/{bash-completion/completions,zsh/site-functions,fish/vendor_completions.d}
+	install $(addprefix $(BIN)/,containerd-shim-lifecycle-v2 lifecycle-hookexec lifecyclectl) $(DESTDIR)$(PREFIX)/bin
+	$(BIN)/lifecyclectl completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/lifecyclectl
+	$(BIN)/lifecyclectl completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_lifecyclectl
+	$(BIN)/lifecyclectl completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/lifecyclectl.fish
 
 .PHONY: servers
 servers: $(BIN)/.servers $(BIN)/.containerd-1.7 $(BIN)/criu ## build or fetch what the tests run under: containerd 2.4 and 1.7, runc, CRIU

@@ -1,0 +1,54 @@
+package oci
+
+import (
+	"os"
+	"strings"
+	"testing"
+
+	"google.golang.org/protobuf/reflect/protoreflect"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+// TestHandlersPage: docs/handlers.md names every field of the schema, and what it
+// shows as an example is accepted.
+func TestHandlersPage(t *testing.T) {
+	page, err := os.ReadFile("../docs/handlers.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, field := range fieldsBelow((&lifecyclev1.Block{}).ProtoReflect().Descriptor(), "") {
+		name := strings.TrimPrefix(strings.TrimPrefix(field, "postStart."), "preStop.")
+		if !strings.Contains(string(page), "`"+name+"`") {
+			t.Errorf("the field %s is not on the page", name)
+		}
+	}
+	examples := strings.Split(string(page), "```yaml\n")[1:]
+	for _, rest := range examples {
+		example, _, _ := strings.Cut(rest, "```")
+		if _, err := (&Spec{Annotations: map[string]string{KeyLifecycle: example}}).Lifecycle(); err != nil {
+			t.Errorf("%v in the example\n%s", err, example)
+		}
+	}
+	if len(examples) < 3 {
+		t.Errorf("%d examples are found", len(examples))
+	}
+}
+
+// fieldsBelow lists the paths of the fields that hold a value.
+func fieldsBelow(message protoreflect.MessageDescriptor, path string) []string {
+	var found []string
+	for i := range message.Fields().Len() {
+		field := message.Fields().Get(i)
+		name := path + field.JSONName()
+		switch {
+		case field.Message() == nil:
+			found = append(found, name)
+		case field.IsList():
+			found = append(found, fieldsBelow(field.Message(), name+"[].")...)
+		default:
+			found = append(found, fieldsBelow(field.Message(), name+".")...)
+		}
+	}
+	return found
+}
