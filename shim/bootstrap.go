@@ -1,15 +1,17 @@
 package shim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"os"
-	"slices"
+	"path/filepath"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
+	"github.com/containerd/containerd/v2/defaults"
 	"github.com/containerd/containerd/v2/pkg/namespaces"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"golang.org/x/sys/unix"
@@ -53,38 +55,76 @@ func start(ctx context.Context, manager shim.Shim, args []string, stdin io.Reade
 			return fmt.Errorf("remember the socket directory: %w", err)
 		}
 	}
-	unlock, err := lockGroup()
+	address, err := startOrFind(namespaces.WithNamespace(ctx, params.Namespace), manager, params)
 	if err != nil {
 		return err
 	}
-	defer unlock()
-	result, err := manager.Start(namespaces.WithNamespace(ctx, params.Namespace), params)
-	if err != nil {
-		return err
-	}
-	if err := os.WriteFile(addressFile, []byte(result.Address), 0o600); err != nil {
+	if err := os.WriteFile(addressFile, []byte(address), 0o600); err != nil {
 		return fmt.Errorf("write the shim's address: %w", err)
 	}
-	_, err = io.WriteString(stdout, result.Address)
+	_, err = io.WriteString(stdout, address)
 	return err
 }
 
-// groupAnnotations make containers share a shim (containerd's runc manager,
-// groupLabels).
+// startOrFind returns the address of the shim that serves the container's group,
+// or of a new one. The manager looks for one too, but takes it for dead after 100 ms:
+// on a busy machine it would start a second one, and the first would stay
+// behind for ever, with the containers that it has.
+func startOrFind(ctx context.Context, manager shim.Shim, params *bootapi.BootstrapParams) (address string, err error) {
+	group := readGroup()
+	if group == "" {
+		return startNew(ctx, manager, params)
+	}
+	unlock, err := lockGroups()
+	if err != nil {
+		return "", err
+	}
+	defer unlock()
+	address, err = shim.CreateSocketAddress(ctx, cmp.Or(params.GetSocketDir(), defaultSocketDir), params.ContainerdGrpcAddress, group, false)
+	if err != nil {
+		return "", err
+	}
+	served, err := isServed(address, connectWait)
+	switch {
+	case err != nil:
+		return "", fmt.Errorf("the shim of %q: %w", group, err)
+	case served:
+		return address, nil
+	}
+	return startNew(ctx, manager, params)
+}
+
+func startNew(ctx context.Context, manager shim.Shim, params *bootapi.BootstrapParams) (address string, err error) {
+	result, err := manager.Start(ctx, params)
+	return result.GetAddress(), err
+}
+
+// defaultSocketDir is where shims listen, where containerd names no other place
+// (containerd's runc manager).
+var defaultSocketDir = filepath.Join(defaults.DefaultStateDir, "s")
+
+// groupAnnotations make containers share a shim: the first one that is there
+// counts (containerd's runc manager, groupLabels).
 var groupAnnotations = []string{"io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"}
 
-// lockGroup lets one start at a time look for the shim of a group: two that find
-// none would start two, and one of them would stay behind for ever. The lock is
-// on the directory of the namespace's bundles, so that nothing is left of it.
-func lockGroup() (unlock func(), err error) {
+// readGroup returns the container's group, empty where it has none.
+func readGroup() string {
 	spec, err := oci.ReadSpec(".")
 	if err != nil {
-		return func() {}, nil //nolint:nilerr // the manager has its own words for it
+		return "" // the manager has its own words for it
 	}
-	grouped := slices.ContainsFunc(groupAnnotations, func(key string) bool { return spec.Annotations[key] != "" })
-	if !grouped {
-		return func() {}, nil
+	for _, key := range groupAnnotations {
+		if group, ok := spec.Annotations[key]; ok {
+			return group
+		}
 	}
+	return ""
+}
+
+// lockGroups lets one start at a time look for the shim of a group: two that find
+// none would start two, and one of them would stay behind for ever. The lock is
+// on the directory of the namespace's bundles, so that nothing is left of it.
+func lockGroups() (unlock func(), err error) {
 	bundles, err := os.Open("..")
 	if err != nil {
 		return nil, fmt.Errorf("lock the group of shims: %w", err)

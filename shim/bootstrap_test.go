@@ -6,11 +6,13 @@ import (
 	"errors"
 	"flag"
 	"io"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"testing/iotest"
+	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
@@ -278,6 +280,100 @@ func TestOneStartOfAGroupAtATime(t *testing.T) {
 				t.Errorf("called: %t; the lock must not outlive the start", called)
 			}
 		})
+	}
+}
+
+// TestStartFindsTheShimOfAGroup: one that lives is never replaced, and one whose
+// state cannot be known is not either.
+func TestStartFindsTheShimOfAGroup(t *testing.T) {
+	const config = `{"annotations": {"io.kubernetes.cri.sandbox-id": "pod"}}`
+	for name, test := range map[string]struct {
+		before func(t *testing.T, path string)
+		starts bool
+		fails  string
+	}{
+		"no socket":      {func(*testing.T, string) {}, true, ""},
+		"a dead one's":   {func(t *testing.T, path string) { listenAt(t, path).Close() }, true, ""},
+		"a living one's": {func(t *testing.T, path string) { listenAt(t, path) }, false, ""},
+		"no socket at all": {
+			func(t *testing.T, path string) {
+				if err := os.WriteFile(path, nil, 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}, true, "",
+		},
+		"one that cannot be reached": {
+			func(t *testing.T, path string) {
+				if err := os.Symlink(path, path); err != nil { // to itself
+					t.Fatal(err)
+				}
+			}, false, `the shim of "pod": `,
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			chdirBundle(t, config)
+			dir, err := os.MkdirTemp("/tmp", "") // a socket's path must be short
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() { _ = os.RemoveAll(dir) })
+			address, err := shim.CreateSocketAddress(namespaces.WithNamespace(t.Context(), "ns"), dir, "/c.sock", "pod", false)
+			if err != nil {
+				t.Fatal(err)
+			}
+			test.before(t, strings.TrimPrefix(address, "unix://"))
+			started := false
+			manager := answers(func(context.Context, *bootapi.BootstrapParams) { started = true })
+			params := marshal(t, &bootapi.BootstrapParams{InstanceID: "c1", Namespace: "ns", ContainerdGrpcAddress: "/c.sock", SocketDir: proto.String(dir)})
+			var stdout bytes.Buffer
+			err = start(t.Context(), manager, startArgs, bytes.NewReader(params), &stdout)
+			if test.fails != "" {
+				if err == nil || !strings.Contains(err.Error(), test.fails) || started || stdout.Len() > 0 {
+					t.Errorf("got %v, %q; a new one was started: %t", err, stdout.String(), started)
+				}
+				return
+			}
+			if err != nil || started != test.starts || !started && stdout.String() != address {
+				t.Errorf("got %v, %q; a new one was started: %t", err, stdout.String(), started)
+			}
+		})
+	}
+}
+
+// listenAt listens on a socket that stays when it is closed, as a killed shim's
+// does.
+func listenAt(t *testing.T, path string) net.Listener {
+	t.Helper()
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.SetUnlinkOnClose(false)
+	t.Cleanup(func() { _ = listener.Close() })
+	return listener
+}
+
+// TestFullBacklogIsNotDead: a shim that accepts nothing for a while is waited for,
+// and nothing is concluded.
+func TestFullBacklogIsNotDead(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	fd, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM|unix.SOCK_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fd)
+	if err := errors.Join(unix.Bind(fd, &unix.SockaddrUnix{Name: path}), unix.Listen(fd, 0)); err != nil {
+		t.Fatal(err)
+	}
+	for { // until there is no room
+		conn, err := net.DialTimeout("unix", path, 50*time.Millisecond)
+		if err != nil {
+			break
+		}
+		defer conn.Close()
+	}
+	if served, err := isServed("unix://"+path, 100*time.Millisecond); err == nil {
+		t.Errorf("got %t, nil", served)
 	}
 }
 

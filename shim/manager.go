@@ -61,8 +61,10 @@ func (m *manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*
 func (m *manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
 	status, err := m.Shim.Stop(ctx, id)
 	address, addressErr := shim.ReadAddress(filepath.Join("..", id, addressFile)) // the working directory is a bundle's
-	if addressErr == nil && !shim.CanConnect(address) {
-		_ = shim.RemoveSocket(address) // it may have been removed
+	if addressErr == nil {
+		if served, err := isServed(address, connectWait); err == nil && !served {
+			_ = shim.RemoveSocket(address) // it may have been removed
+		}
 	}
 	return status, err
 }
