@@ -17,6 +17,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/metrics"
 )
 
 // handlers runs a container's handlers. It is the seam between the loop and the
@@ -202,7 +203,7 @@ func (c *container) step(m message) {
 	}
 	if event.Kind == lifecycle.HandlerEnded {
 		c.abort = nil
-		c.count(countRun(c.running))
+		c.count(func() metrics.Counts { return countRun(c.running) })
 	}
 	before := c.machine.Status()
 	effects := c.machine.Step(time.Now(), event)
@@ -212,7 +213,7 @@ func (c *container) step(m message) {
 	if status.Phase != before.Phase {
 		log.G(c.ctx).WithFields(log.Fields{"event": event.Kind, "from": before.Phase, "state": status.Phase}).Debug("lifecycle")
 	}
-	c.count(countStep(before, status, effects))
+	c.count(func() metrics.Counts { return countStep(before, status, effects) })
 	for _, effect := range effects {
 		c.carryOut(effect)
 	}
@@ -260,8 +261,11 @@ func (c *container) run(effect lifecycle.Effect) {
 	c.running = run
 	go func() {
 		defer cancel(nil)
+		result := lifecycle.Result{Outcome: lifecycle.Failed, Message: "internal error"} // of a panic
+		defer func() { c.post(lifecycle.Event{Kind: lifecycle.HandlerEnded, Result: result}) }()
+		defer c.recovered("the running of a handler")
 		c.endTrial(ctx) // at most one handler runs at a time
-		c.post(lifecycle.Event{Kind: lifecycle.HandlerEnded, Result: c.runToEnd(ctx, run, effect)})
+		result = c.runToEnd(ctx, run, effect)
 	}()
 }
 

@@ -8,13 +8,18 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/shim/metrics"
 )
 
-// count adds to the node's counters, which nothing waits for: other shims may be
-// at them.
-func (c *container) count(counts metrics.Counts) {
-	if c.metricsFile == "" || len(counts) == 0 {
+// count adds to the node's counters, where it is to count. Nothing waits for it:
+// other shims may be at them.
+func (c *container) count(what func() metrics.Counts) {
+	if c.metricsFile == "" {
+		return
+	}
+	counts := what()
+	if len(counts) == 0 {
 		return
 	}
 	c.calls.Go(func() {
+		defer c.recovered("count what handlers do")
 		if err := metrics.Add(c.metricsFile, counts); err != nil {
 			log.G(c.ctx).WithError(err).Warn("count what handlers do: MetricsFile must be in a directory that is there")
 		}
@@ -44,9 +49,10 @@ func countStep(before, after lifecycle.Status, effects []lifecycle.Effect) metri
 	return counts
 }
 
-// countRun counts a handler that has ended. Trials count for nothing.
+// countRun counts a handler that has ended, unless a panic kept it from being
+// told. It is not called for trials, which count for nothing.
 func countRun(run *handlerRun) metrics.Counts {
-	if run.trial {
+	if run.ended.IsZero() {
 		return nil
 	}
 	what, _ := describe(run.handler)

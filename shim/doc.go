@@ -24,13 +24,14 @@
 // real handler is due.
 //
 // Locks: service.mu guards the map of containers, container.mu its mailbox and its
-// runs,
-// tap.mu the held events. None is held while another is taken or anything is
-// called.
+// runs, tap.mu the held events. None of them is held while another is taken or
+// anything is called; only what a run shows (hookexec.Progress) is looked at under
+// container.mu, with locks of its own that are held for nothing else.
 //
 // Guarantees are those of SPEC 7; the decisions among them are proved in package
 // lifecycle. A panic in a request is answered as an internal error, one in a
-// container's loop makes that container pass everything through.
+// handler is its failure, and one in a container's loop makes that container pass
+// everything through.
 //
 // Not promised: a runc start that hangs is a Start that hangs, as under the
 // stock shim.

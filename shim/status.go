@@ -23,24 +23,34 @@ type statusService struct{ service *service }
 
 // Status implements lifecyclev1.LifecycleService.
 func (s *statusService) Status(_ context.Context, r *lifecyclev1.StatusRequest) (*lifecyclev1.StatusResponse, error) {
-	response := &lifecyclev1.StatusResponse{}
-	for _, c := range s.service.all() {
-		if r.Id == "" || r.Id == c.id {
-			response.Containers = append(response.Containers, c.told())
+	containers := s.service.all()
+	if r.Id != "" {
+		c, err := s.find(r.Id)
+		if err != nil {
+			return nil, toGRPC(err)
 		}
+		containers = []*container{c}
 	}
-	if r.Id != "" && len(response.Containers) == 0 {
-		return nil, toGRPC(&notFoundError{fmt.Sprintf("container %q: this shim serves no container with handlers of that id", r.Id)})
+	response := &lifecyclev1.StatusResponse{}
+	for _, c := range containers {
+		response.Containers = append(response.Containers, c.told())
 	}
 	return response, nil
+}
+
+func (s *statusService) find(id string) (*container, error) {
+	if c := s.service.container(id); c != nil {
+		return c, nil
+	}
+	return nil, &notFoundError{fmt.Sprintf("container %q: this shim serves no container with handlers of that id", id)}
 }
 
 // Run implements lifecyclev1.LifecycleService. It ends with the client's
 // connection: it was the client's wish.
 func (s *statusService) Run(ctx context.Context, r *lifecyclev1.RunRequest) (*lifecyclev1.RunResponse, error) {
-	c := s.service.container(r.Id)
-	if c == nil {
-		return nil, toGRPC(&notFoundError{fmt.Sprintf("container %q: this shim serves no container with handlers of that id", r.Id)})
+	c, err := s.find(r.Id)
+	if err != nil {
+		return nil, toGRPC(err)
 	}
 	run, err := c.try(ctx, r.Handler)
 	if err != nil {

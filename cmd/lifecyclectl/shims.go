@@ -62,7 +62,8 @@ func readShim(proc string, pid int) (shimProcess, bool) {
 	dir := filepath.Join(proc, strconv.Itoa(pid))
 	data, err := os.ReadFile(filepath.Join(dir, "cmdline"))
 	words := strings.Split(string(bytes.TrimSuffix(data, []byte{0})), "\x00")
-	if err != nil || filepath.Base(words[0]) != shimBinary || slices.Contains(words, "start") || slices.Contains(words, "delete") {
+	action := words[len(words)-1] // a shim that serves has none
+	if err != nil || filepath.Base(words[0]) != shimBinary || action == "start" || action == "delete" {
 		return shimProcess{}, false
 	}
 	shim := shimProcess{pid: pid, namespace: flagOf(words, "-namespace"), address: flagOf(words, "-address")}
@@ -202,7 +203,11 @@ func one(ctx context.Context, o *options, id string) (*shim, *lifecyclev1.Contai
 	case len(matches) > 1:
 		return nil, nil, fmt.Errorf("%q is the beginning of %d ids, such as %s and %s: give more of it", id, len(matches), matches[0].container.Id, matches[1].container.Id)
 	}
-	return nil, nil, errors.Join(fmt.Errorf("no container %q with handlers%s: `lifecyclectl status` lists those there are", id, o.where()), silent)
+	return nil, nil, errors.Join(o.noSuch(id), silent)
+}
+
+func (o *options) noSuch(id string) error {
+	return fmt.Errorf("no container %q with handlers%s: `lifecyclectl status` lists those there are", id, o.where())
 }
 
 // where the flags, or the environment, have looked.

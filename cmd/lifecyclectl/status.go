@@ -73,7 +73,7 @@ func showStatus(ctx context.Context, out, errOut io.Writer, o *options, prefix s
 		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.status.Id, b.status.Id))
 	})
 	if len(places) == 0 && prefix != "" {
-		return fmt.Errorf("no container %q with handlers%s: `lifecyclectl status` lists those there are", prefix, o.where())
+		return o.noSuch(prefix)
 	}
 	return print(out, places)
 }
