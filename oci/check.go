@@ -26,6 +26,12 @@ const (
 	FailurePolicyIgnore = "Ignore"
 )
 
+// What output may say.
+const (
+	OutputStatus = "Status"
+	OutputLog    = "Log"
+)
+
 // checkLifecycle checks what the schema's types cannot say.
 func checkLifecycle(block *lifecyclev1.Block) error {
 	if block.StopSignal != "" {
@@ -52,6 +58,9 @@ func checkHandler(path string, handler *lifecyclev1.Handler, postStart bool) err
 	if err := checkAction(path, handler); err != nil {
 		return err
 	}
+	if err := checkOutput(path, handler); err != nil {
+		return err
+	}
 	if err := checkSeconds(path+".timeoutSeconds", handler.TimeoutSeconds); err != nil {
 		return err
 	}
@@ -64,6 +73,18 @@ func checkHandler(path string, handler *lifecyclev1.Handler, postStart bool) err
 		return invalid(path+".failurePolicy", "is for postStart only: a preStop that fails never keeps a container alive")
 	case handler.FailurePolicy != FailurePolicyFail && handler.FailurePolicy != FailurePolicyIgnore:
 		return invalid(path+".failurePolicy", "is %q; allowed are %s and %s", handler.FailurePolicy, FailurePolicyFail, FailurePolicyIgnore)
+	}
+	return nil
+}
+
+// checkOutput: only a process has an output.
+func checkOutput(path string, handler *lifecyclev1.Handler) error {
+	switch {
+	case handler.Output == "":
+	case handler.Output != OutputStatus && handler.Output != OutputLog:
+		return invalid(path+".output", "is %q; allowed are %s and %s", handler.Output, OutputStatus, OutputLog)
+	case handler.Exec == nil:
+		return invalid(path+".output", "is for exec only: nothing else has an output")
 	}
 	return nil
 }

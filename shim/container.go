@@ -290,6 +290,9 @@ func (c *container) runToEnd(ctx context.Context, run *handlerRun, effect lifecy
 		logger = logger.WithError(ended.Err)
 	}
 	logger.Info("handler ended")
+	if ended.LogErr != nil {
+		log.G(c.ctx).WithError(ended.LogErr).WithFields(log.Fields{"handler": run.kind, "lines": ended.LostLines}).Warn("lines of a handler's output are missing in the container's log")
+	}
 	logger.WithFields(log.Fields{"output": ended.Output, "dropped": ended.Dropped}).Debug("handler output")
 	return result
 }
