@@ -210,9 +210,7 @@ func (c *container) step(m message) {
 	// Before the effects: who is told that it has started must see it so.
 	status := c.machine.Status()
 	c.status.Store(&status)
-	if status.Phase != before.Phase {
-		log.G(c.ctx).WithFields(log.Fields{"event": event.Kind, "from": before.Phase, "state": status.Phase}).Debug("lifecycle")
-	}
+	c.explain(event, before, status, effects)
 	c.count(func() metrics.Counts { return countStep(before, status, effects) })
 	for _, effect := range effects {
 		c.carryOut(effect)
