@@ -16,9 +16,8 @@ const (
 	// is PIPE_BUF: what a pipe takes in one piece or not at all (pipe(7)). A longer
 	// one is cut into several.
 	maxLine = 4096
-	// maxQueue bounds what waits for the reader, in bytes: four times what a pipe
-	// holds itself.
-	maxQueue = 256 << 10
+	// maxQueue bounds what waits for the reader, in bytes.
+	maxQueue = 1 << 20
 	// patience with a reader that takes nothing, from the end of the output until
 	// the rest is dropped, and closeWait with a slow one.
 	patience  = 100 * time.Millisecond
@@ -35,7 +34,7 @@ type Writer struct {
 	begun           []byte // an unfinished line, with its prefix
 
 	mu    sync.Mutex
-	queue []line
+	queue []piece
 	// queued is how many bytes these are, with those that are being written.
 	queued int
 	lost   int64
@@ -50,11 +49,11 @@ type Writer struct {
 	done  chan struct{} // closed when the goroutine has ended
 }
 
-// line is one that is finished. It counts as none where it only tells how many
-// were lost.
-type line struct {
+// piece is lines that a pipe takes together. One that only tells how many were lost
+// does not count.
+type piece struct {
 	text  []byte
-	count int64
+	lines int64
 }
 
 // Open begins the output of a handler of that name. Where it cannot, the Writer
@@ -122,16 +121,16 @@ func (w *Writer) EndLine() {
 }
 
 func (w *Writer) endLine() {
-	text := append(bytes.Clone(w.begun), w.newline...)
-	w.begun = w.begun[:0]
+	w.begun = append(w.begun, w.newline...)
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	if w.broken || w.queued+len(text) > maxQueue {
+	if w.broken || w.queued+len(w.begun) > maxQueue {
 		w.lose(1, errSlow)
-		return
+	} else {
+		w.tellLost()
+		w.enqueue(w.begun, 1)
 	}
-	w.tellLost()
-	w.enqueue(line{text, 1})
+	w.begun = w.begun[:0]
 }
 
 // lose is called with mu held.
@@ -146,15 +145,19 @@ func (w *Writer) lose(lines int64, why error) {
 // tellLost writes, where lines are missing, how many. It is called with mu held.
 func (w *Writer) tellLost() {
 	if w.untold > 0 {
-		w.enqueue(line{text: fmt.Appendf(nil, "%s[%d lines dropped]%s", w.prefix, w.untold, w.newline)})
+		w.enqueue(fmt.Appendf(nil, "%s[%d lines dropped]%s", w.prefix, w.untold, w.newline), 0)
 		w.untold = 0
 	}
 }
 
-// enqueue is called with mu held.
-func (w *Writer) enqueue(line line) {
-	w.queue = append(w.queue, line)
-	w.queued += len(line.text)
+// enqueue copies a line. It is called with mu held.
+func (w *Writer) enqueue(line []byte, count int64) {
+	if last := len(w.queue) - 1; last < 0 || len(w.queue[last].text)+len(line) > maxLine {
+		w.queue = append(w.queue, piece{})
+	}
+	last := &w.queue[len(w.queue)-1]
+	last.text, last.lines = append(last.text, line...), last.lines+count
+	w.queued += len(line)
 	select {
 	case w.wake <- struct{}{}:
 	default:
@@ -166,12 +169,12 @@ func (w *Writer) forward() {
 	defer close(w.done)
 	defer w.file.Close()
 	for range w.wake {
-		for piece, lines := w.take(); len(piece) > 0; piece, lines = w.take() {
-			if _, err := w.file.Write(piece); err != nil {
-				w.fail(err, lines)
+		for piece, ok := w.take(); ok; piece, ok = w.take() {
+			if _, err := w.file.Write(piece.text); err != nil {
+				w.fail(err, piece.lines)
 				return
 			}
-			w.written(len(piece))
+			w.written(len(piece.text))
 		}
 		w.mu.Lock()
 		ended := w.broken || w.closed && len(w.queue) == 0
@@ -182,16 +185,15 @@ func (w *Writer) forward() {
 	}
 }
 
-// take returns lines that a pipe takes in one piece. They count as queued until
-// they are written.
-func (w *Writer) take() (piece []byte, lines int64) {
+// take returns what is to be written next. It counts as queued until it is.
+func (w *Writer) take() (next piece, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	for len(w.queue) > 0 && len(piece)+len(w.queue[0].text) <= maxLine {
-		piece, lines = append(piece, w.queue[0].text...), lines+w.queue[0].count
-		w.queue = w.queue[1:]
+	if len(w.queue) == 0 {
+		return piece{}, false
 	}
-	return piece, lines
+	next, w.queue = w.queue[0], w.queue[1:]
+	return next, true
 }
 
 func (w *Writer) written(bytes int) {
@@ -216,8 +218,8 @@ func (w *Writer) fail(err error, lines int64) {
 // drop is called with mu held.
 func (w *Writer) drop(err error) {
 	w.broken = true
-	for _, line := range w.queue {
-		w.lose(line.count, err)
+	for _, piece := range w.queue {
+		w.lose(piece.lines, err)
 	}
 	w.queue = nil
 }
