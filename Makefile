@@ -44,7 +44,7 @@ install: build ## install the product, with shell completions, below DESTDIR and
 
 .PHONY: servers
 servers: $(BIN)/.servers $(BIN)/.containerd-1.7 $(BIN)/criu ## build or fetch what the tests run under: containerd 2.4 and 1.7, runc, CRIU
-	@CGO_ENABLED=0 go build -o $(BIN)/ ./integration/testserver
+	@CGO_ENABLED=0 go build -o $(BIN)/ ./integration/testserver ./integration/testlogger
 
 # Stamps, as the modules alone decide what these binaries are.
 $(BIN)/.servers: go.mod go.sum
