@@ -37,12 +37,17 @@ type DaemonConfig struct {
 	Env      []string // added to the daemon's environment, which its shims inherit
 	Debug    bool     // log at debug level, the shims too
 	CRI      bool     // leave the CRI plugin on
-	// Handlers are CRI's runtime handlers by name, besides its own (2.x).
+	// Handlers are CRI's runtime handlers by name, besides its own.
 	Handlers map[string]RuntimeHandler
-	NRI      bool // listen for NRI plugins at Daemon.NRIAddress (1.7 and newer)
+	// Imports are files that containerd's configuration imports.
+	Imports []string
+	NRI     bool // listen for NRI plugins at Daemon.NRIAddress (1.7 and newer)
 	// ExtraConfig is appended to containerd's configuration file: TOML, tables only. Plugin names
 	// differ between 1.x and 2.x: see Server.Modern.
 	ExtraConfig string
+	// Binds are directories by the place at which the daemon finds them, in a mount namespace of its own. As with
+	// HideUnified, the containers' mounts are then invisible from outside.
+	Binds map[string]string
 	// HideUnified starts the daemon in a mount namespace of its own, without the cgroup2 mount at
 	// /sys/fs/cgroup/unified: crun 1.8.1 refuses that hybrid layout. The containers' mounts are then
 	// invisible from outside, and go with the last process of that namespace.
@@ -198,8 +203,8 @@ func (d *Daemon) exec() error {
 
 	args := []string{d.cfg.Server.Binary, "--config", d.configFile()}
 	attr := &syscall.SysProcAttr{Setpgid: true} // ^C is for the test, which then stops us in order
-	if d.cfg.HideUnified {
-		args = append([]string{"/bin/sh", "-c", `umount /sys/fs/cgroup/unified; exec "$0" "$@"`}, args...)
+	if d.cfg.ownMounts() {
+		args = append([]string{"/bin/sh", "-c", d.cfg.mountScript() + `exec "$0" "$@"`}, args...)
 		attr.Unshareflags = syscall.CLONE_NEWNS // Go makes / private too
 	}
 	cmd := exec.Command(args[0], args[1:]...)
@@ -215,6 +220,20 @@ func (d *Daemon) exec() error {
 		close(done)
 	}(d.exited)
 	return nil
+}
+
+// ownMounts says whether the daemon is in a mount namespace of its own.
+func (c DaemonConfig) ownMounts() bool { return c.HideUnified || len(c.Binds) > 0 }
+
+func (c DaemonConfig) mountScript() string {
+	script := ""
+	if c.HideUnified {
+		script = "umount /sys/fs/cgroup/unified; "
+	}
+	for place, dir := range c.Binds {
+		script += fmt.Sprintf("mount --bind '%s' '%s' || exit; ", dir, place)
+	}
+	return script
 }
 
 // environ is the test's environment with our PATH. XDG_RUNTIME_DIR and NOTIFY_SOCKET would lead outside.
