@@ -185,10 +185,17 @@ func (d *Daemon) Start(ctx context.Context) error {
 	if d.cmd != nil {
 		return errors.New("containerd already runs: Terminate or Kill it first")
 	}
+	return d.start(ctx, d.cfg.CRI)
+}
+
+// StartWithoutCRI is Start for a daemon whose CRI plugin may be unable to start.
+func (d *Daemon) StartWithoutCRI(ctx context.Context) error { return d.start(ctx, false) }
+
+func (d *Daemon) start(ctx context.Context, withCRI bool) error {
 	if err := d.exec(); err != nil {
 		return err
 	}
-	if err := d.waitReady(ctx); err != nil {
+	if err := d.waitReady(ctx, withCRI); err != nil {
 		return fmt.Errorf("containerd %s does not answer: %w\n%s", d.cfg.Server.Name, err, tail(d.Log()))
 	}
 	return nil
@@ -257,7 +264,7 @@ func (d *Daemon) searchPath() string {
 	return strings.Join(dirs, ":")
 }
 
-func (d *Daemon) waitReady(ctx context.Context) error {
+func (d *Daemon) waitReady(ctx context.Context, withCRI bool) error {
 	client, err := containerd.New(d.Address)
 	if err != nil {
 		return err
@@ -275,7 +282,7 @@ func (d *Daemon) waitReady(ctx context.Context) error {
 		try, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		serving, _ := client.IsServing(try)
-		return serving && (!d.cfg.CRI || criServes(try, client)), nil
+		return serving && (!withCRI || criServes(try, client)), nil
 	})
 }
 
