@@ -20,10 +20,11 @@ STATIC := -trimpath -tags '$(TAGS)' -ldflags '-s -w -X github.com/lifecycle-shim
 STEP := @tools/step
 TOOL := go tool -modfile=tools/go.mod
 UNIT = $$(go list -tags '$(TAGS)' ./... | grep -v /integration)
+INTEGRATION = $$(go list -tags '$(TAGS)' ./integration/... | grep -v /integration/kubernetes)
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
 
 .PHONY: deps
 deps: ## install missing Debian packages (as root; asks nothing, starts no service)
@@ -58,6 +59,10 @@ $(BIN)/.containerd-1.7: integration/containerd-1.7/go.mod integration/containerd
 		-o $(abspath $(BIN))/containerd-1.7 github.com/containerd/containerd/cmd/containerd
 	@touch $@
 
+$(BIN)/.kubernetes: tools/kubernetes integration/kubernetes/servers/go.mod integration/kubernetes/servers/go.sum
+	$(STEP) 'building etcd and Kubernetes (10 min the first time)' tools/kubernetes $(BIN)/kubernetes
+	@touch $@
+
 $(BIN)/criu: tools/criu
 	$(STEP) 'fetching CRIU, 8 MB' tools/criu $(BIN)
 
@@ -71,7 +76,11 @@ unit: ## unit tests only: no root, no containers
 # One package at a time: they measure time, and look for leaks on the same machine.
 .PHONY: integration
 integration: build servers ## integration tests only: root, containers under a private containerd
-	$(STEP) 'integration tests' go test -race -tags '$(TAGS)' -p 1 -timeout 30m ./integration/...
+	$(STEP) 'integration tests' go test -race -tags '$(TAGS)' -p 1 -timeout 30m $(INTEGRATION)
+
+.PHONY: e2e
+e2e: deps build servers $(BIN)/.kubernetes ## the handlers on a real Kubernetes: etcd, API server and kubelet (root; 10 min more the first time)
+	$(STEP) 'tests on Kubernetes' go test -race -count=1 -tags '$(TAGS)' -timeout 30m ./integration/kubernetes/...
 
 .PHONY: lint
 lint: ## golangci-lint and gofumpt, pinned in tools/go.mod

@@ -1,8 +1,10 @@
 package harness
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 )
 
@@ -38,6 +40,39 @@ func (p Process) inCgroupBelow(parents []string) bool {
 func RemoveCgroupParent(parent string) {
 	for _, h := range cgroupHierarchies() {
 		_ = os.Remove(filepath.Join(h, parent)) // not empty, or not there: a leak check's business, not ours
+	}
+}
+
+// MakeCgroupParent makes, in every hierarchy, a cgroup that others are made below. On v2 it gets all controllers: as
+// runc does for its containers, their names stay noted in the root's list of what its children may have.
+func MakeCgroupParent(parent string) error {
+	if controllers, err := os.ReadFile(filepath.Join(cgroupMount, "cgroup.controllers")); err == nil {
+		for _, name := range strings.Fields(string(controllers)) {
+			_ = os.WriteFile(filepath.Join(cgroupMount, "cgroup.subtree_control"), []byte("+"+name), 0o644) // who needs it will say so
+		}
+	}
+	for _, h := range cgroupHierarchies() {
+		if err := os.MkdirAll(filepath.Join(h, parent), 0o755); err != nil {
+			return fmt.Errorf("cgroup %s: %w", parent, err)
+		}
+	}
+	return nil
+}
+
+// RemoveCgroupTree removes, in every hierarchy, a cgroup and those below it. One that has processes stays: that is a
+// leak check's business.
+func RemoveCgroupTree(top string) {
+	for _, h := range cgroupHierarchies() {
+		s := Snapshot{}
+		_ = noteDirs(s, filepath.Join(h, top)) // it finds nothing to complain of
+		dirs := []string{filepath.Join(h, top)}
+		for what := range s {
+			dirs = append(dirs, strings.TrimPrefix(what, "cgroup: "))
+		}
+		slices.SortFunc(dirs, func(a, b string) int { return len(b) - len(a) }) // children first
+		for _, dir := range dirs {
+			_ = os.Remove(dir)
+		}
 	}
 }
 

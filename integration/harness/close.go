@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 	"time"
@@ -23,7 +24,7 @@ const closeLimit = 10 * time.Second
 // What Close finds is not reported: a test that must leave nothing compares Snapshots first.
 func (d *Daemon) Close() error {
 	d.closeClients()
-	errs := []error{d.Terminate(), d.killShims(), d.removeSockets(), unmountBelow(d.Dir), d.removePodNetwork()}
+	errs := []error{d.Terminate(), d.killShims(), d.removeSockets(), UnmountBelow(d.Dir), d.removePodNetwork()}
 	if err := os.RemoveAll(d.Dir); err != nil {
 		errs = append(errs, fmt.Errorf("directory of containerd: %w", err))
 	}
@@ -48,19 +49,18 @@ func (d *Daemon) killShims() error {
 	for _, p := range doomed {
 		_ = unix.Kill(p.PID, unix.SIGKILL) // gone already: what we want
 	}
-	// Not the test's context: tidying up goes on after that has ended.
-	err = Poll(context.Background(), closeLimit, "the killed shims and containers to end", func() (bool, error) {
-		for _, p := range doomed {
-			if p.alive() {
-				return false, nil
-			}
-		}
-		return true, nil
-	})
+	err = awaitEnd(doomed)
 	for _, dir := range cgroups {
 		_ = unix.Rmdir(dir) // works only on an empty cgroup; ours may share one with the test itself
 	}
 	return err
+}
+
+// awaitEnd of killed processes. Without the test's context: tidying up goes on after that has ended.
+func awaitEnd(doomed []Process) error {
+	return Poll(context.Background(), closeLimit, "the killed processes to end", func() (bool, error) {
+		return !slices.ContainsFunc(doomed, Process.alive), nil
+	})
 }
 
 // removeSockets removes the sockets of killed shims from the directory that they share with other daemons'.
@@ -100,8 +100,8 @@ func (d *Daemon) shimsAmong(all []Process) []Process {
 	return shims
 }
 
-// unmountBelow detaches every mount below dir, the last mounted first.
-func unmountBelow(dir string) error {
+// UnmountBelow detaches every mount below dir, the last mounted first.
+func UnmountBelow(dir string) error {
 	mounts, err := mountPoints("self")
 	if err != nil {
 		return err

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"sync"
@@ -72,8 +71,7 @@ type Daemon struct {
 	TTRPCAddress string
 
 	cfg     DaemonConfig
-	cmd     *exec.Cmd     // nil while stopped
-	exited  chan struct{} // closed, by the goroutine that waits for cmd, when cmd has ended
+	program Program
 	sockets socketNames
 
 	mu      sync.Mutex // guards clients
@@ -94,7 +92,7 @@ func StartDaemon(ctx context.Context, cfg DaemonConfig) (*Daemon, error) {
 }
 
 func newDaemon(cfg DaemonConfig) (*Daemon, error) {
-	sweepOrphans()
+	Sweep()
 	dir := cfg.Dir
 	if dir == "" {
 		// Not in TMPDIR: a unix socket's path has at most 107 bytes.
@@ -106,6 +104,7 @@ func newDaemon(cfg DaemonConfig) (*Daemon, error) {
 	}
 	d := daemonIn(dir)
 	d.cfg = cfg
+	d.program.Name = "containerd " + cfg.Server.Name
 	if err := d.prepare(); err != nil {
 		return nil, errors.Join(err, os.RemoveAll(dir))
 	}
@@ -133,11 +132,12 @@ func (d *Daemon) prepare() error {
 			return err
 		}
 	}
-	return errors.Join(d.linkStockShim(), d.writeOwner())
+	return errors.Join(d.linkStockShim(), Own(d.Dir))
 }
 
 func daemonIn(dir string) *Daemon {
 	return &Daemon{
+		program:      Program{Name: "containerd", LogFile: filepath.Join(dir, "containerd.log")},
 		Dir:          dir,
 		Root:         filepath.Join(dir, "root"),
 		RuncRoot:     filepath.Join(dir, "runc"),
@@ -161,7 +161,6 @@ func (d *Daemon) linkStockShim() error {
 }
 
 func (d *Daemon) configFile() string { return filepath.Join(d.Dir, "config.toml") }
-func (d *Daemon) logFile() string    { return filepath.Join(d.Dir, "containerd.log") }
 func (d *Daemon) socketDir() string  { return filepath.Join(d.Dir, "s") }
 func (d *Daemon) pathDir() string    { return filepath.Join(d.Dir, "bin") }
 
@@ -172,19 +171,11 @@ func (d *Daemon) NRIAddress() string { return filepath.Join(d.Dir, "nri.sock") }
 func (d *Daemon) Server() Server { return d.cfg.Server }
 
 // Pid is the daemon's process id, 0 while it is stopped.
-func (d *Daemon) Pid() int {
-	if d.cmd == nil {
-		return 0
-	}
-	return d.cmd.Process.Pid
-}
+func (d *Daemon) Pid() int { return d.program.Pid() }
 
 // Start starts the daemon again after Terminate or Kill, with the same directories, and returns when it
 // answers. Clients made before reconnect by themselves.
 func (d *Daemon) Start(ctx context.Context) error {
-	if d.cmd != nil {
-		return errors.New("containerd already runs: Terminate or Kill it first")
-	}
 	return d.start(ctx, d.cfg.CRI)
 }
 
@@ -202,31 +193,14 @@ func (d *Daemon) start(ctx context.Context, withCRI bool) error {
 }
 
 func (d *Daemon) exec() error {
-	log, err := os.OpenFile(d.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("containerd's log: %w", err)
-	}
-	defer log.Close() // the child has its own descriptor
-
 	args := []string{d.cfg.Server.Binary, "--config", d.configFile()}
-	attr := &syscall.SysProcAttr{Setpgid: true} // ^C is for the test, which then stops us in order
+	var unshare uintptr
 	if d.cfg.ownMounts() {
 		args = append([]string{"/bin/sh", "-c", d.cfg.mountScript() + `exec "$0" "$@"`}, args...)
-		attr.Unshareflags = syscall.CLONE_NEWNS // Go makes / private too
+		unshare = syscall.CLONE_NEWNS
 	}
-	cmd := exec.Command(args[0], args[1:]...)
-	cmd.Env = d.environ()
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = attr
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("containerd %s: %w", d.cfg.Server.Name, err)
-	}
-	d.cmd, d.exited = cmd, make(chan struct{})
-	go func(done chan<- struct{}) {
-		_ = cmd.Wait() // its status is in cmd.ProcessState
-		close(done)
-	}(d.exited)
-	return nil
+	d.program.Args, d.program.Env, d.program.Unshare = args, d.environ(), unshare
+	return d.program.Start()
 }
 
 // ownMounts says whether the daemon is in a mount namespace of its own.
@@ -271,10 +245,8 @@ func (d *Daemon) waitReady(ctx context.Context, withCRI bool) error {
 	}
 	defer client.Close()
 	return Poll(ctx, readyLimit, "containerd's gRPC", func() (bool, error) {
-		select {
-		case <-d.exited:
-			return false, fmt.Errorf("it ended at once: %v", d.cmd.ProcessState)
-		default:
+		if err := d.program.Ended(); err != nil {
+			return false, err
 		}
 		if _, err := os.Stat(d.Address); err != nil {
 			return false, nil // a dial now would start gRPC's backoff
@@ -301,21 +273,10 @@ func (d *Daemon) Terminate() error { return d.stop(syscall.SIGTERM) }
 func (d *Daemon) Kill() error { return d.stop(syscall.SIGKILL) }
 
 func (d *Daemon) stop(sig syscall.Signal) error {
-	if d.cmd == nil {
+	if d.program.Pid() == 0 {
 		return nil
 	}
-	if err := d.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("%v to containerd: %w", sig, err)
-	}
-	var late error
-	select {
-	case <-d.exited:
-	case <-time.After(stopLimit):
-		late = fmt.Errorf("containerd did not end within %v of %v, it was killed\n%s", stopLimit, sig, tail(d.Log()))
-		_ = d.cmd.Process.Kill()
-		<-d.exited // SIGKILL: only an uninterruptible sleep, a broken kernel, could make this last
-	}
-	d.cmd = nil
+	late := d.program.Stop(sig)
 	// 1.6 and 1.7 leave it behind, and Start takes the file for the sign that it listens.
 	if err := os.Remove(d.Address); err != nil && !errors.Is(err, os.ErrNotExist) {
 		late = errors.Join(late, err)
@@ -324,13 +285,7 @@ func (d *Daemon) stop(sig syscall.Signal) error {
 }
 
 // Log is everything the daemon, and with it the shims, have logged, over all its starts.
-func (d *Daemon) Log() string {
-	text, err := os.ReadFile(d.logFile())
-	if err != nil {
-		return "(no log: " + err.Error() + ")"
-	}
-	return string(text)
-}
+func (d *Daemon) Log() string { return d.program.Log() }
 
 func tail(text string) string {
 	if len(text) <= logTail {

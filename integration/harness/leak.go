@@ -27,7 +27,7 @@ type Watch struct {
 	Dirs []string
 	// NetNS also looks at new names in /run/netns, which are the whole machine's.
 	NetNS bool
-	// Sysctls also looks at the values of the network, which are the whole machine's.
+	// Sysctls also looks at the values of the network and at KubeletSysctls, which are the whole machine's.
 	Sysctls bool
 	// ShimsKilled leaves the shims' sockets out: a shim that ends by SIGKILL cannot remove its own, and
 	// neither containerd nor the stock shim's delete does it (seen with 1.6, 1.7 and 2.4).
@@ -223,10 +223,22 @@ func (w Watch) lookAtPodNetwork(s Snapshot) error {
 	return nil
 }
 
+// KubeletSysctls are what a kubelet sets when it starts: setupKernelTunables in its pkg/kubelet/cm. Nothing else sets
+// them while tests run.
+var KubeletSysctls = []string{
+	"/proc/sys/vm/overcommit_memory", "/proc/sys/vm/panic_on_oom", "/proc/sys/kernel/panic", "/proc/sys/kernel/panic_on_oops",
+	"/proc/sys/kernel/keys/root_maxkeys", "/proc/sys/kernel/keys/root_maxbytes",
+}
+
 // lookAtSysctls leaves out what belongs to one interface, and comes and goes with it.
 func (w Watch) lookAtSysctls(s Snapshot) error {
 	if !w.Sysctls {
 		return nil
+	}
+	for _, path := range KubeletSysctls {
+		if err := noteSysctls(s, path); err != nil {
+			return err
+		}
 	}
 	for _, family := range []string{"ipv4", "ipv6", "bridge"} {
 		if err := noteSysctls(s, filepath.Join("/proc/sys/net", family)); err != nil {

@@ -42,6 +42,11 @@ func (p Process) hasFlag(name, value string) bool {
 	return i >= 0 && i+1 < len(p.Cmdline) && p.Cmdline[i+1] == value
 }
 
+// names says whether an argument has a path below dir.
+func (p Process) names(dir string) bool {
+	return slices.ContainsFunc(p.Cmdline, func(argument string) bool { return strings.Contains(argument, dir+"/") })
+}
+
 // alive says whether this very process, and not a later one with its number, still runs. A zombie has
 // ended; whether someone reaps it is another question.
 func (p Process) alive() bool {

@@ -1,0 +1,222 @@
+package cluster
+
+import (
+	"bytes"
+	"context"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/tls"
+	"crypto/x509"
+	"encoding/json"
+	"encoding/pem"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+)
+
+const (
+	// dirPattern is of the directories of clusters: short, for the sockets in them.
+	dirPattern = "/run/lck-*"
+	// readyLimit bounds the time from a server's start to its first answer. Usual: 3 s for the API server; it
+	// generates keys and, the first time, writes some hundred objects.
+	readyLimit = 2 * time.Minute
+	// answerLimit bounds one request of Get.
+	answerLimit = 10 * time.Second
+)
+
+// API is a Kubernetes API server with an etcd of its own. Its methods but Close are safe for concurrent use.
+type API struct {
+	Dir        string // everything is below it
+	Kubeconfig string // path of a file that makes any client of it an administrator
+
+	bin          string // of the Kubernetes binaries
+	url, token   string
+	client       *http.Client
+	etcd, server harness.Program
+}
+
+// StartAPI starts both, and returns when the API server is ready. binDir is the bin/ in which kubernetes/ is. flags
+// are further ones for the API server, such as --feature-gates=…. ctx bounds the start only.
+func StartAPI(ctx context.Context, binDir string, flags ...string) (*API, error) {
+	sweep()
+	dir, err := os.MkdirTemp(filepath.Split(dirPattern))
+	if err != nil {
+		return nil, fmt.Errorf("a directory for the cluster (the tests run as root): %w", err)
+	}
+	a := &API{
+		Dir: dir, Kubeconfig: filepath.Join(dir, "kubeconfig"),
+		bin: filepath.Join(binDir, "kubernetes"), token: rand.Text(),
+	}
+	if err := errors.Join(harness.Own(dir), os.Chmod(dir, 0o711)); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	if err := a.start(ctx, flags); err != nil {
+		return nil, errors.Join(err, a.Close())
+	}
+	return a, nil
+}
+
+func (a *API) start(ctx context.Context, flags []string) error {
+	ports, err := freePorts(3)
+	if err != nil {
+		return err
+	}
+	a.url = fmt.Sprintf("https://127.0.0.1:%d", ports[0])
+	etcd, peer := fmt.Sprintf("http://127.0.0.1:%d", ports[1]), fmt.Sprintf("http://127.0.0.1:%d", ports[2])
+	a.etcd = a.program("etcd", "--data-dir="+a.path("etcd"), "--name=test", "--log-level=warn", "--unsafe-no-fsync",
+		"--listen-client-urls="+etcd, "--advertise-client-urls="+etcd, "--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer,
+		"--initial-cluster=test="+peer)
+	a.server = a.program("kube-apiserver", append([]string{
+		"--etcd-servers=" + etcd, "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", ports[0]), "--cert-dir=" + a.path("certs"),
+		"--token-auth-file=" + a.path("tokens"), "--authorization-mode=AlwaysAllow",
+		"--service-account-issuer=" + a.url, "--service-account-key-file=" + a.path("accounts.pub"),
+		"--service-account-signing-key-file=" + a.path("accounts.key"),
+		// No controller makes the service accounts that every pod would have to have.
+		"--disable-admission-plugins=ServiceAccount",
+		// There is no service to reach this server by, and 127.0.0.1 would not be allowed as its address.
+		"--endpoint-reconciler-type=none", "--service-cluster-ip-range=10.214.0.0/24",
+		"--kubelet-preferred-address-types=InternalIP,Hostname",
+	}, flags...)...)
+	for _, step := range []func() error{
+		a.writeCredentials, a.etcd.Start, a.server.Start, func() error { return a.waitReady(ctx) },
+	} {
+		if err := step(); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+func (a *API) path(name string) string { return filepath.Join(a.Dir, name) }
+
+// program is one of the Kubernetes binaries, with its log in Dir.
+func (a *API) program(name string, args ...string) harness.Program {
+	return harness.Program{
+		Name: name, Args: append([]string{filepath.Join(a.bin, name)}, args...), Env: a.environ(), LogFile: a.path(name + ".log"),
+	}
+}
+
+// environ keeps what clients of Kubernetes write by themselves below Dir, and what they read of the user's out. sbin is
+// in no user's PATH, and the kubelet needs mount.
+func (a *API) environ() []string {
+	return []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin", "HOME=" + a.Dir, "KUBECONFIG=" + a.Kubeconfig}
+}
+
+// writeCredentials writes the administrator's token, with a kubeconfig for it, and the key that would sign tokens of
+// service accounts: the server insists on one.
+func (a *API) writeCredentials() error {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		return err
+	}
+	private, err := x509.MarshalECPrivateKey(key)
+	if err != nil {
+		return err
+	}
+	public, err := x509.MarshalPKIXPublicKey(key.Public())
+	if err != nil {
+		return err
+	}
+	for name, content := range map[string][]byte{
+		"accounts.key": pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: private}),
+		"accounts.pub": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}),
+		"tokens":       []byte(a.token + ",admin,admin,system:masters\n"),
+		"kubeconfig":   []byte(fmt.Sprintf(kubeconfig, a.url, a.certificate(), a.token)),
+	} {
+		if err := os.WriteFile(a.path(name), content, 0o600); err != nil {
+			return fmt.Errorf("credentials of the API server: %w", err)
+		}
+	}
+	return nil
+}
+
+const kubeconfig = `apiVersion: v1
+kind: Config
+current-context: test
+contexts: [{name: test, context: {cluster: test, user: admin}}]
+clusters: [{name: test, cluster: {server: %q, certificate-authority: %q}}]
+users: [{name: admin, user: {token: %q}}]
+`
+
+// certificate is made by the server itself, signed with a key that it forgets.
+func (a *API) certificate() string { return a.path("certs/apiserver.crt") }
+
+func (a *API) waitReady(ctx context.Context) error {
+	err := harness.Poll(ctx, readyLimit, "the API server", func() (bool, error) {
+		if err := errors.Join(a.etcd.Ended(), a.server.Ended()); err != nil {
+			return false, err
+		}
+		return a.connect() == nil && a.Get(ctx, "/readyz", nil) == nil &&
+			a.Get(ctx, "/api/v1/namespaces/default", nil) == nil, nil // which a server that is ready makes a moment later
+	})
+	if err != nil {
+		return fmt.Errorf("%w\netcd:\n%s\nkube-apiserver:\n%s", err, tail(a.etcd.Log()), tail(a.server.Log()))
+	}
+	return nil
+}
+
+// connect trusts the server's certificate, once there is one.
+func (a *API) connect() error {
+	if a.client != nil {
+		return nil
+	}
+	text, err := os.ReadFile(a.certificate())
+	if err != nil {
+		return err
+	}
+	pool := x509.NewCertPool()
+	if !pool.AppendCertsFromPEM(text) {
+		return errors.New("no certificate yet")
+	}
+	a.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
+	return nil
+}
+
+// Get reads an object, or a list, by its path in the API: what tests poll, for which kubectl would be too slow. into
+// is for encoding/json; nil: the answer's status alone counts.
+func (a *API) Get(ctx context.Context, path string, into any) error {
+	ctx, cancel := context.WithTimeout(ctx, answerLimit)
+	defer cancel()
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, a.url+path, nil)
+	if err != nil {
+		return err
+	}
+	request.Header.Set("Authorization", "Bearer "+a.token)
+	response, err := a.client.Do(request)
+	if err != nil {
+		return err
+	}
+	defer response.Body.Close()
+	body, err := io.ReadAll(response.Body)
+	switch {
+	case err != nil:
+		return fmt.Errorf("GET %s: %w", path, err)
+	case response.StatusCode == http.StatusNotFound:
+		return fmt.Errorf("GET %s: %w", path, os.ErrNotExist)
+	case response.StatusCode != http.StatusOK:
+		return fmt.Errorf("GET %s: %s: %s", path, response.Status, bytes.TrimSpace(body))
+	case into == nil:
+		return nil
+	}
+	return json.Unmarshal(body, into)
+}
+
+// Log is what the API server has printed.
+func (a *API) Log() string { return a.server.Log() }
+
+// Close ends both servers, and removes Dir. A second Close does nothing.
+func (a *API) Close() error {
+	if a.client != nil {
+		a.client.CloseIdleConnections()
+	}
+	// What they hold goes with Dir: they need not end in order.
+	return errors.Join(a.server.Stop(syscall.SIGKILL), a.etcd.Stop(syscall.SIGKILL), remove(a.Dir))
+}

@@ -1,0 +1,22 @@
+// Package cluster runs a real Kubernetes for tests: etcd, kube-apiserver and kubelet from bin/kubernetes, and a
+// containerd of the harness, in folders of their own and on free ports of the loopback.
+//
+// StartAPI is enough for what only the API server does, such as admission policies; it takes seconds:
+//
+//	api, err := cluster.StartAPI(ctx, bin)
+//	defer api.Close()
+//	out, err := api.Kubectl(ctx, "apply", "-f", "policy.yaml")
+//
+// Start adds a node. There is no scheduler and no controller: a pod names its node (NodeName), or is bound to it
+// (API.Bind), as a scheduler would do it.
+//
+//	c, err := cluster.Start(ctx, cluster.Config{BinDir: bin})
+//	defer c.Close()
+//	err = c.Apply(ctx, manifest)
+//	err = c.Bind(ctx, "lifecycle-demo")
+//	out, err := c.Kubectl(ctx, "wait", "--for=condition=Ready", "pod/lifecycle-demo")
+//
+// Close takes everything back: processes, mounts, cgroups, the bridge, and the sysctls that the kubelet sets. What a
+// killed test has left, the next start removes. It needs root; with a node, one cluster at a time on a machine
+// is enough: the kubelet sets values of the whole machine.
+package cluster

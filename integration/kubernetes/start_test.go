@@ -1,0 +1,114 @@
+package kubernetes
+
+import (
+	"strings"
+	"testing"
+
+	core "k8s.io/api/core/v1"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/kubernetes/cluster"
+)
+
+// SPEC 4, "postStart": the pod is neither Running nor Ready before it is through. That the kubelet would have had the
+// time to say so is shown by a second pod, made later.
+func TestNotReadyDuringPostStart(t *testing.T) {
+	b := on(t)
+	p := b.create(blocks{"app": lifecycle(waiting, "")}, []core.Container{container("app", app)})
+	p.waitFor("begun")
+	b.Run("another", func(t *testing.T) {
+		other := &bench{T: t, host: b.host}
+		other.create(nil, []core.Container{container("app", app)}).ready()
+	})
+
+	status := p.status()
+	if status.Phase != core.PodPending {
+		b.Errorf("phase %s, want Pending", status.Phase)
+	}
+	for _, condition := range status.Conditions {
+		if condition.Type == core.PodReady && condition.Status == core.ConditionTrue {
+			b.Error("the pod is Ready during postStart")
+		}
+	}
+	shown := b.kubectl("get", "pod", p.name)
+	b.Logf("kubectl get pod during postStart:\n%s", shown)
+	b.wantPart(shown, "0/1     ContainerCreating   0")
+	_, err := b.Kubectl(b.Context(), "exec", p.name, "--", "true")
+	b.Logf("kubectl exec during postStart: %v", err)
+	if err == nil {
+		b.Error("kubectl exec works, although the container has not started for the kubelet")
+	}
+
+	p.touch("go")
+	p.ready()
+	running := p.status().ContainerStatuses[0].State.Running
+	if through := p.written("go"); running == nil || running.StartedAt.Time.Before(through.Truncate(1e9)) {
+		b.Errorf("the container runs since %v, postStart ended after %v", running, through)
+	}
+	b.wantPart(b.kubectl("exec", p.name, "--", "cat", "log"), "start\n", "begun\n")
+	b.wantPart(b.kubectl("get", "pod", p.name), "1/1     Running   0")
+}
+
+// SPEC 4, "failure": the words of the handler are in kubectl describe, and preStop has run. The kubelet tries again.
+func TestFailingPostStart(t *testing.T) {
+	b := on(t)
+	p := b.create(blocks{"app": lifecycle("echo no message today; exit 3", "echo preStop >> log")},
+		[]core.Container{container("app", app)})
+	p.wait("jsonpath={.status.containerStatuses[0].restartCount}=1")
+
+	description := b.kubectl("describe", "pod", p.name)
+	b.Logf("kubectl describe pod:\n%s", description)
+	b.Logf("kubectl get pod:\n%s", b.kubectl("get", "pod", p.name))
+	b.wantPart(description, "Reason:       StartError", "Exit Code:    128",
+		"postStart handler failed: exit status 3: no message today")
+	events := b.kubectl("get", "events", "--field-selector=involvedObject.name="+p.name+",type=Warning", "-o", "jsonpath={.items[*].message}")
+	b.wantPart(events, "postStart handler failed: exit status 3: no message today")
+	b.poll("the second try", func() bool { return strings.HasPrefix(p.log(), "start preStop TERM start preStop TERM") })
+	if ready := p.status().ContainerStatuses[0].Ready; ready {
+		b.Error("the container is Ready")
+	}
+}
+
+// The kubelet starts containers one after the other, so a postStart holds back those that follow: KUBERNETES.md B3.
+func TestContainersStartInOrder(t *testing.T) {
+	b := on(t)
+	p := b.create(blocks{"first": lifecycle(waiting+"echo through >> log", "")},
+		[]core.Container{container("first", "echo first >> log; touch /tmp/started; sleep 1000"), container("second", "echo second >> log; sleep 1000")}, grace(1))
+	p.waitFor("begun")
+	p.touch("go")
+	p.ready()
+	p.wantLog("first begun through second")
+}
+
+// A sidecar has both handlers: the next container waits for its postStart, and its own stop comes when the others
+// have ended.
+func TestSidecar(t *testing.T) {
+	b := on(t)
+	sidecar := container("sidecar", entry("sidecar-"))
+	sidecar.RestartPolicy = ptr(core.ContainerRestartPolicyAlways)
+	p := b.create(blocks{
+		"sidecar": lifecycle(waiting+"echo through >> log", "echo sidecar-preStop >> log"),
+		"app":     lifecycle("", "echo app-preStop >> log"),
+	}, []core.Container{container("app", app)}, func(spec *core.PodSpec) {
+		spec.InitContainers = []core.Container{sidecar}
+	})
+	p.waitFor("begun")
+	p.touch("go")
+	p.running()
+	p.wantLog("sidecar-start begun through start")
+	p.delete()
+	p.wantLog("sidecar-start begun through start app-preStop TERM sidecar-preStop sidecar-TERM")
+}
+
+// A container of a pod that names the RuntimeClass and has no handlers, beside one of a pod that does not name it.
+func TestWithoutHandlers(t *testing.T) {
+	t.Parallel()
+	for name, class := range map[string]*string{"lifecycle": ptr(cluster.RuntimeClass), "runc": nil} {
+		t.Run(name, func(t *testing.T) {
+			b := on(t)
+			p := b.create(nil, []core.Container{container("app", app)}, func(spec *core.PodSpec) { spec.RuntimeClassName = class })
+			p.running()
+			p.delete()
+			p.wantLog("start TERM")
+		})
+	}
+}
