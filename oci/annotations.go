@@ -1,7 +1,9 @@
 package oci
 
 import (
+	"errors"
 	"fmt"
+	"maps"
 	"sort"
 	"strconv"
 	"strings"
@@ -50,8 +52,11 @@ func (s *Spec) Lifecycle() (*Lifecycle, error) {
 		return nil, nil
 	}
 	block, err := s.block()
-	if err != nil || block == nil || (block.PostStart == nil && block.PreStop == nil) {
-		return nil, err
+	if err != nil {
+		return nil, first(err)
+	}
+	if block == nil || (block.PostStart == nil && block.PreStop == nil) {
+		return nil, nil
 	}
 	signal, _ := parseSignal(block.StopSignal) // the block has been checked
 	return &Lifecycle{
@@ -62,7 +67,42 @@ func (s *Spec) Lifecycle() (*Lifecycle, error) {
 	}, nil
 }
 
-// block finds the annotations that speak to this container and decodes them.
+// Problems lists all that is wrong with the annotations, nothing where Lifecycle
+// accepts them. Lifecycle's error is the first of them.
+func (s *Spec) Problems() []*InvalidError {
+	if s.Annotations[criContainerType] == typeSandbox {
+		return nil
+	}
+	_, err := s.block()
+	return flatten(err)
+}
+
+// ContainerSpec returns what the shim will see of a pod's container, as far as
+// annotations go: those of the pod, as the runtime's pod_annotations lets them
+// through, and the container's name.
+func ContainerSpec(podAnnotations map[string]string, container string) *Spec {
+	seen := maps.Clone(podAnnotations)
+	if seen == nil {
+		seen = map[string]string{}
+	}
+	seen[criContainerType], seen[criContainerName] = typeContainer, container
+	return &Spec{Annotations: seen}
+}
+
+// NamedKey returns the annotation key of a block for the pod's container of that
+// name.
+func NamedKey(container string) string { return container + "." + KeyLifecycle }
+
+// Parse decodes and checks one value of a /lifecycle key. The problems are those
+// that Lifecycle would have with it, their Key is KeyLifecycle.
+func Parse(value string) (*lifecyclev1.Block, []*InvalidError) {
+	spec := &Spec{Annotations: map[string]string{KeyLifecycle: value}}
+	block, err := spec.block()
+	return block, flatten(err)
+}
+
+// block finds the annotations that speak to this container and decodes them. Its
+// error joins all that is wrong.
 func (s *Spec) block() (*lifecyclev1.Block, error) {
 	named := ""
 	if name := s.Annotations[criContainerName]; name != "" {
@@ -95,36 +135,34 @@ func (s *Spec) block() (*lifecyclev1.Block, error) {
 // singles builds a block from the two keys of the command line.
 func (s *Spec) singles(postStart, preStop bool) (*lifecyclev1.Block, error) {
 	block := &lifecyclev1.Block{}
+	var errs []error
 	if postStart {
 		block.PostStart = &lifecyclev1.Handler{}
-		if err := s.decode(KeyPostStart, "postStart", block.PostStart); err != nil {
-			return nil, err
-		}
+		errs = append(errs, s.decode(KeyPostStart, "postStart", block.PostStart))
 	}
 	if preStop {
 		block.PreStop = &lifecyclev1.Handler{}
-		if err := s.decode(KeyPreStop, "preStop", block.PreStop); err != nil {
-			return nil, err
-		}
+		errs = append(errs, s.decode(KeyPreStop, "preStop", block.PreStop))
 	}
-	return block, nil
+	return block, errors.Join(errs...)
 }
 
 // checkKeys refuses keys of our domain that mean nothing: a misspelt handler
 // that is silently ignored would be found in production.
 func (s *Spec) checkKeys(named string) error {
+	var errs []error
 	for _, key := range sortedKeys(s.Annotations) {
 		prefix, name, ok := strings.Cut(key, "/")
 		switch {
 		case !ok:
 		case prefix == domain && key != KeyLifecycle && key != KeyPostStart && key != KeyPreStop:
-			return &InvalidError{Key: key, Problem: fmt.Sprintf(
-				"is not a known key; allowed are %s, %s and %s", KeyLifecycle, KeyPostStart, KeyPreStop)}
+			errs = append(errs, &InvalidError{Key: key, Problem: fmt.Sprintf(
+				"is not a known key; allowed are %s, %s and %s", KeyLifecycle, KeyPostStart, KeyPreStop)})
 		case named != "" && prefix == named && name != "lifecycle":
-			return &InvalidError{Key: key, Problem: fmt.Sprintf("is not a known key; allowed is %s/lifecycle", named)}
+			errs = append(errs, &InvalidError{Key: key, Problem: fmt.Sprintf("is not a known key; allowed is %s/lifecycle", named)})
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // podGracePeriod reads the kubelet's annotation. It is not the user's to

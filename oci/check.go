@@ -1,6 +1,7 @@
 package oci
 
 import (
+	"errors"
 	"math"
 	"net/netip"
 	"net/url"
@@ -26,44 +27,44 @@ const (
 	FailurePolicyIgnore = "Ignore"
 )
 
-// checkLifecycle checks what the schema's types cannot say.
+// checkLifecycle checks what the schema's types cannot say. Its error joins all
+// that is wrong, as those of the other checks do.
 func checkLifecycle(block *lifecyclev1.Block) error {
-	if block.StopSignal != "" {
-		if _, ok := parseSignal(block.StopSignal); !ok {
-			return invalid("stopSignal", "is %q; a signal's name is allowed, such as SIGQUIT or SIGRTMIN+3", block.StopSignal)
-		}
+	return errors.Join(
+		checkStopSignal(block.StopSignal),
+		checkSeconds("terminationGracePeriodSeconds", block.TerminationGracePeriodSeconds),
+		checkHandler("postStart", block.PostStart, true),
+		checkHandler("preStop", block.PreStop, false),
+		checkSleeps(block),
+	)
+}
+
+func checkStopSignal(name string) error {
+	if _, ok := parseSignal(name); name != "" && !ok {
+		return invalid("stopSignal", "is %q; a signal's name is allowed, such as SIGQUIT or SIGRTMIN+3", name)
 	}
-	if err := checkSeconds("terminationGracePeriodSeconds", block.TerminationGracePeriodSeconds); err != nil {
-		return err
-	}
-	if err := checkHandler("postStart", block.PostStart, true); err != nil {
-		return err
-	}
-	if err := checkHandler("preStop", block.PreStop, false); err != nil {
-		return err
-	}
-	return checkSleeps(block)
+	return nil
 }
 
 func checkHandler(path string, handler *lifecyclev1.Handler, postStart bool) error {
 	if handler == nil {
 		return nil
 	}
-	if err := checkAction(path, handler); err != nil {
-		return err
-	}
-	if err := checkSeconds(path+".timeoutSeconds", handler.TimeoutSeconds); err != nil {
-		return err
-	}
-	if err := checkSeconds(path+".retryPeriodSeconds", handler.RetryPeriodSeconds); err != nil {
-		return err
-	}
+	return errors.Join(
+		checkAction(path, handler),
+		checkSeconds(path+".timeoutSeconds", handler.TimeoutSeconds),
+		checkSeconds(path+".retryPeriodSeconds", handler.RetryPeriodSeconds),
+		checkPolicy(path+".failurePolicy", handler.FailurePolicy, postStart),
+	)
+}
+
+func checkPolicy(path, policy string, postStart bool) error {
 	switch {
-	case handler.FailurePolicy == "":
+	case policy == "":
 	case !postStart:
-		return invalid(path+".failurePolicy", "is for postStart only: a preStop that fails never keeps a container alive")
-	case handler.FailurePolicy != FailurePolicyFail && handler.FailurePolicy != FailurePolicyIgnore:
-		return invalid(path+".failurePolicy", "is %q; allowed are %s and %s", handler.FailurePolicy, FailurePolicyFail, FailurePolicyIgnore)
+		return invalid(path, "is for postStart only: a preStop that fails never keeps a container alive")
+	case policy != FailurePolicyFail && policy != FailurePolicyIgnore:
+		return invalid(path, "is %q; allowed are %s and %s", policy, FailurePolicyFail, FailurePolicyIgnore)
 	}
 	return nil
 }
@@ -108,42 +109,64 @@ func checkCommand(path string, command []string) error {
 }
 
 func checkHTTPGet(path string, get *lifecyclev1.HTTPGetAction) error {
-	if err := checkAddress(path, get.Host, get.Port); err != nil {
-		return err
-	}
-	switch target, err := url.Parse(get.Path); {
+	return errors.Join(
+		checkAddress(path, get.Host, get.Port),
+		checkPath(path+".path", get.Path),
+		checkScheme(path+".scheme", get.Scheme),
+		checkHeaders(path+".httpHeaders", get.HttpHeaders),
+	)
+}
+
+func checkPath(path, value string) error {
+	switch target, err := url.Parse(value); {
 	case err != nil:
-		return invalid(path+".path", "is not a URL path: %s", oneLine(err))
+		return invalid(path, "is not a URL path: %s", oneLine(err))
 	case target.Opaque != "":
-		return invalid(path+".path", "is %q, which is read as a URL of scheme %q; begin it with a slash", get.Path, target.Scheme)
+		return invalid(path, "is %q, which is read as a URL of scheme %q; begin it with a slash", value, target.Scheme)
 	}
-	if get.Scheme != "" && get.Scheme != "HTTP" && get.Scheme != "HTTPS" {
-		return invalid(path+".scheme", "is %q; allowed are HTTP and HTTPS", get.Scheme)
+	return nil
+}
+
+func checkScheme(path, scheme string) error {
+	if scheme != "" && scheme != "HTTP" && scheme != "HTTPS" {
+		return invalid(path, "is %q; allowed are HTTP and HTTPS", scheme)
 	}
-	for _, header := range get.HttpHeaders {
+	return nil
+}
+
+func checkHeaders(path string, headers []*lifecyclev1.HTTPHeader) error {
+	for _, header := range headers {
 		if !httpguts.ValidHeaderFieldName(header.Name) {
-			return invalid(path+".httpHeaders", "has the name %q, which is not an HTTP token", header.Name)
+			return invalid(path, "has the name %q, which is not an HTTP token", header.Name)
 		}
 		if !httpguts.ValidHeaderFieldValue(header.Value) {
-			return invalid(path+".httpHeaders", "has a value for %q with control characters", header.Name)
+			return invalid(path, "has a value for %q with control characters", header.Name)
 		}
 	}
 	return nil
 }
 
 func checkAddress(path, host string, port int32) error {
+	return errors.Join(checkPort(path+".port", port), checkHost(path+".host", host))
+}
+
+func checkPort(path string, port int32) error {
 	if port < 1 || port > math.MaxUint16 {
-		return invalid(path+".port", "is %d; a number from 1 to 65535 is allowed", port)
+		return invalid(path, "is %d; a number from 1 to 65535 is allowed", port)
 	}
+	return nil
+}
+
+func checkHost(path, host string) error {
 	if host == "" || host == "localhost" {
 		return nil
 	}
 	address, err := netip.ParseAddr(host)
 	if err != nil {
-		return invalid(path+".host", "is %q; an IP address or localhost is allowed", host)
+		return invalid(path, "is %q; an IP address or localhost is allowed", host)
 	}
 	if address.Zone() != "" {
-		return invalid(path+".host", "is %q; a zone is an interface of one network namespace: give the address without %q", host, "%"+address.Zone())
+		return invalid(path, "is %q; a zone is an interface of one network namespace: give the address without %q", host, "%"+address.Zone())
 	}
 	return nil
 }
@@ -154,10 +177,10 @@ func checkSleeps(block *lifecyclev1.Block) error {
 	if block.TerminationGracePeriodSeconds == nil {
 		return nil
 	}
-	if err := checkSleep("postStart", block.PostStart, *block.TerminationGracePeriodSeconds); err != nil {
-		return err
-	}
-	return checkSleep("preStop", block.PreStop, *block.TerminationGracePeriodSeconds)
+	return errors.Join(
+		checkSleep("postStart", block.PostStart, *block.TerminationGracePeriodSeconds),
+		checkSleep("preStop", block.PreStop, *block.TerminationGracePeriodSeconds),
+	)
 }
 
 func checkSleep(path string, handler *lifecyclev1.Handler, most int64) error {

@@ -19,6 +19,9 @@ import (
 // maxValue bounds an annotation's value, in bytes (SPEC 2).
 const maxValue = 64 << 10
 
+// maxProblems bounds what is said of one list or mapping.
+const maxProblems = 20
+
 // decode fills msg from the annotation's value and checks it. path is where msg
 // stands in the lifecycle block.
 func (s *Spec) decode(key, path string, msg proto.Message) error {
@@ -31,10 +34,7 @@ func (s *Spec) decode(key, path string, msg proto.Message) error {
 			err = checkHandler(path, m, path == "postStart")
 		}
 	}
-	if field := (*fieldError)(nil); errors.As(err, &field) {
-		return &InvalidError{Key: key, Path: field.path, Problem: field.problem}
-	}
-	return err
+	return of(key, err)
 }
 
 // decodeValue is strict: no unknown or repeated field, no second document, and
@@ -110,19 +110,25 @@ func decodeMessage(path string, tree any, msg protoreflect.Message) error {
 		return invalid(path, "must be a mapping, not %s", kindOf(tree))
 	}
 	fields := msg.Descriptor().Fields()
+	var errs []error
 	for _, name := range sortedKeys(object) {
 		field := fields.ByJSONName(name)
-		if field == nil {
-			return invalid(join(path, name), "is not a known field; allowed are %s", names(fields))
+		var err error
+		switch {
+		case field == nil:
+			err = invalid(join(path, name), "is not a known field; allowed are %s", names(fields))
+		case object[name] == nil: // null is absent, as in Kubernetes
+		default:
+			err = decodeField(join(path, name), object[name], msg, field)
 		}
-		if object[name] == nil {
-			continue // null is absent, as in Kubernetes
+		if err != nil {
+			errs = append(errs, err)
 		}
-		if err := decodeField(join(path, name), object[name], msg, field); err != nil {
-			return err
+		if len(errs) == maxProblems {
+			break
 		}
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 func decodeField(path string, tree any, msg protoreflect.Message, field protoreflect.FieldDescriptor) error {
@@ -138,15 +144,19 @@ func decodeField(path string, tree any, msg protoreflect.Message, field protoref
 		return invalid(path, "must be a list, not %s", kindOf(tree))
 	}
 	list := msg.Mutable(field).List()
+	var errs []error
 	for i, item := range items {
 		value, err := decodeSingle(fmt.Sprintf("%s[%d]", path, i), item, field,
 			func(protoreflect.FieldDescriptor) protoreflect.Value { return list.NewElement() })
 		if err != nil {
-			return err
+			if errs = append(errs, err); len(errs) == maxProblems {
+				break
+			}
+			continue
 		}
 		list.Append(value)
 	}
-	return nil
+	return errors.Join(errs...)
 }
 
 // decodeSingle decodes the kinds that the schema uses; the schema's own test

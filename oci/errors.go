@@ -1,6 +1,9 @@
 package oci
 
-import "fmt"
+import (
+	"errors"
+	"fmt"
+)
 
 // InvalidError says that an annotation cannot be used, where, and what to do.
 type InvalidError struct {
@@ -27,4 +30,42 @@ func (e *fieldError) Error() string { return e.path + " " + e.problem }
 
 func invalid(path, format string, args ...any) error {
 	return &fieldError{path: path, problem: fmt.Sprintf(format, args...)}
+}
+
+// first of what err joins. Whoever creates a container reads one line.
+func first(err error) error {
+	if all := flatten(err); len(all) > 0 {
+		return all[0]
+	}
+	return err
+}
+
+// flatten lists what err joins, in order.
+func flatten(err error) []*InvalidError {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the tree itself is walked
+		var all []*InvalidError
+		for _, part := range joined.Unwrap() {
+			all = append(all, flatten(part)...)
+		}
+		return all
+	}
+	if one := (*InvalidError)(nil); errors.As(err, &one) {
+		return []*InvalidError{one}
+	}
+	return nil
+}
+
+// of makes the fieldErrors that err joins into problems of an annotation.
+func of(key string, err error) error {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the tree itself is walked
+		var all []error
+		for _, part := range joined.Unwrap() {
+			all = append(all, of(key, part))
+		}
+		return errors.Join(all...)
+	}
+	if field := (*fieldError)(nil); errors.As(err, &field) {
+		return &InvalidError{Key: key, Path: field.path, Problem: field.problem}
+	}
+	return err
 }

@@ -403,19 +403,25 @@ func checkReading(t *testing.T, where, text, want string, got *lifecyclev1.Block
 	}
 }
 
-// TestTypesStayOutOfTheBinaries: Kubernetes' modules are for these tests, and
-// for what tests run against.
-func TestTypesStayOutOfTheBinaries(t *testing.T) {
-	deps, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-tags", "seccomp netgo osusergo", "../cmd/...").Output()
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !strings.Contains(string(deps), "/lifecycle-shim/oci\n") {
-		t.Error("the binaries do not have this package: what is looked at?")
-	}
-	for pkg := range strings.Lines(string(deps)) {
-		if strings.HasPrefix(pkg, "k8s.io/") || strings.HasPrefix(pkg, "sigs.k8s.io/") {
-			t.Errorf("a binary links %s", pkg)
+// TestKubernetesStaysOutOfTheShim: a shim serves one pod, so what it links is in
+// memory once for each pod of a node. Kubernetes' modules and the converter are
+// for lifecyclectl, and for tests.
+func TestKubernetesStaysOutOfTheShim(t *testing.T) {
+	const ours = "github.com/lifecycle-shim/lifecycle-shim/"
+	for _, binary := range []string{"containerd-shim-lifecycle-v2", "lifecycle-hookexec"} {
+		deps, err := exec.CommandContext(t.Context(), "go", "list", "-deps", "-tags", "seccomp netgo osusergo", "../cmd/"+binary).Output()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if !strings.Contains(string(deps), ours+"hookexec/wire\n") {
+			t.Errorf("%s does not have our packages: what is looked at?", binary)
+		}
+		for pkg := range strings.Lines(string(deps)) {
+			for _, banned := range []string{"k8s.io/", "sigs.k8s.io/", "gopkg.in/evanphx/json-patch", ours + "oci/convert"} {
+				if strings.HasPrefix(pkg, banned) {
+					t.Errorf("%s links %s", binary, pkg)
+				}
+			}
 		}
 	}
 }

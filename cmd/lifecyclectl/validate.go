@@ -1,0 +1,65 @@
+package main
+
+import (
+	"errors"
+	"fmt"
+	"os"
+	"path/filepath"
+
+	"github.com/spf13/cobra"
+
+	"github.com/lifecycle-shim/lifecycle-shim/oci/convert"
+)
+
+func newValidate() *cobra.Command {
+	m := &manifests{}
+	command := &cobra.Command{
+		Use:   "validate -f FILE|DIRECTORY|- [-f …]",
+		Short: "Check annotations as the shim would",
+		Long: `Check annotations as the shim would.
+
+A file may hold manifests (pods, pod templates, lists of them), an OCI spec (a bundle's config.json; its directory may be named
+too), a mapping of annotations, or a lifecycle block by itself. What was checked goes to stdout; warnings and problems go to stderr, each as
+FILE: kind/name: container: field: problem. All problems are told, not only the first; with one or more the exit status is 1.`,
+		Example: `  lifecyclectl validate -f pod.yaml
+  echo '{preStop: {sleep: {seconds: 5}}}' | lifecyclectl validate -f -
+  lifecyclectl validate -f /run/containerd/io.containerd.runtime.v2.task/k8s.io/ID/config.json`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			for i, name := range m.names {
+				m.names[i] = specOf(name)
+			}
+			files, err := m.read(cmd.InOrStdin())
+			if err != nil {
+				return err
+			}
+			problems, checked := 0, 0
+			for _, file := range files {
+				report := convert.Validate(file.data, m.runtimeClass)
+				say(cmd.OutOrStdout(), "", file.name, report.Checked)
+				say(cmd.ErrOrStderr(), "warning: ", file.name, report.Warnings)
+				say(cmd.ErrOrStderr(), "", file.name, report.Refusals)
+				problems += len(report.Refusals)
+				checked += len(report.Checked)
+			}
+			switch {
+			case problems > 0:
+				return fmt.Errorf("%s above", counted(problems, "problem"))
+			case checked == 0:
+				return errors.New("nothing to check: no pod, pod template, OCI spec, annotations or block")
+			}
+			return nil
+		},
+	}
+	m.addFlags(command)
+	return command
+}
+
+// specOf returns the spec of a bundle, where a directory is one.
+func specOf(name string) string {
+	spec := filepath.Join(name, "config.json")
+	if _, err := os.Stat(spec); err == nil {
+		return spec
+	}
+	return name
+}

@@ -1,0 +1,197 @@
+package convert
+
+import (
+	"bytes"
+	"encoding/json"
+	"maps"
+	"strings"
+
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+// defaultGracePeriod is the API's own, in seconds (core/v1
+// DefaultTerminationGracePeriodSeconds).
+const defaultGracePeriod = json.Number("30")
+
+// extensions are fields that the shim knows and Kubernetes does not.
+var extensions = []string{"timeoutSeconds", "failurePolicy", "retryPeriodSeconds"}
+
+// block returns the annotation's value for a container's handlers. What is wrong
+// has the field's path below the container.
+func block(container, lifecycle map[string]any, grace any) (string, []Finding) {
+	tree := map[string]any{"terminationGracePeriodSeconds": atLeastOne(grace)}
+	var problems []Finding
+	for _, kind := range handlerKinds {
+		if lifecycle[kind] == nil {
+			continue
+		}
+		handler, wrong := handler(container, kind, lifecycle[kind])
+		tree[kind], problems = handler, append(problems, wrong...)
+	}
+	if lifecycle["stopSignal"] != nil {
+		tree["stopSignal"] = lifecycle["stopSignal"]
+	}
+	if len(problems) > 0 {
+		return "", problems
+	}
+	text, err := marshal(tree)
+	if err != nil {
+		return "", []Finding{{Field: "lifecycle", Text: err.Error()}}
+	}
+	parsed, wrong := oci.Parse(text)
+	for _, problem := range wrong {
+		problems = append(problems, Finding{Field: fieldOf(problem.Path), Text: problem.Problem})
+	}
+	if len(problems) > 0 {
+		return "", problems
+	}
+	if text, err = marshal(canonical(parsed)); err != nil {
+		return "", []Finding{{Field: "lifecycle", Text: err.Error()}}
+	}
+	return text, nil
+}
+
+// fieldOf says where a block's field comes from.
+func fieldOf(path string) string {
+	switch path {
+	case "":
+		return "lifecycle"
+	case "terminationGracePeriodSeconds":
+		return path // the pod's
+	default:
+		return "lifecycle." + path
+	}
+}
+
+// atLeastOne: the API server takes 0 and less, and means 1 when it stops the pod
+// (kubelet's pod workers).
+func atLeastOne(grace any) any {
+	switch number, ok := grace.(json.Number); {
+	case grace == nil:
+		return defaultGracePeriod
+	case ok && (number == "0" || number == "-0" || strings.HasPrefix(string(number), "-") && !strings.ContainsAny(string(number), ".eE")):
+		return json.Number("1")
+	default:
+		return grace
+	}
+}
+
+// handler returns what the block says of a handler: with the API's defaults, and
+// with numbers for named ports. Types are checked later, with the whole block.
+func handler(container map[string]any, kind string, from any) (any, []Finding) {
+	original, ok := from.(map[string]any)
+	if !ok {
+		return from, nil
+	}
+	var problems []Finding
+	copied := maps.Clone(original)
+	for _, name := range extensions {
+		if _, ok := copied[name]; ok {
+			problems = append(problems, Finding{Field: "lifecycle." + kind + "." + name, Text: "is a field of the annotation's, and none of Kubernetes': " +
+				"the API server refuses it here; write this container's annotation by hand (docs/handlers.md) and take the handler out of the manifest"})
+			delete(copied, name)
+		}
+	}
+	for _, action := range []string{"httpGet", "tcpSocket"} {
+		fields, ok := copied[action].(map[string]any)
+		if !ok {
+			continue
+		}
+		fields = maps.Clone(fields)
+		copied[action] = fields
+		if name, ok := fields["port"].(string); ok {
+			port, problem := resolvePort(container, name)
+			if problem != "" {
+				problems = append(problems, Finding{Field: "lifecycle." + kind + "." + action + ".port", Text: problem})
+			}
+			fields["port"] = port
+		}
+	}
+	return copied, problems
+}
+
+// canonical forms: the order of the keys is part of the value, so that every tool
+// writes the same.
+type (
+	blockForm struct {
+		PostStart  *handlerForm `json:"postStart,omitempty"`
+		PreStop    *handlerForm `json:"preStop,omitempty"`
+		StopSignal string       `json:"stopSignal,omitempty"`
+		Grace      int64        `json:"terminationGracePeriodSeconds"`
+	}
+	handlerForm struct {
+		Exec      *execForm  `json:"exec,omitempty"`
+		HTTPGet   *httpForm  `json:"httpGet,omitempty"`
+		TCPSocket *tcpForm   `json:"tcpSocket,omitempty"`
+		Sleep     *sleepForm `json:"sleep,omitempty"`
+	}
+	execForm struct {
+		Command []string `json:"command"`
+	}
+	httpForm struct {
+		Path    string       `json:"path"`
+		Port    int32        `json:"port"`
+		Host    string       `json:"host,omitempty"`
+		Scheme  string       `json:"scheme"`
+		Headers []headerForm `json:"httpHeaders,omitempty"`
+	}
+	headerForm struct {
+		Name  string `json:"name"`
+		Value string `json:"value"`
+	}
+	tcpForm struct {
+		Port int32  `json:"port"`
+		Host string `json:"host,omitempty"`
+	}
+	sleepForm struct {
+		Seconds int64 `json:"seconds"`
+	}
+)
+
+func canonical(block *lifecyclev1.Block) blockForm {
+	return blockForm{
+		PostStart: canonicalHandler(block.PostStart), PreStop: canonicalHandler(block.PreStop),
+		StopSignal: block.StopSignal, Grace: block.GetTerminationGracePeriodSeconds(),
+	}
+}
+
+func canonicalHandler(handler *lifecyclev1.Handler) *handlerForm {
+	switch {
+	case handler == nil:
+		return nil
+	case handler.Exec != nil:
+		return &handlerForm{Exec: &execForm{Command: handler.Exec.Command}}
+	case handler.HttpGet != nil:
+		return &handlerForm{HTTPGet: canonicalHTTP(handler.HttpGet)}
+	case handler.TcpSocket != nil:
+		return &handlerForm{TCPSocket: &tcpForm{Port: handler.TcpSocket.Port, Host: handler.TcpSocket.Host}}
+	default:
+		return &handlerForm{Sleep: &sleepForm{Seconds: handler.Sleep.GetSeconds()}}
+	}
+}
+
+// canonicalHTTP has the API's defaults (core/v1 SetDefaults_HTTPGetAction), which
+// are already there when an object is admitted.
+func canonicalHTTP(get *lifecyclev1.HTTPGetAction) *httpForm {
+	form := &httpForm{Path: get.Path, Port: get.Port, Host: get.Host, Scheme: get.Scheme}
+	if form.Path == "" {
+		form.Path = "/"
+	}
+	if form.Scheme == "" {
+		form.Scheme = "HTTP"
+	}
+	for _, header := range get.HttpHeaders {
+		form.Headers = append(form.Headers, headerForm{Name: header.Name, Value: header.Value})
+	}
+	return form
+}
+
+// marshal writes JSON in one line, with <, > and & as they are.
+func marshal(value any) (string, error) {
+	var text bytes.Buffer
+	encoder := json.NewEncoder(&text)
+	encoder.SetEscapeHTML(false)
+	err := encoder.Encode(value)
+	return strings.TrimSuffix(text.String(), "\n"), err
+}

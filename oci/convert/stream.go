@@ -1,0 +1,330 @@
+package convert
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"maps"
+	"reflect"
+	"regexp"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	kyaml "sigs.k8s.io/yaml"
+)
+
+// document is one of a stream: a line that separates it, if there is one, and its
+// text.
+type document struct {
+	separator, text []byte
+	number          int // from 1
+	json            bool
+}
+
+// byteOrderMark is what some editors begin a file with.
+const byteOrderMark = "\ufeff"
+
+const notUTF8 = "is not UTF-8 text; write the file in UTF-8"
+
+// Stream converts the manifests in data: YAML or JSON documents, lists too. With a
+// refusal it returns nothing; where nothing moves it returns data.
+func Stream(data []byte, runtimeClass string) ([]byte, *Report) {
+	report := &Report{}
+	if !utf8.Valid(data) {
+		report.refuse(Finding{Text: notUTF8})
+		return nil, report
+	}
+	var result bytes.Buffer
+	text := bytes.TrimPrefix(data, []byte(byteOrderMark))
+	result.Write(data[:len(data)-len(text)])
+	for _, document := range split(text) {
+		converted, err := document.convert(report, runtimeClass)
+		if err != nil {
+			report.refuse(Finding{Object: document.name(), Text: err.Error()})
+		}
+		result.Write(converted)
+	}
+	if len(report.Refusals) > 0 {
+		return nil, report
+	}
+	return result.Bytes(), report
+}
+
+// Pod converts a Pod in JSON, as an admission request has it. Without operations
+// there is nothing to change.
+func Pod(data []byte, runtimeClass string) ([]Operation, *Report) {
+	report := &Report{}
+	tree, ok := decodeObject(data)
+	if !ok {
+		report.refuse(Finding{Text: "is not a JSON object"})
+		return nil, report
+	}
+	operations := convertPod(report, runtimeClass, nameOf(tree, "Pod", "without a name"), nil, tree)
+	if len(report.Refusals) > 0 {
+		return nil, report
+	}
+	return operations, report
+}
+
+// separator is a line that begins a document. What follows on the line belongs to
+// the document, unless it is a comment.
+var (
+	separator     = regexp.MustCompile(`(?m)^---(?:[ \t\r].*)?$`)
+	bareSeparator = regexp.MustCompile(`^---[ \t\r]*(?:[ \t]#.*)?$`)
+)
+
+// split: no value of a YAML document can hold a line that begins with ---, nor can
+// one of JSON.
+func split(data []byte) []document {
+	starts := []int{0}
+	for _, match := range separator.FindAllIndex(data, -1) {
+		if match[0] > 0 {
+			starts = append(starts, match[0])
+		}
+	}
+	var all []document
+	for i, start := range starts {
+		end := len(data)
+		if i+1 < len(starts) {
+			end = starts[i+1]
+		}
+		for _, d := range splitChunk(data[start:end]) {
+			if len(bytes.TrimSpace(d.text)) > 0 {
+				d.number = 1
+				for _, before := range all {
+					d.number = max(d.number, before.number+1)
+				}
+			}
+			all = append(all, d)
+		}
+	}
+	return all
+}
+
+// splitChunk takes a separator from the text, and JSON values apart.
+func splitChunk(chunk []byte) []document {
+	line, rest, _ := bytes.Cut(chunk, []byte("\n"))
+	d := document{text: chunk}
+	if bareSeparator.Match(line) {
+		d = document{separator: chunk[:len(chunk)-len(rest)], text: rest}
+	}
+	values := jsonValues(d.text)
+	if values == nil {
+		return []document{d}
+	}
+	all := make([]document, len(values))
+	for i, value := range values {
+		all[i] = document{text: value, json: true}
+	}
+	all[0].separator = d.separator
+	return all
+}
+
+// jsonValues takes a stream of JSON objects apart, with the space around them. It
+// returns nil where the text is none.
+func jsonValues(text []byte) [][]byte {
+	if !bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")) {
+		return nil
+	}
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	var ends []int
+	for {
+		var value json.RawMessage
+		err := decoder.Decode(&value)
+		if errors.Is(err, io.EOF) {
+			break
+		}
+		if err != nil || value[0] != '{' {
+			return nil
+		}
+		ends = append(ends, int(decoder.InputOffset()))
+	}
+	ends[len(ends)-1] = len(text)
+	values, start := make([][]byte, len(ends)), 0
+	for i, end := range ends {
+		values[i], start = text[start:end], end
+	}
+	return values
+}
+
+// Join makes one stream of several: JSON values follow one another, and anything
+// else is parted by ---.
+func Join(streams [][]byte) []byte {
+	var all bytes.Buffer
+	for i, stream := range streams {
+		if i > 0 {
+			if !bytes.HasSuffix(all.Bytes(), []byte("\n")) {
+				all.WriteByte('\n')
+			}
+			bothJSON := jsonValues(stream) != nil && jsonValues(streams[i-1]) != nil
+			if first, _, _ := bytes.Cut(stream, []byte("\n")); !bothJSON && !separator.Match(first) {
+				all.WriteString("---\n")
+			}
+		}
+		all.Write(stream)
+	}
+	return all.Bytes()
+}
+
+func (d document) name() string { return fmt.Sprintf("document %d", d.number) }
+
+// convert returns the document's text, with its separator.
+func (d document) convert(report *Report, runtimeClass string) ([]byte, error) {
+	whole := append(append([]byte{}, d.separator...), d.text...)
+	root, err := d.read()
+	if err != nil || root == nil {
+		return whole, err
+	}
+	meaning, err := d.meaning(d.text)
+	if err != nil {
+		return nil, err
+	}
+	tree, ok := decodeObject(meaning)
+	if !ok {
+		return whole, nil
+	}
+	var operations []Operation
+	for _, object := range objects(tree, d.name()) {
+		operations = append(operations, convertObject(report, runtimeClass, object)...)
+	}
+	if len(operations) == 0 {
+		return whole, nil
+	}
+	text, err := d.edit(root, operations)
+	if err != nil {
+		return nil, fmt.Errorf("cannot be rewritten: %w", err)
+	}
+	if err := d.verify(meaning, operations, text); err != nil {
+		return nil, err
+	}
+	return append(append([]byte{}, d.separator...), text...), nil
+}
+
+// convertObject converts an object's pod, if it has one.
+func convertObject(report *Report, runtimeClass string, o object) []Operation {
+	if o.known {
+		return convertPod(report, runtimeClass, o.name, o.at.with(o.pod...), o.podTree())
+	}
+	if at := handlersIn(o.tree, nil); at != nil {
+		report.warn(Finding{Object: o.name, Field: strings.Join(at, "."), Text: "is left as it is: this kind is not known to have a pod in it, so its handlers, if they are, stay the kubelet's"})
+	}
+	return nil
+}
+
+// handlersIn looks for what looks like a container's handlers anywhere.
+func handlersIn(tree any, at pointer) pointer {
+	switch value := tree.(type) {
+	case map[string]any:
+		if lifecycle, ok := value["lifecycle"].(map[string]any); ok && (lifecycle["postStart"] != nil || lifecycle["preStop"] != nil) {
+			return at.with("lifecycle")
+		}
+		for _, key := range slices.Sorted(maps.Keys(value)) {
+			if found := handlersIn(value[key], at.with(key)); found != nil {
+				return found
+			}
+		}
+	case []any:
+		for i, item := range value {
+			if found := handlersIn(item, at.index(i)); found != nil {
+				return found
+			}
+		}
+	}
+	return nil
+}
+
+// read makes the tree to edit.
+func (d document) read() (*yaml.Node, error) {
+	if d.json {
+		root, err := readJSON(d.text)
+		if err != nil {
+			return nil, fmt.Errorf("is not valid JSON: %s", oneLine(err))
+		}
+		return root, nil
+	}
+	root, err := readYAML(d.text)
+	if err != nil {
+		return nil, fmt.Errorf("is not valid YAML: %s", oneLine(err))
+	}
+	return root, nil
+}
+
+// meaning returns the JSON that kubectl would send.
+func (d document) meaning(text []byte) ([]byte, error) {
+	if d.json {
+		return text, nil
+	}
+	meaning, err := kyaml.YAMLToJSON(text)
+	if err != nil {
+		return nil, fmt.Errorf("is not YAML that kubectl can read: %s", oneLine(err))
+	}
+	return meaning, nil
+}
+
+func (d document) edit(root *yaml.Node, operations []Operation) ([]byte, error) {
+	if shared(root) {
+		resolved, err := resolve(root)
+		if err != nil {
+			return nil, err
+		}
+		root = resolved
+	}
+	for _, operation := range operations {
+		if err := apply(root, operation); err != nil {
+			return nil, err
+		}
+	}
+	if !d.json {
+		return writeYAML(root)
+	}
+	text, err := writeJSON(root, d.text)
+	before := d.text[:bytes.IndexByte(d.text, '{')]
+	after := d.text[bytes.LastIndexByte(d.text, '}')+1:]
+	return bytes.Join([][]byte{before, text, after}, nil), err
+}
+
+// verify compares what was written with the patched meaning of what was read.
+func (d document) verify(meaning []byte, operations []Operation, text []byte) error {
+	encoded, err := json.Marshal(operations)
+	if err != nil {
+		return err
+	}
+	patch, err := jsonpatch.DecodePatch(encoded)
+	if err != nil {
+		return err
+	}
+	want, err := patch.Apply(meaning)
+	if err != nil {
+		return fmt.Errorf("cannot be patched: %w", err)
+	}
+	got, err := d.meaning(text)
+	if err != nil {
+		return err
+	}
+	wantTree, wantOK := decodeObject(want)
+	gotTree, gotOK := decodeObject(got)
+	if !wantOK || !gotOK || !reflect.DeepEqual(wantTree, gotTree) {
+		return errors.New("cannot be rewritten without a change of meaning: its YAML is read differently by different libraries; " +
+			"convert it from JSON (kubectl create --dry-run=client -o json), or put its unusual values in double quotes")
+	}
+	return nil
+}
+
+// decodeObject keeps numbers as they are written.
+func decodeObject(text []byte) (map[string]any, bool) {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber()
+	var value any
+	if err := decoder.Decode(&value); err != nil {
+		return nil, false
+	}
+	tree, ok := value.(map[string]any)
+	return tree, ok
+}
+
+func oneLine(err error) string { return strings.Join(strings.Fields(err.Error()), " ") }

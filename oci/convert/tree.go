@@ -1,0 +1,287 @@
+package convert
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"slices"
+	"strconv"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// maxNodes bounds a document whose aliases have been resolved. The API server
+// takes 3 MiB, in which there cannot be as many.
+const maxNodes = 1 << 20
+
+func scalar(text string) *yaml.Node {
+	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: text}
+}
+
+// readYAML makes the tree of the one YAML document in data, nil where there are
+// only comments.
+func readYAML(data []byte) (*yaml.Node, error) {
+	decoder := yaml.NewDecoder(bytes.NewReader(data))
+	var document, more yaml.Node
+	switch err := decoder.Decode(&document); {
+	case errors.Is(err, io.EOF):
+		return nil, nil
+	case err != nil:
+		return nil, err
+	}
+	if err := decoder.Decode(&more); !errors.Is(err, io.EOF) {
+		return nil, errors.New("a second document follows without a line ---, and would be lost; put one before it")
+	}
+	return &document, duplicates(&document)
+}
+
+// duplicates refuses a key twice, which YAML forbids, and of which kubectl takes
+// the last without a word.
+func duplicates(node *yaml.Node) error {
+	seen := map[string]bool{}
+	for i, child := range node.Content {
+		if node.Kind == yaml.MappingNode && i%2 == 0 && child.Kind == yaml.ScalarNode {
+			if seen[child.Value] {
+				return fmt.Errorf("line %d: the key %q is there twice", child.Line, child.Value)
+			}
+			seen[child.Value] = true
+		}
+		if err := duplicates(child); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// shared tells whether anything in the tree is an alias or a merge key.
+func shared(node *yaml.Node) bool {
+	return node.Kind == yaml.AliasNode || isMerge(node) || slices.ContainsFunc(node.Content, shared)
+}
+
+func isMerge(key *yaml.Node) bool { return key.Kind == yaml.ScalarNode && key.Tag == "!!merge" }
+
+// resolver copies a tree with aliases and merge keys resolved: what two containers
+// share could not be changed for one of them only.
+type resolver struct{ left int }
+
+func resolve(node *yaml.Node) (*yaml.Node, error) {
+	r := resolver{left: maxNodes}
+	return r.copy(node)
+}
+
+func (r *resolver) copy(node *yaml.Node) (*yaml.Node, error) {
+	if r.left--; r.left < 0 {
+		return nil, fmt.Errorf("its aliases make it larger than %d values", maxNodes)
+	}
+	if node.Kind == yaml.AliasNode {
+		return r.copy(node.Alias)
+	}
+	copied := *node
+	copied.Anchor, copied.Content = "", nil
+	if node.Kind == yaml.MappingNode {
+		return &copied, r.fill(&copied, node)
+	}
+	for _, child := range node.Content {
+		item, err := r.copy(child)
+		if err != nil {
+			return nil, err
+		}
+		copied.Content = append(copied.Content, item)
+	}
+	return &copied, nil
+}
+
+// fill sets the mapping's keys in order, those of a merge too: where a key is set
+// twice the later one wins, as kubectl's library has it.
+func (r *resolver) fill(into, from *yaml.Node) error {
+	for i := 0; i < len(from.Content); i += 2 {
+		key, value := from.Content[i], from.Content[i+1]
+		if isMerge(key) {
+			if err := r.merge(into, value); err != nil {
+				return err
+			}
+			continue
+		}
+		copiedKey, err := r.copy(key)
+		if err != nil {
+			return err
+		}
+		copiedValue, err := r.copy(value)
+		if err != nil {
+			return err
+		}
+		if at := find(into, copiedKey.Value); at >= 0 {
+			into.Content[at+1] = copiedValue
+			continue
+		}
+		into.Content = append(into.Content, copiedKey, copiedValue)
+	}
+	return nil
+}
+
+func (r *resolver) merge(into, value *yaml.Node) error {
+	if r.left--; r.left < 0 {
+		return fmt.Errorf("its aliases make it larger than %d values", maxNodes)
+	}
+	switch value.Kind {
+	case yaml.AliasNode:
+		return r.merge(into, value.Alias)
+	case yaml.MappingNode:
+		return r.fill(into, value)
+	case yaml.SequenceNode: // of several, the first one wins
+		for _, item := range slices.Backward(value.Content) {
+			if err := r.merge(into, item); err != nil {
+				return err
+			}
+		}
+		return nil
+	default:
+		return errors.New("a merge key (<<) takes a mapping")
+	}
+}
+
+// find returns the index of a mapping's key, below 0 where it has none.
+func find(mapping *yaml.Node, key string) int {
+	for i := 0; i < len(mapping.Content); i += 2 {
+		if mapping.Content[i].Kind == yaml.ScalarNode && mapping.Content[i].Value == key {
+			return i
+		}
+	}
+	return -1
+}
+
+// apply does one operation on a tree without aliases.
+func apply(root *yaml.Node, operation Operation) error {
+	last := len(operation.at) - 1
+	parent, err := walk(root, operation.at[:last])
+	if err != nil {
+		return err
+	}
+	if parent.Kind != yaml.MappingNode {
+		return fmt.Errorf("%s is no mapping", operation.at[:last])
+	}
+	key := operation.at[last]
+	at := find(parent, key)
+	switch {
+	case operation.Op == "remove" && at >= 0:
+		parent.Content = slices.Delete(parent.Content, at, at+2)
+	case operation.Op == "remove":
+		return fmt.Errorf("%s is not there", operation.at)
+	case at >= 0:
+		parent.Content[at+1] = valueNode(operation.Value)
+	default:
+		at = place(parent, key)
+		parent.Content = slices.Insert(parent.Content, at, scalar(key), valueNode(operation.Value))
+	}
+	return nil
+}
+
+func walk(node *yaml.Node, path pointer) (*yaml.Node, error) {
+	if node.Kind == yaml.DocumentNode {
+		node = node.Content[0]
+	}
+	for i, token := range path {
+		switch node.Kind {
+		case yaml.MappingNode:
+			at := find(node, token)
+			if at < 0 {
+				return nil, fmt.Errorf("%s is not there", path[:i+1])
+			}
+			node = node.Content[at+1]
+		case yaml.SequenceNode:
+			index, err := strconv.Atoi(token)
+			if err != nil || index < 0 || index >= len(node.Content) {
+				return nil, fmt.Errorf("%s is not there", path[:i+1])
+			}
+			node = node.Content[index]
+		default:
+			return nil, fmt.Errorf("%s is neither a mapping nor a list", path[:i])
+		}
+	}
+	return node, nil
+}
+
+// place says where a new key goes: where one looks for it.
+func place(parent *yaml.Node, key string) int {
+	switch key {
+	case "metadata":
+		return max(find(parent, "spec"), 0)
+	case "runtimeClassName":
+		return 0
+	default:
+		return len(parent.Content)
+	}
+}
+
+// valueNode writes JSON in single quotes, which YAML needs no escapes in.
+func valueNode(value any) *yaml.Node {
+	text, ok := value.(string)
+	if !ok {
+		return &yaml.Node{Kind: yaml.MappingNode, Tag: "!!map"}
+	}
+	node := scalar(text)
+	if strings.HasPrefix(text, "{") {
+		node.Style = yaml.SingleQuotedStyle
+	}
+	return node
+}
+
+// writeYAML writes the tree with the indentation of the original.
+func writeYAML(node *yaml.Node) ([]byte, error) {
+	var text bytes.Buffer
+	encoder := yaml.NewEncoder(&text)
+	encoder.SetIndent(indentOf(node))
+	if compactLists(node) {
+		encoder.CompactSeqIndent()
+	}
+	if err := encoder.Encode(node); err != nil {
+		return nil, err
+	}
+	err := encoder.Close()
+	return text.Bytes(), err
+}
+
+// indentOf returns how far the first mapping within a mapping stands to the right
+// of it; 2 where there is none.
+func indentOf(node *yaml.Node) int {
+	const common, most = 2, 9
+	if by := firstOf(node, func(parent, child *yaml.Node) int {
+		if parent.Kind != yaml.MappingNode || child.Kind != yaml.MappingNode || parent.Line == child.Line {
+			return 0
+		}
+		return child.Column - parent.Column
+	}); by >= common && by <= most {
+		return by
+	}
+	return common
+}
+
+// compactLists tells whether the first list stands right below its key.
+func compactLists(node *yaml.Node) bool {
+	return firstOf(node, func(parent, child *yaml.Node) int {
+		if parent.Kind != yaml.MappingNode || child.Kind != yaml.SequenceNode || parent.Line == child.Line {
+			return 0
+		}
+		return child.Column - parent.Column + 1
+	}) == 1
+}
+
+// firstOf returns the first value above 0 of a pair that is in block style.
+func firstOf(node *yaml.Node, of func(parent, child *yaml.Node) int) int {
+	if node.Style&yaml.FlowStyle != 0 {
+		return 0
+	}
+	for i, child := range node.Content {
+		if child.Style&yaml.FlowStyle == 0 && child.Line > 0 && (node.Kind != yaml.MappingNode || i%2 == 1) {
+			if by := of(node, child); by > 0 {
+				return by
+			}
+		}
+		if by := firstOf(child, of); by > 0 {
+			return by
+		}
+	}
+	return 0
+}

@@ -1,0 +1,270 @@
+package convert
+
+import (
+	"bytes"
+	"fmt"
+	"maps"
+	"slices"
+	"strings"
+	"unicode/utf8"
+
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+// Validate checks, as the shim would, all annotations in data: manifests of pods and
+// pod templates, OCI specs (a bundle's config.json), a mapping of annotations,
+// or a block by itself. Refused is what the shim would refuse.
+func Validate(data []byte, runtimeClass string) *Report {
+	v := &validation{report: &Report{}, runtimeClass: runtimeClass}
+	if !utf8.Valid(data) {
+		v.refuse(Finding{Text: notUTF8})
+		return v.report
+	}
+	for _, document := range split(bytes.TrimPrefix(data, []byte(byteOrderMark))) {
+		if err := v.document(document); err != nil {
+			v.refuse(Finding{Object: document.name(), Text: err.Error()})
+		}
+	}
+	return v.report
+}
+
+type validation struct {
+	report       *Report
+	runtimeClass string
+}
+
+func (v *validation) refuse(f Finding) { v.report.refuse(f) }
+func (v *validation) warn(f Finding)   { v.report.warn(f) }
+
+func (v *validation) document(d document) error {
+	root, err := d.read()
+	if err != nil || root == nil {
+		return err
+	}
+	meaning, err := d.meaning(d.text)
+	if err != nil {
+		return err
+	}
+	tree, ok := decodeObject(meaning)
+	switch {
+	case !ok: // what it should be is told by the check of a block
+		v.block(d.name(), string(d.text))
+	case tree["kind"] != nil:
+		for _, o := range objects(tree, d.name()) {
+			if o.known {
+				v.pod(o)
+			}
+		}
+	case tree["ociVersion"] != nil:
+		v.spec(d.name(), tree)
+	case slices.ContainsFunc(slices.Collect(maps.Keys(tree)), ours):
+		v.loose(d.name(), tree)
+	default:
+		v.block(d.name(), string(d.text))
+	}
+	return nil
+}
+
+// domain is the part of the keys that is always there.
+var domain, _, _ = strings.Cut(oci.KeyLifecycle, "/")
+
+// ours tells whether a key is of this shim's domain, with or without a name.
+func ours(key string) bool {
+	prefix, _, ok := strings.Cut(key, "/")
+	return ok && (prefix == domain || strings.HasSuffix(prefix, "."+domain))
+}
+
+// named returns the container that a key names; empty for the general ones.
+func named(key string) string {
+	prefix, _, _ := strings.Cut(key, "/")
+	return strings.TrimSuffix(strings.TrimSuffix(prefix, domain), ".")
+}
+
+// block checks one value.
+func (v *validation) block(object, value string) {
+	parsed, problems := oci.Parse(value)
+	for _, problem := range problems {
+		v.refuse(Finding{Object: object, Field: problem.Path, Text: problem.Problem})
+	}
+	if len(problems) == 0 {
+		v.report.Checked = append(v.report.Checked, Finding{Object: object, Text: "a block with " + describe(&oci.Lifecycle{Block: parsed})})
+	}
+}
+
+// pod checks what each container of it will be given.
+func (v *validation) pod(o object) {
+	pod := o.podTree()
+	metadata, _ := pod["metadata"].(map[string]any)
+	annotations, ok := metadata["annotations"].(map[string]any)
+	if !ok && metadata["annotations"] != nil {
+		v.refuse(Finding{Object: o.name, Field: "metadata.annotations", Text: "must be a mapping"})
+	}
+	values := v.texts(o.name, annotations)
+	spec, _ := pod["spec"].(map[string]any)
+	containers := containersOf(spec)
+	v.strangers(o.name, values, containers)
+	said := map[string]bool{}
+	for _, c := range containers {
+		lifecycle := v.container(o.name, c.name, oci.ContainerSpec(values, c.name), said)
+		if lifecycle != nil {
+			v.around(o.name, c, spec)
+		}
+	}
+	if len(values) == 0 {
+		v.report.Checked = append(v.report.Checked, Finding{Object: o.name, Text: "no annotations of " + domain})
+	}
+}
+
+// texts returns the annotations of ours. The API server refuses all but texts.
+func (v *validation) texts(object string, annotations map[string]any) map[string]string {
+	values := map[string]string{}
+	for _, key := range slices.Sorted(maps.Keys(annotations)) {
+		if !ours(key) {
+			continue
+		}
+		text, ok := annotations[key].(string)
+		if !ok {
+			v.refuse(Finding{Object: object, Container: named(key), Field: fmt.Sprintf("annotation %q", key),
+				Text: "must be a string; put the block in quotes, or behind | in lines of its own"})
+			continue
+		}
+		values[key] = text
+	}
+	return values
+}
+
+// containersOf lists all containers of a pod.
+func containersOf(spec map[string]any) []container {
+	var all []container
+	for _, list := range []string{"containers", "initContainers", "ephemeralContainers"} {
+		items, _ := spec[list].([]any)
+		for _, item := range items {
+			tree, _ := item.(map[string]any)
+			name, _ := tree["name"].(string)
+			lifecycle, _ := tree["lifecycle"].(map[string]any)
+			all = append(all, container{name: name, list: list, tree: tree, lifecycle: lifecycle})
+		}
+	}
+	return all
+}
+
+// strangers warns of keys that name no container.
+func (v *validation) strangers(object string, values map[string]string, containers []container) {
+	names := make([]string, len(containers))
+	for i, c := range containers {
+		names[i] = c.name
+	}
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		if name := named(key); name != "" && !slices.Contains(names, name) {
+			v.warn(Finding{Object: object, Field: fmt.Sprintf("annotation %q", key), Text: fmt.Sprintf(
+				"names no container of this pod (it has %s), so the shim ignores it", strings.Join(names, ", "))})
+		}
+	}
+}
+
+// container checks what one is given, and returns it.
+func (v *validation) container(object, name string, spec *oci.Spec, said map[string]bool) *oci.Lifecycle {
+	problems := spec.Problems()
+	for _, problem := range problems {
+		concerned := name
+		if named(problem.Key) == "" {
+			concerned = "" // every container of the pod
+		}
+		finding := Finding{Object: object, Container: concerned, Field: fmt.Sprintf("annotation %q", problem.Key), Text: problem.Problem}
+		if problem.Path != "" {
+			finding.Text = problem.Path + " " + problem.Problem
+		}
+		if !said[finding.String()] {
+			said[finding.String()] = true
+			v.refuse(finding)
+		}
+	}
+	lifecycle, err := spec.Lifecycle()
+	if err != nil || lifecycle == nil {
+		return nil
+	}
+	v.report.Checked = append(v.report.Checked, Finding{Object: object, Container: name, Text: describe(lifecycle)})
+	return lifecycle
+}
+
+// around warns of what makes an accepted block do something else than one might
+// think.
+func (v *validation) around(object string, c container, spec map[string]any) {
+	if c.lifecycle["postStart"] != nil || c.lifecycle["preStop"] != nil {
+		v.warn(Finding{Object: object, Container: c.name, Field: "lifecycle", Text: "is there too: the kubelet runs these handlers, and the shim those of the annotation; remove one of the two"})
+	}
+	if c.list != "containers" && !c.sidecar() {
+		v.warn(Finding{Object: object, Container: c.name, Text: "gets handlers, and is no main container and no sidecar, which Kubernetes gives none; use keys with a container's name"})
+	}
+	if class := spec["runtimeClassName"]; class != v.runtimeClass {
+		said := Finding{Object: object, Field: "spec.runtimeClassName", Text: fmt.Sprintf(
+			"is not %q: the annotations do nothing unless this shim is the handler of the pod's runtime class", v.runtimeClass)}
+		if !slices.Contains(v.report.Warnings, said) {
+			v.warn(said)
+		}
+	}
+}
+
+// spec checks the spec of a bundle.
+func (v *validation) spec(object string, tree map[string]any) {
+	annotations, _ := tree["annotations"].(map[string]any)
+	spec := &oci.Spec{Annotations: v.texts(object, annotations)}
+	for key, value := range annotations { // CRI's own say which container it is
+		if text, ok := value.(string); ok {
+			spec.Annotations[key] = text
+		}
+	}
+	before := len(v.report.Refusals)
+	if v.container(object, "", spec, map[string]bool{}) == nil && len(v.report.Refusals) == before {
+		v.report.Checked = append(v.report.Checked, Finding{Object: object, Text: "an OCI spec whose annotations ask for no handlers"})
+	}
+}
+
+// loose checks annotations that belong to nothing: for each container that they
+// name, and for one that they do not.
+func (v *validation) loose(object string, tree map[string]any) {
+	values := v.texts(object, tree)
+	said := map[string]bool{}
+	names := []string{""}
+	for _, key := range slices.Sorted(maps.Keys(values)) {
+		if name := named(key); !slices.Contains(names, name) {
+			names = append(names, name)
+		}
+	}
+	for _, name := range names {
+		spec := &oci.Spec{Annotations: values}
+		if name != "" {
+			spec = oci.ContainerSpec(values, name)
+		}
+		v.container(object, name, spec, said)
+	}
+}
+
+// describe says in short what a container will do.
+func describe(lifecycle *oci.Lifecycle) string {
+	var parts []string
+	if handler := lifecycle.Block.PostStart; handler != nil {
+		parts = append(parts, "postStart "+actionOf(handler))
+	}
+	if handler := lifecycle.Block.PreStop; handler != nil {
+		parts = append(parts, "preStop "+actionOf(handler))
+	}
+	if len(parts) == 0 {
+		return "no handlers"
+	}
+	return strings.Join(parts, ", ")
+}
+
+func actionOf(handler *lifecyclev1.Handler) string {
+	switch {
+	case handler.Exec != nil:
+		return "exec"
+	case handler.HttpGet != nil:
+		return "httpGet"
+	case handler.TcpSocket != nil:
+		return "tcpSocket"
+	default:
+		return "sleep"
+	}
+}
