@@ -16,7 +16,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// deployFile is a file of deploy/, by its path there. TestDeployFilesAreUsed looks for these names.
+// deployFile is a file of deploy/, by its path there. TestDeployFilesAreUsed looks for their names.
 func deployFile(t testing.TB, name string) string {
 	t.Helper()
 	path, err := filepath.Abs(filepath.Join("../deploy", name))
