@@ -63,16 +63,22 @@ func (h *podHost) cgroupParent() string { return "/" + filepath.Base(h.daemon.Di
 func newPodHost(t *testing.T, watch harness.Watch, images ...string) *podHost {
 	t.Helper()
 	bin := binDir(t)
-	ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
-	defer cancel()
-	d, err := harness.StartDaemon(ctx, harness.DaemonConfig{
+	return startPodHost(t, harness.DaemonConfig{
 		Server: harness.Servers(bin)[0], BinDir: bin, Debug: true, CRI: true, NRI: true,
 		Handlers: map[string]harness.RuntimeHandler{
 			handlerLifecycle: {Type: Runtime},
 			handlerUserNS:    {Type: harness.StockRuntime, Path: filepath.Join(bin, "containerd-shim-lifecycle-v2")},
 			handlerImpatient: {Type: Runtime, Options: `DefaultPostStartTimeout = "1s"`},
 		},
-	})
+	}, watch, images...)
+}
+
+// startPodHost starts one with that configuration.
+func startPodHost(t *testing.T, config harness.DaemonConfig, watch harness.Watch, images ...string) *podHost {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(context.Background(), 2*limit)
+	defer cancel()
+	d, err := harness.StartDaemon(ctx, config)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -169,7 +175,12 @@ func onCRI(t *testing.T) *podBench {
 func onOwnCRI(t *testing.T) *podBench {
 	t.Helper()
 	t.Parallel()
-	h := newPodHost(t, harness.Watch{}, harness.ImageBusybox)
+	return onPodHost(t, newPodHost(t, harness.Watch{}, harness.ImageBusybox))
+}
+
+// onPodHost ends the host with the test.
+func onPodHost(t *testing.T, h *podHost) *podBench {
+	t.Helper()
 	t.Cleanup(func() {
 		if err := h.close(); err != nil {
 			t.Error(err)

@@ -22,6 +22,9 @@ const RuntimeName = "io.containerd.lifecycle.v2"
 // Main is the shim binary: its start action is our own, everything else is
 // containerd's shim runner. It returns the exit status.
 func Main(ctx context.Context, args []string) int {
+	if len(args) == 2 && args[1] == actionSettings {
+		return showSettings(ConfigPath, os.Stdout, os.Stderr)
+	}
 	register()
 	manager := newManager()
 	if !isStart(args) {

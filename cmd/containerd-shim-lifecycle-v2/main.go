@@ -7,6 +7,12 @@ import (
 	"os"
 
 	"github.com/lifecycle-shim/lifecycle-shim/shim"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/version"
 )
 
-func main() { os.Exit(shim.Main(context.Background(), os.Args)) }
+func main() {
+	if version.Answer(os.Args, os.Stdout) {
+		return
+	}
+	os.Exit(shim.Main(context.Background(), os.Args))
+}

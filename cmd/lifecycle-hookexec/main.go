@@ -6,8 +6,14 @@ import (
 	"os"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/host"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/version"
 )
 
 func init() { host.Init(os.Args) }
 
-func main() { os.Exit(host.Main(os.Args)) }
+func main() {
+	if version.Answer(os.Args, os.Stdout) {
+		return
+	}
+	os.Exit(host.Main(os.Args))
+}

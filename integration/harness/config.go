@@ -42,6 +42,9 @@ func (d *Daemon) containerdConfig() string {
 	}
 
 	line("version = %d", server.configVersion())
+	if len(d.cfg.Imports) > 0 {
+		line("imports = [%s]", quoteAll(d.cfg.Imports))
+	}
 	line("root = %q", d.Root)
 	line("state = %q", filepath.Join(d.Dir, "state"))
 	line("disabled_plugins = [%s]", quoteAll(disabled))
@@ -62,8 +65,11 @@ func (d *Daemon) containerdConfig() string {
 		line("plugin_path = %q", filepath.Join(d.Dir, "nri-plugins"))
 		line("plugin_config_path = %q", filepath.Join(d.Dir, "nri-conf"))
 	}
-	if d.cfg.CRI && server.Modern() {
+	switch {
+	case d.cfg.CRI && server.Modern():
 		d.criConfig(line)
+	case d.cfg.CRI:
+		d.oldCRIConfig(line)
 	}
 	b.WriteString(d.cfg.ExtraConfig)
 	return b.String()
@@ -77,8 +83,23 @@ func (d *Daemon) criConfig(line func(format string, args ...any)) {
 	line("netns_mounts_under_state_dir = true")
 	line("[plugins.'io.containerd.cri.v1.runtime'.cni]\nbin_dirs = [%q]\nconf_dir = %q", cniBinDir, d.cniConfDir())
 	line("use_internal_loopback = true") // libcni would note what its plugin did, under no name of this daemon's
+	d.handlersConfig("io.containerd.cri.v1.runtime", line)
+}
+
+// oldCRIConfig is the same for 1.x.
+func (d *Daemon) oldCRIConfig(line func(format string, args ...any)) {
+	line("[plugins.'io.containerd.grpc.v1.cri']\nsandbox_image = %q", imagePause)
+	line("restrict_oom_score_adj = true\nnetns_mounts_under_state_dir = true")
+	line("[plugins.'io.containerd.grpc.v1.cri'.cni]\nbin_dir = %q\nconf_dir = %q", cniBinDir, d.cniConfDir())
+	if len(d.cfg.Handlers) > 0 { // it forgets its own where any is named
+		line("[plugins.'io.containerd.grpc.v1.cri'.containerd.runtimes.runc]\nruntime_type = %q", StockRuntime)
+	}
+	d.handlersConfig("io.containerd.grpc.v1.cri", line)
+}
+
+func (d *Daemon) handlersConfig(plugin string, line func(format string, args ...any)) {
 	for name, handler := range d.cfg.Handlers {
-		table := "[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes." + name
+		table := "[plugins.'" + plugin + "'.containerd.runtimes." + name
 		line("%s]\nruntime_type = %q\nruntime_path = %q", table, handler.Type, handler.Path)
 		line("pod_annotations = ['lifecycle-shim.io/*', '*.lifecycle-shim.io/*']\ncontainer_annotations = ['io.kubernetes.*']")
 		line("%s.options]\nRoot = %q\nBinaryName = 'runc'\n%s", table, d.RuncRoot, handler.Options)

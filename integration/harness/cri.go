@@ -55,6 +55,12 @@ type PodConfig struct {
 	LogDirectory string
 }
 
+// Info is what the CRI plugin says of itself beside its state: texts of JSON by name, its configuration among them.
+func (c *CRI) Info(ctx context.Context) (map[string]string, error) {
+	status, err := c.runtime.Status(ctx, &cri.StatusRequest{Verbose: true})
+	return status.GetInfo(), native(err)
+}
+
 // Pod is a running pod, or what is left of it.
 type Pod struct {
 	ID     string
@@ -76,6 +82,7 @@ func (c *CRI) RunPod(ctx context.Context, cfg PodConfig) (*Pod, error) {
 		config.Hostname = "pod"
 	}
 	pod, err := c.runtime.RunPodSandbox(ctx, &cri.RunPodSandboxRequest{Config: config, RuntimeHandler: cfg.Handler})
+	c.client.daemon.sockets.note(c.client.daemon.Address, criNamespace, pod.GetPodSandboxId())
 	return &Pod{ID: pod.GetPodSandboxId(), cri: c, config: config}, native(err)
 }
 

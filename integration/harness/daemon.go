@@ -36,12 +36,17 @@ type DaemonConfig struct {
 	Env      []string // added to the daemon's environment, which its shims inherit
 	Debug    bool     // log at debug level, the shims too
 	CRI      bool     // leave the CRI plugin on
-	// Handlers are CRI's runtime handlers by name, besides its own (2.x).
+	// Handlers are CRI's runtime handlers by name, besides its own.
 	Handlers map[string]RuntimeHandler
-	NRI      bool // listen for NRI plugins at Daemon.NRIAddress (1.7 and newer)
+	// Imports are files that containerd's configuration imports.
+	Imports []string
+	NRI     bool // listen for NRI plugins at Daemon.NRIAddress (1.7 and newer)
 	// ExtraConfig is appended to containerd's configuration file: TOML, tables only. Plugin names
 	// differ between 1.x and 2.x: see Server.Modern.
 	ExtraConfig string
+	// Binds are directories by the place at which the daemon finds them, in a mount namespace of its own. As with
+	// HideUnified, the containers' mounts are then invisible from outside.
+	Binds map[string]string
 	// HideUnified starts the daemon in a mount namespace of its own, without the cgroup2 mount at
 	// /sys/fs/cgroup/unified: crun 1.8.1 refuses that hybrid layout. The containers' mounts are then
 	// invisible from outside, and go with the last process of that namespace.
@@ -171,10 +176,17 @@ func (d *Daemon) Pid() int { return d.program.Pid() }
 // Start starts the daemon again after Terminate or Kill, with the same directories, and returns when it
 // answers. Clients made before reconnect by themselves.
 func (d *Daemon) Start(ctx context.Context) error {
+	return d.start(ctx, d.cfg.CRI)
+}
+
+// StartWithoutCRI is Start for a daemon whose CRI plugin may be unable to start.
+func (d *Daemon) StartWithoutCRI(ctx context.Context) error { return d.start(ctx, false) }
+
+func (d *Daemon) start(ctx context.Context, withCRI bool) error {
 	if err := d.exec(); err != nil {
 		return err
 	}
-	if err := d.waitReady(ctx); err != nil {
+	if err := d.waitReady(ctx, withCRI); err != nil {
 		return fmt.Errorf("containerd %s does not answer: %w\n%s", d.cfg.Server.Name, err, tail(d.Log()))
 	}
 	return nil
@@ -183,12 +195,26 @@ func (d *Daemon) Start(ctx context.Context) error {
 func (d *Daemon) exec() error {
 	args := []string{d.cfg.Server.Binary, "--config", d.configFile()}
 	var unshare uintptr
-	if d.cfg.HideUnified {
-		args = append([]string{"/bin/sh", "-c", `umount /sys/fs/cgroup/unified; exec "$0" "$@"`}, args...)
+	if d.cfg.ownMounts() {
+		args = append([]string{"/bin/sh", "-c", d.cfg.mountScript() + `exec "$0" "$@"`}, args...)
 		unshare = syscall.CLONE_NEWNS
 	}
 	d.program.Args, d.program.Env, d.program.Unshare = args, d.environ(), unshare
 	return d.program.Start()
+}
+
+// ownMounts says whether the daemon is in a mount namespace of its own.
+func (c DaemonConfig) ownMounts() bool { return c.HideUnified || len(c.Binds) > 0 }
+
+func (c DaemonConfig) mountScript() string {
+	script := ""
+	if c.HideUnified {
+		script = "umount /sys/fs/cgroup/unified; "
+	}
+	for place, dir := range c.Binds {
+		script += fmt.Sprintf("mount --bind '%s' '%s' || exit; ", dir, place)
+	}
+	return script
 }
 
 // environ is the test's environment with our PATH. XDG_RUNTIME_DIR and NOTIFY_SOCKET would lead outside.
@@ -212,7 +238,7 @@ func (d *Daemon) searchPath() string {
 	return strings.Join(dirs, ":")
 }
 
-func (d *Daemon) waitReady(ctx context.Context) error {
+func (d *Daemon) waitReady(ctx context.Context, withCRI bool) error {
 	client, err := containerd.New(d.Address)
 	if err != nil {
 		return err
@@ -228,7 +254,7 @@ func (d *Daemon) waitReady(ctx context.Context) error {
 		try, cancel := context.WithTimeout(ctx, time.Second)
 		defer cancel()
 		serving, _ := client.IsServing(try)
-		return serving && (!d.cfg.CRI || criServes(try, client)), nil
+		return serving && (!withCRI || criServes(try, client)), nil
 	})
 }
 

@@ -144,7 +144,7 @@ func (w Watch) lookAtMounts(s Snapshot) error {
 	dirs, namespaces := w.Dirs, []string{"self"}
 	for _, d := range w.Daemons {
 		dirs = append(dirs[:len(dirs):len(dirs)], d.Dir)
-		if pid := d.Pid(); pid != 0 && d.cfg.HideUnified {
+		if pid := d.Pid(); pid != 0 && d.cfg.ownMounts() {
 			namespaces = append(namespaces, strconv.Itoa(pid))
 		}
 	}

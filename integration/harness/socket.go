@@ -13,8 +13,7 @@ import (
 const sharedSocketDir = "/run/containerd/s"
 
 // socketNames remembers which sockets in sharedSocketDir are a daemon's: a name there is a hash, and cannot
-// be read back. It knows the containers, and pods, that Client.NewContainer made, not those of CRI. It is
-// safe for concurrent use.
+// be read back. It is safe for concurrent use.
 type socketNames struct {
 	mu    sync.Mutex
 	paths map[string]bool

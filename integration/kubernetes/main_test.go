@@ -45,7 +45,6 @@ func TestMain(m *testing.M) {
 type host struct {
 	*cluster.Cluster
 	registry *httptest.Server
-	events   *harness.Events
 	pods     harness.Watch
 	machine  harness.Watch
 	noPods   harness.Snapshot
@@ -90,18 +89,15 @@ func newHost(ctx context.Context) (_ *host, err error) {
 
 // watch from before the first pod on.
 func (h *host) watch() (err error) {
+	// On cgroup v1 the first pod's containers would make it, for good, where the kubelet has no use for it.
+	if err := harness.MakeCgroupParent(h.CgroupRoot() + "/kubepods/besteffort"); err != nil {
+		return err
+	}
 	h.pods = harness.Watch{
 		Daemons: []*harness.Daemon{h.Containerd}, CgroupParents: []string{h.CgroupRoot()}, NetNS: true, Sysctls: true,
 		Settle: limit, // the kubelet takes its time
 	}
-	if h.noPods, err = h.pods.TakeSnapshot(); err != nil {
-		return err
-	}
-	client, err := h.Containerd.Client("k8s.io")
-	if err != nil {
-		return err
-	}
-	h.events, err = client.Events(context.Background()) // until the daemon ends
+	h.noPods, err = h.pods.TakeSnapshot()
 	return err
 }
 
@@ -169,6 +165,20 @@ func alone(t *testing.T) *bench {
 		shared.host = h
 	}
 	return &bench{T: t, host: shared.host}
+}
+
+// events from now on: a stream does not outlive the containerd that another test has restarted.
+func (b *bench) events() *harness.Events {
+	b.Helper()
+	client, err := b.Containerd.Client("k8s.io")
+	if err != nil {
+		b.Fatal(err)
+	}
+	events, err := client.Events(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	return events
 }
 
 // kubectl must succeed.

@@ -11,6 +11,7 @@ import (
 	core "k8s.io/api/core/v1"
 	"sigs.k8s.io/yaml"
 
+	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/kubernetes/cluster"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
@@ -21,6 +22,7 @@ const pageFile = "testdata/lifecycle-events.yaml"
 // The page's example, with nginx: what the page has its reader do, and then the end of the pod.
 func TestPage(t *testing.T) {
 	b := on(t)
+	seen := b.events()
 	p := &pod{b: b, name: "lifecycle-demo"}
 	b.apply(b.converted(pageFile), p)
 	if err := b.Bind(b.Context(), p.name); err != nil {
@@ -32,13 +34,13 @@ func TestPage(t *testing.T) {
 		b.Errorf("the message is %q", message)
 	}
 	id := p.containerID("lifecycle-demo-container")
-	b.wantHandlers(id, "postStart Succeeded")
+	b.wantHandlers(seen, id, "postStart Succeeded")
 
 	took := p.delete()
 	b.Logf("kubectl delete took %v", took)
 	// nginx ends while preStop waits for its end: the usual good end.
-	b.wantHandlers(id, "postStart Succeeded", "preStop Aborted")
-	exit, err := b.events.WaitFor(b.Context(), limit, id, "/tasks/exit")
+	b.wantHandlers(seen, id, "postStart Succeeded", "preStop Aborted")
+	exit, err := seen.WaitFor(b.Context(), limit, id, "/tasks/exit")
 	if err != nil {
 		b.Fatal(err)
 	}
@@ -92,12 +94,12 @@ func (p *pod) containerID(name string) string {
 }
 
 // wantHandlers waits until these handlers of a container have finished, with these results, and no others.
-func (b *bench) wantHandlers(id string, want ...string) {
+func (b *bench) wantHandlers(seen *harness.Events, id string, want ...string) {
 	b.Helper()
 	var got []string
 	b.poll("the end of handlers", func() bool {
 		got = nil
-		for _, event := range b.events.Of(id) {
+		for _, event := range seen.Of(id) {
 			if finished, ok := event.Value.(*lifecyclev1.HandlerFinished); ok {
 				got = append(got, fmt.Sprintf("%s %s", finished.Handler, finished.Result))
 			}

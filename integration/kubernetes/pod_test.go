@@ -119,7 +119,7 @@ func (p *pod) show(ctx context.Context) {
 	p.b.Logf("log of the pod's own:\n%s", log)
 	var lines []string
 	for line := range strings.Lines(p.b.Containerd.Log()) {
-		if strings.Contains(line, p.name) || strings.Contains(line, "handler") {
+		if !strings.Contains(line, "level=debug") && (strings.Contains(line, p.name) || strings.Contains(line, "handler")) {
 			lines = append(lines, line)
 		}
 	}

@@ -63,8 +63,8 @@ func TestFailingPostStart(t *testing.T) {
 	events := b.kubectl("get", "events", "--field-selector=involvedObject.name="+p.name+",type=Warning", "-o", "jsonpath={.items[*].message}")
 	b.wantPart(events, "postStart handler failed: exit status 3: no message today")
 	b.poll("the second try", func() bool { return strings.HasPrefix(p.log(), "start preStop TERM start preStop TERM") })
-	if p.status().Phase == core.PodRunning {
-		b.Error("the pod is Running")
+	if ready := p.status().ContainerStatuses[0].Ready; ready {
+		b.Error("the container is Ready")
 	}
 }
 

@@ -31,9 +31,9 @@ func TestGraceOverride(t *testing.T) {
 			b := on(t)
 			p := b.create(blocks{"app": lifecycle("", "touch begun; sleep 20; touch through")}, []core.Container{container("app", stubborn)}, grace(60))
 			p.running()
-			id := p.containerID("app")
+			seen, id := b.events(), p.containerID("app")
 			took := p.delete(deletion.flags...)
-			exit, err := b.events.WaitFor(b.Context(), limit, id, "/tasks/exit")
+			exit, err := seen.WaitFor(b.Context(), limit, id, "/tasks/exit")
 			if err != nil {
 				b.Fatal(err)
 			}
@@ -74,7 +74,7 @@ func TestPreStopHasItsTime(t *testing.T) {
 func TestCompleted(t *testing.T) {
 	b := on(t)
 	p := b.create(blocks{"app": lifecycle("touch go", "echo preStop >> log")},
-		[]core.Container{container("app", "while [ ! -e go ]; do sleep 0.02; done; echo done >> log")}, restartPolicy(core.RestartPolicyNever))
+		[]core.Container{container("app", "touch /tmp/started; while [ ! -e go ]; do sleep 0.02; done; echo done >> log")}, restartPolicy(core.RestartPolicyNever))
 	p.wait("jsonpath={.status.phase}=Succeeded")
 	if status := p.status().ContainerStatuses[0]; status.State.Terminated.ExitCode != 0 || status.State.Terminated.Reason != "Completed" {
 		b.Errorf("state %+v, want Completed", status.State)

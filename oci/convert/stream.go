@@ -26,6 +26,9 @@ type document struct {
 	json            bool
 }
 
+// byteOrderMark is what some editors begin a file with.
+const byteOrderMark = "\ufeff"
+
 const notUTF8 = "is not UTF-8 text; write the file in UTF-8"
 
 // Stream converts the manifests in data: YAML or JSON documents, lists too. With a
@@ -37,8 +40,9 @@ func Stream(data []byte, runtimeClass string) ([]byte, *Report) {
 		return nil, report
 	}
 	var result bytes.Buffer
-	documents := split(bytes.TrimPrefix(data, []byte("\ufeff")))
-	for _, document := range documents {
+	text := bytes.TrimPrefix(data, []byte(byteOrderMark))
+	result.Write(data[:len(data)-len(text)])
+	for _, document := range split(text) {
 		converted, err := document.convert(report, runtimeClass)
 		if err != nil {
 			report.refuse(Finding{Object: document.name(), Text: err.Error()})

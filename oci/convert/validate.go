@@ -21,7 +21,7 @@ func Validate(data []byte, runtimeClass string) *Report {
 		v.refuse(Finding{Text: notUTF8})
 		return v.report
 	}
-	for _, document := range split(bytes.TrimPrefix(data, []byte("\ufeff"))) {
+	for _, document := range split(bytes.TrimPrefix(data, []byte(byteOrderMark))) {
 		if err := v.document(document); err != nil {
 			v.refuse(Finding{Object: document.name(), Text: err.Error()})
 		}

@@ -1,0 +1,163 @@
+package doctor
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"net"
+	"slices"
+	"strings"
+
+	version "github.com/containerd/containerd/api/services/version/v1"
+	"github.com/pelletier/go-toml/v2"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/types/known/emptypb"
+	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+)
+
+// ask connects to a socket for some questions.
+func ask(ctx context.Context, address string, questions func(context.Context, *grpc.ClientConn) error) error {
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	conn, err := grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	if err != nil {
+		return err
+	}
+	defer conn.Close()
+	if err := questions(ctx, conn); err != nil {
+		return errors.New(status.Convert(err).Message())
+	}
+	return nil
+}
+
+// askVersion also shows that a containerd is there.
+func askVersion(ctx context.Context, address string) (string, error) {
+	answer := ""
+	err := ask(ctx, address, func(ctx context.Context, conn *grpc.ClientConn) error {
+		response, err := version.NewVersionClient(conn).Version(ctx, &emptypb.Empty{})
+		// Debian's is v1.6.20~ds1, others 2.4.2+unknown, or empty.
+		answer = strings.TrimPrefix(response.GetVersion(), "v")
+		return err
+	})
+	return answer, err
+}
+
+// serverOf returns the process that listens on a socket.
+func serverOf(address string) (int, error) {
+	conn, err := net.Dial("unix", address)
+	if err != nil {
+		return 0, err
+	}
+	defer conn.Close()
+	raw, err := conn.(*net.UnixConn).SyscallConn()
+	if err != nil {
+		return 0, err
+	}
+	var peer *unix.Ucred
+	var peerErr error
+	if err := raw.Control(func(fd uintptr) { peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
+		return 0, err
+	}
+	if peerErr != nil {
+		return 0, peerErr
+	}
+	if peer.Pid == 0 {
+		return 0, errors.New("it runs in another pid namespace: run lifecyclectl where it runs")
+	}
+	return int(peer.Pid), nil
+}
+
+// askCRI asks the CRI plugin for the configuration that it runs with.
+func askCRI(ctx context.Context, address string) (found *CRI, failure string) {
+	err := ask(ctx, address, func(ctx context.Context, conn *grpc.ClientConn) error {
+		client := cri.NewRuntimeServiceClient(conn)
+		response, err := client.Status(ctx, &cri.StatusRequest{Verbose: true})
+		if err != nil {
+			return err
+		}
+		if found, err = parseStatus(response.Info["config"]); err != nil {
+			return err
+		}
+		driver, err := client.RuntimeConfig(ctx, &cri.RuntimeConfigRequest{}) // containerd 1.x has no such question
+		if err == nil && driver.GetLinux() != nil {
+			found.CgroupDriver = strings.ToLower(driver.Linux.CgroupDriver.String())
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err.Error()
+	}
+	return found, ""
+}
+
+// parseStatus reads the configuration that CRI's verbose status has: JSON, of one form in 1.6, 1.7 and 2.x.
+func parseStatus(text string) (*CRI, error) {
+	var config struct {
+		Containerd struct {
+			Runtimes map[string]struct {
+				RuntimeType, RuntimePath             string
+				PodAnnotations, ContainerAnnotations []string
+				Options                              map[string]any
+			}
+		}
+	}
+	if err := json.Unmarshal([]byte(text), &config); err != nil {
+		return nil, fmt.Errorf("its configuration cannot be read: %w", err)
+	}
+	found := &CRI{Runtimes: map[string]Runtime{}}
+	for name, r := range config.Containerd.Runtimes {
+		found.Runtimes[name] = Runtime{r.RuntimeType, r.RuntimePath, r.PodAnnotations, r.ContainerAnnotations, r.Options}
+	}
+	return found, nil
+}
+
+// The sections of containerd's configuration that hold CRI's runtimes: of versions 2, and 3 and 4.
+const (
+	oldCRI = "io.containerd.grpc.v1.cri"
+	newCRI = "io.containerd.cri.v1.runtime"
+)
+
+// parseDump reads what `containerd config dump` prints.
+func parseDump(text []byte) (found *CRI, disabled bool, err error) {
+	var config struct {
+		DisabledPlugins []string `toml:"disabled_plugins"`
+		Plugins         map[string]any
+	}
+	if err := toml.Unmarshal(text, &config); err != nil {
+		return nil, false, fmt.Errorf("containerd config dump: %w", err)
+	}
+	found = &CRI{Runtimes: map[string]Runtime{}}
+	for _, section := range []string{oldCRI, newCRI} {
+		containerd, _ := table(config.Plugins[section])["containerd"]
+		runtimes, _ := table(containerd)["runtimes"]
+		for name, value := range table(runtimes) {
+			r := table(value)
+			runtimeType, _ := r["runtime_type"].(string)
+			path, _ := r["runtime_path"].(string)
+			found.Runtimes[name] = Runtime{runtimeType, path, texts(r["pod_annotations"]), texts(r["container_annotations"]), table(r["options"])}
+		}
+	}
+	disabled = slices.Contains(config.DisabledPlugins, oldCRI) || slices.Contains(config.DisabledPlugins, newCRI)
+	return found, disabled, nil
+}
+
+// table is nil for what is none: reading from it is fine.
+func table(value any) map[string]any {
+	t, _ := value.(map[string]any)
+	return t
+}
+
+func texts(value any) []string {
+	var found []string
+	list, _ := value.([]any)
+	for _, one := range list {
+		if text, ok := one.(string); ok {
+			found = append(found, text)
+		}
+	}
+	return found
+}

@@ -1,0 +1,366 @@
+package integration
+
+import (
+	"encoding/json"
+	"fmt"
+	"maps"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strings"
+	"testing"
+
+	"github.com/pelletier/go-toml/v2"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+)
+
+// deployFile is a file of deploy/, by its path there. TestDeployFilesAreUsed looks for their names.
+func deployFile(t testing.TB, name string) string {
+	t.Helper()
+	path, err := filepath.Abs(filepath.Join("../deploy", name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Stat(path); err != nil {
+		t.Fatal(err)
+	}
+	return path
+}
+
+func readDeployFile(t testing.TB, name string) string {
+	t.Helper()
+	text, err := os.ReadFile(deployFile(t, name))
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(text)
+}
+
+func server(t testing.TB, name string) harness.Server {
+	t.Helper()
+	servers := harness.Servers(binDir(t))
+	i := slices.IndexFunc(servers, func(s harness.Server) bool { return s.Name == name })
+	if i < 0 {
+		t.Fatalf("containerd %s is not installed: run `make deps servers`", name)
+	}
+	return servers[i]
+}
+
+// deployCase is a file of deploy/containerd under one of the servers that it is for.
+type deployCase struct {
+	file   string // below deploy/
+	server harness.Server
+}
+
+// serversOf are the servers by the directories of deploy/containerd. Debian's 1.6.20 does not do what the files with
+// a runtime_path ask for: TestDeployContainerdIgnoresRuntimePath.
+func serversOf(dir, name string) []string {
+	switch {
+	case dir == "2.x":
+		return []string{"2.4"}
+	case dir == "1.x" && strings.Contains(name, "-runc-"):
+		return []string{"1.7"}
+	case dir == "1.x":
+		return []string{"1.7", "1.6"}
+	}
+	return nil
+}
+
+// deployCases are made of what there is in deploy/containerd, so that no file is forgotten.
+func deployCases(t *testing.T) []deployCase {
+	t.Helper()
+	files, err := filepath.Glob("../deploy/containerd/*/*")
+	if err != nil || len(files) == 0 {
+		t.Fatalf("no files in deploy/containerd: %v", err)
+	}
+	var cases []deployCase
+	for _, file := range files {
+		dir := filepath.Base(filepath.Dir(file))
+		servers := serversOf(dir, filepath.Base(file))
+		if len(servers) == 0 {
+			t.Errorf("%s: for which containerd is it?", file)
+		}
+		if filepath.Base(file) == "runc.toml" {
+			continue // it goes with each of the others
+		}
+		for _, name := range servers {
+			cases = append(cases, deployCase{filepath.Join("containerd", dir, filepath.Base(file)), server(t, name)})
+		}
+	}
+	return cases
+}
+
+func (c deployCase) name() string {
+	return c.server.Name + "-" + strings.TrimSuffix(filepath.Base(c.file), ".toml")
+}
+func (c deployCase) systemd() bool { return strings.HasSuffix(c.file, "-systemd.toml") }
+
+// criPlugin is CRI's, under the name that it has in this containerd.
+func criPlugin(server harness.Server) string {
+	if server.Modern() {
+		return "io.containerd.cri.v1.runtime"
+	}
+	return "io.containerd.grpc.v1.cri"
+}
+
+// start starts the containerd with the very file, in the way that the file asks for: 1.x has it at the end of its
+// configuration, 2.x imports it. What is added keeps runc's state apart from the machine's. The product is where `make
+// install` puts it.
+func (c deployCase) start(t *testing.T) *podBench {
+	t.Helper()
+	bin := binDir(t)
+	dir, err := os.MkdirTemp("/run", "lcs-deploy-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = os.RemoveAll(dir) }) // removed by the daemon's end already
+	config := harness.DaemonConfig{
+		Server: c.server, Dir: dir, BinDir: bin, Debug: true, CRI: true, Binds: map[string]string{"/usr/local/bin": bin},
+	}
+	text := readDeployFile(t, c.file)
+	table := fmt.Sprintf("[plugins.'%s'.containerd.runtimes.lifecycle.options]\n", criPlugin(c.server))
+	root := fmt.Sprintf("Root = %q\n", filepath.Join(dir, "runc"))
+	if c.server.Name == "1.6" { // it passes no options but a file's path to a runtime that is not of runc's type
+		root = optionsFile(t, root)
+	}
+	if c.server.Modern() {
+		isolation := filepath.Join(t.TempDir(), "isolation.toml")
+		if err := os.WriteFile(isolation, []byte("version = 3\n"+table+root), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		config.Imports = []string{deployFile(t, c.file), isolation}
+	} else {
+		if _, last, found := strings.Cut(text, table); found {
+			if strings.Contains(last, "[") {
+				t.Fatalf("the options are not the last table of %s", c.file)
+			}
+			table = ""
+		}
+		config.ExtraConfig = readDeployFile(t, "containerd/1.x/runc.toml") + text + table + root
+	}
+	return onPodHost(t, startPodHost(t, config, harness.Watch{}, harness.ImageBusybox))
+}
+
+// optionsFile writes a runtime's options into a file, and returns the option that names it.
+func optionsFile(t *testing.T, text string) string {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "options.toml")
+	if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("TypeUrl = 'lifecycle.v1.Options'\nConfigPath = %q\n", path)
+}
+
+// runtimeConfig is what the CRI plugin has understood of a handler.
+type runtimeConfig struct {
+	RuntimeType, RuntimePath             string
+	PodAnnotations, ContainerAnnotations []string
+	Options                              map[string]any
+}
+
+func (b *podBench) runtimes() map[string]runtimeConfig {
+	b.Helper()
+	info, err := b.cri.Info(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	var config struct {
+		Containerd struct{ Runtimes map[string]runtimeConfig }
+	}
+	if err := json.Unmarshal([]byte(info["config"]), &config); err != nil {
+		b.Fatalf("CRI's configuration %q: %v", info["config"], err)
+	}
+	return config.Containerd.Runtimes
+}
+
+// Every file of deploy/containerd makes its containerd run handlers in pods.
+func TestDeployContainerd(t *testing.T) {
+	for _, c := range deployCases(t) {
+		t.Run(c.name(), func(t *testing.T) {
+			t.Parallel()
+			b := c.start(t)
+			runtimes := b.runtimes()
+			if _, ok := runtimes["runc"]; !ok {
+				b.Errorf("runtimes %v: containerd's own is lost", runtimes)
+			}
+			handler := runtimes["lifecycle"]
+			if systemd, _ := handler.Options["SystemdCgroup"].(bool); systemd != c.systemd() {
+				b.Errorf("CRI has the options %v", handler.Options)
+			}
+			if c.systemd() {
+				b.wantSystemdCgroups()
+				return
+			}
+			b.wantPodWithHandlers()
+			if !strings.Contains(c.file, "-runc-") {
+				b.wantSystemdCgroups() // it serves both
+			}
+		})
+	}
+}
+
+// wantPodWithHandlers runs one, and sees the annotations and options that the file lets through do their work.
+func (b *podBench) wantPodWithHandlers() {
+	b.Helper()
+	pod := b.pod(with{
+		keyLifecycle:             "{postStart: {exec: {command: [\"false\"]}}}", // the named one wins
+		"app." + keyLifecycle:    "{postStart: {" + shell("while [ ! -e ready ]; do sleep 0.02; done; echo warm > warm; exit 3") + "}}",
+		"web." + keyLifecycle:    "{postStart: {" + shell("echo hello > message") + "}, preStop: {" + shell("echo bye > message") + "}}",
+		"example.com/annotation": "not let through",
+	})
+	web := b.create(pod, obedient, func(config *harness.PodContainerConfig) { config.Name = "web" })
+	web.start()
+	if got := web.read("message"); got != "hello\n" {
+		b.Errorf("postStart has written %q", got)
+	}
+	if _, err := os.Stat(filepath.Join(b.daemon.RuncRoot, "k8s.io", web.ID)); err != nil {
+		b.Errorf("the option Root did not reach runc: %v", err)
+	}
+	if _, err := web.Stop(b.Context(), limit); err != nil {
+		b.Error(err)
+	}
+	if got := web.read("message"); got != "bye\n" {
+		b.Errorf("preStop has written %q", got)
+	}
+	web.wantExit(7)
+
+	// The kubelet's annotation of the container is let through: a container that stays is killed after its grace period.
+	app := b.create(pod, forever, func(config *harness.PodContainerConfig) { config.Annotations = with{keyGrace: "2"} })
+	took, err := app.Start(b.Context())
+	app.wantFailedStart(err, "postStart handler failed: exit status 3")
+	if took >= criGrace {
+		b.Errorf("the failed start took %s: the pod's grace period of 2 s is not known", took)
+	}
+}
+
+// wantSystemdCgroups wants a pod whose cgroups are systemd's: where none runs, runc must have been asked for them,
+// and say that it cannot.
+func (b *podBench) wantSystemdCgroups() {
+	b.Helper()
+	slice := strings.TrimPrefix(b.cgroupParent(), "/") + ".slice"
+	config := harness.PodConfig{Name: b.Name() + "-systemd", Handler: handlerLifecycle, CgroupParent: "/" + slice, HostNetwork: true}
+	pod, err := b.cri.RunPod(b.Context(), config)
+	if _, absent := os.Stat("/run/systemd/system"); absent != nil {
+		wantError(b.T, err, "systemd not running on this host, cannot use systemd cgroups manager")
+		return
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	if err := pod.Remove(b.Context()); err != nil {
+		b.Error(err)
+	}
+	_ = exec.CommandContext(b.Context(), "systemctl", "stop", slice).Run() // runc leaves the empty slice
+}
+
+// A pod in a user namespace runs with each of the files, as no options are in the way of the one of the shim's own type.
+func TestDeployContainerdUserNamespace(t *testing.T) {
+	for _, file := range []string{"containerd/2.x/lifecycle.toml", "containerd/2.x/lifecycle-runc-cgroupfs.toml"} {
+		t.Run(filepath.Base(file), func(t *testing.T) {
+			bin := binDir(t)
+			b := onPodHost(t, startPodHost(t, harness.DaemonConfig{
+				Server: server(t, "2.4"), BinDir: bin, Debug: true, CRI: true,
+				Binds: map[string]string{"/usr/local/bin": bin}, Imports: []string{deployFile(t, file)},
+			}, harness.Watch{}, harness.ImageBusybox))
+			b.Cleanup(func() { _ = os.Remove("/run/containerd/runc/k8s.io") }) // runc leaves it, empty
+			pod := b.pod(with{keyLifecycle: "{postStart: {" + shell("cat /proc/self/uid_map > map") + "}}"}, func(config *harness.PodConfig) {
+				config.UserNamespace, config.HostNetwork = true, false
+			})
+			c := b.create(pod, obedient)
+			c.start()
+			if got := strings.Fields(c.read("map")); !slices.Equal(got, []string{"0", "1000000", "65536"}) {
+				b.Errorf("the handler's users are mapped so: %q", got)
+			}
+		})
+	}
+}
+
+// What deploy/containerd says of 1.6.20 is true: it takes no notice of runtime_path, and the pod runs without handlers.
+func TestDeployContainerdIgnoresRuntimePath(t *testing.T) {
+	old := server(t, "1.6")
+	if version, err := exec.CommandContext(t.Context(), old.Binary, "--version").Output(); err != nil || !strings.Contains(string(version), " 1.6.20~") {
+		t.Fatalf("%s is %q (%v), no longer 1.6.20: is this still so, and deploy/containerd right?", old.Binary, version, err)
+	}
+	b := deployCase{"containerd/1.x/lifecycle-runc-cgroupfs.toml", old}.start(t)
+	c := b.app("{postStart: {"+shell("touch ran")+"}}", obedient)
+	c.start()
+	c.waitFor("ready")
+	if c.exists("ran") {
+		b.Error("the handler has run")
+	}
+}
+
+// nodeConfig is what a node's administrator has set before.
+const nodeConfig = "[plugins.'io.containerd.grpc.v1.cri'.cni]\nconf_dir = '/srv/cni'\n"
+
+// What the files say of how containerd merges them is true.
+func TestDeployContainerdMerging(t *testing.T) {
+	for _, old := range []string{"1.6", "1.7"} {
+		file := deployFile(t, "containerd/1.x/lifecycle.toml")
+		handler, runc := readDeployFile(t, "containerd/1.x/lifecycle.toml"), readDeployFile(t, "containerd/1.x/runc.toml")
+		got := dump(t, server(t, old), "version = 2\n"+nodeConfig+handler+runc)
+		if got.confDir != "/srv/cni" || !slices.Equal(got.runtimes, []string{"lifecycle", "runc"}) {
+			t.Errorf("%s, appended: %+v", old, got)
+		}
+		got = dump(t, server(t, old), "version = 2\n"+nodeConfig+handler)
+		if !slices.Equal(got.runtimes, []string{"lifecycle"}) {
+			t.Errorf("%s does not forget runc any more: %+v", old, got)
+		}
+		got = dump(t, server(t, old), fmt.Sprintf("version = 2\nimports = [%q]\n", file)+nodeConfig)
+		if got.confDir == "/srv/cni" {
+			t.Errorf("%s keeps by now what an imported file does not say: %+v", old, got)
+		}
+	}
+	if _, err := dumpText(t, server(t, "1.7"), "version = 3\n"); err == nil { // 1.6.20 takes any number, and understands 2 alone
+		t.Error("1.7 understands version 3 by now")
+	}
+	file := deployFile(t, "containerd/2.x/lifecycle.toml")
+	for _, version := range []string{
+		"version = 2\nimports = [%q]\n" + nodeConfig,
+		"version = 3\nimports = [%q]\n[plugins.'io.containerd.cri.v1.runtime'.cni]\nconf_dir = '/srv/cni'\n",
+		"version = 4\nimports = [%q]\n[plugins.'io.containerd.cri.v1.runtime'.cni]\nconf_dir = '/srv/cni'\n",
+	} {
+		got := dump(t, server(t, "2.4"), fmt.Sprintf(version, file))
+		if got.confDir != "/srv/cni" || !slices.Equal(got.runtimes, []string{"lifecycle", "runc"}) {
+			t.Errorf("2.4, imported: %+v", got)
+		}
+	}
+}
+
+// dumped is what containerd makes of its configuration files.
+type dumped struct {
+	confDir  string
+	runtimes []string // in the order of their names
+}
+
+func dump(t *testing.T, server harness.Server, config string) dumped {
+	t.Helper()
+	text, err := dumpText(t, server, config)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var decoded struct {
+		Plugins map[string]struct {
+			CNI struct {
+				ConfDir string `toml:"conf_dir"`
+			}
+			Containerd struct{ Runtimes map[string]any }
+		}
+	}
+	if err := toml.Unmarshal(text, &decoded); err != nil {
+		t.Fatal(err)
+	}
+	cri := decoded.Plugins[criPlugin(server)]
+	return dumped{confDir: cri.CNI.ConfDir, runtimes: slices.Sorted(maps.Keys(cri.Containerd.Runtimes))}
+}
+
+func dumpText(t *testing.T, server harness.Server, config string) ([]byte, error) {
+	t.Helper()
+	path := filepath.Join(t.TempDir(), "config.toml")
+	if err := os.WriteFile(path, []byte(config), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	return exec.CommandContext(t.Context(), server.Binary, "--config", path, "config", "dump").Output()
+}
