@@ -70,7 +70,8 @@ func write(out io.Writer, version, bin, arch string, linked []string) error {
 		},
 	}
 	document.Components, document.Dependencies = &b.components, &b.dependencies
-	return cdx.NewBOMEncoder(out, cdx.BOMFileFormatJSON).SetPretty(true).SetEscapeHTML(false).Encode(document)
+	// Of 2023: what scanners can read.
+	return cdx.NewBOMEncoder(out, cdx.BOMFileFormatJSON).SetPretty(true).SetEscapeHTML(false).EncodeVersion(document, cdx.SpecVersion1_5)
 }
 
 func madeAt() (string, error) {
