@@ -61,7 +61,7 @@ check-package: ## try dist/'s package on a fresh Debian 12, with the README's co
 	$(STEP) 'trying the package on a fresh Debian' go test -race -count 1 -v -timeout 30m ./integration/debian
 
 .PHONY: servers
-servers: $(BIN)/.servers $(BIN)/.containerd-1.7 $(BIN)/criu ## build or fetch what the tests run under: containerd 2.4 and 1.7, runc, CRIU
+servers: $(BIN)/.servers $(BIN)/.containerd-1.7 $(BIN)/criu $(BIN)/previous ## build or fetch what the tests run under: containerd 2.4 and 1.7, runc, CRIU
 	@CGO_ENABLED=0 go build -o $(BIN)/ ./integration/testserver
 
 # Stamps, as the modules alone decide what these binaries are.
@@ -79,6 +79,9 @@ $(BIN)/.containerd-1.7: integration/containerd-1.7/go.mod integration/containerd
 
 $(BIN)/criu: tools/criu
 	$(STEP) 'fetching CRIU, 8 MB' tools/criu $(BIN)
+
+$(BIN)/previous: integration/previous tools/previous
+	$(STEP) 'building the previous build, for the tests of upgrades' tools/previous $(BIN)/previous
 
 .PHONY: test
 test: deps build unit servers integration ## everything that must pass: unit and integration tests, with -race
