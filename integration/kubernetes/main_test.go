@@ -49,6 +49,19 @@ type host struct {
 	machine  harness.Watch
 	noPods   harness.Snapshot
 	nothing  harness.Snapshot
+	missing  []string // of folders
+}
+
+// folders that a kubelet makes wherever it is told to have its own.
+var folders = []string{"/var/lib/kubelet", "/var/log/containers", "/var/log/pods", "/usr/libexec/kubernetes"}
+
+func missing(paths ...string) (missing []string) {
+	for _, path := range paths {
+		if _, err := os.Stat(path); err != nil {
+			missing = append(missing, path)
+		}
+	}
+	return missing
 }
 
 func binDir() string {
@@ -61,7 +74,8 @@ func binDir() string {
 
 // newHost starts a cluster with a registry that has nginx.
 func newHost(ctx context.Context) (_ *host, err error) {
-	h := &host{machine: harness.Watch{NetNS: true, Sysctls: true}}
+	cluster.Sweep() // before the first look
+	h := &host{machine: harness.Watch{NetNS: true, Sysctls: true}, missing: missing(folders...)}
 	if h.nothing, err = h.machine.TakeSnapshot(); err != nil {
 		return nil, err
 	}
@@ -118,8 +132,8 @@ func (h *host) close() error {
 
 	h.machine.CgroupParents, h.machine.Dirs = []string{h.CgroupRoot()}, []string{h.Dir, h.Containerd.Dir}
 	errs = append(errs, left(ctx, h.machine, h.nothing))
-	for _, path := range []string{bridge, h.Dir, h.Containerd.Dir} {
-		if _, err := os.Stat(path); err == nil {
+	for _, path := range append(h.missing, bridge, h.Dir, h.Containerd.Dir) {
+		if len(missing(path)) == 0 {
 			errs = append(errs, fmt.Errorf("left behind: %s", path))
 		}
 	}

@@ -46,7 +46,7 @@ type API struct {
 // StartAPI starts both, and returns when the API server is ready. binDir is the bin/ in which kubernetes/ is. flags
 // are further ones for the API server, such as --feature-gates=…. ctx bounds the start only.
 func StartAPI(ctx context.Context, binDir string, flags ...string) (*API, error) {
-	sweep()
+	Sweep()
 	dir, err := os.MkdirTemp(filepath.Split(dirPattern))
 	if err != nil {
 		return nil, fmt.Errorf("a directory for the cluster (the tests run as root): %w", err)

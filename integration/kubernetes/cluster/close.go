@@ -14,8 +14,8 @@ const logTail = 4096
 
 func tail(text string) string { return text[max(0, len(text)-logTail):] }
 
-// sweep removes what clusters of dead tests have left. It does its best: what it cannot remove, a leak check will name.
-func sweep() {
+// Sweep removes what clusters of dead tests have left, as StartAPI does first. It does its best: what it cannot remove, a leak check will name.
+func Sweep() {
 	dirs := harness.Orphans(dirPattern)
 	for _, dir := range dirs {
 		_ = harness.KillNaming(dir) // before the containers, or a kubelet would start them again

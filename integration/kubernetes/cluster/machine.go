@@ -6,19 +6,24 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// logLinks is where the kubelet keeps a link to the log of each container, wherever the logs are.
-const logLinks = "/var/log/containers"
+const (
+	// logLinks is where the kubelet keeps a link to the log of each container, wherever the logs are.
+	logLinks = "/var/log/containers"
+	// devicePlugins is where it listens for them, wherever its folder is, having removed all that is there.
+	devicePlugins = "/var/lib/kubelet/device-plugins"
+)
 
 // machine is what a kubelet changes outside of its folders, as it was before.
 type machine struct {
 	Sysctls map[string]string // path → value
-	// Made are directories that were not there, inner ones first.
-	Made []string
+	// Missing are directories that were not there, inner ones first.
+	Missing []string
 }
 
 func machineFile(dir string) string { return filepath.Join(dir, "machine.json") }
@@ -33,8 +38,14 @@ func noteMachine(dir string) error {
 		}
 		before.Sysctls[path] = string(value)
 	}
-	if _, err := os.Stat(logLinks); errors.Is(err, os.ErrNotExist) {
-		before.Made = append(before.Made, logLinks)
+	for _, path := range []string{logLinks, devicePlugins, filepath.Dir(devicePlugins)} {
+		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
+			before.Missing = append(before.Missing, path)
+		}
+	}
+	if !slices.Contains(before.Missing, devicePlugins) {
+		return fmt.Errorf("%s is there, so this machine has a kubelet, and a second one would remove what it has in it: "+
+			"use another machine, or remove the folder if that kubelet has gone", devicePlugins)
 	}
 	text, err := json.Marshal(before)
 	if err != nil {
@@ -53,12 +64,12 @@ func restoreMachine(dir string) error {
 	if err := json.Unmarshal(text, &before); err != nil {
 		return fmt.Errorf("%s: %w", machineFile(dir), err)
 	}
-	errs := []error{removeLogLinks(dir)}
+	errs := []error{removeLogLinks(dir), os.RemoveAll(devicePlugins)}
 	for path, value := range before.Sysctls {
 		errs = append(errs, os.WriteFile(path, []byte(value), 0o644))
 	}
-	for _, made := range before.Made {
-		_ = os.Remove(made) // empty: ours alone
+	for _, path := range before.Missing {
+		_ = os.Remove(path) // works on an empty one, so nobody else uses it
 	}
 	harness.RemoveCgroupTree(cgroupRoot(dir))
 	return errors.Join(errs...)
