@@ -13,6 +13,8 @@ import (
 	"testing"
 	"time"
 
+	core "k8s.io/api/core/v1"
+
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/image"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/kubernetes/cluster"
@@ -50,6 +52,7 @@ type host struct {
 	noPods   harness.Snapshot
 	nothing  harness.Snapshot
 	missing  []string // of folders
+	policies bool     // of deploy/ are in force
 }
 
 // folders that a kubelet makes wherever it is told to have its own.
@@ -162,7 +165,7 @@ func on(t *testing.T) *bench {
 	return alone(t)
 }
 
-// alone lets it run when no other does: it restarts what they need.
+// alone lets it run before those. The policies are in force.
 func alone(t *testing.T) *bench {
 	t.Helper()
 	shared.Lock()
@@ -178,7 +181,29 @@ func alone(t *testing.T) *bench {
 		t.Logf("the cluster is up after %v", time.Since(begin))
 		shared.host = h
 	}
+	if !shared.policies {
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		defer cancel()
+		applyPolicies(ctx, t, shared.API)
+		shared.policies = true
+	}
 	return &bench{T: t, host: shared.host}
+}
+
+// removePolicies until the next test begins.
+func (b *bench) removePolicies() {
+	b.Helper()
+	shared.Lock()
+	defer shared.Unlock()
+	b.kubectl("delete", "-f", filepath.Join(deployDir, "policy.yaml"))
+	shared.policies = false
+	b.poll("the end of the policies", func() bool { return !b.moves() })
+}
+
+// moves says whether native handlers are moved when a pod is made.
+func (b *bench) moves() bool {
+	pods, err := admit(b.Context(), b.T, b.API, onePod(&core.Lifecycle{PreStop: sleep(1)}))
+	return err == nil && pods[0].Spec.Containers[0].Lifecycle == nil
 }
 
 // events from now on: a stream does not outlive the containerd that another test has restarted.

@@ -1,15 +1,15 @@
 package kubernetes
 
 import (
-	"encoding/json"
+	"context"
+	"errors"
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/containerd/containerd/api/events"
-	core "k8s.io/api/core/v1"
-	"sigs.k8s.io/yaml"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/kubernetes/cluster"
@@ -19,12 +19,68 @@ import (
 // pageFile is the manifest of the page "Attach Handlers to Container Lifecycle Events", as it is.
 const pageFile = "testdata/lifecycle-events.yaml"
 
-// The page's example, with nginx: what the page has its reader do, and then the end of the pod.
+// TestPage: the page's example, with nginx, through the two doors that need no server.
 func TestPage(t *testing.T) {
-	b := on(t)
+	t.Parallel()
+	for name, manifest := range map[string]func(*testing.T) string{"convert": convertedPage, "policy": pageWithClass} {
+		t.Run(name, func(t *testing.T) {
+			alone(t).tryPage(manifest(t)) // one after the other: the pod has one name
+		})
+	}
+}
+
+// TestPageThroughWebhook is before the parallel tests, which rely on the policy.
+func TestPageThroughWebhook(t *testing.T) {
+	b := alone(t)
+	b.removePolicies()
+	webhook, err := cluster.NewWebhook(binDir(), deployDir, t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	b.Cleanup(func() {
+		_, err := b.Kubectl(context.Background(), "delete", "--ignore-not-found", "mutatingwebhookconfiguration", "lifecycle-shim")
+		if err := errors.Join(err, webhook.Stop(syscall.SIGTERM)); err != nil {
+			t.Error(err)
+		}
+	})
+	if err := webhook.Hook(t.Context(), b.API); err != nil {
+		t.Fatal(err)
+	}
+	b.poll("the API server to ask the webhook", b.moves)
+	b.tryPage(pageWithClass(t))
+}
+
+// pageWithClass is the page's manifest with one more line.
+func pageWithClass(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(pageFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return strings.Replace(string(text), "\nspec:\n", "\nspec:\n  runtimeClassName: lifecycle\n", 1)
+}
+
+// convertedPage is what the converter makes of it.
+func convertedPage(t *testing.T) string {
+	t.Helper()
+	text, err := os.ReadFile(pageFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	manifest, err := convert(t, text)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return string(manifest)
+}
+
+// tryPage does what the page has its reader do, and then ends the pod.
+func (b *bench) tryPage(manifest string) {
+	b.Helper()
 	seen := b.events()
 	p := &pod{b: b, name: "lifecycle-demo"}
-	b.apply(b.converted(pageFile), p)
+	b.apply(manifest, p)
+	p.wantMoved()
 	if err := b.Bind(b.Context(), p.name); err != nil {
 		b.Fatal(err)
 	}
@@ -50,34 +106,6 @@ func TestPage(t *testing.T) {
 	if left := b.kubectl("get", "pods", "--field-selector=metadata.name="+p.name); left != "" {
 		b.Errorf("kubectl get pods still has %q", left)
 	}
-}
-
-// converted is the manifest with its handlers moved into annotations, and the RuntimeClass.
-func (b *bench) converted(file string) string {
-	b.Helper()
-	text, err := os.ReadFile(file)
-	if err != nil {
-		b.Fatal(err)
-	}
-	var object core.Pod
-	if err := yaml.UnmarshalStrict(text, &object); err != nil {
-		b.Fatal(err)
-	}
-	object.Spec.RuntimeClassName = ptr(cluster.RuntimeClass)
-	object.Annotations = map[string]string{}
-	for i, c := range object.Spec.Containers {
-		block, err := json.Marshal(c.Lifecycle)
-		if err != nil {
-			b.Fatal(err)
-		}
-		object.Annotations[c.Name+".lifecycle-shim.io/lifecycle"] = string(block)
-		object.Spec.Containers[i].Lifecycle = nil
-	}
-	manifest, err := json.Marshal(object)
-	if err != nil {
-		b.Fatal(err)
-	}
-	return string(manifest)
 }
 
 // containerID of the pod's container of that name, as containerd has it.

@@ -36,64 +36,65 @@ var app = entry("")
 // waiting begins a handler that tells the test that it has begun, and waits for it to go on.
 const waiting = `echo begun >> log; touch begun; while [ ! -e go ]; do sleep 0.02; done; `
 
-// container of a pod that runs a shell script.
-func container(name, script string) core.Container {
+// container of a pod that runs a shell script, with handlers or nil.
+func container(name, script string, handlers *core.Lifecycle) core.Container {
 	return core.Container{
 		Name: name, Image: harness.ImageBusybox, ImagePullPolicy: core.PullNever,
 		Command: []string{"/bin/sh", "-c", script}, WorkingDir: work,
-		VolumeMounts: []core.VolumeMount{{Name: "work", MountPath: work}},
+		VolumeMounts: []core.VolumeMount{{Name: "work", MountPath: work}}, Lifecycle: handlers,
 	}
 }
 
-// lifecycle is a block as an annotation has it, of shell scripts; an empty one is no handler. As postStart runs beside
-// the entrypoint, it waits for that to be ready for signals: so there is one order in which things are noted.
-func lifecycle(postStart, preStop string) string {
-	block := map[string]core.LifecycleHandler{}
+// handlers of shell scripts; an empty one is none. As postStart runs beside the entrypoint, it waits for that to be
+// ready for signals: so there is one order in which things are noted.
+func handlers(postStart, preStop string) *core.Lifecycle {
+	handlers := &core.Lifecycle{}
 	if postStart != "" {
-		postStart = "while [ ! -e /tmp/started ]; do sleep 0.02; done; " + postStart
+		handlers.PostStart = command("/bin/sh", "-c", "while [ ! -e /tmp/started ]; do sleep 0.02; done; "+postStart)
 	}
-	for name, script := range map[string]string{"postStart": postStart, "preStop": preStop} {
-		if script != "" {
-			block[name] = core.LifecycleHandler{Exec: &core.ExecAction{Command: []string{"/bin/sh", "-c", script}}}
-		}
+	if preStop != "" {
+		handlers.PreStop = command("/bin/sh", "-c", preStop)
 	}
-	text, err := json.Marshal(block)
-	if err != nil {
-		panic(err) // strings
-	}
-	return string(text)
+	return handlers
 }
 
-// blocks are lifecycle blocks by the names of containers.
-type blocks map[string]string
-
-// create makes a pod of these containers on the node. The test's end deletes it.
-func (b *bench) create(handlers blocks, containers []core.Container, edit ...func(*core.PodSpec)) *pod {
+// create makes a pod of these containers on the node. The policy moves their handlers. edit may be nil. The test's end
+// deletes it.
+func (b *bench) create(edit func(*core.PodSpec), containers ...core.Container) *pod {
 	b.Helper()
 	p := &pod{b: b, name: strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(b.Name())), dir: b.TempDir()}
 	object := core.Pod{
 		TypeMeta:   meta.TypeMeta{APIVersion: "v1", Kind: "Pod"},
-		ObjectMeta: meta.ObjectMeta{Name: p.name, Annotations: map[string]string{}},
+		ObjectMeta: meta.ObjectMeta{Name: p.name},
 		Spec: core.PodSpec{
 			NodeName: cluster.NodeName, RuntimeClassName: ptr(cluster.RuntimeClass), Containers: containers,
 			Volumes: []core.Volume{{Name: "work", VolumeSource: core.VolumeSource{HostPath: &core.HostPathVolumeSource{Path: p.dir}}}},
 		},
 	}
-	for name, block := range handlers {
-		object.Annotations[name+".lifecycle-shim.io/lifecycle"] = block
-	}
-	for _, e := range edit {
-		e(&object.Spec)
+	if edit != nil {
+		edit(&object.Spec)
 	}
 	manifest, err := json.Marshal(object)
 	if err != nil {
 		b.Fatal(err)
 	}
 	b.apply(string(manifest), p)
+	p.wantMoved()
 	return p
 }
 
-// apply a manifest of that pod.
+// wantMoved: the kubelet has no handler to run.
+func (p *pod) wantMoved() {
+	p.b.Helper()
+	spec := p.object().Spec
+	for _, c := range append(spec.InitContainers, spec.Containers...) {
+		if c.Lifecycle != nil && (c.Lifecycle.PostStart != nil || c.Lifecycle.PreStop != nil) {
+			p.b.Fatalf("container %s has its handlers still: %+v", c.Name, c.Lifecycle)
+		}
+	}
+}
+
+// apply a manifest of that pod. The test's end deletes it.
 func (b *bench) apply(manifest string, p *pod) {
 	b.Helper()
 	b.Cleanup(func() {
@@ -136,15 +137,16 @@ func restartPolicy(policy core.RestartPolicy) func(*core.PodSpec) {
 	return func(spec *core.PodSpec) { spec.RestartPolicy = policy }
 }
 
-// status as the API server has it.
-func (p *pod) status() core.PodStatus {
+// object as the API server has it.
+func (p *pod) object() (object core.Pod) {
 	p.b.Helper()
-	var object core.Pod
 	if err := p.b.Get(p.b.Context(), "/api/v1/namespaces/default/pods/"+p.name, &object); err != nil {
 		p.b.Fatal(err)
 	}
-	return object.Status
+	return object
 }
+
+func (p *pod) status() core.PodStatus { return p.object().Status }
 
 // ready waits for the condition.
 func (p *pod) ready() {

@@ -5,8 +5,6 @@ import (
 	"strings"
 	"syscall"
 	"testing"
-
-	core "k8s.io/api/core/v1"
 )
 
 // A kubelet, or a containerd, that ends in the middle of a handler, by a crash and in order. These tests come before
@@ -46,7 +44,7 @@ func restartContainerd(b *bench, signal syscall.Signal) {
 // next one has its own postStart, the pod becomes Ready and ends in order.
 func restartDuringPostStart(b *bench, restart func(*bench, syscall.Signal), signal syscall.Signal) {
 	b.Helper()
-	p := b.create(blocks{"app": lifecycle(waiting+"echo through >> log", "echo preStop >> log")}, []core.Container{container("app", app)})
+	p := b.create(nil, container("app", app, handlers(waiting+"echo through >> log", "echo preStop >> log")))
 	p.waitFor("begun")
 	restart(b, signal)
 	b.poll("the next container", func() bool { return p.log() == "start begun start begun" })
@@ -60,7 +58,7 @@ func restartDuringPostStart(b *bench, restart func(*bench, syscall.Signal), sign
 // restartDuringPreStop: the stop goes on, and what the kubelet asks for again is joined to it.
 func restartDuringPreStop(b *bench, restart func(*bench, syscall.Signal), signal syscall.Signal) {
 	b.Helper()
-	p := b.create(blocks{"app": lifecycle("echo postStart >> log", waiting+"echo through >> log")}, []core.Container{container("app", app)})
+	p := b.create(nil, container("app", app, handlers("echo postStart >> log", waiting+"echo through >> log")))
 	p.ready()
 	done := p.deleteLater()
 	p.waitFor("begun")

@@ -13,11 +13,11 @@ import (
 // time to say so is shown by a second pod, made later.
 func TestNotReadyDuringPostStart(t *testing.T) {
 	b := on(t)
-	p := b.create(blocks{"app": lifecycle(waiting, "")}, []core.Container{container("app", app)})
+	p := b.create(nil, container("app", app, handlers(waiting, "")))
 	p.waitFor("begun")
 	b.Run("another", func(t *testing.T) {
 		other := &bench{T: t, host: b.host}
-		other.create(nil, []core.Container{container("app", app)}).ready()
+		other.create(nil, container("app", app, nil)).ready()
 	})
 
 	status := p.status()
@@ -51,8 +51,7 @@ func TestNotReadyDuringPostStart(t *testing.T) {
 // SPEC 4, "failure": the words of the handler are in kubectl describe, and preStop has run. The kubelet tries again.
 func TestFailingPostStart(t *testing.T) {
 	b := on(t)
-	p := b.create(blocks{"app": lifecycle("echo no message today; exit 3", "echo preStop >> log")},
-		[]core.Container{container("app", app)})
+	p := b.create(nil, container("app", app, handlers("echo no message today; exit 3", "echo preStop >> log")))
 	p.wait("jsonpath={.status.containerStatuses[0].restartCount}=1")
 
 	description := b.kubectl("describe", "pod", p.name)
@@ -71,8 +70,8 @@ func TestFailingPostStart(t *testing.T) {
 // The kubelet starts containers one after the other, so a postStart holds back those that follow: KUBERNETES.md B3.
 func TestContainersStartInOrder(t *testing.T) {
 	b := on(t)
-	p := b.create(blocks{"first": lifecycle(waiting+"echo through >> log", "")},
-		[]core.Container{container("first", "echo first >> log; touch /tmp/started; sleep 1000"), container("second", "echo second >> log; sleep 1000")}, grace(1))
+	p := b.create(grace(1), container("first", "echo first >> log; touch /tmp/started; sleep 1000", handlers(waiting+"echo through >> log", "")),
+		container("second", "echo second >> log; sleep 1000", nil))
 	p.waitFor("begun")
 	p.touch("go")
 	p.ready()
@@ -83,14 +82,11 @@ func TestContainersStartInOrder(t *testing.T) {
 // have ended.
 func TestSidecar(t *testing.T) {
 	b := on(t)
-	sidecar := container("sidecar", entry("sidecar-"))
+	sidecar := container("sidecar", entry("sidecar-"), handlers(waiting+"echo through >> log", "echo sidecar-preStop >> log"))
 	sidecar.RestartPolicy = ptr(core.ContainerRestartPolicyAlways)
-	p := b.create(blocks{
-		"sidecar": lifecycle(waiting+"echo through >> log", "echo sidecar-preStop >> log"),
-		"app":     lifecycle("", "echo app-preStop >> log"),
-	}, []core.Container{container("app", app)}, func(spec *core.PodSpec) {
+	p := b.create(func(spec *core.PodSpec) {
 		spec.InitContainers = []core.Container{sidecar}
-	})
+	}, container("app", app, handlers("", "echo app-preStop >> log")))
 	p.waitFor("begun")
 	p.touch("go")
 	p.running()
@@ -105,7 +101,7 @@ func TestWithoutHandlers(t *testing.T) {
 	for name, class := range map[string]*string{"lifecycle": ptr(cluster.RuntimeClass), "runc": nil} {
 		t.Run(name, func(t *testing.T) {
 			b := on(t)
-			p := b.create(nil, []core.Container{container("app", app)}, func(spec *core.PodSpec) { spec.RuntimeClassName = class })
+			p := b.create(func(spec *core.PodSpec) { spec.RuntimeClassName = class }, container("app", app, nil))
 			p.running()
 			p.delete()
 			p.wantLog("start TERM")

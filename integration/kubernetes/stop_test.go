@@ -31,7 +31,7 @@ func TestGraceOverride(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := on(t)
-			p := b.create(blocks{"app": lifecycle("", "sleep 20; touch through")}, []core.Container{container("app", stubborn)}, grace(60))
+			p := b.create(grace(60), container("app", stubborn, handlers("", "sleep 20; touch through")))
 			p.running()
 			seen, id := b.events(), p.containerID("app")
 			took := p.delete(deletion.flags...)
@@ -72,7 +72,7 @@ func (b *bench) wantAbout(what string, got, want time.Duration) {
 // A grace period that is long enough for preStop ends nothing early.
 func TestPreStopHasItsTime(t *testing.T) {
 	b := on(t)
-	p := b.create(blocks{"app": lifecycle("", waiting+"echo through >> log")}, []core.Container{container("app", app)})
+	p := b.create(nil, container("app", app, handlers("", waiting+"echo through >> log")))
 	p.running()
 	done := p.deleteLater()
 	p.waitFor("begun")
@@ -88,11 +88,10 @@ func TestPreStopHasItsTime(t *testing.T) {
 // preStop like any other.
 func TestStopSignal(t *testing.T) {
 	b := on(t)
-	c := container("app", "echo start >> log; trap 'echo USR1 >> log; exit 0' USR1; touch /tmp/started; while :; do sleep 0.05; done")
-	c.Lifecycle = &core.Lifecycle{StopSignal: ptr(core.SIGUSR1)}
-	p := b.create(blocks{"app": lifecycle("", "echo preStop >> log")}, []core.Container{c}, func(spec *core.PodSpec) {
-		spec.OS = &core.PodOS{Name: core.Linux}
-	})
+	app := container("app", "echo start >> log; trap 'echo USR1 >> log; exit 0' USR1; touch /tmp/started; while :; do sleep 0.05; done",
+		handlers("", "echo preStop >> log"))
+	app.Lifecycle.StopSignal = ptr(core.SIGUSR1)
+	p := b.create(func(spec *core.PodSpec) { spec.OS = &core.PodOS{Name: core.Linux} }, app)
 	p.running()
 	p.delete()
 	p.wantLog("start preStop USR1")
@@ -101,8 +100,8 @@ func TestStopSignal(t *testing.T) {
 // Kubernetes' rule: a container that has completed has no preStop.
 func TestCompleted(t *testing.T) {
 	b := on(t)
-	p := b.create(blocks{"app": lifecycle("touch go", "echo preStop >> log")},
-		[]core.Container{container("app", "touch /tmp/started; while [ ! -e go ]; do sleep 0.02; done; echo done >> log")}, restartPolicy(core.RestartPolicyNever))
+	p := b.create(restartPolicy(core.RestartPolicyNever), container("app", "touch /tmp/started; while [ ! -e go ]; do sleep 0.02; done; echo done >> log",
+		handlers("touch go", "echo preStop >> log")))
 	p.wait("jsonpath={.status.phase}=Succeeded")
 	if status := p.status().ContainerStatuses[0]; status.State.Terminated.ExitCode != 0 || status.State.Terminated.Reason != "Completed" {
 		b.Errorf("state %+v, want Completed", status.State)
@@ -115,7 +114,7 @@ func TestCompleted(t *testing.T) {
 func TestCrashed(t *testing.T) {
 	b := on(t)
 	const crash = "echo start >> log; trap 'exit 0' TERM; touch /tmp/started; while [ ! -e go ]; do sleep 0.02; done; rm go; exit 1"
-	p := b.create(blocks{"app": lifecycle("echo postStart >> log", "echo preStop >> log")}, []core.Container{container("app", crash)})
+	p := b.create(nil, container("app", crash, handlers("echo postStart >> log", "echo preStop >> log")))
 	p.ready()
 	p.touch("go")
 	p.wait("jsonpath={.status.containerStatuses[0].restartCount}=1")
@@ -127,12 +126,12 @@ func TestCrashed(t *testing.T) {
 // A liveness probe that fails: preStop, the restart, and postStart of the next container.
 func TestLivenessKill(t *testing.T) {
 	b := on(t)
-	c := container("app", app)
+	c := container("app", app, handlers("rm -f sick; echo postStart >> log", "echo preStop >> log"))
 	c.LivenessProbe = &core.Probe{
 		ProbeHandler:  core.ProbeHandler{Exec: &core.ExecAction{Command: []string{"/bin/sh", "-c", "[ ! -e sick ]"}}},
 		PeriodSeconds: 1, FailureThreshold: 1,
 	}
-	p := b.create(blocks{"app": lifecycle("rm -f sick; echo postStart >> log", "echo preStop >> log")}, []core.Container{c})
+	p := b.create(nil, c)
 	p.ready()
 	p.touch("sick")
 	p.wait("jsonpath={.status.containerStatuses[0].restartCount}=1")

@@ -17,7 +17,7 @@ import (
 // NodeName is the node's name, and its address: so the API server finds the kubelet, for kubectl exec and logs.
 const NodeName = "127.0.0.1"
 
-// RuntimeClass is the name of the RuntimeClass, and of the runtime handler in containerd, that pods name.
+// RuntimeClass is the name of the runtime handler in containerd, and of the RuntimeClass that deploy/ has for it.
 const RuntimeClass = "lifecycle"
 
 // ownerSocket is held by the one cluster with a node that may run: the kubelet sets values of the whole machine,
@@ -53,7 +53,7 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 		return nil, errors.Join(err, lock.Close())
 	}
 	c := &Cluster{API: api, lock: lock}
-	for _, step := range []func(context.Context, Config) error{c.startContainerd, c.startKubelet, c.waitNode, c.addRuntimeClass} {
+	for _, step := range []func(context.Context, Config) error{c.startContainerd, c.startKubelet, c.waitNode} {
 		if err := step(ctx, cfg); err != nil {
 			return nil, errors.Join(err, c.Close())
 		}
@@ -161,10 +161,6 @@ func (c *Cluster) waitNode(ctx context.Context, _ Config) error {
 		return fmt.Errorf("%w\nkubelet:\n%s", err, tail(c.Kubelet.Log()))
 	}
 	return nil
-}
-
-func (c *Cluster) addRuntimeClass(ctx context.Context, _ Config) error {
-	return c.Apply(ctx, fmt.Sprintf("apiVersion: node.k8s.io/v1\nkind: RuntimeClass\nmetadata: {name: %s}\nhandler: %s\n", RuntimeClass, RuntimeClass))
 }
 
 // Close ends the cluster with all its pods, and takes back what it has changed. A second Close does nothing.

@@ -8,8 +8,6 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
-	"net"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -23,19 +21,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/kubernetes/cluster"
 )
 
-// deployFile is a file of deploy/, by its path there.
-func deployFile(name string) string { return filepath.Join("../../../deploy", name) }
-
-// certificates runs deploy/kubernetes/webhook-certificates, and returns the caBundle that it tells.
-func certificates(t *testing.T, dir string, names ...string) string {
-	t.Helper()
-	out, err := exec.CommandContext(t.Context(), deployFile("kubernetes/webhook-certificates"), append([]string{dir}, names...)...).CombinedOutput()
-	bundle, found := strings.CutPrefix(strings.TrimSpace(string(out)), "caBundle: ")
-	if err != nil || !found {
-		t.Fatalf("webhook-certificates: %v\n%s", err, out)
-	}
-	return bundle
-}
+const deployDir = "../../../deploy/kubernetes"
 
 // limit bounds every wait. It is long, because it is only reached by a failure.
 const limit = 2 * time.Minute
@@ -52,46 +38,7 @@ func binDir() string {
 type hooked struct {
 	*testing.T
 	*cluster.API
-	webhook *harness.Program
-	address string
-	certs   string // the directory
-}
-
-// freeAddress on the loopback, in the place of the one that the files name.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer listener.Close()
-	return listener.Addr().String()
-}
-
-// place puts what is this test's into a file of deploy/kubernetes.
-func (h *hooked) place(name string, more ...string) string {
-	h.Helper()
-	text, err := os.ReadFile(deployFile(name))
-	if err != nil {
-		h.Fatal(err)
-	}
-	placed := strings.NewReplacer(append(more,
-		"127.0.0.1:8443", h.address, "/etc/lifecycle-shim/webhook", h.certs, "/usr/local/bin", binDir())...).Replace(string(text))
-	if placed == string(text) {
-		h.Fatalf("%s names nothing that is this test's", name)
-	}
-	return placed
-}
-
-// unitCommand is what the unit of that name runs.
-func (h *hooked) unitCommand(name string) []string {
-	h.Helper()
-	_, rest, _ := strings.Cut(h.place(name), "\nExecStart=")
-	line, _, found := strings.Cut(rest, "\n")
-	if !found {
-		h.Fatalf("%s runs nothing", name)
-	}
-	return strings.Fields(line)
+	webhook *cluster.Webhook
 }
 
 func newHooked(t *testing.T) *hooked {
@@ -106,21 +53,16 @@ func newHooked(t *testing.T) *hooked {
 			t.Error(err)
 		}
 	})
-	h := &hooked{T: t, API: api, address: freeAddress(t), certs: filepath.Join(t.TempDir(), "webhook")}
-	bundle := certificates(t, h.certs)
-	h.webhook = &harness.Program{
-		Name: "lifecyclectl webhook", Args: h.unitCommand("kubernetes/lifecycle-webhook.service"), Env: []string{"PATH=/nowhere"}, LogFile: filepath.Join(t.TempDir(), "log"),
-	}
-	h.start()
+	h := &hooked{T: t, API: api, webhook: newWebhook(t)}
 	t.Cleanup(func() {
 		if err := h.webhook.Stop(syscall.SIGKILL); err != nil {
 			t.Error(err)
 		}
 	})
-	if _, err := h.Kubectl(t.Context(), "apply", "-f", deployFile("kubernetes/runtimeclass.yaml")); err != nil {
+	if _, err := h.Kubectl(t.Context(), "apply", "-f", filepath.Join(deployDir, "runtimeclass.yaml")); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.Apply(t.Context(), h.place("kubernetes/webhook.yaml", "CA_BUNDLE", bundle)); err != nil {
+	if err := h.webhook.Hook(t.Context(), api); err != nil {
 		t.Fatal(err)
 	}
 	h.poll("the API server to ask the webhook", func() bool {
@@ -129,31 +71,13 @@ func newHooked(t *testing.T) *hooked {
 	return h
 }
 
-// start the webhook, and wait until it answers.
-func (h *hooked) start() {
-	h.Helper()
-	if err := h.webhook.Start(); err != nil {
-		h.Fatal(err)
-	}
-	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: h.authority()}}}
-	h.poll("the webhook", func() bool {
-		response, err := client.Get("https://" + h.address + "/readyz")
-		if err != nil {
-			return false
-		}
-		return response.Body.Close() == nil && response.StatusCode == http.StatusOK
-	})
-}
-
-func (h *hooked) authority() *x509.CertPool {
-	h.Helper()
-	text, err := os.ReadFile(filepath.Join(h.certs, "ca.crt"))
+func newWebhook(t *testing.T) *cluster.Webhook {
+	t.Helper()
+	w, err := cluster.NewWebhook(binDir(), deployDir, t.TempDir())
 	if err != nil {
-		h.Fatal(err)
+		t.Fatal(err)
 	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(text)
-	return pool
+	return w
 }
 
 func (h *hooked) poll(what string, done func() bool) {
@@ -253,15 +177,21 @@ func TestWebhookIsDown(t *testing.T) {
 		t.Errorf("a pod is let in: %s", got)
 	}
 	decodePod(t, h.create(page(t, "")))
-	h.start()
+	if err := h.webhook.Serve(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	decodePod(t, h.create(page(t, "lifecycle"), "--dry-run=server"))
 }
 
 // Certificates are renewed under the webhook's hands, and nothing has to be applied again.
 func TestWebhookCertificatesAreRenewed(t *testing.T) {
 	h := newHooked(t)
+	authority, err := h.webhook.Authority()
+	if err != nil {
+		t.Fatal(err)
+	}
 	served := func() string {
-		conn, err := tls.Dial("tcp", h.address, &tls.Config{RootCAs: h.authority()})
+		conn, err := tls.Dial("tcp", h.webhook.Address, &tls.Config{RootCAs: authority})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -269,7 +199,9 @@ func TestWebhookCertificatesAreRenewed(t *testing.T) {
 		return conn.ConnectionState().PeerCertificates[0].SerialNumber.String()
 	}
 	first := served()
-	certificates(t, h.certs)
+	if _, err := h.webhook.MakeCertificates(t.Context()); err != nil {
+		t.Fatal(err)
+	}
 	if served() == first {
 		t.Error("the webhook serves the former certificate")
 	}
@@ -280,9 +212,17 @@ func TestWebhookCertificatesAreRenewed(t *testing.T) {
 
 // What webhook-certificates makes is what it says.
 func TestWebhookCertificates(t *testing.T) {
-	dir := filepath.Join(t.TempDir(), "certs")
-	first := certificates(t, dir, "lifecycle.kube-system.svc", "10.0.0.1", "fd00::1")
-	if second := certificates(t, dir, "lifecycle.kube-system.svc", "10.0.0.1", "fd00::1"); second != first {
+	w := newWebhook(t)
+	dir := w.Certificates
+	made := map[string]bool{}
+	for range 2 {
+		bundle, err := w.MakeCertificates(t.Context(), "lifecycle.kube-system.svc", "10.0.0.1", "fd00::1")
+		if err != nil {
+			t.Fatal(err)
+		}
+		made[bundle] = true
+	}
+	if len(made) != 1 {
 		t.Error("a second run makes another authority")
 	}
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"))
@@ -290,12 +230,10 @@ func TestWebhookCertificates(t *testing.T) {
 		t.Fatal(err)
 	}
 	leaf := pair.Leaf
-	authority, err := os.ReadFile(filepath.Join(dir, "ca.crt"))
+	pool, err := w.Authority()
 	if err != nil {
 		t.Fatal(err)
 	}
-	pool := x509.NewCertPool()
-	pool.AppendCertsFromPEM(authority)
 	for _, name := range []string{"lifecycle.kube-system.svc", "10.0.0.1", "fd00::1"} {
 		if _, err := leaf.Verify(x509.VerifyOptions{DNSName: name, Roots: pool}); err != nil {
 			t.Error(err)
@@ -327,25 +265,29 @@ func TestWebhookCertificates(t *testing.T) {
 		t.Fatal(err)
 	}
 	before, _ := os.ReadFile(filepath.Join(dir, "tls.crt"))
-	out, err := exec.CommandContext(t.Context(), deployFile("kubernetes/webhook-certificates"), dir).CombinedOutput()
+	_, err = w.MakeCertificates(t.Context())
 	after, _ := os.ReadFile(filepath.Join(dir, "tls.crt"))
-	if err == nil || !strings.Contains(string(out), "ca.key") || !bytes.Equal(before, after) {
-		t.Errorf("without the authority's key: %v, %s", err, out)
+	if err == nil || !strings.Contains(err.Error(), "ca.key") || !bytes.Equal(before, after) {
+		t.Errorf("without the authority's key: %v", err)
 	}
 }
 
 // systemd takes the unit as it is.
 func TestWebhookUnit(t *testing.T) {
-	h := &hooked{T: t, address: "127.0.0.1:1", certs: "/nowhere"}
+	w := newWebhook(t)
+	text, err := w.File("lifecycle-webhook.service")
+	if err != nil {
+		t.Fatal(err)
+	}
 	unit := filepath.Join(t.TempDir(), "lifecycle-webhook.service")
-	if err := os.WriteFile(unit, []byte(h.place("kubernetes/lifecycle-webhook.service")), 0o644); err != nil {
+	if err := os.WriteFile(unit, []byte(text), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.CommandContext(t.Context(), "systemd-analyze", "verify", "--man=no", "--recursive-errors=no", unit).CombinedOutput()
 	if err != nil || len(out) > 0 {
 		t.Errorf("%v: %s", err, out)
 	}
-	if command := h.unitCommand("kubernetes/lifecycle-webhook.service"); !slices.Contains(command, "webhook") {
-		t.Errorf("it runs %q", command)
+	if !slices.Contains(w.Args, "webhook") {
+		t.Errorf("it runs %q", w.Args)
 	}
 }
