@@ -148,6 +148,20 @@ func (p *pod) object() (object core.Pod) {
 
 func (p *pod) status() core.PodStatus { return p.object().Status }
 
+// warnings are the messages of its events of that type.
+func (p *pod) warnings() string {
+	p.b.Helper()
+	var events core.EventList
+	if err := p.b.Get(p.b.Context(), "/api/v1/namespaces/default/events?fieldSelector=type=Warning,involvedObject.name="+p.name, &events); err != nil {
+		p.b.Fatal(err)
+	}
+	var messages []string
+	for _, event := range events.Items {
+		messages = append(messages, event.Message)
+	}
+	return strings.Join(messages, "\n")
+}
+
 // ready waits for the condition.
 func (p *pod) ready() {
 	p.b.Helper()

@@ -38,6 +38,9 @@ func TestNotReadyDuringPostStart(t *testing.T) {
 		b.Error("kubectl exec works, although the container has not started for the kubelet")
 	}
 
+	_, err = b.Kubectl(b.Context(), "logs", p.name)
+	b.Logf("kubectl logs during postStart: %v", err)
+
 	p.touch("go")
 	p.ready()
 	running := p.status().ContainerStatuses[0].State.Running
@@ -59,12 +62,35 @@ func TestFailingPostStart(t *testing.T) {
 	b.Logf("kubectl get pod:\n%s", b.kubectl("get", "pod", p.name))
 	b.wantPart(description, "Reason:       StartError", "Exit Code:    128",
 		"postStart handler failed: exit status 3: no message today")
-	events := b.kubectl("get", "events", "--field-selector=involvedObject.name="+p.name+",type=Warning", "-o", "jsonpath={.items[*].message}")
-	b.wantPart(events, "postStart handler failed: exit status 3: no message today")
+	b.wantPart(p.warnings(), "postStart handler failed: exit status 3: no message today")
 	b.poll("the second try", func() bool { return strings.HasPrefix(p.log(), "start preStop TERM start preStop TERM") })
 	if ready := p.status().ContainerStatuses[0].Ready; ready {
 		b.Error("the container is Ready")
 	}
+}
+
+// SPEC 4, "time limit": that of the kubelet's request, runtimeRequestTimeout, less five seconds. The words are the shim's.
+func TestPostStartTimesOut(t *testing.T) {
+	b := on(t)
+	p := b.create(nil, container("app", app, handlers("echo begun >> log; sleep 1000", "")))
+	b.poll("the kubelet's word", func() bool {
+		return strings.Contains(p.warnings(), "postStart handler failed: timed out after 5") // 54s, say
+	})
+	p.wantLog("start begun TERM")
+}
+
+// A pod that is deleted during postStart is stopped when that is through, as with the kubelet's own handlers: it deletes
+// what it has started, KUBERNETES.md B6.
+func TestDeletedDuringPostStart(t *testing.T) {
+	b := on(t)
+	p := b.create(nil, container("app", app, handlers(waiting+"echo through >> log", "echo preStop >> log")))
+	p.waitFor("begun")
+	done := p.deleteLater()
+	p.wait("jsonpath={.metadata.deletionTimestamp}")
+	b.Logf("kubectl get pod:\n%s", b.kubectl("get", "pod", p.name))
+	p.touch("go")
+	p.deleted(done)
+	p.wantLog("start begun through preStop TERM")
 }
 
 // The kubelet starts containers one after the other, so a postStart holds back those that follow: KUBERNETES.md B3.

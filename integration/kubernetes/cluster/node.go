@@ -130,6 +130,7 @@ cgroupRoot: %s
 cgroupDriver: cgroupfs
 podLogsDir: %s
 volumePluginDir: %s
+runtimeRequestTimeout: 1m            # half of the default, as a test waits for its end
 failCgroupV1: false
 failSwapOn: false
 oomScoreAdj: 0                       # a machine without CAP_SYS_RESOURCE could not set less than it has
