@@ -72,10 +72,9 @@ func TestFailingPostStart(t *testing.T) {
 // SPEC 4, "time limit": that of the kubelet's request, runtimeRequestTimeout, less five seconds. The words are the shim's.
 func TestPostStartTimesOut(t *testing.T) {
 	b := on(t)
-	p := b.create(nil, container("app", app, handlers("echo begun >> log; sleep 1000", "")))
-	b.poll("the kubelet's word", func() bool {
-		return strings.Contains(p.warnings(), "postStart handler failed: timed out after 5") // 54s, say
-	})
+	p := b.create(restartPolicy(core.RestartPolicyNever), container("app", app, handlers("echo begun >> log; sleep 1000", "")))
+	p.wait("jsonpath={.status.phase}=Failed")
+	b.wantPart(p.warnings(), "postStart handler failed: timed out after 5") // 54s, say
 	p.wantLog("start begun TERM")
 }
 
