@@ -5,7 +5,6 @@ import (
 	"errors"
 	"flag"
 	"fmt"
-	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -46,7 +45,6 @@ func TestMain(m *testing.M) {
 // host is a cluster, and what there was before it and before its first pod.
 type host struct {
 	*cluster.Cluster
-	registry *httptest.Server
 	pods     harness.Watch
 	machine  harness.Watch
 	noPods   harness.Snapshot
@@ -75,7 +73,7 @@ func binDir() string {
 	return dir
 }
 
-// newHost starts a cluster with a registry that has nginx.
+// newHost starts a cluster that can pull nginx.
 func newHost(ctx context.Context) (_ *host, err error) {
 	cluster.Sweep() // before the first look
 	h := &host{machine: harness.Watch{NetNS: true, Sysctls: true}, missing: missing(folders...)}
@@ -86,16 +84,8 @@ func newHost(ctx context.Context) (_ *host, err error) {
 	if err != nil {
 		return nil, err
 	}
-	registry, err := cluster.Registry(nginx.Archive)
+	h.Cluster, err = cluster.Start(ctx, cluster.Config{BinDir: binDir(), FeatureGates: "ContainerStopSignals=true", Image: nginx.Archive})
 	if err != nil {
-		return nil, err
-	}
-	h.registry = httptest.NewServer(registry)
-	h.Cluster, err = cluster.Start(ctx, cluster.Config{
-		BinDir: binDir(), FeatureGates: "ContainerStopSignals=true", Registries: map[string]string{"docker.io": fmt.Sprintf("server = %q\n", h.registry.URL)},
-	})
-	if err != nil {
-		h.registry.Close()
 		return nil, err
 	}
 	if err := h.watch(); err != nil {
@@ -130,7 +120,6 @@ func (h *host) close() error {
 		}
 	}
 	bridge := filepath.Join("/sys/class/net", h.Containerd.PodBridge())
-	h.registry.Close()
 	errs = append(errs, h.Cluster.Close())
 
 	h.machine.CgroupParents, h.machine.Dirs = []string{h.CgroupRoot()}, []string{h.Dir, h.Containerd.Dir}

@@ -1,18 +1,14 @@
 package kubernetes
 
 import (
-	"context"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
-	"syscall"
 	"testing"
 
 	"github.com/containerd/containerd/api/events"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
-	"github.com/lifecycle-shim/lifecycle-shim/integration/kubernetes/cluster"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
@@ -27,27 +23,6 @@ func TestPage(t *testing.T) {
 			alone(t).tryPage(manifest(t)) // one after the other: the pod has one name
 		})
 	}
-}
-
-// TestPageThroughWebhook is before the parallel tests, which rely on the policy.
-func TestPageThroughWebhook(t *testing.T) {
-	b := alone(t)
-	b.removePolicies()
-	webhook, err := cluster.NewWebhook(binDir(), deployDir, t.TempDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	b.Cleanup(func() {
-		_, err := b.Kubectl(context.Background(), "delete", "--ignore-not-found", "mutatingwebhookconfiguration", "lifecycle-shim")
-		if err := errors.Join(err, webhook.Stop(syscall.SIGTERM)); err != nil {
-			t.Error(err)
-		}
-	})
-	if err := webhook.Hook(t.Context(), b.API); err != nil {
-		t.Fatal(err)
-	}
-	b.poll("the API server to ask the webhook", b.moves)
-	b.tryPage(pageWithClass(t))
 }
 
 // pageWithClass is the page's manifest with one more line.

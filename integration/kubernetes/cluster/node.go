@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"syscall"
@@ -29,8 +30,8 @@ type Config struct {
 	BinDir string // with containerd, runc, the shim, and kubernetes/
 	// FeatureGates of the API server and the kubelet, as their flags have them: A=true,B=false.
 	FeatureGates string
-	// Registries are directories as containerd's hosts_dir has them: name of a registry → hosts.toml.
-	Registries map[string]string
+	// Image is an OCI image layout, a tar file: what every image of docker.io is, such as nginx. Empty: there are none.
+	Image string
 }
 
 // Cluster is an API server with one node.
@@ -39,7 +40,8 @@ type Cluster struct {
 	Containerd *harness.Daemon
 	Kubelet    *harness.Program // Stop and Start restart it
 
-	lock net.Listener
+	lock     net.Listener
+	registry *httptest.Server // of Config.Image; nil: none
 }
 
 // Start returns when the node is Ready and has the images that harness.CRI knows. ctx bounds the start only.
@@ -67,10 +69,8 @@ func (c *Cluster) CgroupRoot() string { return cgroupRoot(c.Dir) }
 func cgroupRoot(dir string) string { return "/" + filepath.Base(dir) }
 
 func (c *Cluster) startContainerd(ctx context.Context, cfg Config) (err error) {
-	for name, hosts := range cfg.Registries {
-		if err := writeFile(c.path(filepath.Join("registries", name, "hosts.toml")), hosts); err != nil {
-			return err
-		}
+	if err := c.startRegistry(cfg.Image); err != nil {
+		return err
 	}
 	servers := harness.Servers(cfg.BinDir)
 	if len(servers) == 0 || !servers[0].Modern() {
@@ -82,7 +82,7 @@ func (c *Cluster) startContainerd(ctx context.Context, cfg Config) (err error) {
 			RuntimeClass: {Type: "io.containerd.lifecycle.v2"},
 			"runc":       {Type: harness.StockRuntime},
 		},
-		ExtraConfig: fmt.Sprintf("[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = %q\n", c.path("registries")),
+		ExtraConfig: fmt.Sprintf("[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = %q\n", c.path(registries)),
 	})
 	if err != nil {
 		return err
@@ -174,6 +174,10 @@ func (c *Cluster) Close() error {
 		errs = append(errs, c.Containerd.Close())
 	}
 	errs = append(errs, c.API.Close())
+	if c.registry != nil {
+		c.registry.Close()
+		c.registry = nil
+	}
 	if c.lock != nil {
 		errs = append(errs, c.lock.Close())
 		c.lock = nil

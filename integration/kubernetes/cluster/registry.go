@@ -7,16 +7,34 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path"
+	"path/filepath"
 	"strings"
 
 	v1 "github.com/opencontainers/image-spec/specs-go/v1"
 )
 
-// Registry serves the one image of an OCI image layout, under every name and tag: what `image: nginx` in a manifest
-// is pulled from, without a network. It is the reading half of the distribution specification.
-func Registry(archive string) (http.Handler, error) {
+// registries is containerd's hosts_dir, below the cluster's directory.
+const registries = "registries"
+
+// startRegistry has docker.io's images come from the archive.
+func (c *Cluster) startRegistry(archive string) error {
+	if archive == "" {
+		return nil
+	}
+	handler, err := newRegistry(archive)
+	if err != nil {
+		return err
+	}
+	c.registry = httptest.NewServer(handler)
+	return writeFile(c.path(filepath.Join(registries, "docker.io", "hosts.toml")), fmt.Sprintf("server = %q\n", c.registry.URL))
+}
+
+// newRegistry serves the one image of an OCI image layout, under every name and tag. It is the reading half of the
+// distribution specification.
+func newRegistry(archive string) (http.Handler, error) {
 	blobs, err := readBlobs(archive)
 	if err != nil {
 		return nil, fmt.Errorf("image layout %s: %w", archive, err)

@@ -8,6 +8,8 @@ import (
 	"crypto/x509"
 	"encoding/json"
 	"fmt"
+	"net"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -21,7 +23,19 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/kubernetes/cluster"
 )
 
-const deployDir = "../../../deploy/kubernetes"
+// deployFile is a file of deploy/, by its path there.
+func deployFile(name string) string { return filepath.Join("../../../deploy", name) }
+
+// certificates runs deploy/kubernetes/webhook-certificates, and returns the caBundle that it tells.
+func certificates(t *testing.T, dir string, names ...string) string {
+	t.Helper()
+	out, err := exec.CommandContext(t.Context(), deployFile("kubernetes/webhook-certificates"), append([]string{dir}, names...)...).CombinedOutput()
+	bundle, found := strings.CutPrefix(strings.TrimSpace(string(out)), "caBundle: ")
+	if err != nil || !found {
+		t.Fatalf("webhook-certificates: %v\n%s", err, out)
+	}
+	return bundle
+}
 
 // limit bounds every wait. It is long, because it is only reached by a failure.
 const limit = 2 * time.Minute
@@ -38,7 +52,46 @@ func binDir() string {
 type hooked struct {
 	*testing.T
 	*cluster.API
-	webhook *cluster.Webhook
+	webhook *harness.Program
+	address string
+	certs   string // the directory
+}
+
+// freeAddress on the loopback, in the place of the one that the files name.
+func freeAddress(t *testing.T) string {
+	t.Helper()
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	return listener.Addr().String()
+}
+
+// place puts what is this test's into a file of deploy/kubernetes.
+func (h *hooked) place(name string, more ...string) string {
+	h.Helper()
+	text, err := os.ReadFile(deployFile(name))
+	if err != nil {
+		h.Fatal(err)
+	}
+	placed := strings.NewReplacer(append(more,
+		"127.0.0.1:8443", h.address, "/etc/lifecycle-shim/webhook", h.certs, "/usr/local/bin", binDir())...).Replace(string(text))
+	if placed == string(text) {
+		h.Fatalf("%s names nothing that is this test's", name)
+	}
+	return placed
+}
+
+// unitCommand is what the unit of that name runs.
+func (h *hooked) unitCommand(name string) []string {
+	h.Helper()
+	_, rest, _ := strings.Cut(h.place(name), "\nExecStart=")
+	line, _, found := strings.Cut(rest, "\n")
+	if !found {
+		h.Fatalf("%s runs nothing", name)
+	}
+	return strings.Fields(line)
 }
 
 func newHooked(t *testing.T) *hooked {
@@ -53,16 +106,21 @@ func newHooked(t *testing.T) *hooked {
 			t.Error(err)
 		}
 	})
-	h := &hooked{T: t, API: api, webhook: newWebhook(t)}
+	h := &hooked{T: t, API: api, address: freeAddress(t), certs: filepath.Join(t.TempDir(), "webhook")}
+	bundle := certificates(t, h.certs)
+	h.webhook = &harness.Program{
+		Name: "lifecyclectl webhook", Args: h.unitCommand("kubernetes/lifecycle-webhook.service"), Env: []string{"PATH=/nowhere"}, LogFile: filepath.Join(t.TempDir(), "log"),
+	}
+	h.start()
 	t.Cleanup(func() {
 		if err := h.webhook.Stop(syscall.SIGKILL); err != nil {
 			t.Error(err)
 		}
 	})
-	if _, err := h.Kubectl(t.Context(), "apply", "-f", filepath.Join(deployDir, "runtimeclass.yaml")); err != nil {
+	if _, err := h.Kubectl(t.Context(), "apply", "-f", deployFile("kubernetes/runtimeclass.yaml")); err != nil {
 		t.Fatal(err)
 	}
-	if err := h.webhook.Hook(t.Context(), api); err != nil {
+	if err := h.Apply(t.Context(), h.place("kubernetes/webhook.yaml", "CA_BUNDLE", bundle)); err != nil {
 		t.Fatal(err)
 	}
 	h.poll("the API server to ask the webhook", func() bool {
@@ -71,13 +129,31 @@ func newHooked(t *testing.T) *hooked {
 	return h
 }
 
-func newWebhook(t *testing.T) *cluster.Webhook {
-	t.Helper()
-	w, err := cluster.NewWebhook(binDir(), deployDir, t.TempDir())
-	if err != nil {
-		t.Fatal(err)
+// start the webhook, and wait until it answers.
+func (h *hooked) start() {
+	h.Helper()
+	if err := h.webhook.Start(); err != nil {
+		h.Fatal(err)
 	}
-	return w
+	client := &http.Client{Transport: &http.Transport{DisableKeepAlives: true, TLSClientConfig: &tls.Config{RootCAs: h.authority()}}}
+	h.poll("the webhook", func() bool {
+		response, err := client.Get("https://" + h.address + "/readyz")
+		if err != nil {
+			return false
+		}
+		return response.Body.Close() == nil && response.StatusCode == http.StatusOK
+	})
+}
+
+func (h *hooked) authority() *x509.CertPool {
+	h.Helper()
+	text, err := os.ReadFile(filepath.Join(h.certs, "ca.crt"))
+	if err != nil {
+		h.Fatal(err)
+	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(text)
+	return pool
 }
 
 func (h *hooked) poll(what string, done func() bool) {
@@ -177,21 +253,15 @@ func TestWebhookIsDown(t *testing.T) {
 		t.Errorf("a pod is let in: %s", got)
 	}
 	decodePod(t, h.create(page(t, "")))
-	if err := h.webhook.Serve(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	h.start()
 	decodePod(t, h.create(page(t, "lifecycle"), "--dry-run=server"))
 }
 
 // Certificates are renewed under the webhook's hands, and nothing has to be applied again.
 func TestWebhookCertificatesAreRenewed(t *testing.T) {
 	h := newHooked(t)
-	authority, err := h.webhook.Authority()
-	if err != nil {
-		t.Fatal(err)
-	}
 	served := func() string {
-		conn, err := tls.Dial("tcp", h.webhook.Address, &tls.Config{RootCAs: authority})
+		conn, err := tls.Dial("tcp", h.address, &tls.Config{RootCAs: h.authority()})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -199,9 +269,7 @@ func TestWebhookCertificatesAreRenewed(t *testing.T) {
 		return conn.ConnectionState().PeerCertificates[0].SerialNumber.String()
 	}
 	first := served()
-	if _, err := h.webhook.MakeCertificates(t.Context()); err != nil {
-		t.Fatal(err)
-	}
+	certificates(t, h.certs)
 	if served() == first {
 		t.Error("the webhook serves the former certificate")
 	}
@@ -212,17 +280,9 @@ func TestWebhookCertificatesAreRenewed(t *testing.T) {
 
 // What webhook-certificates makes is what it says.
 func TestWebhookCertificates(t *testing.T) {
-	w := newWebhook(t)
-	dir := w.Certificates
-	made := map[string]bool{}
-	for range 2 {
-		bundle, err := w.MakeCertificates(t.Context(), "lifecycle.kube-system.svc", "10.0.0.1", "fd00::1")
-		if err != nil {
-			t.Fatal(err)
-		}
-		made[bundle] = true
-	}
-	if len(made) != 1 {
+	dir := filepath.Join(t.TempDir(), "certs")
+	first := certificates(t, dir, "lifecycle.kube-system.svc", "10.0.0.1", "fd00::1")
+	if second := certificates(t, dir, "lifecycle.kube-system.svc", "10.0.0.1", "fd00::1"); second != first {
 		t.Error("a second run makes another authority")
 	}
 	pair, err := tls.LoadX509KeyPair(filepath.Join(dir, "tls.crt"), filepath.Join(dir, "tls.key"))
@@ -230,10 +290,12 @@ func TestWebhookCertificates(t *testing.T) {
 		t.Fatal(err)
 	}
 	leaf := pair.Leaf
-	pool, err := w.Authority()
+	authority, err := os.ReadFile(filepath.Join(dir, "ca.crt"))
 	if err != nil {
 		t.Fatal(err)
 	}
+	pool := x509.NewCertPool()
+	pool.AppendCertsFromPEM(authority)
 	for _, name := range []string{"lifecycle.kube-system.svc", "10.0.0.1", "fd00::1"} {
 		if _, err := leaf.Verify(x509.VerifyOptions{DNSName: name, Roots: pool}); err != nil {
 			t.Error(err)
@@ -265,29 +327,25 @@ func TestWebhookCertificates(t *testing.T) {
 		t.Fatal(err)
 	}
 	before, _ := os.ReadFile(filepath.Join(dir, "tls.crt"))
-	_, err = w.MakeCertificates(t.Context())
+	out, err := exec.CommandContext(t.Context(), deployFile("kubernetes/webhook-certificates"), dir).CombinedOutput()
 	after, _ := os.ReadFile(filepath.Join(dir, "tls.crt"))
-	if err == nil || !strings.Contains(err.Error(), "ca.key") || !bytes.Equal(before, after) {
-		t.Errorf("without the authority's key: %v", err)
+	if err == nil || !strings.Contains(string(out), "ca.key") || !bytes.Equal(before, after) {
+		t.Errorf("without the authority's key: %v, %s", err, out)
 	}
 }
 
 // systemd takes the unit as it is.
 func TestWebhookUnit(t *testing.T) {
-	w := newWebhook(t)
-	text, err := w.File("lifecycle-webhook.service")
-	if err != nil {
-		t.Fatal(err)
-	}
+	h := &hooked{T: t, address: "127.0.0.1:1", certs: "/nowhere"}
 	unit := filepath.Join(t.TempDir(), "lifecycle-webhook.service")
-	if err := os.WriteFile(unit, []byte(text), 0o644); err != nil {
+	if err := os.WriteFile(unit, []byte(h.place("kubernetes/lifecycle-webhook.service")), 0o644); err != nil {
 		t.Fatal(err)
 	}
 	out, err := exec.CommandContext(t.Context(), "systemd-analyze", "verify", "--man=no", "--recursive-errors=no", unit).CombinedOutput()
 	if err != nil || len(out) > 0 {
 		t.Errorf("%v: %s", err, out)
 	}
-	if !slices.Contains(w.Args, "webhook") {
-		t.Errorf("it runs %q", w.Args)
+	if command := h.unitCommand("kubernetes/lifecycle-webhook.service"); !slices.Contains(command, "webhook") {
+		t.Errorf("it runs %q", command)
 	}
 }
