@@ -158,7 +158,7 @@ func (h *hooked) authority() *x509.CertPool {
 
 func (h *hooked) poll(what string, done func() bool) {
 	h.Helper()
-	if err := harness.Poll(h.Context(), limit, what, func() (bool, error) { return done(), nil }); err != nil {
+	if err := harness.Poll(h.Context(), limit, what, func() (bool, error) { return done(), h.webhook.Ended() }); err != nil {
 		h.Fatalf("%v\n%s", err, h.webhook.Log())
 	}
 }

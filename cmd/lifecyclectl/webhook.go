@@ -1,0 +1,79 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+
+	"github.com/containerd/log"
+	"github.com/spf13/cobra"
+
+	"github.com/lifecycle-shim/lifecycle-shim/oci/convert"
+	"github.com/lifecycle-shim/lifecycle-shim/oci/convert/webhook"
+)
+
+// serving is what the flags of webhook say.
+type serving struct {
+	config              webhook.Config
+	listen              string
+	logFormat, logLevel string
+}
+
+func newWebhook() *cobra.Command {
+	s := &serving{config: webhook.Config{Limits: webhook.DefaultLimits()}}
+	command := &cobra.Command{
+		Use:   "webhook --tls-cert-file FILE --tls-private-key-file FILE",
+		Short: "Serve convert as a mutating admission webhook, for clusters before Kubernetes 1.36",
+		Long: fmt.Sprintf(`Serve convert as a mutating admission webhook (admission.k8s.io/v1), for clusters before Kubernetes 1.36;
+later ones need no server but a MutatingAdmissionPolicy.
+
+Pods that are created with the runtime class of this shim are admitted with their handlers moved into annotations, as
+"lifecyclectl convert" does it. What convert refuses is refused, in the same words; its warnings are shown by kubectl.
+
+POST %s takes AdmissionReviews; /healthz says whether the process answers, /readyz whether it should be asked: not while it stops,
+nor with a certificate that has expired. It speaks TLS only. The certificate's files are read at each handshake, so it is renewed
+by replacing them. A request has at most %d MiB, and %s; SIGTERM and ^C let requests that have begun end.
+One line is logged for each pod that is changed or refused.`, webhook.Path, s.config.Limits.Body>>20, s.config.Limits.Request),
+		Example: `  lifecyclectl webhook --tls-cert-file /certs/tls.crt --tls-private-key-file /certs/tls.key
+  lifecyclectl webhook --listen 127.0.0.1:8443 --runtime-class my-lifecycle --log-format json --tls-cert-file c.pem --tls-private-key-file k.pem`,
+		Args: cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error { return s.run(cmd.Context()) },
+	}
+	flags := command.Flags()
+	flags.StringVar(&s.listen, "listen", ":8443", "address and port to listen on; without an address, on all")
+	flags.StringVar(&s.config.CertFile, "tls-cert-file", "", "the server's certificate, with what its authority is signed by, in PEM")
+	flags.StringVar(&s.config.KeyFile, "tls-private-key-file", "", "the certificate's key, in PEM")
+	flags.StringVar(&s.config.RuntimeClass, "runtime-class", convert.DefaultRuntimeClass, "name of the RuntimeClass whose handler is this shim")
+	flags.DurationVar(&s.config.Limits.Stop, "shutdown-timeout", s.config.Limits.Stop, "how long requests that have begun may take when the webhook is stopped")
+	flags.StringVar(&s.logFormat, "log-format", string(log.TextFormat), "text or json")
+	flags.StringVar(&s.logLevel, "log-level", log.InfoLevel.String(), "debug tells of every request, info of pods that are changed, warn of those that are refused")
+	for _, name := range []string{"tls-cert-file", "tls-private-key-file"} {
+		_ = command.MarkFlagRequired(name) // the flags are there
+		_ = command.MarkFlagFilename(name, "pem", "crt", "key")
+	}
+	_ = command.RegisterFlagCompletionFunc("log-format", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
+	_ = command.RegisterFlagCompletionFunc("log-level", cobra.FixedCompletions([]string{"debug", "info", "warn", "error"}, cobra.ShellCompDirectiveNoFileComp))
+	return command
+}
+
+func (s *serving) run(ctx context.Context) error {
+	if s.config.RuntimeClass == "" {
+		return errors.New("--runtime-class is empty; it takes the name of a RuntimeClass, such as lifecycle")
+	}
+	if s.logFormat != string(log.TextFormat) && s.logFormat != string(log.JSONFormat) {
+		return fmt.Errorf("--log-format %q: text and json are known", s.logFormat)
+	}
+	if err := errors.Join(log.SetFormat(log.OutputFormat(s.logFormat)), log.SetLevel(s.logLevel)); err != nil {
+		return fmt.Errorf("--log-level: %w", err)
+	}
+	server, err := webhook.New(s.config)
+	if err != nil {
+		return err
+	}
+	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.listen)
+	if err != nil {
+		return fmt.Errorf("--listen: %w", err)
+	}
+	return server.Serve(ctx, listener)
+}

@@ -1,0 +1,189 @@
+package webhook
+
+import (
+	"context"
+	"crypto/tls"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	stdlog "log"
+	"mime"
+	"net"
+	"net/http"
+	"strings"
+	"sync/atomic"
+	"time"
+
+	"github.com/containerd/log"
+	admissionv1 "k8s.io/api/admission/v1"
+)
+
+// Path is where admission requests go. Beside it there are /healthz and /readyz.
+const Path = "/mutate"
+
+// Limits bound what a client can cost.
+type Limits struct {
+	// Header is the time for a request's header, from the first byte of it.
+	Header time.Duration
+	// Request is the time for all of a request, from its beginning.
+	Request time.Duration
+	// Answer is the time for the answer, from the end of the header.
+	Answer time.Duration
+	// Idle is how long a connection is kept between requests.
+	Idle time.Duration
+	// Body in bytes. An API server takes 3 MiB (generic API server's
+	// MaxRequestBodyBytes), and sends them as JSON, with the request's own fields.
+	Body int64
+	// Stop is how long requests that have begun may take when the server is
+	// told to stop.
+	Stop time.Duration
+}
+
+// DefaultLimits are far above what an API server needs, which gives up after 10 s
+// (timeoutSeconds of the webhook's configuration) and is a machine next door.
+func DefaultLimits() Limits {
+	return Limits{Header: 5 * time.Second, Request: 10 * time.Second, Answer: 15 * time.Second, Idle: 2 * time.Minute, Body: 8 << 20, Stop: 15 * time.Second}
+}
+
+// Config of a server. All fields are needed.
+type Config struct {
+	CertFile, KeyFile string // PEM
+	RuntimeClass      string
+	Limits            Limits
+}
+
+// Server answers an API server.
+type Server struct {
+	config      Config
+	certificate *certificate
+	stopping    atomic.Bool
+}
+
+// New fails where there is no certificate to serve with.
+func New(config Config) (*Server, error) {
+	certificate, err := openCertificate(config.CertFile, config.KeyFile)
+	if err != nil {
+		return nil, fmt.Errorf("the webhook speaks TLS only, and needs a certificate: %w", err)
+	}
+	return &Server{config: config, certificate: certificate}, nil
+}
+
+// Serve answers until ctx ends, and then until the requests that have begun have
+// been answered. It closes the listener. The error says what ended it before, or which
+// requests were cut off.
+func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
+	limits := s.config.Limits
+	server := &http.Server{
+		Handler:           s.handler(),
+		ReadHeaderTimeout: limits.Header, ReadTimeout: limits.Request, WriteTimeout: limits.Answer, IdleTimeout: limits.Idle,
+		MaxHeaderBytes: 64 << 10,
+		TLSConfig:      &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.certificate.get},
+		ErrorLog:       stdlog.New(toLog{}, "", 0),
+	}
+	ended := make(chan error, 1) // one send, also when nobody waits
+	go func() { ended <- server.ServeTLS(listener, "", "") }()
+	log.L.WithField("address", listener.Addr().String()).WithField("runtimeClass", s.config.RuntimeClass).Info("serving")
+	select {
+	case err := <-ended:
+		return err
+	case <-ctx.Done():
+	}
+	s.stopping.Store(true)
+	log.L.WithField("limit", limits.Stop.String()).Info("stopping: requests that have begun are answered")
+	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), limits.Stop)
+	defer cancel()
+	if err := server.Shutdown(stop); err != nil {
+		_ = server.Close() // what is left has had its time
+		return fmt.Errorf("requests were cut off %s after the stop: %w", limits.Stop, err)
+	}
+	<-ended
+	return nil
+}
+
+func (s *Server) handler() http.Handler {
+	mux := http.NewServeMux()
+	mux.HandleFunc("POST "+Path, s.mutate)
+	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { say(w, http.StatusOK, "ok") })
+	mux.HandleFunc("GET /readyz", s.ready)
+	return mux
+}
+
+// ready is about new requests: none should come when the server stops, or while
+// clients cannot trust it.
+func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
+	err := s.certificate.valid(time.Now())
+	switch {
+	case s.stopping.Load():
+		say(w, http.StatusServiceUnavailable, "stopping")
+	case err != nil:
+		say(w, http.StatusServiceUnavailable, err.Error())
+	default:
+		say(w, http.StatusOK, "ok")
+	}
+}
+
+func (s *Server) mutate(w http.ResponseWriter, r *http.Request) {
+	began := time.Now()
+	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
+		say(w, http.StatusUnsupportedMediaType, "application/json is expected")
+		return
+	}
+	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.config.Limits.Body))
+	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
+		say(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is larger than %d bytes", tooLarge.Limit))
+		return
+	}
+	if err != nil { // the client has gone, or takes too long
+		say(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	review, err := decodeReview(body)
+	if err != nil {
+		say(w, http.StatusBadRequest, err.Error())
+		return
+	}
+	response, result := answer(review.Request, s.config.RuntimeClass)
+	note(review.Request, response, result, time.Since(began))
+	answered := admissionv1.AdmissionReview{TypeMeta: review.TypeMeta, Response: response}
+	w.Header().Set("Content-Type", "application/json")
+	if err := json.NewEncoder(w).Encode(answered); err != nil {
+		log.L.WithError(err).Debug("the client did not wait for its answer")
+	}
+}
+
+// note writes one line for each request; nothing of the pod's values, which may
+// hold secrets, but for what is refused.
+func note(request *admissionv1.AdmissionRequest, response *admissionv1.AdmissionResponse, result string, took time.Duration) {
+	entry := log.L.WithField("uid", request.UID).WithField("namespace", request.Namespace).WithField("name", request.Name).
+		WithField("user", request.UserInfo.Username).WithField("result", result).WithField("took", took.String())
+	switch {
+	case !response.Allowed:
+		entry.WithField("why", response.Result.Message).Warn("pod refused")
+	case len(response.Warnings) > 0:
+		entry.WithField("warnings", response.Warnings).Warn("pod admitted")
+	case response.Patch == nil:
+		entry.Debug("pod admitted")
+	default:
+		entry.Info("pod admitted")
+	}
+}
+
+func say(w http.ResponseWriter, code int, text string) {
+	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
+	w.WriteHeader(code)
+	_, _ = io.WriteString(w, text+"\n") // whoever does not wait for it does not want it
+}
+
+// toLog takes the lines of net/http: broken handshakes, mostly of probes.
+type toLog struct{}
+
+func (toLog) Write(line []byte) (int, error) {
+	text := strings.TrimSpace(string(line))
+	if strings.Contains(text, "panic serving") {
+		log.L.Error(text)
+	} else {
+		log.L.Debug(text)
+	}
+	return len(line), nil
+}
