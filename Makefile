@@ -7,20 +7,23 @@ export GOFLAGS := $(GOFLAGS) -buildvcs=false
 export CGO_ENABLED := 1
 
 BIN := bin
+DIST := dist
 VERSION := 0.1.0
 PREFIX ?= /usr/local
 DESTDIR ?=
 FUZZTIME ?= 5m
+# The time of the files in a package, and the date of the man pages: the commit's.
+export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
 # seccomp: without it a handler cannot run in a container that has a seccomp profile.
 # netgo, osusergo: no glibc name service in a static binary.
 TAGS := seccomp netgo osusergo
 # What the tests never use of containerd, and would take long to build or need more headers.
 SERVER_TAGS := no_btrfs no_zfs no_devmapper no_aufs no_tracing
-STATIC := -trimpath -tags '$(TAGS)' -ldflags '-s -w -X github.com/lifecycle-shim/lifecycle-shim/shim/version.Version=$(VERSION) -linkmode external -extldflags "-static"'
+STATIC := -trimpath -tags '$(TAGS)' -ldflags '-s -w $(LINK) -X github.com/lifecycle-shim/lifecycle-shim/shim/version.Version=$(VERSION) -linkmode external -extldflags "-static"'
 STEP := @tools/step
 TOOL := go tool -modfile=tools/go.mod
 UNIT = $$(go list -tags '$(TAGS)' ./... | grep -v /integration)
-INTEGRATION = $$(go list -tags '$(TAGS)' ./integration/... | grep -v /integration/kubernetes)
+INTEGRATION = $$(go list -tags '$(TAGS)' ./integration/... | grep -vE '/integration/(kubernetes|debian)')
 
 .PHONY: help
 help: ## list the targets
@@ -35,16 +38,32 @@ build: ## build the product: three static binaries in bin/
 	$(STEP) 'building the product (2 min the first time)' go build $(STATIC) -o $(BIN)/ ./cmd/...
 
 .PHONY: install
-install: build ## install the product, with shell completions, below DESTDIR and PREFIX (/usr/local)
-	install -d $(DESTDIR)$(PREFIX)/bin $(DESTDIR)$(PREFIX)/share/{bash-completion/completions,zsh/site-functions,fish/vendor_completions.d}
-	install $(addprefix $(BIN)/,containerd-shim-lifecycle-v2 lifecycle-hookexec lifecyclectl) $(DESTDIR)$(PREFIX)/bin
-	$(BIN)/lifecyclectl completion bash >$(DESTDIR)$(PREFIX)/share/bash-completion/completions/lifecyclectl
-	$(BIN)/lifecyclectl completion zsh >$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_lifecyclectl
-	$(BIN)/lifecyclectl completion fish >$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/lifecyclectl.fish
+install: build ## install the product, with completions, man pages and examples, below DESTDIR and PREFIX (/usr/local)
+	@tools/install $(BIN) '$(DESTDIR)$(PREFIX)'
+
+.PHONY: uninstall
+uninstall: ## remove what install has put there; running containers go on
+	@tools/install --remove '$(DESTDIR)$(PREFIX)'
+
+.PHONY: deps-package
+deps-package: deps ## install what package and check-package need on top of deps (as root)
+	@.ci/deps package
+
+.PHONY: package
+package: build ## make Debian packages and tarballs for amd64 and arm64, SBOMs and checksums, in dist/
+	@tools/package '$(VERSION)' $(DIST)
+
+.PHONY: check-reproducible
+check-reproducible: ## build the packages of the last commit in two different places, and compare their hashes
+	@tools/check-reproducible
+
+.PHONY: check-package
+check-package: ## try dist/'s package on a fresh Debian 12, with the README's commands
+	$(STEP) 'trying the package on a fresh Debian' go test -race -count 1 -v -timeout 30m ./integration/debian
 
 .PHONY: servers
-servers: $(BIN)/.servers $(BIN)/.containerd-1.7 $(BIN)/criu ## build or fetch what the tests run under: containerd 2.4 and 1.7, runc, CRIU
-	@CGO_ENABLED=0 go build -o $(BIN)/ ./integration/testserver
+servers: $(BIN)/.servers $(BIN)/.containerd-1.7 $(BIN)/criu $(BIN)/previous ## build or fetch what the tests run under: containerd 2.4 and 1.7, runc, CRIU
+	@CGO_ENABLED=0 go build -o $(BIN)/ ./integration/testserver ./integration/testlogger
 
 # Stamps, as the modules alone decide what these binaries are.
 $(BIN)/.servers: go.mod go.sum
@@ -65,6 +84,9 @@ $(BIN)/.kubernetes: tools/kubernetes integration/kubernetes/servers/go.mod integ
 
 $(BIN)/criu: tools/criu
 	$(STEP) 'fetching CRIU, 8 MB' tools/criu $(BIN)
+
+$(BIN)/previous: integration/previous tools/previous
+	$(STEP) 'building the previous build, for the tests of upgrades' tools/previous $(BIN)/previous
 
 .PHONY: test
 test: deps build unit servers integration ## everything that must pass: unit and integration tests, with -race
@@ -111,5 +133,5 @@ ci: ## what CI runs
 	@.ci/run
 
 .PHONY: clean
-clean: ## remove bin/
-	rm -rf $(BIN)
+clean: ## remove bin/ and dist/
+	rm -rf $(BIN) $(DIST)

@@ -17,6 +17,8 @@ type Exec struct {
 	Request wire.StartRequest
 	// OutputLimit is how many bytes of output are kept.
 	OutputLimit int
+	// Log is given the output too, where it is not nil.
+	Log Log
 	// Progress is shown the output.
 	Progress *Progress
 }
@@ -39,7 +41,7 @@ func (e *Exec) begin() (*execRun, error) {
 	if err != nil {
 		return nil, err
 	}
-	output, writer, err := newOutput(e.OutputLimit)
+	output, writer, err := newOutput(e.OutputLimit, e.Log)
 	if err != nil {
 		channel.close()
 		closeAll(files...)

@@ -1,6 +1,7 @@
 package hookexec
 
 import (
+	"io"
 	"os"
 	"sync"
 	"time"
@@ -57,21 +58,30 @@ func (t *tail) text() (string, int64) {
 	return printable(t.kept[start:]), t.dropped + int64(start)
 }
 
+// Log is where a handler's output goes besides. It is used by one goroutine at a
+// time, and must not wait for anything.
+type Log interface {
+	io.Writer // never fails
+	// EndLine is called at the end of an attempt, whose last line may have none.
+	EndLine()
+}
+
 // output collects what a process writes to a pipe.
 type output struct {
 	reader *os.File
 	tail   tail
+	log    Log           // nil where there is none
 	done   chan struct{} // closed by the collecting goroutine when it ends
 }
 
 // newOutput returns the write end, which the caller closes once the process has
 // it.
-func newOutput(limit int) (*output, *os.File, error) {
+func newOutput(limit int, log Log) (*output, *os.File, error) {
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
 	}
-	o := &output{reader: reader, tail: tail{limit: limit}, done: make(chan struct{})}
+	o := &output{reader: reader, tail: tail{limit: limit}, log: log, done: make(chan struct{})}
 	go o.collect()
 	return o, writer, nil
 }
@@ -82,10 +92,17 @@ func (o *output) collect() {
 	buffer := make([]byte, 4096)
 	for {
 		n, err := o.reader.Read(buffer)
-		_, _ = o.tail.Write(buffer[:n])
+		o.take(buffer[:n])
 		if err != nil {
 			return
 		}
+	}
+}
+
+func (o *output) take(p []byte) {
+	_, _ = o.tail.Write(p)
+	if o.log != nil {
+		_, _ = o.log.Write(p)
 	}
 }
 
@@ -103,6 +120,9 @@ func (o *output) finish() (string, int64) {
 		})
 	}
 	_ = o.reader.Close()
+	if o.log != nil {
+		o.log.EndLine()
+	}
 	return o.tail.text()
 }
 
@@ -116,7 +136,7 @@ func (o *output) drain(fd int) {
 		if n, err = unix.Read(fd, buffer[:min(len(buffer), waiting)]); n <= 0 {
 			return
 		}
-		_, _ = o.tail.Write(buffer[:n])
+		o.take(buffer[:n])
 		waiting -= n
 	}
 }

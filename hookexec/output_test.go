@@ -105,12 +105,36 @@ func FuzzTail(f *testing.F) {
 
 func collecting(t *testing.T, limit int) (*output, *os.File) {
 	t.Helper()
-	o, writer, err := newOutput(limit)
+	o, writer, err := newOutput(limit, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { _ = writer.Close() })
 	return o, writer
+}
+
+// noting is a Log.
+type noting struct{ strings.Builder }
+
+func (n *noting) EndLine() { n.WriteString("|") }
+
+// TestOutputGoesToTheLog, all of it, also what is still in the pipe at the end.
+func TestOutputGoesToTheLog(t *testing.T) {
+	log := &noting{}
+	for _, text := range []string{"", strings.Repeat("x", 60_000) + "the end"} {
+		o, writer, err := newOutput(10, log)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.WriteString(writer, text); err != nil {
+			t.Fatal(err)
+		}
+		o.finish() // the writer is still open, as a background child's would be
+		_ = writer.Close()
+	}
+	if want := "|" + strings.Repeat("x", 60_000) + "the end|"; log.String() != want {
+		t.Errorf("got %d bytes, want %d", log.Len(), len(want))
+	}
 }
 
 func TestOutputOfAProcessThatHasEnded(t *testing.T) {

@@ -40,6 +40,9 @@ type Result struct {
 	// number of bytes before it.
 	Output  string
 	Dropped int64
+	// LostLines of the output did not reach its Log, because of LogErr.
+	LostLines int64
+	LogErr    error
 	// Attempts that were begun.
 	Attempts int
 }

@@ -5,6 +5,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
@@ -39,9 +40,23 @@ func TestInstall(t *testing.T) {
 	if err != nil || strings.Contains(string(version), "dev") {
 		t.Errorf("version %q, %v", version, err)
 	}
-	for _, name := range []string{"bash-completion/completions/lifecyclectl", "zsh/site-functions/_lifecyclectl", "fish/vendor_completions.d/lifecyclectl.fish"} {
-		if text, err := os.ReadFile(filepath.Join(dir, "opt/shim/share", name)); err != nil || !strings.Contains(string(text), "lifecyclectl") {
-			t.Errorf("completions %s: %v", name, err)
+	shim, err := exec.CommandContext(t.Context(), filepath.Join(bin, "containerd-shim-lifecycle-v2"), "-v").Output()
+	if number := strings.TrimSpace(strings.TrimPrefix(string(version), "lifecyclectl version ")); err != nil || !strings.Contains(string(shim), number) || !strings.Contains(string(shim), "containerd 2.") {
+		t.Errorf("the shim's version %q, %v", shim, err)
+	}
+	for _, name := range []string{"bash-completion/completions/lifecyclectl", "zsh/site-functions/_lifecyclectl", "fish/vendor_completions.d/lifecyclectl.fish", "man/man1/lifecyclectl-status.1", "lifecycle-shim/config.toml"} {
+		if text, err := os.ReadFile(filepath.Join(dir, "opt/shim/share", name)); err != nil || !strings.Contains(string(text), "lifecycle") {
+			t.Errorf("%s: %v", name, err)
 		}
+	}
+	uninstall := exec.CommandContext(t.Context(), "make", "-C", "..", "uninstall", "DESTDIR="+dir, "PREFIX=/opt/shim")
+	if out, err := uninstall.CombinedOutput(); err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	c.waitFor("ready")
+	c.kill(syscall.SIGKILL)
+	c.wantExit(137)
+	if left, err := exec.CommandContext(t.Context(), "find", dir, "!", "-type", "d").Output(); err != nil || len(left) > 0 {
+		t.Errorf("uninstall leaves %s (%v)", left, err)
 	}
 }

@@ -161,16 +161,26 @@ func (b *bench) all(containers []*container, do func(context.Context, *container
 func copyBinaries(t testing.TB, names ...string) string {
 	t.Helper()
 	dir := t.TempDir()
+	installFrom(t, binDir(t), dir, names...)
+	return dir
+}
+
+// installFrom puts binaries into a directory, each in one moment, as an installation does.
+func installFrom(t testing.TB, from, dir string, names ...string) {
+	t.Helper()
 	for _, name := range names {
-		data, err := os.ReadFile(filepath.Join(binDir(t), name))
+		data, err := os.ReadFile(filepath.Join(from, name))
 		if err != nil {
 			t.Fatal(err)
 		}
-		if err := os.WriteFile(filepath.Join(dir, name), data, 0o755); err != nil {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path+".new", data, 0o755); err != nil {
+			t.Fatal(err)
+		}
+		if err := os.Rename(path+".new", path); err != nil {
 			t.Fatal(err)
 		}
 	}
-	return dir
 }
 
 // withShim runs a container with the shim at path.

@@ -140,6 +140,8 @@ func TestInvalid(t *testing.T) {
 		"a number beyond reason":    {KeyPreStop, "{exec: {command: [a]}, timeoutSeconds: 99999999999999999999}", "preStop.timeoutSeconds", "whole number"},
 		"a retry of 0":              {KeyPreStop, "{exec: {command: [a]}, retryPeriodSeconds: 0}", "preStop.retryPeriodSeconds", "1 to"},
 		"an unknown policy":         {KeyPostStart, "{exec: {command: [a]}, failurePolicy: fail}", "postStart.failurePolicy", "Fail and Ignore"},
+		"an unknown output":         {KeyPreStop, "{exec: {command: [a]}, output: log}", "preStop.output", "Status and Log"},
+		"an output of no process":   {KeyPreStop, "{sleep: {seconds: 1}, output: Log}", "preStop.output", "exec only"},
 		"a policy for preStop":      {KeyPreStop, "{exec: {command: [a]}, failurePolicy: Fail}", "preStop.failurePolicy", "postStart only"},
 		"a grace period of 0":       {KeyLifecycle, "terminationGracePeriodSeconds: 0", "terminationGracePeriodSeconds", "1 to"},
 		"an unknown key":            {domain + "/prestop", goodHandler, "", "allowed are lifecycle-shim.io/lifecycle"},

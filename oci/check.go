@@ -27,6 +27,12 @@ const (
 	FailurePolicyIgnore = "Ignore"
 )
 
+// What output may say.
+const (
+	OutputStatus = "Status"
+	OutputLog    = "Log"
+)
+
 // checkLifecycle checks what the schema's types cannot say. Its error joins all
 // that is wrong, as those of the other checks do.
 func checkLifecycle(block *lifecyclev1.Block) error {
@@ -52,6 +58,7 @@ func checkHandler(path string, handler *lifecyclev1.Handler, postStart bool) err
 	}
 	return errors.Join(
 		checkAction(path, handler),
+		checkOutput(path+".output", handler),
 		checkSeconds(path+".timeoutSeconds", handler.TimeoutSeconds),
 		checkSeconds(path+".retryPeriodSeconds", handler.RetryPeriodSeconds),
 		checkPolicy(path+".failurePolicy", handler.FailurePolicy, postStart),
@@ -65,6 +72,18 @@ func checkPolicy(path, policy string, postStart bool) error {
 		return invalid(path, "is for postStart only: a preStop that fails never keeps a container alive")
 	case policy != FailurePolicyFail && policy != FailurePolicyIgnore:
 		return invalid(path, "is %q; allowed are %s and %s", policy, FailurePolicyFail, FailurePolicyIgnore)
+	}
+	return nil
+}
+
+// checkOutput: only a process has an output.
+func checkOutput(path string, handler *lifecyclev1.Handler) error {
+	switch {
+	case handler.Output == "":
+	case handler.Output != OutputStatus && handler.Output != OutputLog:
+		return invalid(path, "is %q; allowed are %s and %s", handler.Output, OutputStatus, OutputLog)
+	case handler.Exec == nil:
+		return invalid(path, "is for exec only: nothing else has an output")
 	}
 	return nil
 }

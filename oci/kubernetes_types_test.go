@@ -27,8 +27,8 @@ import (
 // extensions are the fields that Kubernetes does not have (SPEC 2).
 var extensions = []string{
 	"terminationGracePeriodSeconds",
-	"postStart.timeoutSeconds", "postStart.failurePolicy", "postStart.retryPeriodSeconds",
-	"preStop.timeoutSeconds", "preStop.failurePolicy", "preStop.retryPeriodSeconds",
+	"postStart.timeoutSeconds", "postStart.failurePolicy", "postStart.retryPeriodSeconds", "postStart.output",
+	"preStop.timeoutSeconds", "preStop.failurePolicy", "preStop.retryPeriodSeconds", "preStop.output",
 }
 
 // notTaken are fields of Kubernetes that are unknown here, so that a block with

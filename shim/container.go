@@ -210,9 +210,7 @@ func (c *container) step(m message) {
 	// Before the effects: who is told that it has started must see it so.
 	status := c.machine.Status()
 	c.status.Store(&status)
-	if status.Phase != before.Phase {
-		log.G(c.ctx).WithFields(log.Fields{"event": event.Kind, "from": before.Phase, "state": status.Phase}).Debug("lifecycle")
-	}
+	c.explain(event, before, status, effects)
 	c.count(func() metrics.Counts { return countStep(before, status, effects) })
 	for _, effect := range effects {
 		c.carryOut(effect)
@@ -290,6 +288,9 @@ func (c *container) runToEnd(ctx context.Context, run *handlerRun, effect lifecy
 		logger = logger.WithError(ended.Err)
 	}
 	logger.Info("handler ended")
+	if ended.LogErr != nil {
+		log.G(c.ctx).WithError(ended.LogErr).WithFields(log.Fields{"handler": run.kind, "lines": ended.LostLines}).Warn("lines of a handler's output are missing in the container's log")
+	}
 	logger.WithFields(log.Fields{"output": ended.Output, "dropped": ended.Dropped}).Debug("handler output")
 	return result
 }

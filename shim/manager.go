@@ -7,13 +7,17 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"strings"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/api/types"
 	runcmanager "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
 	"github.com/containerd/containerd/v2/pkg/shim"
+	containerdversion "github.com/containerd/containerd/v2/version"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/lifecycle-shim/lifecycle-shim/shim/version"
 )
 
 // RuntimeName is the runtime type that selects this shim.
@@ -26,6 +30,7 @@ func Main(ctx context.Context, args []string) int {
 		return showSettings(ConfigPath, os.Stdout, os.Stderr)
 	}
 	register()
+	tellVersion()
 	manager := newManager()
 	if !isStart(args) {
 		sockets := ownSockets()
@@ -38,6 +43,13 @@ func Main(ctx context.Context, args []string) int {
 		return 1
 	}
 	return 0
+}
+
+// tellVersion makes -v and -info tell this shim's version, and of which containerd
+// it is made, where containerd's runner would tell containerd's alone.
+func tellVersion() {
+	containerdversion.Revision = "containerd " + strings.TrimSuffix(containerdversion.Version, "+unknown")
+	containerdversion.Version = version.Version
 }
 
 // manager is the runc shim's own, with options translated.

@@ -23,6 +23,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
@@ -47,6 +48,9 @@ type settings struct {
 	outputLimit      int
 	// metricsFile is empty where nothing is to be counted.
 	metricsFile string
+	// logOutput: the output of handlers that do not say it themselves goes to the
+	// container's log.
+	logOutput bool
 }
 
 // duration is written as in "90s" or "2m". It is a struct, because the decoder
@@ -73,6 +77,7 @@ type nodeConfig struct {
 	DefaultGracePeriod      duration
 	OutputLimit             *int64
 	MetricsFile             string
+	HandlerOutput           string
 }
 
 func (c *nodeConfig) check() error {
@@ -84,6 +89,9 @@ func (c *nodeConfig) check() error {
 	}
 	if c.MetricsFile != "" && !filepath.IsAbs(c.MetricsFile) {
 		return fmt.Errorf("MetricsFile: %q is no absolute path", c.MetricsFile)
+	}
+	if c.HandlerOutput != "" && c.HandlerOutput != oci.OutputStatus && c.HandlerOutput != oci.OutputLog {
+		return fmt.Errorf("HandlerOutput: %q is neither %q nor %q", c.HandlerOutput, oci.OutputStatus, oci.OutputLog)
 	}
 	return nil
 }
@@ -202,6 +210,7 @@ func readTyped(options *lifecyclev1.Options) (*runtimeOptions, error) {
 		DefaultGracePeriod:      duration{Duration: options.DefaultGracePeriod.AsDuration()},
 		OutputLimit:             options.OutputLimit,
 		MetricsFile:             options.MetricsFile,
+		HandlerOutput:           options.HandlerOutput,
 	}
 	if err := config.check(); err != nil {
 		return nil, &OptionsError{Err: err}
@@ -249,6 +258,7 @@ func (o *runtimeOptions) settings(path string) (settings, error) {
 		gracePeriod:      cmp.Or(o.config.DefaultGracePeriod.Duration, node.DefaultGracePeriod.Duration, defaultGracePeriod),
 		outputLimit:      defaultOutputLimit,
 		metricsFile:      cmp.Or(o.config.MetricsFile, node.MetricsFile),
+		logOutput:        cmp.Or(o.config.HandlerOutput, node.HandlerOutput) == oci.OutputLog,
 	}
 	for _, limit := range []*int64{node.OutputLimit, o.config.OutputLimit} {
 		if limit == nil {

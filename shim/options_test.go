@@ -277,29 +277,41 @@ func TestSettingsOfTheRuntimeWinOverTheNodes(t *testing.T) {
 		node = "DefaultPostStartTimeout = '20s'\nDefaultGracePeriod = '21s'\nOutputLimit = 22\n"
 		own  = "DefaultPostStartTimeout = '30s'\nDefaultGracePeriod = '31s'\nOutputLimit = 32\n"
 	)
-	builtIn := settings{120 * time.Second, 10 * time.Second, 4096, ""}
+	builtIn := settings{120 * time.Second, 10 * time.Second, 4096, "", false}
 	for name, test := range map[string]struct {
 		node    string
 		options *anypb.Any
 		want    settings
 	}{
 		"nothing is said":     {"", nil, builtIn},
-		"only the node":       {node, nil, settings{20 * time.Second, 21 * time.Second, 22, ""}},
-		"the node and runc's": {node, pack(t, &runcoptions.Options{}), settings{20 * time.Second, 21 * time.Second, 22, ""}},
-		"only the runtime":    {"", inTOML(t, own), settings{30 * time.Second, 31 * time.Second, 32, ""}},
-		"both":                {node, inTOML(t, own), settings{30 * time.Second, 31 * time.Second, 32, ""}},
+		"only the node":       {node, nil, settings{20 * time.Second, 21 * time.Second, 22, "", false}},
+		"the node and runc's": {node, pack(t, &runcoptions.Options{}), settings{20 * time.Second, 21 * time.Second, 22, "", false}},
+		"only the runtime":    {"", inTOML(t, own), settings{30 * time.Second, 31 * time.Second, 32, "", false}},
+		"both":                {node, inTOML(t, own), settings{30 * time.Second, 31 * time.Second, 32, "", false}},
 		"each says one": {
 			"DefaultGracePeriod = '21s'", inTOML(t, "OutputLimit = 0"),
-			settings{120 * time.Second, 21 * time.Second, 0, ""},
+			settings{120 * time.Second, 21 * time.Second, 0, "", false},
 		},
 		"counters": {
 			node + "MetricsFile = '/a'", inTOML(t, "MetricsFile = '/b'"),
-			settings{20 * time.Second, 21 * time.Second, 22, "/b"},
+			settings{20 * time.Second, 21 * time.Second, 22, "/b", false},
 		},
-		"typed": {node, pack(t, typedOptions(nil)), settings{90 * time.Second, 90 * time.Second, 100, ""}},
+		"output to the log": {
+			node + "HandlerOutput = 'Log'", inTOML(t, ""),
+			settings{20 * time.Second, 21 * time.Second, 22, "", true},
+		},
+		"output not to the log, for one runtime": {
+			node + "HandlerOutput = 'Log'", inTOML(t, "HandlerOutput = 'Status'"),
+			settings{20 * time.Second, 21 * time.Second, 22, "", false},
+		},
+		"typed output to the log": {
+			node, pack(t, &lifecyclev1.Options{HandlerOutput: "Log"}),
+			settings{20 * time.Second, 21 * time.Second, 22, "", true},
+		},
+		"typed": {node, pack(t, typedOptions(nil)), settings{90 * time.Second, 90 * time.Second, 100, "", false}},
 		"typed, one": {
 			node, pack(t, &lifecyclev1.Options{DefaultGracePeriod: durationpb.New(time.Second)}),
-			settings{20 * time.Second, time.Second, 22, ""},
+			settings{20 * time.Second, time.Second, 22, "", false},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -321,6 +333,7 @@ func TestNodeConfigThatIsRefused(t *testing.T) {
 		"an option of runc's": {"BinaryName = 'crun'", "BinaryName"},
 		"no TOML":             {"[[[", ""},
 		"a bad duration":      {"DefaultGracePeriod = '-1s'", `DefaultGracePeriod: "-1s"`},
+		"an unknown output":   {"HandlerOutput = 'log'", `HandlerOutput: "log" is neither "Status" nor "Log"`},
 		"a relative path":     {"MetricsFile = 'a.prom'", `MetricsFile: "a.prom" is no absolute path`},
 	} {
 		t.Run(name, func(t *testing.T) {

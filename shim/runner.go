@@ -18,6 +18,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/stdout"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/version"
 )
 
@@ -34,6 +35,10 @@ type runner struct {
 	noKeyring   bool
 	block       *lifecyclev1.Block
 	outputLimit int
+	// logOutput is for handlers that do not say where their output goes.
+	logOutput bool
+	// stream that the container's stdout goes to, from the creation on.
+	stream stdout.Stream
 	// init is nil until prepare; it is set before the first handler runs.
 	init *hookexec.Init
 	// pidfd of init, to signal it where the runtime cannot; -1 until prepare.
@@ -47,7 +52,7 @@ func (s *service) newRunner(r *taskapi.CreateTaskRequest, wanted *oci.Lifecycle,
 	}
 	return &runner{
 		inner: s.TTRPCTaskService, host: s.host, id: r.ID, bundle: r.Bundle, noKeyring: noKeyring,
-		block: wanted.Block, outputLimit: settings.outputLimit, pidfd: -1,
+		block: wanted.Block, outputLimit: settings.outputLimit, logOutput: settings.logOutput, pidfd: -1,
 	}, nil
 }
 
@@ -108,17 +113,31 @@ func (r *runner) run(ctx context.Context, kind lifecycle.Kind, effect lifecycle.
 	if kind == lifecycle.PreStop {
 		handler = r.block.PreStop
 	}
+	var log *stdout.Writer
+	if r.logs(handler) {
+		log = r.stream.Open(kind.String())
+		defer log.Close() // after a panic too
+	}
 	run := hookexec.Handler{
-		Action:      r.action(kind, handler, effect, progress),
+		Action:      r.action(kind, handler, effect, progress, log),
 		RetryPeriod: time.Duration(handler.GetRetryPeriodSeconds()) * time.Second,
 		Exited:      r.init.Ended,
 		Progress:    progress,
 	}
-	return run.Run(ctx)
+	result := run.Run(ctx)
+	if log != nil {
+		result.LostLines, result.LogErr = log.Close()
+	}
+	return result
+}
+
+// logs tells whether a handler's output goes to the container's log too.
+func (r *runner) logs(handler *lifecyclev1.Handler) bool {
+	return handler.Exec != nil && (handler.Output == oci.OutputLog || handler.Output == "" && r.logOutput)
 }
 
 // action is what a handler does. It names exactly one, which is checked.
-func (r *runner) action(kind lifecycle.Kind, handler *lifecyclev1.Handler, effect lifecycle.Effect, progress *hookexec.Progress) hookexec.Action {
+func (r *runner) action(kind lifecycle.Kind, handler *lifecyclev1.Handler, effect lifecycle.Effect, progress *hookexec.Progress, log *stdout.Writer) hookexec.Action {
 	switch netns := (hookexec.NetNS{Pidfd: r.pidfd}); {
 	case handler.HttpGet != nil:
 		return &hookexec.HTTPGet{NetNS: netns, Get: handler.HttpGet, UserAgent: "lifecycle-shim/" + version.Version}
@@ -127,7 +146,7 @@ func (r *runner) action(kind lifecycle.Kind, handler *lifecyclev1.Handler, effec
 	case handler.Sleep != nil:
 		return hookexec.Sleep(time.Duration(handler.Sleep.Seconds) * time.Second)
 	}
-	return &hookexec.Exec{
+	exec := &hookexec.Exec{
 		Host: r.host,
 		Request: wire.StartRequest{
 			Root: r.root(), ID: r.id, Args: handler.Exec.Command, Env: r.environment(kind, effect),
@@ -135,6 +154,10 @@ func (r *runner) action(kind lifecycle.Kind, handler *lifecyclev1.Handler, effec
 		OutputLimit: r.outputLimit,
 		Progress:    progress,
 	}
+	if log != nil { // an interface with a nil in it is not nil
+		exec.Log = log
+	}
+	return exec
 }
 
 func failed(err error) hookexec.Result {

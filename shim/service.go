@@ -22,6 +22,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/stdout"
 )
 
 // service is containerd's runc task service with handlers around it.
@@ -147,8 +148,13 @@ func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskR
 
 func (s *service) createAndPrepare(ctx context.Context, r *taskapi.CreateTaskRequest, c *container, runner *runner) (*taskapi.CreateTaskResponse, error) {
 	response, err := s.TTRPCTaskService.Create(ctx, r)
-	if err != nil || response.Pid == 0 { // a restored container has no process before its start
-		return response, err
+	if err != nil {
+		return nil, err
+	}
+	// While the init runs no code of the container's.
+	runner.stream = stdout.Of(r.Stdout, r.Terminal, int(response.Pid))
+	if response.Pid == 0 { // a restored container has no process before its start
+		return response, nil
 	}
 	if err := runner.prepare(ctx, int(response.Pid), c.exited); err != nil {
 		s.undoCreate(ctx, r.ID)

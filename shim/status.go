@@ -96,6 +96,10 @@ func (r *handlerRun) told() *lifecyclev1.HandlerRun {
 	told.Attempts, told.Output, told.DroppedBytes = uint32(r.result.Attempts), r.result.Output, r.result.Dropped
 	told.FinishedAt, told.Took = timestamppb.New(r.ended), durationpb.New(r.ended.Sub(r.began))
 	told.Result, told.Error, told.ExitCode = resultOf(r.result)
+	told.LostLines = r.result.LostLines
+	if r.result.LogErr != nil {
+		told.LogError = r.result.LogErr.Error()
+	}
 	return told
 }
 

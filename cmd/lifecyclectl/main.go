@@ -41,8 +41,8 @@ func newRoot() *cobra.Command {
 		SilenceErrors: true,
 	}
 	flags := root.PersistentFlags()
-	flags.StringVarP(&o.address, "address", "a", os.Getenv("CONTAINERD_ADDRESS"), "containerd's socket [$CONTAINERD_ADDRESS] (default: every containerd of this machine)")
-	flags.StringVarP(&o.namespace, "namespace", "n", os.Getenv("CONTAINERD_NAMESPACE"), "namespace [$CONTAINERD_NAMESPACE] (default: all of them)")
-	root.AddCommand(newStatus(o), newLogs(o), newRun(o), newEvents(o), newDoctor(o), newConvert(), newValidate(), newWebhook())
+	flags.StringVarP(&o.address, "address", "a", os.Getenv("CONTAINERD_ADDRESS"), "containerd's socket, else $CONTAINERD_ADDRESS, else every containerd of this machine")
+	flags.StringVarP(&o.namespace, "namespace", "n", os.Getenv("CONTAINERD_NAMESPACE"), "containerd's namespace, else $CONTAINERD_NAMESPACE, else all of them")
+	root.AddCommand(newStatus(o), newLogs(o), newRun(o), newEvents(o), newDoctor(o), newConvert(), newValidate(), newWebhook(), newMan())
 	return root
 }

@@ -92,6 +92,9 @@ func printOutput(out io.Writer, run *lifecyclev1.HandlerRun) error {
 	if text != "" && !strings.HasSuffix(text, "\n") {
 		text += "\n"
 	}
+	if run.LogError != "" {
+		text += fmt.Sprintf("[%d lines are not in the container's log: %s]\n", run.LostLines, run.LogError)
+	}
 	_, err := io.WriteString(out, text)
 	return err
 }

@@ -51,6 +51,8 @@ type PodConfig struct {
 	SharedPID    bool // all containers in one pid namespace
 	// UserNamespace maps the pod's users to the host's from 1000000 on.
 	UserNamespace bool
+	// LogDirectory of the host, for its containers' logs; empty: they have none.
+	LogDirectory string
 }
 
 // Info is what the CRI plugin says of itself beside its state: texts of JSON by name, its configuration among them.
@@ -70,7 +72,7 @@ type Pod struct {
 func (c *CRI) RunPod(ctx context.Context, cfg PodConfig) (*Pod, error) {
 	config := &cri.PodSandboxConfig{
 		Metadata:    &cri.PodSandboxMetadata{Name: cfg.Name, Namespace: "default", Uid: cfg.Name},
-		Annotations: cfg.Annotations,
+		Annotations: cfg.Annotations, LogDirectory: cfg.LogDirectory,
 		Linux: &cri.LinuxPodSandboxConfig{
 			CgroupParent:    cfg.CgroupParent,
 			SecurityContext: &cri.LinuxSandboxSecurityContext{NamespaceOptions: cfg.namespaces()},
@@ -141,6 +143,8 @@ type PodContainerConfig struct {
 	Dir         string // of the host, mounted at WorkDir; empty: none
 	// StopSignal as a pod's spec names it: it comes before the image's.
 	StopSignal cri.Signal
+	LogPath    string // below the pod's LogDirectory
+	Terminal   bool
 }
 
 // PodContainer is a container in a pod.
@@ -160,6 +164,8 @@ func (p *Pod) Create(ctx context.Context, cfg PodContainerConfig) (*PodContainer
 		Command:     cfg.Args,
 		Annotations: maps.Clone(cfg.Annotations),
 		StopSignal:  cfg.StopSignal,
+		LogPath:     cfg.LogPath,
+		Tty:         cfg.Terminal,
 		Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
 			NamespaceOptions: p.config.Linux.SecurityContext.NamespaceOptions,
 		}},

@@ -75,7 +75,7 @@ func newHost(ctx context.Context) (_ *host, err error) {
 	}
 	h.registry = httptest.NewServer(registry)
 	h.Cluster, err = cluster.Start(ctx, cluster.Config{
-		BinDir: binDir(), Registries: map[string]string{"docker.io": fmt.Sprintf("server = %q\n", h.registry.URL)},
+		BinDir: binDir(), FeatureGates: "ContainerStopSignals=true", Registries: map[string]string{"docker.io": fmt.Sprintf("server = %q\n", h.registry.URL)},
 	})
 	if err != nil {
 		h.registry.Close()

@@ -1,6 +1,8 @@
 package kubernetes
 
 import (
+	"fmt"
+	"strings"
 	"syscall"
 	"testing"
 
@@ -62,7 +64,9 @@ func restartDuringPreStop(b *bench, restart func(*bench, syscall.Signal), signal
 	p.ready()
 	done := p.deleteLater()
 	p.waitFor("begun")
+	stops := fmt.Sprintf("StopContainer for \\\"%s\\\" with timeout", p.containerID("app"))
 	restart(b, signal)
+	b.poll("the kubelet's second stop", func() bool { return strings.Count(b.Containerd.Log(), stops) == 2 })
 	p.touch("go")
 	p.deleted(done)
 	p.wantLog("start postStart begun through TERM")

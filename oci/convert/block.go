@@ -15,7 +15,7 @@ import (
 const defaultGracePeriod = json.Number("30")
 
 // extensions are fields that the shim knows and Kubernetes does not.
-var extensions = []string{"timeoutSeconds", "failurePolicy", "retryPeriodSeconds"}
+var extensions = []string{"timeoutSeconds", "failurePolicy", "retryPeriodSeconds", "output"}
 
 // block returns the annotation's value for a container's handlers. What is wrong
 // has the field's path below the container.

@@ -75,6 +75,8 @@ type Machine struct {
 	// deletes are the requests that wait for a handler's end.
 	deletes []RequestID
 	effects []Effect
+	// why the last step did what it did.
+	why string
 }
 
 // New returns the machine of a container that has just been created.
@@ -122,10 +124,13 @@ func (m *Machine) Deadline() time.Time {
 	}
 }
 
+// Why the last Step did what it did, or did nothing: for a person.
+func (m *Machine) Why() string { return m.why }
+
 // Step takes an event in and returns what is to be done, in that order. The
 // slice is valid until the next call.
 func (m *Machine) Step(now time.Time, event Event) []Effect {
-	m.effects = m.effects[:0]
+	m.effects, m.why = m.effects[:0], ""
 	switch event.Kind {
 	case StartRequested:
 		m.startRequested(event)
@@ -153,23 +158,24 @@ func (m *Machine) do(effect Effect) { m.effects = append(m.effects, effect) }
 // words for every other case.
 func (m *Machine) startRequested(event Event) {
 	if m.phase != Created {
+		m.why = "only a created container is started; the runtime has the words"
 		m.do(Effect{Kind: Forward, Request: event.Request})
 		return
 	}
 	m.held = &heldStart{request: event.Request, deadline: event.Deadline}
-	m.phase = Starting
+	m.phase, m.why = Starting, "the runtime starts it first"
 	m.do(Effect{Kind: CallStart, Request: event.Request})
 }
 
 // startReturned goes on to postStart, or to what was asked for meanwhile.
 func (m *Machine) startReturned(now time.Time, err error) {
 	switch {
-	case m.held == nil:
+	case m.held == nil || m.phase != Deleted && !m.starting():
+		m.why = "no start waits for it"
 		return
 	case m.phase == Deleted:
+		m.why = "it was deleted meanwhile"
 		m.answerStart(err)
-		return
-	case !m.starting():
 		return
 	case err != nil:
 		m.startFailed(err)
@@ -180,17 +186,19 @@ func (m *Machine) startReturned(now time.Time, err error) {
 	}
 	switch m.phase {
 	case Starting:
-		m.phase = Running
+		m.phase, m.why = Running, "there is no postStart"
 		if m.config.PostStart != nil {
+			m.why = "postStart is due"
 			m.runPostStart(now)
 		}
 	case StartingStop:
+		m.why = "a stop came while it was started"
 		m.runPreStop(now)
 	case StartingPassed:
-		m.phase = Stopping
+		m.phase, m.why = Stopping, "a signal passed while it was started"
 		m.boundPassed(now)
 	case StartingExited:
-		m.phase = Exited
+		m.phase, m.why = Exited, "it exited while it was started"
 		m.finishStart()
 	}
 }
@@ -200,12 +208,12 @@ func (m *Machine) startReturned(now time.Time, err error) {
 // meanwhile is kept.
 func (m *Machine) startFailed(err error) {
 	was := m.phase
-	m.phase = Created
+	m.phase, m.why = Created, "the runtime could not start it"
 	m.do(Effect{Kind: Answer, Request: m.held.request, Err: err})
 	m.held = nil
 	switch was {
 	case StartingStop:
-		m.phase = Stopping
+		m.phase, m.why = Stopping, "the runtime could not start it, and a stop was promised"
 		m.do(Effect{Kind: SendSignal, Signal: m.stop})
 	case StartingExited:
 		m.phase = Exited
@@ -220,6 +228,7 @@ func (m *Machine) killRequested(now time.Time, event Event) {
 	case m.isStop(event.Signal.Number):
 		m.stopped(now, event)
 	default:
+		m.why = "it is no stop signal"
 		m.forward(event)
 	}
 }
@@ -246,11 +255,13 @@ func (m *Machine) isStop(number uint32) bool {
 func (m *Machine) killed(now time.Time, event Event) {
 	preStopping := m.phase == PreStopping || m.phase == PreStopEnding
 	if m.config.CRI && m.held == nil && preStopping {
+		m.why = "CRI's SIGKILL is the deadline of the stop that it asked for"
 		m.do(Effect{Kind: Answer, Request: event.Request})
 		m.signalStop(StopDeadline)
 		m.killAt = now.Add(signalTail)
 		return
 	}
+	m.why = "SIGKILL is never held back"
 	m.forward(event)
 	switch m.phase {
 	case Starting, StartingStop:
@@ -272,10 +283,16 @@ func (m *Machine) killed(now time.Time, event Event) {
 func (m *Machine) stopped(now time.Time, event Event) {
 	switch m.phase {
 	case StartingStop, PostStartStopping, PreStopping, PreStopEnding:
+		m.why = "it joins the stop that is under way"
 		m.do(Effect{Kind: Answer, Request: event.Request})
 		return
 	case Starting, PostStarting, PostStartEnding, Running:
+	case StartingPassed, Stopping:
+		m.why = "a signal that ends it went before"
+		m.forward(event)
+		return
 	default:
+		m.why = "it does not run; the runtime has the words"
 		m.forward(event)
 		return
 	}
@@ -285,7 +302,7 @@ func (m *Machine) stopped(now time.Time, event Event) {
 		return
 	}
 	m.do(Effect{Kind: Answer, Request: event.Request})
-	m.stop, m.stopSince = event.Signal, now
+	m.stop, m.stopSince, m.why = event.Signal, now, "a stop signal waits for preStop"
 	switch m.phase {
 	case Starting:
 		m.phase = StartingStop
@@ -301,6 +318,7 @@ func (m *Machine) stopped(now time.Time, event Event) {
 // passStop: without preStop the signal passes through untouched; a held Start
 // waits for what comes of it.
 func (m *Machine) passStop(now time.Time, event Event) {
+	m.why = "there is no preStop"
 	m.forward(event)
 	switch m.phase {
 	case Starting:
@@ -317,6 +335,7 @@ func (m *Machine) passStop(now time.Time, event Event) {
 // handlerEnded goes on with what the handler was waited for.
 func (m *Machine) handlerEnded(now time.Time, result Result) {
 	if m.running == NoHandler {
+		m.why = "no handler runs"
 		return
 	}
 	m.running = NoHandler
@@ -324,21 +343,38 @@ func (m *Machine) handlerEnded(now time.Time, result Result) {
 	case PostStarting, PostStartEnding:
 		m.postStartEnded(now, result)
 	case PostStartStopping:
+		m.why = "postStart has ended, and the stop goes on"
 		m.runPreStop(now)
 	case PreStopping, PreStopEnding:
-		m.signalStop(NoCause) // however it ended
+		m.why = "preStop has ended, however it did"
+		m.signalStop(NoCause)
 	case Deleting:
+		m.why = "what the Delete waited for has ended"
 		m.callDeletes()
+	default:
+		m.why = "nothing waits for its end any more"
 	}
 }
 
 func (m *Machine) postStartEnded(now time.Time, result Result) {
-	exited := result.Outcome == Aborted && result.Cause == ContainerExit
-	if result.Outcome == Succeeded || exited || m.config.PostStart.IgnoreFailure {
-		m.phase = Running
-		m.finishStart()
+	switch {
+	case result.Outcome == Succeeded:
+		m.why = "postStart has succeeded"
+	case result.Outcome == Aborted && result.Cause == ContainerExit:
+		m.why = "the container's exit comes first, and is no failure of postStart"
+	case m.config.PostStart.IgnoreFailure:
+		m.why = "postStart has failed, and failurePolicy is Ignore"
+	default:
+		m.why = "postStart has failed, and failurePolicy is Fail"
+		m.failPostStart(now, result)
 		return
 	}
+	m.phase = Running
+	m.finishStart()
+}
+
+// failPostStart stops the container, as the kubelet does.
+func (m *Machine) failPostStart(now time.Time, result Result) {
 	m.held.failure = &StartError{Message: result.Message}
 	m.stop, m.stopSince = Signal{Number: m.failureSignal()}, now
 	m.runPreStop(now)
@@ -348,11 +384,13 @@ func (m *Machine) postStartEnded(now time.Time, result Result) {
 func (m *Machine) exited() {
 	switch m.phase {
 	case Starting, StartingStop, StartingPassed:
-		m.phase = StartingExited
+		m.phase, m.why = StartingExited, "the runtime's start has not returned yet"
 		return
 	case StartingExited, Exited, Deleting, Deleted:
+		m.why = "it is known"
 		return
 	}
+	m.why = "nothing is started any more, and what was held is let go"
 	m.abort(ContainerExit)
 	m.phase = Exited
 	m.finishStart()
@@ -362,10 +400,12 @@ func (m *Machine) exited() {
 // past as well come up at the next call.
 func (m *Machine) deadlineReached(now time.Time) {
 	if due := m.Deadline(); due.IsZero() || now.Before(due) {
+		m.why = "nothing is due yet"
 		return
 	}
 	switch m.phase {
 	case PostStarting:
+		m.why = "postStart's time is up"
 		m.abort(TimeLimit)
 		m.phase = PostStartEnding
 		m.limitAt = now.Add(abortWait)
@@ -376,30 +416,35 @@ func (m *Machine) deadlineReached(now time.Time) {
 	case PreStopping:
 		m.preStopDue(now)
 	case PreStopEnding:
+		m.why = "preStop does not end, and is not waited for any longer"
 		m.signalStop(StopDeadline)
 	case Stopping:
 		m.stoppingDue(now)
 	case Deleting:
+		m.why = "a handler does not end, and is not waited for any longer"
 		m.callDeletes()
 	}
 }
 
 func (m *Machine) preStopDue(now time.Time) {
 	if m.signalAt.IsZero() || now.Before(m.signalAt) {
+		m.why = "preStop's own time is up"
 		m.abort(TimeLimit)
 		m.phase = PreStopEnding
 		m.limitAt = now.Add(abortWait)
 		return
 	}
+	m.why = "preStop's share of the grace period is over"
 	m.signalStop(StopDeadline)
 }
 
 func (m *Machine) stoppingDue(now time.Time) {
 	if !m.killAt.IsZero() && !now.Before(m.killAt) {
-		m.killAt = time.Time{}
+		m.killAt, m.why = time.Time{}, "the grace period is over"
 		m.do(Effect{Kind: SendSignal, Signal: Signal{Number: sigKILL, All: m.stop.All}})
 		return
 	}
+	m.why = "the start cannot be held any longer"
 	m.held.failure.Running = true
 	m.finishStart()
 }
@@ -410,11 +455,14 @@ func (m *Machine) deleteRequested(now time.Time, event Event) {
 	m.deletes = append(m.deletes, event.Request)
 	switch {
 	case m.phase == Exited && m.running != NoHandler:
+		m.why = "a handler still runs"
 		m.abort(ContainerDelete)
 		m.phase = Deleting
 		m.limitAt = now.Add(deleteWait)
 	case m.phase == Deleting:
+		m.why = "it joins the Delete that waits"
 	default:
+		m.why = "nothing has to end first; the runtime has the words"
 		m.callDeletes()
 	}
 }
@@ -430,9 +478,15 @@ func (m *Machine) callDeletes() {
 }
 
 func (m *Machine) deleteReturned(err error) {
-	if err != nil || m.phase == Deleted {
+	switch {
+	case err != nil:
+		m.why = "the runtime has refused"
+		return
+	case m.phase == Deleted:
+		m.why = "it is known"
 		return
 	}
+	m.why = "it is gone"
 	m.abort(ContainerDelete)
 	starting := m.starting()
 	m.phase = Deleted
@@ -459,6 +513,9 @@ func (m *Machine) runPostStart(now time.Time) {
 func (m *Machine) runPreStop(now time.Time) {
 	owner := m.shareGracePeriod(now)
 	if m.config.PreStop == nil || m.running != NoHandler {
+		if m.running != NoHandler {
+			m.why = "postStart does not end, and preStop does not run beside it"
+		}
 		m.signalStop(NoCause)
 		return
 	}

@@ -202,6 +202,9 @@ func (w *model) time() {
 
 func (w *model) step(event Event) []Effect {
 	effects := slices.Clone(w.machine.Step(w.now, event))
+	if w.machine.Why() == "" {
+		w.breaks("%s in %s: no reason is told", event.Kind, w.machine.Phase())
+	}
 	for _, effect := range effects {
 		w.carryOut(effect)
 	}

@@ -23,7 +23,7 @@ func play(config Config, script []at) string {
 			if effect.Kind == Forward || effect.Kind == CallStart || (effect.Kind == Answer && effect.Err == nil) || effect.Kind == ReleaseStart {
 				continue
 			}
-			lines = append(lines, fmt.Sprintf("%s %s", now.Sub(epoch), describe(effect)))
+			lines = append(lines, fmt.Sprintf("%s %s", now.Sub(epoch), effect.String()))
 		}
 	}
 	pass := func(until time.Time) {

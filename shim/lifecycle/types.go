@@ -231,6 +231,22 @@ type Effect struct {
 	Cause      Cause
 }
 
+// String says what is to be done, without times and texts.
+func (e Effect) String() string {
+	text := e.Kind.String()
+	switch {
+	case e.Kind == RunHandler:
+		text += " " + e.Handler.String()
+	case e.Kind == AbortHandler:
+		text += ": " + e.Cause.String()
+	case e.Kind == SendSignal:
+		text += fmt.Sprintf(" %d", e.Signal.Number)
+	case e.Kind == Answer && e.Err != nil:
+		text += " with an error"
+	}
+	return text
+}
+
 // StartError is why a start that the runtime carried out is answered with an
 // error all the same.
 type StartError struct {

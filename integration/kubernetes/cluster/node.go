@@ -27,12 +27,10 @@ const ownerSocket = "@lifecycle-shim-integration-kubernetes"
 // Config says what cluster to start.
 type Config struct {
 	BinDir string // with containerd, runc, the shim, and kubernetes/
-	// APIFlags are further ones for the API server.
-	APIFlags []string
+	// FeatureGates of the API server and the kubelet, as their flags have them: A=true,B=false.
+	FeatureGates string
 	// Registries are directories as containerd's hosts_dir has them: name of a registry → hosts.toml.
 	Registries map[string]string
-	// Containerd is called with what Start has made of containerd's configuration, and may change it.
-	Containerd func(*harness.DaemonConfig)
 }
 
 // Cluster is an API server with one node.
@@ -50,7 +48,7 @@ func Start(ctx context.Context, cfg Config) (*Cluster, error) {
 	if err != nil {
 		return nil, fmt.Errorf("another cluster with a node runs on this machine, wait for its end: %w", err)
 	}
-	api, err := StartAPI(ctx, cfg.BinDir, cfg.APIFlags...)
+	api, err := StartAPI(ctx, cfg.BinDir, "--feature-gates="+cfg.FeatureGates)
 	if err != nil {
 		return nil, errors.Join(err, lock.Close())
 	}
@@ -78,18 +76,15 @@ func (c *Cluster) startContainerd(ctx context.Context, cfg Config) (err error) {
 	if len(servers) == 0 || !servers[0].Modern() {
 		return fmt.Errorf("%s has no containerd 2.x: run `make servers`", cfg.BinDir)
 	}
-	daemon := harness.DaemonConfig{
+	c.Containerd, err = harness.StartDaemon(ctx, harness.DaemonConfig{
 		Server: servers[0], BinDir: cfg.BinDir, Debug: true, CRI: true,
 		Handlers: map[string]harness.RuntimeHandler{
 			RuntimeClass: {Type: "io.containerd.lifecycle.v2"},
 			"runc":       {Type: harness.StockRuntime},
 		},
 		ExtraConfig: fmt.Sprintf("[plugins.'io.containerd.cri.v1.images'.registry]\nconfig_path = %q\n", c.path("registries")),
-	}
-	if cfg.Containerd != nil {
-		cfg.Containerd(&daemon)
-	}
-	if c.Containerd, err = harness.StartDaemon(ctx, daemon); err != nil {
+	})
+	if err != nil {
 		return err
 	}
 	cri, err := c.Containerd.CRI()
@@ -99,7 +94,7 @@ func (c *Cluster) startContainerd(ctx context.Context, cfg Config) (err error) {
 	return cri.ImportImages(ctx, harness.ImageBusybox, harness.ImageBusyboxQuit)
 }
 
-func (c *Cluster) startKubelet(_ context.Context, _ Config) error {
+func (c *Cluster) startKubelet(_ context.Context, cfg Config) error {
 	if err := noteMachine(c.Dir); err != nil {
 		return err
 	}
@@ -115,7 +110,8 @@ func (c *Cluster) startKubelet(_ context.Context, _ Config) error {
 		return err
 	}
 	kubelet := c.program("kubelet", "--config="+c.path("kubelet.yaml"), "--kubeconfig="+c.Kubeconfig,
-		"--root-dir="+c.path("kubelet"), "--cert-dir="+c.path("kubelet-certs"), "--hostname-override="+NodeName, "--v=2")
+		"--root-dir="+c.path("kubelet"), "--cert-dir="+c.path("kubelet-certs"), "--hostname-override="+NodeName,
+		"--feature-gates="+cfg.FeatureGates, "--v=2")
 	c.Kubelet = &kubelet
 	return c.Kubelet.Start()
 }
@@ -140,6 +136,7 @@ oomScoreAdj: 0                       # a machine without CAP_SYS_RESOURCE could 
 makeIPTablesUtilChains: false
 localStorageCapacityIsolation: false # else it insists on disk quota statistics of its folder
 resolvConf: ""
+clusterDNS: [127.0.0.1]              # nobody: without one each pod would get a warning
 imageGCHighThresholdPercent: 100     # never: nobody could bring the images back
 evictionHard: {memory.available: "0%%", nodefs.available: "0%%", nodefs.inodesFree: "0%%", imagefs.available: "0%%", imagefs.inodesFree: "0%%"}
 `

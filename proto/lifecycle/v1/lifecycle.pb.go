@@ -120,8 +120,12 @@ type Handler struct {
 	// Extension. Whole seconds from a failed attempt to the next one. Above 0.
 	// Absent: one attempt.
 	RetryPeriodSeconds *int64 `protobuf:"varint,7,opt,name=retry_period_seconds,json=retryPeriodSeconds,proto3,oneof" json:"retry_period_seconds,omitempty"`
-	unknownFields      protoimpl.UnknownFields
-	sizeCache          protoimpl.SizeCache
+	// Extension, exec only. Where its output goes besides the status: "Status"
+	// (nowhere else) or "Log" (to the container's own stdout stream as well, line
+	// by line). Empty: as HandlerOutput says for the node.
+	Output        string `protobuf:"bytes,8,opt,name=output,proto3" json:"output,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Handler) Reset() {
@@ -201,6 +205,13 @@ func (x *Handler) GetRetryPeriodSeconds() int64 {
 		return *x.RetryPeriodSeconds
 	}
 	return 0
+}
+
+func (x *Handler) GetOutput() string {
+	if x != nil {
+		return x.Output
+	}
+	return ""
 }
 
 // ExecAction runs a command in the container's namespaces, without a shell.
@@ -495,7 +506,7 @@ const file_proto_lifecycle_v1_lifecycle_proto_rawDesc = "" +
 	"\vstop_signal\x18\x03 \x01(\tR\n" +
 	"stopSignal\x12L\n" +
 	" termination_grace_period_seconds\x18\x04 \x01(\x03H\x00R\x1dterminationGracePeriodSeconds\x88\x01\x01B#\n" +
-	"!_termination_grace_period_seconds\"\x97\x03\n" +
+	"!_termination_grace_period_seconds\"\xaf\x03\n" +
 	"\aHandler\x12,\n" +
 	"\x04exec\x18\x01 \x01(\v2\x18.lifecycle.v1.ExecActionR\x04exec\x126\n" +
 	"\bhttp_get\x18\x02 \x01(\v2\x1b.lifecycle.v1.HTTPGetActionR\ahttpGet\x12<\n" +
@@ -504,7 +515,8 @@ const file_proto_lifecycle_v1_lifecycle_proto_rawDesc = "" +
 	"\x05sleep\x18\x04 \x01(\v2\x19.lifecycle.v1.SleepActionR\x05sleep\x12,\n" +
 	"\x0ftimeout_seconds\x18\x05 \x01(\x03H\x00R\x0etimeoutSeconds\x88\x01\x01\x12%\n" +
 	"\x0efailure_policy\x18\x06 \x01(\tR\rfailurePolicy\x125\n" +
-	"\x14retry_period_seconds\x18\a \x01(\x03H\x01R\x12retryPeriodSeconds\x88\x01\x01B\x12\n" +
+	"\x14retry_period_seconds\x18\a \x01(\x03H\x01R\x12retryPeriodSeconds\x88\x01\x01\x12\x16\n" +
+	"\x06output\x18\b \x01(\tR\x06outputB\x12\n" +
 	"\x10_timeout_secondsB\x17\n" +
 	"\x15_retry_period_seconds\"&\n" +
 	"\n" +

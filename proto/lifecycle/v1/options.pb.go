@@ -40,7 +40,10 @@ type Options struct {
 	OutputLimit *int64 `protobuf:"varint,4,opt,name=output_limit,json=outputLimit,proto3,oneof" json:"output_limit,omitempty"`
 	// Absolute path of a file of Prometheus' text format in which the node's shims
 	// count what handlers do. Absent: they do not count.
-	MetricsFile   string `protobuf:"bytes,5,opt,name=metrics_file,json=metricsFile,proto3" json:"metrics_file,omitempty"`
+	MetricsFile string `protobuf:"bytes,5,opt,name=metrics_file,json=metricsFile,proto3" json:"metrics_file,omitempty"`
+	// Where the output of exec handlers goes that do not say it themselves: "Status"
+	// (the default) or "Log", as Handler.output.
+	HandlerOutput string `protobuf:"bytes,6,opt,name=handler_output,json=handlerOutput,proto3" json:"handler_output,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -110,17 +113,25 @@ func (x *Options) GetMetricsFile() string {
 	return ""
 }
 
+func (x *Options) GetHandlerOutput() string {
+	if x != nil {
+		return x.HandlerOutput
+	}
+	return ""
+}
+
 var File_proto_lifecycle_v1_options_proto protoreflect.FileDescriptor
 
 const file_proto_lifecycle_v1_options_proto_rawDesc = "" +
 	"\n" +
-	" proto/lifecycle/v1/options.proto\x12\flifecycle.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1ctypes/runc/options/oci.proto\"\xbb\x02\n" +
+	" proto/lifecycle/v1/options.proto\x12\flifecycle.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1ctypes/runc/options/oci.proto\"\xe2\x02\n" +
 	"\aOptions\x12/\n" +
 	"\x04runc\x18\x01 \x01(\v2\x1b.containerd.runc.v1.OptionsR\x04runc\x12V\n" +
 	"\x1adefault_post_start_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x17defaultPostStartTimeout\x12K\n" +
 	"\x14default_grace_period\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x12defaultGracePeriod\x12&\n" +
 	"\foutput_limit\x18\x04 \x01(\x03H\x00R\voutputLimit\x88\x01\x01\x12!\n" +
-	"\fmetrics_file\x18\x05 \x01(\tR\vmetricsFileB\x0f\n" +
+	"\fmetrics_file\x18\x05 \x01(\tR\vmetricsFile\x12%\n" +
+	"\x0ehandler_output\x18\x06 \x01(\tR\rhandlerOutputB\x0f\n" +
 	"\r_output_limitBIZGgithub.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1;lifecyclev1b\x06proto3"
 
 var (

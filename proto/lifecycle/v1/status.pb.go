@@ -340,7 +340,11 @@ type HandlerRun struct {
 	// Whose deadline that is, such as timeoutSeconds or the start request.
 	DeadlineOwner string `protobuf:"bytes,14,opt,name=deadline_owner,json=deadlineOwner,proto3" json:"deadline_owner,omitempty"`
 	// An operator's try: it counts for nothing.
-	Trial         bool `protobuf:"varint,15,opt,name=trial,proto3" json:"trial,omitempty"`
+	Trial bool `protobuf:"varint,15,opt,name=trial,proto3" json:"trial,omitempty"`
+	// Of a handler with output Log, once it has ended: how many of its lines did
+	// not reach the container's log, and why.
+	LostLines     int64  `protobuf:"varint,16,opt,name=lost_lines,json=lostLines,proto3" json:"lost_lines,omitempty"`
+	LogError      string `protobuf:"bytes,17,opt,name=log_error,json=logError,proto3" json:"log_error,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -480,6 +484,20 @@ func (x *HandlerRun) GetTrial() bool {
 	return false
 }
 
+func (x *HandlerRun) GetLostLines() int64 {
+	if x != nil {
+		return x.LostLines
+	}
+	return 0
+}
+
+func (x *HandlerRun) GetLogError() string {
+	if x != nil {
+		return x.LogError
+	}
+	return ""
+}
+
 var File_proto_lifecycle_v1_status_proto protoreflect.FileDescriptor
 
 const file_proto_lifecycle_v1_status_proto_rawDesc = "" +
@@ -505,7 +523,7 @@ const file_proto_lifecycle_v1_status_proto_rawDesc = "" +
 	"\x0epending_signal\x18\x04 \x01(\rR\rpendingSignal\x126\n" +
 	"\bdeadline\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x12,\n" +
 	"\x04runs\x18\x06 \x03(\v2\x18.lifecycle.v1.HandlerRunR\x04runs\x12\x1a\n" +
-	"\bhandlers\x18\a \x03(\tR\bhandlers\"\xa5\x04\n" +
+	"\bhandlers\x18\a \x03(\tR\bhandlers\"\xe1\x04\n" +
 	"\n" +
 	"HandlerRun\x12\x18\n" +
 	"\ahandler\x18\x01 \x01(\tR\ahandler\x12\x12\n" +
@@ -525,7 +543,10 @@ const file_proto_lifecycle_v1_status_proto_rawDesc = "" +
 	"\rdropped_bytes\x18\f \x01(\x03R\fdroppedBytes\x126\n" +
 	"\bdeadline\x18\r \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x12%\n" +
 	"\x0edeadline_owner\x18\x0e \x01(\tR\rdeadlineOwner\x12\x14\n" +
-	"\x05trial\x18\x0f \x01(\bR\x05trialB\f\n" +
+	"\x05trial\x18\x0f \x01(\bR\x05trial\x12\x1d\n" +
+	"\n" +
+	"lost_lines\x18\x10 \x01(\x03R\tlostLines\x12\x1b\n" +
+	"\tlog_error\x18\x11 \x01(\tR\blogErrorB\f\n" +
 	"\n" +
 	"_exit_code2\x8c\x01\n" +
 	"\tLifecycle\x12C\n" +

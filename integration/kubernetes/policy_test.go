@@ -1,0 +1,329 @@
+package kubernetes
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"reflect"
+	"strings"
+	"testing"
+
+	core "k8s.io/api/core/v1"
+	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+	"github.com/lifecycle-shim/lifecycle-shim/integration/kubernetes/cluster"
+	"github.com/lifecycle-shim/lifecycle-shim/integration/podgen"
+)
+
+const deployDir = "../../deploy/kubernetes"
+
+// generatedPods is how many pods the policy and the converter are compared on.
+const generatedPods = 1000
+
+// startPolicies runs an API server in which deploy/'s policies are in force. It has no node: pods are admitted, and
+// go no further.
+func startPolicies(t *testing.T) *cluster.API {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*limit)
+	defer cancel()
+	api, err := cluster.StartAPI(ctx, binDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := api.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	applyPolicies(ctx, t, api)
+	return api
+}
+
+// applyPolicies returns when all three are in force: the API server learns of them a moment later.
+func applyPolicies(ctx context.Context, t *testing.T, api *cluster.API) {
+	t.Helper()
+	for _, file := range []string{"runtimeclass.yaml", "policy.yaml"} {
+		if _, err := api.Kubectl(ctx, "apply", "-f", filepath.Join(deployDir, file)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	moved := onePod(&core.Lifecycle{PreStop: sleep(1)})
+	refused := onePod(&core.Lifecycle{PreStop: tcp(intstr.FromString("nowhere"), "")})
+	warned := onePod(&core.Lifecycle{PreStop: sleep(1)})
+	warned.Annotations = map[string]string{"lifecycle-shim.io/lifecycle": "{}"}
+	err := harness.Poll(ctx, limit, "the policies", func() (bool, error) {
+		pods, err := admit(ctx, t, api, moved)
+		if err != nil || pods[0].Spec.Containers[0].Lifecycle != nil {
+			return false, nil //nolint:nilerr // one policy is in force before the other
+		}
+		_, err = admit(ctx, t, api, refused)
+		_, warning := admit(ctx, t, api, warned, "--warnings-as-errors")
+		return err != nil && warning != nil, nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+// TestPolicy: deploy/'s policies in an API server.
+func TestPolicy(t *testing.T) {
+	t.Parallel()
+	api := startPolicies(t)
+	for name, test := range map[string]func(*testing.T, *cluster.API){
+		"writes what convert writes": policyWritesWhatConvertWrites, "refuses": policyRefuses, "leaves alone": policyLeavesAlone, "warns": policyWarns,
+	} {
+		t.Run(name, func(t *testing.T) { test(t, api) })
+	}
+}
+
+// admit returns the objects as the API server would store them.
+func admit(ctx context.Context, t *testing.T, api *cluster.API, manifest any, flags ...string) ([]core.Pod, error) {
+	t.Helper()
+	out, err := api.Kubectl(ctx, append([]string{
+		"create", "--dry-run=server", "--validate=false", "-o", "json", "-f", manifestFile(t, manifest),
+	}, flags...)...)
+	if err != nil {
+		return nil, err
+	}
+	var pods []core.Pod
+	for decoder := json.NewDecoder(strings.NewReader(out)); decoder.More(); { // one after the other
+		var pod core.Pod
+		if err := decoder.Decode(&pod); err != nil {
+			return nil, err
+		}
+		pods = append(pods, pod)
+	}
+	return pods, nil
+}
+
+func manifestFile(t *testing.T, manifest any) string {
+	t.Helper()
+	text, ok := manifest.([]byte)
+	if !ok {
+		var err error
+		if text, err = json.Marshal(manifest); err != nil {
+			t.Fatal(err)
+		}
+	}
+	file, err := os.CreateTemp(t.TempDir(), "*.json")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, err = file.Write(text)
+	if err := errors.Join(err, file.Close()); err != nil {
+		t.Fatal(err)
+	}
+	return file.Name()
+}
+
+// convert is lifecyclectl's.
+func convert(t *testing.T, manifest any) ([]byte, error) {
+	t.Helper()
+	var stdout, stderr bytes.Buffer
+	cmd := exec.CommandContext(t.Context(), filepath.Join(binDir(), "lifecyclectl"), "convert", "-f", manifestFile(t, manifest))
+	cmd.Stdout, cmd.Stderr = &stdout, &stderr
+	if err := cmd.Run(); err != nil {
+		return stdout.Bytes(), fmt.Errorf("%w: %s", err, stderr.Bytes())
+	}
+	return stdout.Bytes(), nil
+}
+
+// onePod has one container with this lifecycle.
+func onePod(lifecycle *core.Lifecycle) core.Pod {
+	return core.Pod{
+		TypeMeta:   meta.TypeMeta{APIVersion: "v1", Kind: "Pod"},
+		ObjectMeta: meta.ObjectMeta{Name: "pod"},
+		Spec: core.PodSpec{
+			RuntimeClassName: ptr(cluster.RuntimeClass),
+			Containers:       []core.Container{{Name: "app", Image: "app", Lifecycle: lifecycle}},
+		},
+	}
+}
+
+func sleep(seconds int64) *core.LifecycleHandler {
+	return &core.LifecycleHandler{Sleep: &core.SleepAction{Seconds: seconds}}
+}
+
+func command(words ...string) *core.LifecycleHandler {
+	return &core.LifecycleHandler{Exec: &core.ExecAction{Command: words}}
+}
+
+func tcp(port intstr.IntOrString, host string) *core.LifecycleHandler {
+	return &core.LifecycleHandler{TCPSocket: &core.TCPSocketAction{Port: port, Host: host}}
+}
+
+func get(action core.HTTPGetAction) *core.LifecycleHandler {
+	action.Port = intstr.FromInt32(80)
+	return &core.LifecycleHandler{HTTPGet: &action}
+}
+
+// It makes of every pod what the converter makes of it, to the byte, and changes nothing else in it.
+func policyWritesWhatConvertWrites(t *testing.T, api *cluster.API) {
+	list := core.PodList{TypeMeta: meta.TypeMeta{APIVersion: "v1", Kind: "List"}}
+	for seed := range uint64(generatedPods) {
+		list.Items = append(list.Items, *podgen.Pod(seed))
+	}
+	byPolicy, err := admit(t.Context(), t, api, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	converted, err := convert(t, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	byConvert, err := admit(t.Context(), t, api, converted)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i := range list.Items {
+		list.Items[i].Spec.RuntimeClassName = nil
+	}
+	byNobody, err := admit(t.Context(), t, api, list)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(byPolicy) != generatedPods || len(byConvert) != generatedPods || len(byNobody) != generatedPods {
+		t.Fatalf("%d, %d and %d of %d pods", len(byPolicy), len(byConvert), len(byNobody), generatedPods)
+	}
+	moved := 0
+	for seed := range byPolicy {
+		moved += len(byPolicy[seed].Annotations) - len(byNobody[seed].Annotations)
+		for _, pod := range []*core.Pod{&byPolicy[seed], &byConvert[seed], &byNobody[seed]} {
+			pod.ObjectMeta = meta.ObjectMeta{Name: pod.Name, Annotations: pod.Annotations, Labels: pod.Labels} // without uid, times, …
+		}
+		if !reflect.DeepEqual(byPolicy[seed], byConvert[seed]) {
+			t.Errorf("seed %d: the policy makes\n%s\nand lifecyclectl convert\n%s", seed, asJSON(byPolicy[seed]), asJSON(byConvert[seed]))
+		}
+		restore(&byPolicy[seed], byNobody[seed])
+		if !reflect.DeepEqual(byPolicy[seed], byNobody[seed]) {
+			t.Errorf("seed %d: changed beside its handlers: it is\n%s\nand was\n%s", seed, asJSON(byPolicy[seed]), asJSON(byNobody[seed]))
+		}
+	}
+	if moved < generatedPods {
+		t.Errorf("only %d blocks were moved", moved)
+	}
+	t.Logf("%d blocks of %d pods", moved, generatedPods)
+}
+
+// restore what is to be changed.
+func restore(pod *core.Pod, before core.Pod) {
+	pod.Annotations, pod.Spec.RuntimeClassName = before.Annotations, nil
+	for _, pair := range [][2][]core.Container{
+		{pod.Spec.Containers, before.Spec.Containers}, {pod.Spec.InitContainers, before.Spec.InitContainers},
+	} {
+		for i, was := range pair[1] {
+			if was.Lifecycle == nil {
+				continue
+			}
+			if pair[0][i].Lifecycle == nil {
+				pair[0][i].Lifecycle = &core.Lifecycle{}
+			}
+			pair[0][i].Lifecycle.PostStart, pair[0][i].Lifecycle.PreStop = was.Lifecycle.PostStart, was.Lifecycle.PreStop
+		}
+	}
+}
+
+func asJSON(value any) string {
+	text, err := json.Marshal(value)
+	if err != nil {
+		return err.Error()
+	}
+	return string(text)
+}
+
+// What the shim would refuse is refused when the pod is made, by the policy and by the converter. What the API server
+// would refuse without the policy it refuses still, in its own words: a handler is not moved past its checks.
+func policyRefuses(t *testing.T, api *cluster.API) {
+	const byPolicy = "RuntimeClass lifecycle cannot run the lifecycle handlers of container app."
+	for name, test := range map[string]struct {
+		handler *core.LifecycleHandler
+		want    string
+	}{
+		"a port of no name":     {tcp(intstr.FromString("nowhere"), ""), byPolicy},
+		"a host by name":        {tcp(intstr.FromInt32(80), "example.com"), byPolicy},
+		"a host with a zone":    {tcp(intstr.FromInt32(80), "fe80::1%eth0"), byPolicy},
+		"no program":            {command("", "x"), byPolicy},
+		"NUL in a command":      {command("sh", "a\x00b"), byPolicy},
+		"a long command":        {command("sh", strings.Repeat("x", 65536)), byPolicy},
+		"too many words":        {command(strings.Split(strings.Repeat("x ", 4097), " ")...), byPolicy},
+		"a control character":   {get(core.HTTPGetAction{Path: "/a\nb"}), byPolicy},
+		"a wrong escape":        {get(core.HTTPGetAction{Path: "/%zz"}), byPolicy},
+		"a scheme in the path":  {get(core.HTTPGetAction{Path: "mailto:x"}), byPolicy},
+		"a header of two lines": {get(core.HTTPGetAction{HTTPHeaders: []core.HTTPHeader{{Name: "X", Value: "a\nb"}}}), byPolicy},
+		"a header that is none": {get(core.HTTPGetAction{HTTPHeaders: []core.HTTPHeader{{Name: "X Y", Value: "a"}}}), "a valid HTTP header"},
+		"a port out of range":   {tcp(intstr.FromInt32(65536), ""), "must be between 1 and 65535"},
+		"sleep above the grace": {sleep(31), "less than terminationGracePeriodSeconds"},
+		"two handlers at once":  {&core.LifecycleHandler{Exec: command("x").Exec, Sleep: sleep(1).Sleep}, "may not specify more than 1 handler type"},
+		"no handler":            {&core.LifecycleHandler{}, "must specify a handler type"},
+		"no command":            {command(), "command: Required value"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			for kind, lifecycle := range map[string]*core.Lifecycle{"postStart": {PostStart: test.handler}, "preStop": {PreStop: test.handler}} {
+				pod := onePod(lifecycle)
+				_, err := admit(t.Context(), t, api, pod)
+				if err == nil || !strings.Contains(err.Error(), test.want) {
+					t.Errorf("%s: the API server says: %v", kind, err)
+				}
+				out, err := convert(t, pod)
+				if err == nil || len(out) > 0 || !strings.Contains(err.Error(), "container app: lifecycle") {
+					t.Errorf("%s: lifecyclectl convert says: %v, and writes %q", kind, err, out)
+				}
+			}
+		})
+	}
+}
+
+// Pods of other classes keep their handlers, and what is annotated already is not touched.
+func policyLeavesAlone(t *testing.T, api *cluster.API) {
+	other := onePod(&core.Lifecycle{PreStop: tcp(intstr.FromString("nowhere"), "")})
+	other.Spec.RuntimeClassName = nil
+	for name, annotations := range map[string]map[string]string{
+		"another class": nil,
+		"its own key":   {"app.lifecycle-shim.io/lifecycle": "{}"},
+		"the pod's key": {"lifecycle-shim.io/preStop": "sleep: {seconds: 1}"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			pod := other
+			if annotations != nil {
+				pod = onePod(other.Spec.Containers[0].Lifecycle)
+				pod.Annotations = annotations
+			}
+			pods, err := admit(t.Context(), t, api, pod)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if got := pods[0]; got.Spec.Containers[0].Lifecycle == nil || !reflect.DeepEqual(got.Annotations, annotations) {
+				t.Errorf("it is %s", asJSON(got))
+			}
+		})
+	}
+}
+
+// What differs from the kubelet's handlers is said to whoever makes the pod.
+func policyWarns(t *testing.T, api *cluster.API) {
+	sidecar := onePod(nil)
+	sidecar.Spec.InitContainers = []core.Container{{
+		Name: "side", Image: "app", RestartPolicy: ptr(core.ContainerRestartPolicyAlways), Lifecycle: &core.Lifecycle{PreStop: sleep(1)},
+	}}
+	twice := onePod(&core.Lifecycle{PreStop: sleep(1)})
+	twice.Annotations = map[string]string{"app.lifecycle-shim.io/lifecycle": `{"preStop":{"sleep":{"seconds":1}}}`}
+	for want, pod := range map[string]core.Pod{
+		"the preStop of sidecar side runs when the sidecar is stopped":                            sidecar,
+		"container app has both an annotation of lifecycle-shim.io and native lifecycle handlers": twice,
+	} {
+		_, err := admit(t.Context(), t, api, pod, "--warnings-as-errors")
+		if err == nil || !strings.Contains(err.Error(), want) {
+			t.Errorf("no warning %q: %v", want, err)
+		}
+	}
+	if _, err := admit(t.Context(), t, api, onePod(&core.Lifecycle{PreStop: sleep(1)}), "--warnings-as-errors"); err != nil {
+		t.Errorf("a usual pod: %v", err)
+	}
+}

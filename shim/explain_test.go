@@ -1,0 +1,236 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"io"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	eventstypes "github.com/containerd/containerd/api/events"
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/v2/pkg/namespaces"
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
+)
+
+// logged collects the entries of a log.
+type logged struct {
+	mu      sync.Mutex
+	entries []*logrus.Entry
+}
+
+func (l *logged) Levels() []logrus.Level { return logrus.AllLevels }
+
+func (l *logged) Fire(entry *logrus.Entry) error {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.entries = append(l.entries, entry)
+	return nil
+}
+
+// of one message, in their order.
+func (l *logged) of(message string) []*logrus.Entry {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	var found []*logrus.Entry
+	for _, entry := range l.entries {
+		if entry.Message == message {
+			found = append(found, entry)
+		}
+	}
+	return found
+}
+
+// logTo makes a context whose log, of that level, is collected.
+func logTo(ctx context.Context, level logrus.Level) (context.Context, *logged) {
+	collected := &logged{}
+	logger := logrus.New()
+	logger.SetOutput(io.Discard)
+	logger.SetLevel(level)
+	logger.AddHook(collected)
+	return log.WithLogger(namespaces.WithNamespace(ctx, "ns1"), logrus.NewEntry(logger)), collected
+}
+
+// loggedWorld is newWorld with its log collected.
+func loggedWorld(t *testing.T, level logrus.Level, config lifecycle.Config, handlers *fakeHandlers) (*world, *logged) {
+	t.Helper()
+	w := both(newWorld(t, config, handlers))
+	ctx, collected := logTo(t.Context(), level)
+	w.c.ctx = newContainer(ctx, "c1", config, handlers).ctx
+	return w, collected
+}
+
+func names(fields log.Fields) string {
+	var names []string
+	for name := range fields {
+		names = append(names, name)
+	}
+	slices.Sort(names)
+	return strings.Join(names, " ")
+}
+
+// TestLogOfAHandler: one line at its start and one at its end, with these fields
+// and no others; its output is for debugging, and its environment for nobody.
+func TestLogOfAHandler(t *testing.T) {
+	for level, outputs := range map[logrus.Level]int{logrus.InfoLevel: 0, logrus.DebugLevel: 2} {
+		t.Run(level.String(), func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				bad := failedBad
+				bad.Output = "a secret"
+				w, collected := loggedWorld(t, level, lifecycle.Config{
+					PostStart: &lifecycle.Handler{IgnoreFailure: true}, PreStop: &lifecycle.Handler{},
+				}, &fakeHandlers{postStart: takes(3*second, bad), preStop: takes(second, succeeded)})
+				start := w.exitOnSignal().serve().start(0)
+				<-start.done
+				w.kill(unix.SIGTERM)
+				pass(2 * second)
+				started, ended := collected.of("handler started"), collected.of("handler ended")
+				if len(started) != 2 || len(ended) != 2 {
+					t.Fatalf("%d starts and %d ends", len(started), len(ended))
+				}
+				for i, kind := range []lifecycle.Kind{lifecycle.PostStart, lifecycle.PreStop} {
+					if got := names(started[i].Data); got != "handler id namespace" || started[i].Level != logrus.InfoLevel {
+						t.Errorf("the line at the start has %s, level %s", got, started[i].Level)
+					}
+					if started[i].Data["handler"] != kind || started[i].Data["id"] != "c1" || started[i].Data["namespace"] != "ns1" {
+						t.Errorf("the line at the start has %v", started[i].Data)
+					}
+				}
+				if got := names(ended[0].Data); got != "attempts error handler id namespace result took" || ended[0].Level != logrus.InfoLevel {
+					t.Errorf("the line at the end has %s, level %s", got, ended[0].Level)
+				}
+				if data := ended[0].Data; data["result"] != lifecycle.Failed || data["took"] != 3*time.Second || data["attempts"] != 1 || !errors.Is(data["error"].(error), errExit3) {
+					t.Errorf("the line at the end has %v", data)
+				}
+				if got := names(ended[1].Data); got != "attempts handler id namespace result took" {
+					t.Errorf("the line at the end of a success has %s", got)
+				}
+				if got := len(collected.of("handler output")); got != outputs {
+					t.Errorf("%d lines with outputs, want %d", got, outputs)
+				}
+				for _, entry := range collected.entries {
+					line, err := entry.String()
+					if err != nil || entry.Level < logrus.DebugLevel && strings.Contains(line, "secret") {
+						t.Errorf("%q, %v", line, err)
+					}
+					if strings.Contains(line, "LIFECYCLE_") {
+						t.Errorf("an environment: %q", line)
+					}
+				}
+			})
+		})
+	}
+}
+
+// TestLinesThatAreLostAreLogged, and in the status; how many, and never which.
+func TestLinesThatAreLostAreLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		result := hookexec.Result{Outcome: hookexec.Succeeded, Output: "a secret", LostLines: 7, LogErr: errors.New("nobody reads it")}
+		w, collected := loggedWorld(t, logrus.InfoLevel, postStart(0), &fakeHandlers{postStart: takes(second, result)})
+		<-w.serve().start(0).done
+		lines := collected.of("lines of a handler's output are missing in the container's log")
+		if len(lines) != 1 || names(lines[0].Data) != "error handler id lines namespace" || lines[0].Data["lines"] != int64(7) || lines[0].Level != logrus.WarnLevel {
+			t.Errorf("got %v", lines)
+		}
+		if run := w.told(t).Runs[0]; run.LostLines != 7 || run.LogError != "nobody reads it" {
+			t.Errorf("the status has %v", run)
+		}
+	})
+}
+
+// TestEveryEventIsExplained: a line for each event that the machine takes, whatever
+// follows from it, with where it stood, where it stands, and why.
+func TestEveryEventIsExplained(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		config := bothHandlers()
+		config.GracePeriod = 20 * second
+		w, collected := loggedWorld(t, logrus.DebugLevel, config, &fakeHandlers{postStart: takes(3*second, succeeded), preStop: hangs})
+		<-w.serve().start(30 * second).done
+		w.kill(unix.SIGHUP)
+		w.kill(unix.SIGTERM)
+		w.kill(unix.SIGTERM)
+		pass(time.Minute) // preStop's share is over; then SIGKILL, which the fake does not carry out
+		w.exit()
+		if _, err := w.service.Delete(t.Context(), &taskapi.DeleteRequest{ID: "c1"}); err != nil {
+			t.Fatal(err)
+		}
+		<-w.loopEnded
+		var got []string
+		for _, entry := range collected.of("lifecycle") {
+			if entry.Level != logrus.DebugLevel || entry.Data["why"] == "" || entry.Data["id"] != "c1" || entry.Data["namespace"] != "ns1" {
+				t.Errorf("level %s, %v", entry.Level, entry.Data)
+			}
+			got = append(got, strings.Join([]string{
+				entry.Data["from"].(string), entry.Data["event"].(string), entry.Data["state"].(string), entry.Data["effects"].(string),
+			}, ": "))
+		}
+		want := []string{
+			"Created: StartRequested: Starting: CallStart",
+			"Starting: StartReturned: PostStarting: RunHandler postStart",
+			"PostStarting: HandlerEnded: Running: ReleaseStart, Answer",
+			"Running: KillRequested: Running: Forward",
+			"Running: KillRequested: PreStopping: Answer, RunHandler preStop",
+			"PreStopping: KillRequested: PreStopping: Answer",
+			"PreStopping: DeadlineReached: Stopping: AbortHandler: stop deadline, SendSignal 15",
+			"Stopping: HandlerEnded: Stopping: ",
+			"Stopping: DeadlineReached: Stopping: SendSignal 9",
+			"Stopping: ContainerExited: Exited: ",
+		}
+		if len(got) < len(want) || !slices.Equal(got[:len(want)], want) {
+			t.Errorf("got\n%s\nwant\n%s", strings.Join(got, "\n"), strings.Join(want, "\n"))
+		}
+		if last := got[len(got)-1]; last != "Exited: DeleteReturned: Deleted: " {
+			t.Errorf("the last line is %q", last)
+		}
+		run := collected.of("lifecycle")[4].Data
+		if run["signal"] != uint32(15) || run["owner"] != "terminationGracePeriodSeconds" || run["limit"] == nil || run["limit"] != run["deadline"] {
+			t.Errorf("the limit of preStop is not told: %v", run)
+		}
+		if end := collected.of("lifecycle")[2].Data; end["result"] != "Succeeded" {
+			t.Errorf("the result of postStart is not told: %v", end)
+		}
+	})
+}
+
+// TestExplainingCostsNothing where nobody debugs.
+func TestExplainingCostsNothing(t *testing.T) {
+	ctx, collected := logTo(t.Context(), logrus.InfoLevel)
+	c := newContainer(ctx, "c1", preStop(0), &fakeHandlers{})
+	event := lifecycle.Event{Kind: lifecycle.KillRequested, Request: 1, Signal: lifecycle.Signal{Number: 1}}
+	effects := c.machine.Step(time.Now(), event)
+	if got := testing.AllocsPerRun(100, func() { c.explain(event, lifecycle.Status{}, lifecycle.Status{}, effects) }); got != 0 {
+		t.Errorf("%v allocations for each event", got)
+	}
+	if len(collected.entries) != 0 {
+		t.Errorf("%d lines", len(collected.entries))
+	}
+}
+
+// TestPassingThroughIsNotLogged: a container without handlers has no machine, and
+// no line.
+func TestPassingThroughIsNotLogged(t *testing.T) {
+	service, inner, _ := newTestService(t)
+	ctx, collected := logTo(t.Context(), logrus.DebugLevel)
+	create := &taskapi.CreateTaskRequest{ID: "c1", Bundle: bundle(t, "", nil)}
+	if _, err := service.Create(ctx, create); err != nil {
+		t.Fatal(err)
+	}
+	for range 3 {
+		if _, err := service.Kill(ctx, &taskapi.KillRequest{ID: "c1", Signal: 15}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	_ = service.tap.Publish(ctx, "exit", &eventstypes.TaskExit{ContainerID: "c1", ID: "c1"})
+	if len(collected.entries) != 0 || len(inner.asked("Kill")) != 3 {
+		t.Errorf("%d lines, %d kills", len(collected.entries), len(inner.asked("Kill")))
+	}
+}
