@@ -7,6 +7,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"net"
 	"net/http"
@@ -18,6 +19,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"sigs.k8s.io/yaml"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/kubernetes/cluster"
@@ -46,6 +49,71 @@ func binDir() string {
 		panic(err) // no working directory
 	}
 	return dir
+}
+
+// documented are the commands of docs/kubernetes.md on the webhook, in their order.
+func documented(t *testing.T) []string {
+	t.Helper()
+	text, err := os.ReadFile("../../../docs/kubernetes.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n### The webhook\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var commands []string
+	for _, rest := range strings.Split(section, "```sh\n")[1:] {
+		block, _, _ := strings.Cut(rest, "```")
+		commands = append(commands, strings.Split(strings.TrimSpace(block), "\n")...)
+	}
+	return commands
+}
+
+// The page's commands set the webhook up; what they do to this test's files instead of the machine's is all that is changed.
+func TestDocumentation(t *testing.T) {
+	h := &hooked{T: t, address: freeAddress(t), certs: filepath.Join(t.TempDir(), "webhook")}
+	api, err := cluster.StartAPI(t.Context(), binDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() {
+		if err := api.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	h.API = api
+	if got := h.create(page(t, "lifecycle")); !strings.Contains(got, `RuntimeClass "lifecycle" not found`) {
+		t.Errorf("without the RuntimeClass: %s", got)
+	}
+	if _, err := h.Kubectl(t.Context(), "apply", "-f", deployFile("kubernetes/runtimeclass.yaml")); err != nil {
+		t.Fatal(err)
+	}
+	dir := t.TempDir() // as a clone, whose files name this test's places
+	if err := os.MkdirAll(filepath.Join(dir, "deploy/kubernetes"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	script, err := filepath.Abs(deployFile("kubernetes/webhook-certificates"))
+	if err == nil {
+		err = os.Symlink(script, filepath.Join(dir, "deploy/kubernetes/webhook-certificates"))
+	}
+	for _, name := range []string{"kubernetes/webhook.yaml", "kubernetes/lifecycle-webhook.service"} {
+		err = errors.Join(err, os.WriteFile(filepath.Join(dir, "deploy", name), []byte(h.place(name)), 0o644))
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range documented(t) {
+		if line == "systemctl enable --now lifecycle-webhook" {
+			h.run(h.unitCommand("kubernetes/lifecycle-webhook.service"))
+			continue
+		}
+		command := exec.CommandContext(t.Context(), "bash", "-c", strings.NewReplacer("/etc/lifecycle-shim/webhook", h.certs, "/etc/systemd/system", dir).Replace(line))
+		command.Dir = dir
+		command.Env = []string{"KUBECONFIG=" + h.Kubeconfig, "HOME=" + dir, "PATH=" + filepath.Join(binDir(), "kubernetes") + ":/usr/bin:/bin"}
+		if out, err := command.CombinedOutput(); err != nil {
+			t.Fatalf("%s: %v\n%s", line, err, out)
+		}
+	}
+	h.wantAsked()
 }
 
 // hooked is an API server with the webhook beside it, as deploy/kubernetes sets it up.
@@ -108,25 +176,35 @@ func newHooked(t *testing.T) *hooked {
 	})
 	h := &hooked{T: t, API: api, address: freeAddress(t), certs: filepath.Join(t.TempDir(), "webhook")}
 	bundle := certificates(t, h.certs)
-	h.webhook = &harness.Program{
-		Name: "lifecyclectl webhook", Args: h.unitCommand("kubernetes/lifecycle-webhook.service"), Env: []string{"PATH=/nowhere"}, LogFile: filepath.Join(t.TempDir(), "log"),
-	}
-	h.start()
-	t.Cleanup(func() {
-		if err := h.webhook.Stop(syscall.SIGKILL); err != nil {
-			t.Error(err)
-		}
-	})
+	h.run(h.unitCommand("kubernetes/lifecycle-webhook.service"))
 	if _, err := h.Kubectl(t.Context(), "apply", "-f", deployFile("kubernetes/runtimeclass.yaml")); err != nil {
 		t.Fatal(err)
 	}
 	if err := h.Apply(t.Context(), h.place("kubernetes/webhook.yaml", "CA_BUNDLE", bundle)); err != nil {
 		t.Fatal(err)
 	}
-	h.poll("the API server to ask the webhook", func() bool {
-		return strings.Contains(h.create(page(t, "lifecycle"), "--dry-run=server"), ".lifecycle-shim.io/lifecycle")
-	})
+	h.wantAsked()
 	return h
+}
+
+// wantAsked waits until the API server knows of the webhook.
+func (h *hooked) wantAsked() {
+	h.Helper()
+	h.poll("the API server to ask the webhook", func() bool {
+		return strings.Contains(h.create(page(h.T, "lifecycle"), "--dry-run=server"), ".lifecycle-shim.io/lifecycle")
+	})
+}
+
+// run the webhook, until the test's end.
+func (h *hooked) run(command []string) {
+	h.Helper()
+	h.webhook = &harness.Program{Name: "lifecyclectl webhook", Args: command, Env: []string{"PATH=/nowhere"}, LogFile: filepath.Join(h.TempDir(), "log")}
+	h.start()
+	h.Cleanup(func() {
+		if err := h.webhook.Stop(syscall.SIGKILL); err != nil {
+			h.Error(err)
+		}
+	})
 }
 
 // start the webhook, and wait until it answers.
@@ -158,7 +236,7 @@ func (h *hooked) authority() *x509.CertPool {
 
 func (h *hooked) poll(what string, done func() bool) {
 	h.Helper()
-	if err := harness.Poll(h.Context(), limit, what, func() (bool, error) { return done(), nil }); err != nil {
+	if err := harness.Poll(h.Context(), limit, what, func() (bool, error) { return done(), h.webhook.Ended() }); err != nil {
 		h.Fatalf("%v\n%s", err, h.webhook.Log())
 	}
 }
@@ -212,13 +290,16 @@ func decodePod(t *testing.T, text string) pod {
 func TestWebhook(t *testing.T) {
 	h := newHooked(t)
 	got := decodePod(t, h.create(page(t, "lifecycle")))
-	convert := exec.CommandContext(t.Context(), filepath.Join(binDir(), "lifecyclectl"), "convert", "-f", "../testdata/lifecycle-events.yaml", "-o", "json")
+	convert := exec.CommandContext(t.Context(), filepath.Join(binDir(), "lifecyclectl"), "convert", "-f", "../testdata/lifecycle-events.yaml")
 	convert.Stderr = os.Stderr
 	converted, err := convert.Output()
 	if err != nil {
 		t.Fatal(err)
 	}
-	want := decodePod(t, string(converted))
+	var want pod
+	if err := yaml.Unmarshal(converted, &want); err != nil {
+		t.Fatal(err)
+	}
 	if len(want.Metadata.Annotations) == 0 {
 		t.Fatalf("convert makes no annotations: %s", converted)
 	}
@@ -231,12 +312,8 @@ func TestWebhook(t *testing.T) {
 		t.Errorf("the pod is %+v", got)
 	}
 
-	for name, args := range map[string][]string{"default": nil, "kube-system": {"-n", "kube-system"}} {
-		class := ""
-		if name == "kube-system" {
-			class = "lifecycle"
-		}
-		other := decodePod(t, h.create(page(t, class), append([]string{"--dry-run=server"}, args...)...))
+	for name, class := range map[string]string{"kube-public": "", "kube-system": "lifecycle"} {
+		other := decodePod(t, h.create(page(t, class), "--dry-run=server", "-n", name))
 		if len(other.Metadata.Annotations) > 0 || other.Spec.Containers[0].Lifecycle == nil {
 			t.Errorf("a pod with the class %q in %s is changed: %+v", class, name, other)
 		}
@@ -252,7 +329,7 @@ func TestWebhookIsDown(t *testing.T) {
 	if got := h.create(page(t, "lifecycle")); !strings.Contains(got, `failed calling webhook "pods.lifecycle-shim.io"`) {
 		t.Errorf("a pod is let in: %s", got)
 	}
-	decodePod(t, h.create(page(t, "")))
+	decodePod(t, h.create(page(t, ""), "--dry-run=server"))
 	h.start()
 	decodePod(t, h.create(page(t, "lifecycle"), "--dry-run=server"))
 }

@@ -1,0 +1,111 @@
+package kubernetes
+
+import (
+	"context"
+	"encoding/json"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+)
+
+// blocksOf are the code blocks of that language in the five minutes of docs/kubernetes.md.
+func blocksOf(t *testing.T, language string) []string {
+	t.Helper()
+	text, err := os.ReadFile("../../docs/kubernetes.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	_, section, _ := strings.Cut(string(text), "\n## Five minutes\n")
+	section, _, _ = strings.Cut(section, "\n## ")
+	var blocks []string
+	for _, rest := range strings.Split(section, "```"+language+"\n")[1:] {
+		block, _, _ := strings.Cut(rest, "```")
+		blocks = append(blocks, block)
+	}
+	return blocks
+}
+
+// The cluster's part of the five minutes, command by command; the node's is tested under a containerd alone.
+func TestDocumentation(t *testing.T) {
+	b := alone(t)
+	shell, yaml := blocksOf(t, "sh"), blocksOf(t, "yaml")
+	if len(shell) != 3 || len(yaml) != 1 {
+		t.Fatalf("%d blocks of commands and %d of YAML are found, want 3 and 1", len(shell), len(yaml))
+	}
+	page, err := os.ReadFile(pageFile)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if strings.TrimSpace(strings.Replace(yaml[0], "  runtimeClassName: lifecycle\n", "", 1)) != strings.TrimSpace(string(page)) {
+		t.Errorf("the manifest is not the page's with one line more:\n%s", yaml[0])
+	}
+	dir := t.TempDir()
+	deploy, err := filepath.Abs("../../deploy")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Symlink(deploy, filepath.Join(dir, "deploy")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "lifecycle-events.yaml"), []byte(yaml[0]), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { // the other tests need no policy
+		ctx, cancel := context.WithTimeout(context.Background(), limit)
+		defer cancel()
+		for _, what := range [][]string{{"pod/lifecycle-demo"}, {"-f", filepath.Join(deployDir, "policy.yaml")}} {
+			if _, err := b.Kubectl(ctx, append([]string{"delete", "--ignore-not-found"}, what...)...); err != nil {
+				t.Error(err)
+			}
+		}
+	})
+	seen := b.events()
+	id := ""
+	for line := range strings.Lines(shell[1] + shell[2]) {
+		if strings.HasPrefix(line, "kubectl delete") {
+			id = (&pod{b: b, name: "lifecycle-demo"}).containerID("lifecycle-demo-container")
+		}
+		command := exec.CommandContext(t.Context(), "bash", "-c", line)
+		command.Dir = dir
+		command.Env = []string{"KUBECONFIG=" + b.Kubeconfig, "HOME=" + dir, "PATH=" + filepath.Join(binDir(), "kubernetes") + ":/usr/bin:/bin"}
+		out, err := command.CombinedOutput()
+		if err != nil {
+			t.Fatalf("%s%v\n%s", line, err, out)
+		}
+		if _, want, found := strings.Cut(line, "message    # "); found && string(out) != want {
+			t.Errorf("%sprints %q", line, out)
+		}
+		switch {
+		case strings.Contains(line, "policy.yaml"):
+			applyPolicies(t.Context(), t, b.API)
+		case strings.Contains(line, "lifecycle-events.yaml"):
+			if err := b.Bind(b.Context(), "lifecycle-demo"); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	b.wantHandlers(seen, id, "postStart Succeeded", "preStop Aborted") // nginx ends while preStop waits for its end
+}
+
+// A node with a real kubelet has no fault.
+func TestDoctor(t *testing.T) {
+	b := on(t)
+	command := exec.CommandContext(t.Context(), filepath.Join(binDir(), "lifecyclectl"), "--address", b.Containerd.Address, "doctor", "-o", "json")
+	out, err := command.Output()
+	var found struct {
+		Findings []struct{ Level, Check, Message string }
+	}
+	if err := json.Unmarshal(out, &found); err != nil {
+		t.Fatalf("%v: %s", err, out)
+	}
+	for _, finding := range found.Findings {
+		if finding.Level == "fault" {
+			t.Errorf("%+v", finding)
+		}
+	}
+	if err != nil {
+		t.Error(err)
+	}
+}
