@@ -30,6 +30,7 @@ func blocksOf(t *testing.T, language string) []string {
 // The cluster's part of the five minutes, command by command; the node's is tested under a containerd alone.
 func TestDocumentation(t *testing.T) {
 	b := alone(t)
+	b.removePolicies()
 	shell, yaml := blocksOf(t, "sh"), blocksOf(t, "yaml")
 	if len(shell) != 3 || len(yaml) != 1 {
 		t.Fatalf("%d blocks of commands and %d of YAML are found, want 3 and 1", len(shell), len(yaml))
@@ -52,13 +53,11 @@ func TestDocumentation(t *testing.T) {
 	if err := os.WriteFile(filepath.Join(dir, "lifecycle-events.yaml"), []byte(yaml[0]), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { // the other tests need no policy
+	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()
-		for _, what := range [][]string{{"pod/lifecycle-demo"}, {"-f", filepath.Join(deployDir, "policy.yaml")}} {
-			if _, err := b.Kubectl(ctx, append([]string{"delete", "--ignore-not-found"}, what...)...); err != nil {
-				t.Error(err)
-			}
+		if _, err := b.Kubectl(ctx, "delete", "--ignore-not-found", "pod/lifecycle-demo"); err != nil {
+			t.Error(err)
 		}
 	})
 	seen := b.events()

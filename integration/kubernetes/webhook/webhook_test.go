@@ -174,6 +174,12 @@ func newHooked(t *testing.T) *hooked {
 			t.Error(err)
 		}
 	})
+	return hook(t, api)
+}
+
+// hook sets the webhook up beside this API server.
+func hook(t *testing.T, api *cluster.API) *hooked {
+	t.Helper()
 	h := &hooked{T: t, API: api, address: freeAddress(t), certs: filepath.Join(t.TempDir(), "webhook")}
 	bundle := certificates(t, h.certs)
 	h.run(h.unitCommand("kubernetes/lifecycle-webhook.service"))
