@@ -96,6 +96,7 @@ func (v *validation) block(object, value string) {
 func (v *validation) pod(o object) {
 	pod := o.podTree()
 	metadata, _ := pod["metadata"].(map[string]any)
+	refusals := len(v.report.Refusals)
 	annotations, ok := metadata["annotations"].(map[string]any)
 	if !ok && metadata["annotations"] != nil {
 		v.refuse(Finding{Object: o.name, Field: "metadata.annotations", Text: "must be a mapping"})
@@ -111,7 +112,7 @@ func (v *validation) pod(o object) {
 			v.around(o.name, c, spec)
 		}
 	}
-	if len(values) == 0 {
+	if len(values) == 0 && len(v.report.Refusals) == refusals {
 		v.report.Checked = append(v.report.Checked, Finding{Object: o.name, Text: "no annotations of " + domain})
 	}
 }
