@@ -126,8 +126,10 @@ func (v *validation) texts(object string, annotations map[string]any) map[string
 		}
 		text, ok := annotations[key].(string)
 		if !ok {
-			v.refuse(Finding{Object: object, Container: named(key), Field: fmt.Sprintf("annotation %q", key),
-				Text: "must be a string; put the block in quotes, or behind | in lines of its own"})
+			v.refuse(Finding{
+				Object: object, Container: named(key), Field: fmt.Sprintf("annotation %q", key),
+				Text: "must be a string; put the block in quotes, or behind | in lines of its own",
+			})
 			continue
 		}
 		values[key] = text

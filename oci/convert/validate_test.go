@@ -43,7 +43,8 @@ func TestValidate(t *testing.T) {
 		"general keys": {
 			text: `{kind: Pod, apiVersion: v1, metadata: {name: p, annotations: {lifecycle-shim.io/lifecycle: 'preStop: {}', lifecycle-shim.io/prestop: ''}},
 				spec: {runtimeClassName: lifecycle, containers: [{name: a}, {name: b}]}}`,
-			refused: []string{`Pod/p: annotation "lifecycle-shim.io/prestop": is not a known key; allowed are lifecycle-shim.io/lifecycle, lifecycle-shim.io/postStart and lifecycle-shim.io/preStop`,
+			refused: []string{
+				`Pod/p: annotation "lifecycle-shim.io/prestop": is not a known key; allowed are lifecycle-shim.io/lifecycle, lifecycle-shim.io/postStart and lifecycle-shim.io/preStop`,
 				`Pod/p: annotation "lifecycle-shim.io/lifecycle": preStop must have exactly one of exec, httpGet, tcpSocket and sleep; it has 0`,
 			},
 		},

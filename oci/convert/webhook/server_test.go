@@ -399,3 +399,22 @@ func TestEnd(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestDocumentation: docs/convert.md names the paths and the limits.
+func TestDocumentation(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/convert.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := DefaultLimits()
+	for _, part := range []string{
+		"`POST " + Path + "`", "`/healthz`, `/readyz`", fmt.Sprintf("%d MiB for a request", l.Body>>20),
+		fmt.Sprintf("%s for its header, %s for all of it", words(l.Header), words(l.Request)), words(l.Stop) + " for requests that have begun when SIGTERM comes",
+	} {
+		if !strings.Contains(string(page), part) {
+			t.Errorf("the page does not say %q", part)
+		}
+	}
+}
+
+func words(d time.Duration) string { return fmt.Sprintf("%d s", int(d.Seconds())) }
