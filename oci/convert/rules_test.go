@@ -442,6 +442,7 @@ func TestTexts(t *testing.T) {
 		"aliases that explode":  {bomb, "excessive aliasing"},
 		"a key that is a list":  {"? [a]\n: b\n", "document 1"},
 		"nested beyond reason":  {strings.Repeat("[", 20000), "document 1"},
+		"behind a separator":    {"kind: a\n--- {kind: b}\n", "document 2: begins on the line of its ---"},
 		"a hidden one in JSON":  {"kind: a\n---\n{}\n{}\n", "document 3: follows another JSON value"},
 		"a second one, in JSON": {`{"a": 1}` + "\n---\n" + `{"b": [1, 1}`, "document 2"},
 	} {

@@ -27,6 +27,8 @@ type document struct {
 	// hidden: a JSON value that kubectl does not see, because another one is before
 	// it without a separator, in a stream that has separators.
 	hidden bool
+	// inline: it begins on the line of its separator, which kubectl skips.
+	inline bool
 }
 
 // byteOrderMark is what some editors begin a file with.
@@ -111,7 +113,7 @@ func split(data []byte) []document {
 // splitChunk takes a separator from the text, and JSON values apart.
 func splitChunk(chunk []byte, separated bool) []document {
 	line, rest, _ := bytes.Cut(chunk, []byte("\n"))
-	d := document{text: chunk}
+	d := document{text: chunk, inline: separator.Match(line)}
 	if bareSeparator.Match(line) {
 		d = document{separator: chunk[:len(chunk)-len(rest)], text: rest}
 	}
@@ -256,6 +258,9 @@ func handlersIn(tree any, at pointer) pointer {
 
 // read makes the tree to edit.
 func (d document) read() (*yaml.Node, error) {
+	if d.inline {
+		return nil, errors.New("begins on the line of its ---, which kubectl does not read; begin it on the next line")
+	}
 	if d.hidden {
 		return nil, errors.New("follows another JSON value without a line --- between them, so kubectl does not read it; put one there")
 	}
