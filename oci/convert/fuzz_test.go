@@ -79,10 +79,7 @@ func kubectlReads(t *testing.T, stream []byte) string {
 	decoder := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(stream), 4096)
 	var names []string
 	for {
-		var object struct {
-			Kind     any
-			Metadata any
-		}
+		var object map[string]any // names in a struct would be taken in any case
 		err := decoder.Decode(&object)
 		if errors.Is(err, io.EOF) {
 			return strings.Join(names, ", ")
@@ -90,8 +87,8 @@ func kubectlReads(t *testing.T, stream []byte) string {
 		if err != nil {
 			return ""
 		}
-		metadata, _ := object.Metadata.(map[string]any)
-		names = append(names, fmt.Sprint(object.Kind, "/", metadata["name"]))
+		metadata, _ := object["metadata"].(map[string]any)
+		names = append(names, fmt.Sprint(object["kind"], "/", metadata["name"]))
 	}
 }
 
