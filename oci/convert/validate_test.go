@@ -24,11 +24,11 @@ func TestValidate(t *testing.T) {
 		"another kind": {text: "{kind: ConfigMap}"},
 		"all that is wrong with a block": {
 			text: `{kind: CronJob, apiVersion: batch/v1, metadata: {name: j}, spec: {jobTemplate: {spec: {template: {metadata: {annotations: {
-				a.lifecycle-shim.io/lifecycle: '{postStart: {httpGet: {port: http, scheme: FTP}, extra: 1}, preStop: {exec: {command: [1, b, 2]}}}',
+				a.lifecycle-shim.io/lifecycle: '{postStart: {httpGet: {port: http, scheme: FTP, extra: 1}}, preStop: {exec: {command: [1, b, 2]}}}',
 				b.lifecycle-shim.io/lifecycle: '{preStop: {tcpSocket: {host: h}, timeoutSeconds: 0, failurePolicy: Fail}, stopSignal: X, terminationGracePeriodSeconds: 0}'}},
 				spec: {runtimeClassName: lifecycle, containers: [{name: a}], initContainers: [{name: b, restartPolicy: Always}]}}}}}}`,
 			refused: []string{
-				`CronJob/j: container a: annotation "a.lifecycle-shim.io/lifecycle": postStart.extra is not a known field; allowed are exec, httpGet, tcpSocket, sleep, timeoutSeconds, failurePolicy, retryPeriodSeconds`,
+				`CronJob/j: container a: annotation "a.lifecycle-shim.io/lifecycle": postStart.httpGet.extra is not a known field; allowed are path, port, host, scheme, httpHeaders`,
 				`CronJob/j: container a: annotation "a.lifecycle-shim.io/lifecycle": postStart.httpGet.port is the text "http"; a number from 1 to 65535 is allowed, without quotes (names are resolved by lifecyclectl and the admission policy)`,
 				`CronJob/j: container a: annotation "a.lifecycle-shim.io/lifecycle": preStop.exec.command[0] must be a string, not a number (put it in quotes)`,
 				`CronJob/j: container a: annotation "a.lifecycle-shim.io/lifecycle": preStop.exec.command[2] must be a string, not a number (put it in quotes)`,
