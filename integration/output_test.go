@@ -113,7 +113,9 @@ type runOfStatus struct {
 
 func (c *container) runs() []runOfStatus {
 	c.b.Helper()
-	var shown struct{ Containers []struct{ Runs []runOfStatus } }
+	var shown struct {
+		Containers []struct{ Runs []runOfStatus }
+	}
 	if err := json.Unmarshal([]byte(c.b.wantCtl(nil, "status", c.ID, "-o", "json")), &shown); err != nil {
 		c.b.Fatal(err)
 	}
