@@ -191,7 +191,9 @@ func TestCtlLooksWhereItIsTold(t *testing.T) {
 			args []string
 			says string
 		}{
-			{[]string{"status"}, c.ID + "  "}, {[]string{"status", "-o", "json"}, `"id": "` + c.ID + `"`}, {[]string{"logs", c.ID}, "tried"},
+			{[]string{"status"}, c.ID + "  "},
+			{[]string{"status", "-o", "json"}, `"id": "` + c.ID + `"`},
+			{[]string{"logs", c.ID}, "tried"},
 			{[]string{"run", c.ID, "preStop"}, "tried"},
 		} {
 			for name, environment := range map[string][]string{"the environment": here, "the environment, with a URL": asURL} {

@@ -92,15 +92,15 @@ func handlerCount(want float64, kind, what, result string) counted {
 func TestMetrics(t *testing.T) {
 	on(t, []target{pinned, {name: "1.6-runc", server: "1.6", binary: "runc"}}, func(b *bench) {
 		path, edit := counting(b)
-		fails := func(handler string, annotations with) {
+		fails := func(annotations with) {
 			c, result := b.runLater(annotations, obedient, edit)
 			b.wantError(b.result(result).err, "postStart handler failed")
 			c.wantExit(7)
 			c.delete()
 		}
 		trapped := "while [ ! -e ready ]; do sleep 0.02; done; "
-		fails("Failed", with{keyPostStart: shell(trapped + "exit 3")})
-		fails("TimedOut", with{keyPostStart: "{timeoutSeconds: 1, " + shell("sleep 1000") + "}"})
+		fails(with{keyPostStart: shell(trapped + "exit 3")})
+		fails(with{keyPostStart: "{timeoutSeconds: 1, " + shell("sleep 1000") + "}"})
 		stopped := func(annotations with, args []string, status uint32, meanwhile func(*container)) {
 			c := b.run(annotations, args, edit)
 			c.waitFor("ready")

@@ -191,7 +191,9 @@ func TestBytesThatAreNoRequest(t *testing.T) {
 	socket := listen(t, w.service)
 	for _, bytes := range [][]byte{
 		nil, []byte("GET / HTTP/1.1\r\nHost: x\r\n\r\n"), frame(0, 1, nil), frame(2, 1, nil), frame(1, 2, []byte("x")), frame(1, 3, []byte("x")), frame(1, 9, nil),
-		frame(1, 1, []byte("\xff\xff\xff")), {0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1, 1, 0}, {0, 0, 1, 0, 0, 0, 0, 1, 1, 0, 'x'},
+		frame(1, 1, []byte("\xff\xff\xff")),
+		{0xff, 0xff, 0xff, 0xff, 0, 0, 0, 1, 1, 0},
+		{0, 0, 1, 0, 0, 0, 0, 1, 1, 0, 'x'},
 	} {
 		conn, err := net.Dial("unix", socket)
 		if err != nil {

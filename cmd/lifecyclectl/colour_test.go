@@ -98,8 +98,11 @@ func TestSameSocket(t *testing.T) {
 		a, b string
 		want bool
 	}{
-		{dir + "/a", dir + "/a", true}, {dir + "/a", dir + "/link/a", true}, {dir + "/gone", dir + "/gone", true},
-		{dir + "/a", dir + "/gone", false}, {dir + "/gone", dir + "/link/gone", false},
+		{dir + "/a", dir + "/a", true},
+		{dir + "/a", dir + "/link/a", true},
+		{dir + "/gone", dir + "/gone", true},
+		{dir + "/a", dir + "/gone", false},
+		{dir + "/gone", dir + "/link/gone", false},
 	} {
 		if got := sameSocket(test.a, test.b); got != test.want {
 			t.Errorf("%s and %s: %t", test.a, test.b, got)
