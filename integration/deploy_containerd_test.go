@@ -153,6 +153,18 @@ func optionsFile(t *testing.T, text string) string {
 	return fmt.Sprintf("TypeUrl = 'lifecycle.v1.Options'\nConfigPath = %q\n", path)
 }
 
+// optionsInUserNamespace is how containerd puts it.
+const optionsInUserNamespace = `can't unmarshal type "runtimeoptions.v1.Options" to output "containerd.runc.v1.Options"`
+
+// With options in its table, the shim's own type starts no container in a user namespace: why there are the files of runc's
+// type.
+func TestDeployContainerdUserNamespaceWithOptions(t *testing.T) {
+	b := deployCase{"containerd/2.x/lifecycle.toml", server(t, "2.4")}.start(t)
+	pod := b.pod(nil, func(config *harness.PodConfig) { config.UserNamespace, config.HostNetwork = true, false })
+	_, err := b.create(pod, obedient).Start(b.Context())
+	wantError(t, err, optionsInUserNamespace)
+}
+
 // runtimeConfig is what the CRI plugin has understood of a handler.
 type runtimeConfig struct {
 	RuntimeType, RuntimePath             string

@@ -107,10 +107,11 @@ func TestKubernetesDocSymptoms(t *testing.T) {
 	}
 }
 
-// symptoms provokes them, and returns what is said. Those of the API server are held by the tests of integration/kubernetes/webhook.
+// symptoms provokes them, and returns what is said. The first is TestDeployContainerdUserNamespaceWithOptions', and those of the API
+// server are held by the tests of integration/kubernetes/webhook.
 func symptoms(t *testing.T) []string {
 	t.Helper()
-	said := []string{`RuntimeClass "lifecycle" not found`, `failed calling webhook "pods.lifecycle-shim.io"`}
+	said := []string{optionsInUserNamespace, `RuntimeClass "lifecycle" not found`, `failed calling webhook "pods.lifecycle-shim.io"`}
 	say := func(err error) {
 		t.Helper()
 		if err == nil {
