@@ -246,7 +246,8 @@ func (c *Containerd) checkCgroups(f Facts, r Runtime) []Finding {
 	default:
 		return []Finding{{
 			Fault, "cgroup-driver", "",
-			fmt.Sprintf("the handler uses %s, the kubelet %s (%s)", driver, cmp.Or(configured, told), c.sourceOf(f, configured)), cure,
+			fmt.Sprintf("the handler uses %s, the kubelet %s (%s)", driver, cmp.Or(configured, told), c.sourceOf(f, configured)),
+			cure + ", or let the kubelet, and containerd's default runtime, say the same",
 		}}
 	}
 	return nil
