@@ -99,7 +99,8 @@ func TestPackage(t *testing.T) {
 	m.do("rm -rf /tmp/*")
 	after := m.files()
 	for path, what := range after {
-		if before[path] != what {
+		emptied := strings.HasPrefix(path, "/usr/local/share/") && strings.HasPrefix(what, "d") // by the tarball's removal
+		if before[path] != what && !emptied {
 			t.Errorf("left behind: %s (%s, was %q)", path, what, before[path])
 		}
 	}
@@ -280,14 +281,17 @@ func (m *machine) install() {
 	m.wantBuild("/usr/bin")
 }
 
-// installTarball is the page's other way. It leaves the package's programs in place, and takes its own away.
+// installTarball is the page's other way, there and back.
 func (m *machine) installTarball() {
 	m.t.Helper()
-	for _, line := range commands(strings.ReplaceAll(block(m.t, "../../docs/operations.md", "tar -xzf"), "amd64", native(m.t))) {
-		m.do("cd /tmp/dist && " + line)
+	run := func(text string) {
+		for _, line := range commands(strings.ReplaceAll(block(m.t, "../../docs/operations.md", text), "amd64", native(m.t))) {
+			m.do("cd /tmp/dist && " + line)
+		}
 	}
+	run("tar -xzf")
 	m.wantBuild("/usr/local/bin")
-	m.do("rm -r /usr/local/bin/containerd-shim-lifecycle-v2 /usr/local/bin/lifecycle* /usr/local/share/*")
+	run("tar -tzf")
 }
 
 // wantBuild wants the three programs in a directory that comes first on the PATH.
