@@ -67,7 +67,7 @@ func TestOperationsPage(t *testing.T) {
 	if quoted < 12 {
 		t.Errorf("%d messages are found", quoted)
 	}
-	for _, field := range []string{"handler", "attempts", "result", "took", "signal", "event", "from", "state", "namespace", "id"} {
+	for _, field := range []string{"handler", "attempts", "result", "took", "signal", "event", "from", "state", "why", "effects", "namespace", "id"} {
 		if !strings.Contains(logs, "`"+field+"`") || !strings.Contains(sources, `"`+field+`"`) {
 			t.Errorf("the field %s is not in the page's section on logs, or not in the log", field)
 		}
@@ -77,7 +77,7 @@ func TestOperationsPage(t *testing.T) {
 // isMessage tells words that our programs say from commands, paths, settings and
 // what others say.
 func isMessage(text string) bool {
-	for _, other := range []string{"lifecyclectl ", "kubectl ", "ctr ", "journalctl ", "systemctl ", "ls ", "containerd-shim", "runtime \"", "failurePolicy", "/"} {
+	for _, other := range []string{"lifecyclectl ", "kubectl ", "ctr ", "journalctl ", "systemctl ", "ls ", "containerd-shim", "runtime \"", "failurePolicy", "output:", "/"} {
 		if strings.HasPrefix(text, other) {
 			return false
 		}
