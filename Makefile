@@ -107,6 +107,7 @@ e2e: deps build servers $(BIN)/.kubernetes ## the handlers on a real Kubernetes:
 .PHONY: lint
 lint: ## golangci-lint and gofumpt, pinned in tools/go.mod
 	$(STEP) 'lint (3 min the first time)' $(TOOL) golangci-lint run ./...
+	@go -C tools tool golangci-lint run ./...
 
 .PHONY: format
 format: ## rewrite the Go files the way lint wants them
