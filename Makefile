@@ -20,6 +20,8 @@ STATIC := -trimpath -tags '$(TAGS)' -ldflags '-s -w -X github.com/lifecycle-shim
 STEP := @tools/step
 TOOL := go tool -modfile=tools/go.mod
 UNIT = $$(go list -tags '$(TAGS)' ./... | grep -v /integration)
+# Those with servers of their own have targets of their own.
+INTEGRATION = $$(go list -tags '$(TAGS)' ./integration/... | grep -v /integration/docker)
 
 .PHONY: help
 help: ## list the targets
@@ -58,6 +60,16 @@ $(BIN)/.containerd-1.7: integration/containerd-1.7/go.mod integration/containerd
 		-o $(abspath $(BIN))/containerd-1.7 github.com/containerd/containerd/cmd/containerd
 	@touch $@
 
+# The language version is for docker's client, whose module has no go.mod.
+$(BIN)/.docker: integration/docker/servers/go.mod integration/docker/servers/go.sum
+	$(STEP) 'building dockerd and docker (4 min the first time)' \
+		go -C integration/docker/servers build -tags 'seccomp $(SERVER_TAGS)' -gcflags 'github.com/docker/cli/...=-lang=go1.26' \
+		-o $(abspath $(BIN))/ github.com/moby/moby/v2/cmd/dockerd github.com/docker/cli/cmd/docker
+	@touch $@
+
+$(BIN)/nerdctl: tools/nerdctl
+	$(STEP) 'building nerdctl (2 min the first time)' tools/nerdctl $(BIN)
+
 $(BIN)/criu: tools/criu
 	$(STEP) 'fetching CRIU, 8 MB' tools/criu $(BIN)
 
@@ -71,7 +83,11 @@ unit: ## unit tests only: no root, no containers
 # One package at a time: they measure time, and look for leaks on the same machine.
 .PHONY: integration
 integration: build servers ## integration tests only: root, containers under a private containerd
-	$(STEP) 'integration tests' go test -race -tags '$(TAGS)' -p 1 -timeout 30m ./integration/...
+	$(STEP) 'integration tests' go test -race -tags '$(TAGS)' -p 1 -timeout 30m $(INTEGRATION)
+
+.PHONY: docker
+docker: build $(BIN)/.servers $(BIN)/.docker $(BIN)/nerdctl ## the same under a private dockerd, and nerdctl; runs every command of their page
+	$(STEP) 'tests under docker and nerdctl' go test -race -tags '$(TAGS)' -timeout 15m ./integration/docker/
 
 .PHONY: lint
 lint: ## golangci-lint and gofumpt, pinned in tools/go.mod

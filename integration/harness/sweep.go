@@ -51,7 +51,7 @@ func sweepOrphans() {
 		}
 		all, _ := processes()
 		for _, p := range all {
-			if p.hasFlag("--config", d.configFile()) {
+			if p.hasFlag("--config", d.configFile()) || p.hasFlag("--config-file", d.dockerConfigFile()) {
 				_ = unix.Kill(p.PID, unix.SIGKILL)
 			}
 		}
