@@ -1,7 +1,6 @@
 package docker
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"flag"
@@ -454,12 +453,3 @@ var obedient = []string{"/bin/sh", "-c", `
 
 // stubborn goes on at SIGTERM.
 var stubborn = []string{"/bin/sh", "-c", `trap 'echo TERM >> signals' TERM; touch ready; echo up; sleep 1000 & while :; do wait; done`}
-
-// load gives dockerd an image's archive.
-func (b *bench) load(archive []byte) {
-	b.Helper()
-	out, err := b.docker.Run(b.Context(), bytes.NewReader(archive), "docker", "load")
-	if err != nil || out.Status != 0 {
-		b.Fatalf("docker load: %v: %s", err, out.Stderr)
-	}
-}

@@ -135,3 +135,23 @@ func TestNerdctlKillAndLogs(t *testing.T) {
 		b.Errorf("nerdctl logs are %q", got)
 	}
 }
+
+// nerdctl's restart policies are containerd's: it looks at its containers every 10 s.
+func TestNerdctlRestart(t *testing.T) {
+	b := nerdctlBench(t)
+	name, words := b.nerdctl("always", spec{
+		flags: []string{"--restart", "always"}, postStart: shell("echo post >> lives"), preStop: shell("echo pre >> signals"), args: failing,
+	})
+	b.ok(words...)
+	b.touch("enough") // it exits with 0
+	b.poll("the second life", func() bool {
+		return strings.Count(b.read("lives"), "post\n") == 2 && strings.Count(b.read("lives"), "up\n") == 2
+	})
+	b.wantRead("signals", "")
+	b.poll("containerd to call it running", func() bool {
+		return strings.TrimSpace(b.ok("nerdctl", "inspect", "--format", "{{.State.Status}}", name).Stdout) == "running"
+	})
+	b.ok("nerdctl", "stop", "--time", "60", name)
+	b.wantNerdctl(name, "{{.State.ExitCode}}", "7") // it says restarting, but is not
+	b.wantRead("signals", "pre\nTERM\n")
+}

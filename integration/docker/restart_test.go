@@ -13,8 +13,12 @@ import (
 // requests that it still answers.
 func TestDaemonRestart(t *testing.T) {
 	t.Parallel()
-	w := newWorld(t, func(string) (map[string]any, error) {
-		return map[string]any{"live-restore": true, "default-runtime": Runtime}, nil
+	w := newWorld(t, func(dir string) (map[string]any, error) {
+		settings, err := pageSettings(page(t), dir)
+		if err == nil {
+			settings["live-restore"] = true
+		}
+		return settings, err
 	})
 	var replaced []string
 	t.Cleanup(func() {
@@ -32,7 +36,8 @@ func TestDaemonRestart(t *testing.T) {
 			replaced = append(replaced, missed.id)
 
 			running := newBenchIn(t, w)
-			name := running.run("running", spec{runtime: "default", preStop: shell("echo pre >> signals")})
+			// The page's default runtime, whose file gives preStop 1 s of 3.
+			name := running.run("running", spec{runtime: "default", preStop: shell("echo pre >> signals; sleep 1000")})
 
 			stopping := newBenchIn(t, w)
 			stopped := stopping.run("stopping", spec{block: "preStop: {" + shell(waiting) + "}\nterminationGracePeriodSeconds: 600"})

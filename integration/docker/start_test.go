@@ -8,21 +8,12 @@ import (
 	"time"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
-	"github.com/lifecycle-shim/lifecycle-shim/integration/image"
 )
 
 // The Kubernetes page's example, word for word, but for the signal: nginx's image names SIGQUIT.
 func TestPageExample(t *testing.T) {
 	b := newBench(t)
-	nginx, err := image.Build(b.Context(), "../../.cache", func(what string) { b.Log(what) })
-	if err != nil {
-		b.Fatal(err)
-	}
-	archive, err := os.ReadFile(nginx.Archive)
-	if err != nil {
-		b.Fatal(err)
-	}
-	b.load(archive)
+	b.loadNginx()
 	name := b.name("web")
 	b.ok("docker", "run", "--detach", "--name", name, "--runtime", Runtime, "--annotation", keyLifecycle+`=
 postStart:
@@ -32,7 +23,7 @@ preStop:
   exec:
     command: ["/bin/sh","-c","nginx -s quit; while killall -0 nginx; do sleep 1; done"]
 stopSignal: SIGQUIT
-`, image.Ref)
+`, "nginx")
 	if got := b.ok("docker", "exec", name, "cat", "/usr/share/message").Stdout; got != "Hello from the postStart handler\n" {
 		b.Errorf("postStart has written %q", got)
 	}
@@ -244,4 +235,11 @@ func TestRuntimeOptions(t *testing.T) {
 	}
 	out = b.want(125, b.words(b.name("wrong"), spec{runtime: "wrong", flags: []string{"--detach"}})...)
 	b.wantSaid(out.Stderr, `unknown setting "DefaultPostStartTimeut"`)
+}
+
+// What docker says where the shim is not installed.
+func TestNoSuchShim(t *testing.T) {
+	b := newBench(t)
+	out := b.want(125, b.words(b.name("none"), spec{runtime: "io.containerd.nonesuch.v2"})...)
+	b.wantSaid(out.Stderr, `binary not installed "containerd-shim-nonesuch-v2"`)
 }
