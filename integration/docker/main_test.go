@@ -143,10 +143,9 @@ func (w *world) close() error {
 	}
 	w.events.Close()
 	errs = append(errs, err, w.docker.Close(), w.daemon.Close())
-	for _, namespace := range []string{"moby", w.docker.Namespace()} {
-		// runc keeps the empty directory of a namespace in its default root, where no options name another.
-		_ = os.Remove(filepath.Join("/run/containerd/runc", namespace))
-	}
+	// runc keeps the directory of a namespace in its default root, where no options name another. docker's is anybody's.
+	errs = append(errs, os.RemoveAll(filepath.Join("/run/containerd/runc", w.docker.Namespace())))
+	_ = os.Remove("/run/containerd/runc/moby")
 	for _, parent := range w.watch.CgroupParents {
 		harness.RemoveCgroupParent(parent)
 	}

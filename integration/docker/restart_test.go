@@ -150,3 +150,28 @@ func (h *heldStart) isNotKnown() {
 	h.wantEnded(h.name, "7")
 	h.wantRead("signals", "post\npost\npre\nTERM\n")
 }
+
+// Without live-restore dockerd stops its containers before it goes, with preStop, and starts those with a restart policy again,
+// with postStart.
+func TestDaemonStop(t *testing.T) {
+	t.Parallel()
+	w := newWorld(t, func(string) (map[string]any, error) { return nil, nil })
+	t.Cleanup(func() {
+		if err := w.close(); err != nil {
+			t.Error(err)
+		}
+	})
+	b := newBenchIn(t, w)
+	name := b.run("stopped", spec{
+		flags: []string{"--restart", "always"}, postStart: shell("echo post >> signals"), preStop: shell("echo pre >> signals"),
+	})
+	if err := w.docker.Terminate(); err != nil {
+		t.Fatal(err)
+	}
+	b.wantRead("signals", "post\npre\nTERM\n")
+	if err := w.docker.Start(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	b.poll("docker to start it again", func() bool { return b.inspect(name, "{{.State.Status}}") == "running" })
+	b.wantRead("signals", "post\npre\nTERM\npost\n")
+}

@@ -176,7 +176,13 @@ func (d *Docker) stop(sig syscall.Signal) error {
 const dockerStopLimit = 30 * time.Second
 
 // Close stops dockerd. Containers that are left are the Daemon's, whose Close ends them.
-func (d *Docker) Close() error { return d.Terminate() }
+func (d *Docker) Close() error {
+	err := d.Terminate()
+	for _, dir := range []string{"/run/docker/plugins", "/run/docker"} { // it is told of no other place
+		_ = os.Remove(dir) // works only where nobody else uses it
+	}
+	return err
+}
 
 // Log is everything dockerd has logged, over all its starts.
 func (d *Docker) Log() string {
