@@ -31,8 +31,8 @@ func TestPages(t *testing.T) {
 	}
 }
 
-// A span of code, or a line of a block, that begins with the command and goes on with a word.
-var commandLine = regexp.MustCompile("(?m)(?:^|`)lifecyclectl ([a-z-][^`#\n]*)")
+// A span of code, or a line of a block up to a pipe, that begins with the command and goes on with a word.
+var commandLine = regexp.MustCompile("(?m)(?:^|`)lifecyclectl ([a-z-][^`#|\n]*)")
 
 func commandLines(text string) []string {
 	var lines []string
