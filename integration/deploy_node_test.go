@@ -62,8 +62,11 @@ func TestNodeInstall(t *testing.T) {
 		server string
 		args   []string
 	}{
-		{"2.4", nil}, {"1.7", nil}, {"1.6", nil},
-		{"2.4", []string{"--runtime-path", "--cgroup-driver", "cgroupfs"}}, {"1.7", []string{"--runtime-path", "--cgroup-driver", "cgroupfs"}},
+		{"2.4", nil},
+		{"1.7", nil},
+		{"1.6", nil},
+		{"2.4", []string{"--runtime-path", "--cgroup-driver", "cgroupfs"}},
+		{"1.7", []string{"--runtime-path", "--cgroup-driver", "cgroupfs"}},
 	} {
 		t.Run(strings.Join(append([]string{c.server}, c.args...), " "), func(t *testing.T) {
 			t.Parallel()

@@ -307,7 +307,7 @@ func (c *Containerd) checkSettings() []Finding {
 	const file = "/etc/lifecycle-shim/config.toml"
 	switch {
 	case c.Settings.Err != "":
-		return []Finding{{Fault, "settings", "", "containers with handlers are refused: " + c.Settings.Err, "correct " + file + ": docs/operations.md has the settings; nothing has to be restarted"}}
+		return []Finding{{Fault, "settings", "", "containers with handlers are refused: " + c.Settings.Err, "correct " + file + " (config.toml of the examples has the settings); nothing has to be restarted"}}
 	case c.Settings.MetricsErr != "":
 		return []Finding{{
 			Fault, "metrics", "", fmt.Sprintf("nothing can be counted in %s: %s", c.Settings.MetricsFile, c.Settings.MetricsErr),
