@@ -164,6 +164,13 @@ func TestForeground(t *testing.T) {
 	})
 }
 
+// A handler's output is in docker logs where the handler says so.
+func TestOutputInLogs(t *testing.T) {
+	b := newBench(t)
+	name := b.run("talking", spec{postStart: shell("echo from the handler") + "\noutput: Log"})
+	b.poll("the handler's line", func() bool { return strings.Contains(b.logs(name), "[postStart] from the handler\n") })
+}
+
 // With a terminal too: that is the container's, not the handlers'.
 func TestTerminal(t *testing.T) {
 	b := newBench(t)
