@@ -63,7 +63,6 @@ func (d *Daemon) dockerDir() string        { return filepath.Join(d.Dir, "docker
 func (d *Daemon) dockerConfigFile() string { return filepath.Join(d.dockerDir(), "daemon.json") }
 
 func (d *Docker) path(name string) string  { return filepath.Join(d.daemon.dockerDir(), name) }
-func (d *Docker) logFile() string          { return d.path("dockerd.log") }
 func (d *Docker) networkNamespace() string { return d.path("netns") }
 
 // prepare writes the configuration, and makes the network namespace.
