@@ -442,6 +442,11 @@ func shell(script string) string {
 	return fmt.Sprintf("exec: {command: [/bin/sh, -c, %q]}", script)
 }
 
+// patiently is a block whose preStop has all the time that a test on a busy machine needs, and not 8 s.
+func patiently(preStop string) string {
+	return "preStop: {" + preStop + "}\nterminationGracePeriodSeconds: 600"
+}
+
 // waiting tells the test that the handler has begun, and waits for it to go on.
 const waiting = `touch begun; while [ ! -e go ]; do sleep 0.05; done; `
 

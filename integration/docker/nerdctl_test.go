@@ -85,19 +85,19 @@ func TestNerdctlStop(t *testing.T) {
 		spec            spec
 		flags           []string
 		signals, status string
-		from, to        time.Duration
+		from            time.Duration // that it takes at least; a signal that comes too late shows in another's coming first
 	}{
 		"preStop is shorter": {
 			spec: spec{preStop: shell("sleep 2")}, flags: []string{"--time", "60"},
-			signals: "TERM\n", status: "7", from: 2 * time.Second, to: 30 * time.Second,
+			signals: "TERM\n", status: "7", from: 2 * time.Second,
 		},
 		"preStop is longer": {
 			spec: spec{preStop: shell("sleep 1000")}, flags: []string{"--time", "2"},
-			signals: "", status: "137", from: 2 * time.Second, to: 8 * time.Second,
+			signals: "", status: "137", from: 2 * time.Second,
 		},
 		"both by default": {
 			spec:    spec{preStop: shell("sleep 1000")},
-			signals: "TERM\n", status: "7", from: 8 * time.Second, to: 10 * time.Second,
+			signals: "TERM\n", status: "7", from: 8 * time.Second,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -108,8 +108,8 @@ func TestNerdctlStop(t *testing.T) {
 			took := b.ok(append(append([]string{"nerdctl", "stop"}, c.flags...), name)...).Took
 			b.wantNerdctl(name, ended, "exited "+c.status)
 			b.wantRead("signals", c.signals)
-			if took < c.from || took > c.to {
-				b.Errorf("nerdctl stop took %v, want %v to %v", took, c.from, c.to)
+			if took < c.from {
+				b.Errorf("nerdctl stop took %v, want at least %v", took, c.from)
 			}
 		})
 	}
@@ -117,7 +117,7 @@ func TestNerdctlStop(t *testing.T) {
 
 func TestNerdctlKillAndLogs(t *testing.T) {
 	b := nerdctlBench(t)
-	name, words := b.nerdctl("killed", spec{preStop: shell("echo pre >> signals; " + waiting)})
+	name, words := b.nerdctl("killed", spec{block: patiently(shell("echo pre >> signals; " + waiting))})
 	b.ok(words...)
 	b.wantFile("ready", name)
 	b.ok("nerdctl", "kill", "--signal", "HUP", name)

@@ -40,7 +40,7 @@ func TestDaemonRestart(t *testing.T) {
 			name := running.run("running", spec{runtime: "default", preStop: shell("echo pre >> signals; sleep 1000")})
 
 			stopping := newBenchIn(t, w)
-			stopped := stopping.run("stopping", spec{block: "preStop: {" + shell(waiting) + "}\nterminationGracePeriodSeconds: 600"})
+			stopped := stopping.run("stopping", spec{block: patiently(shell(waiting))})
 			request := stopping.later("docker", "stop", "--time", "600", stopped)
 			stopping.wantFile("begun", "preStop")
 

@@ -164,11 +164,67 @@ func TestForeground(t *testing.T) {
 	})
 }
 
+// A handler's output is in docker logs where the handler says so.
+func TestOutputInLogs(t *testing.T) {
+	b := newBench(t)
+	name := b.run("talking", spec{postStart: shell("echo from the handler") + "\noutput: Log"})
+	b.poll("the handler's line", func() bool { return strings.Contains(b.logs(name), "[postStart] from the handler\n") })
+}
+
+// With a terminal too: that is the container's, not the handlers'.
+func TestTerminal(t *testing.T) {
+	b := newBench(t)
+	out := b.want(3, b.words(b.name("tty"), spec{
+		flags: []string{"--rm", "--tty"}, postStart: shell("test -t 1 || touch go; echo from the handler"),
+		args: []string{"/bin/sh", "-c", "test -t 1 && echo begin; while [ ! -e go ]; do sleep 0.05; done; exit 3"},
+	})...)
+	if out.Stdout != "begin\r\n" {
+		b.Errorf("it has printed %q", out.Stdout)
+	}
+}
+
+// ^C at a docker run in the foreground is a stop: SIGINT is passed on.
+func TestInterruptedRun(t *testing.T) {
+	b := newBench(t)
+	words := b.words(b.name("front"), spec{
+		postStart: shell("touch started"), preStop: shell("echo pre >> signals"),
+		args: []string{"/bin/sh", "-c", "trap 'echo INT >> signals; exit 9' INT; touch ready; sleep 1000 & while :; do wait; done"},
+	})
+	// bash has the process id that the interrupt is for.
+	script := append([]string{"bash", "-c", `"$@" & until [ -e ` + b.dir + `/ready -a -e ` + b.dir + `/started ]; do sleep 0.1; done
+		until docker ps --quiet --filter name=` + b.names[0] + ` | grep -q .; do sleep 0.1; done; kill -INT $!; wait $!`, "bash"}, words...)
+	b.want(9, script...)
+	b.wantRead("signals", "pre\nINT\n")
+}
+
+// What docker takes away from a container, its handlers do not have either, and they run with what is left.
+func TestHardenedContainer(t *testing.T) {
+	b := newBench(t)
+	if err := os.Chmod(b.dir, 0o777); err != nil {
+		b.Fatal(err)
+	}
+	look := `{ id -u; id -g; grep -E 'CapEff|NoNewPrivs|Seccomp:' /proc/self/status; touch /etc/x 2>&1; ulimit -n; cat /proc/self/cgroup; } > `
+	name := b.run("hard", spec{
+		flags: []string{
+			"--user", "1000:1000", "--read-only", "--cap-drop", "ALL", "--security-opt", "no-new-privileges", "--memory", "64m",
+			"--pids-limit", "20", "--ulimit", "nofile=123:123", "--cgroupns", "host",
+		},
+		postStart: shell(look + "handler; grep -q Seccomp:.2 handler"),
+		args:      []string{"/bin/sh", "-c", look + "process; touch ready; sleep 1000"},
+	})
+	b.wantResults(b.id(name), "postStart Succeeded")
+	got := b.read("handler")
+	if want := b.read("process"); got != want {
+		b.Errorf("the handler sees\n%s\nand the process\n%s", got, want)
+	}
+	b.wantSaid(got, "1000\n1000\n", "CapEff:\t0000000000000000", "NoNewPrivs:\t1", "Read-only file system", "\n123\n")
+}
+
 // docker exec, logs and top are as ever, while preStop runs too. A handler is one of the container's processes.
 func TestExecLogsTop(t *testing.T) {
 	b := newBench(t)
-	name := b.run("busy", spec{preStop: shell(waiting)})
-	stop := b.later("docker", "stop", "--time", "60", name)
+	name := b.run("busy", spec{block: patiently(shell(waiting))})
+	stop := b.later("docker", "stop", "--time", "600", name)
 	b.wantFile("begun", "preStop")
 	b.want(4, "docker", "exec", name, "/bin/sh", "-c", "exit 4")
 	if got := b.ok("docker", "exec", name, "cat", "/proc/1/comm").Stdout; got != "sh\n" {
@@ -192,8 +248,8 @@ func TestHealthCheck(t *testing.T) {
 	name := b.name("checked")
 	run := b.later(b.words(name, spec{
 		flags: []string{"--detach", "--health-cmd", "echo check >> checks", "--health-interval", "100ms"},
-		// Longer than docker would wait for the first check.
-		postStart: shell(waiting), preStop: shell("touch stopping; n=$(wc -l < checks); while [ $(wc -l < checks) -le $n ]; do sleep 0.05; done; touch checked"),
+		block: "postStart: {" + shell(waiting) + "}\n" +
+			patiently(shell("n=$(wc -l < checks); while [ $(wc -l < checks) -le $n ]; do sleep 0.05; done; touch checked")),
 	})...)
 	b.wantFile("begun", "postStart")
 	b.ok("docker", "ps") // the daemon has had its time
@@ -203,7 +259,7 @@ func TestHealthCheck(t *testing.T) {
 	b.touch("go")
 	b.answer(run, 0)
 	b.poll("docker to find it healthy", func() bool { return b.inspect(name, "{{.State.Health.Status}}") == "healthy" })
-	b.ok("docker", "stop", "--time", "60", name)
+	b.ok("docker", "stop", "--time", "600", name)
 	b.wantEnded(name, "7")
 	b.wantFile("checked", "preStop")
 }

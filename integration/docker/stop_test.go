@@ -148,7 +148,7 @@ func TestStopSignal(t *testing.T) {
 
 func TestKill(t *testing.T) {
 	b := newBench(t)
-	name := b.run("killed", spec{preStop: shell("echo pre >> signals; " + waiting)})
+	name := b.run("killed", spec{block: patiently(shell("echo pre >> signals; " + waiting))})
 	b.ok("docker", "kill", "--signal", "HUP", name)
 	b.poll("SIGHUP", func() bool { return b.read("signals") == "HUP\n" })
 

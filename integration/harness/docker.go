@@ -32,15 +32,23 @@ type DockerConfig struct {
 type Docker struct {
 	Host string // for DOCKER_HOST
 
-	cfg    DockerConfig
-	daemon *Daemon
-	cmd    *exec.Cmd     // nil while stopped
-	exited chan struct{} // closed, by the goroutine that waits for cmd, when cmd has ended
+	cfg     DockerConfig
+	daemon  *Daemon
+	program Program
 }
 
 // StartDocker starts a dockerd, one for a Daemon, and returns when it answers. ctx bounds the start only.
 func (d *Daemon) StartDocker(ctx context.Context, cfg DockerConfig) (*Docker, error) {
 	docker := &Docker{Host: "unix://" + filepath.Join(d.dockerDir(), "docker.sock"), cfg: cfg, daemon: d}
+	docker.program = Program{
+		Name: "dockerd",
+		// nsenter becomes dockerd: its process id is dockerd's.
+		Args: []string{
+			"nsenter", "--net=" + docker.networkNamespace(),
+			filepath.Join(cfg.BinDir, "dockerd"), "--config-file", d.dockerConfigFile(),
+		},
+		Env: d.environ(), LogFile: docker.path("dockerd.log"), StopLimit: dockerStopLimit,
+	}
 	if err := docker.prepare(ctx); err != nil {
 		return nil, errors.Join(err, docker.Close())
 	}
@@ -55,7 +63,6 @@ func (d *Daemon) dockerDir() string        { return filepath.Join(d.Dir, "docker
 func (d *Daemon) dockerConfigFile() string { return filepath.Join(d.dockerDir(), "daemon.json") }
 
 func (d *Docker) path(name string) string  { return filepath.Join(d.daemon.dockerDir(), name) }
-func (d *Docker) logFile() string          { return d.path("dockerd.log") }
 func (d *Docker) networkNamespace() string { return d.path("netns") }
 
 // prepare writes the configuration, and makes the network namespace.
@@ -97,29 +104,9 @@ func (d *Docker) prepare(ctx context.Context) error {
 
 // Start starts dockerd again after Terminate or Kill, and returns when it answers.
 func (d *Docker) Start(ctx context.Context) error {
-	if d.cmd != nil {
-		return errors.New("dockerd already runs: Terminate or Kill it first")
+	if err := d.program.Start(); err != nil {
+		return err
 	}
-	log, err := os.OpenFile(d.logFile(), os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
-	if err != nil {
-		return fmt.Errorf("dockerd's log: %w", err)
-	}
-	defer log.Close() // the child has its own descriptor
-
-	// nsenter becomes dockerd: its process id is dockerd's.
-	cmd := exec.Command("nsenter", "--net="+d.networkNamespace(),
-		filepath.Join(d.cfg.BinDir, "dockerd"), "--config-file", d.daemon.dockerConfigFile())
-	cmd.Env = d.daemon.environ()
-	cmd.Stdout, cmd.Stderr = log, log
-	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true} // ^C is for the test, which then stops us in order
-	if err := cmd.Start(); err != nil {
-		return fmt.Errorf("dockerd: %w", err)
-	}
-	d.cmd, d.exited = cmd, make(chan struct{})
-	go func(done chan<- struct{}) {
-		_ = cmd.Wait() // its status is in cmd.ProcessState
-		close(done)
-	}(d.exited)
 	if err := d.waitReady(ctx); err != nil {
 		return fmt.Errorf("dockerd does not answer: %w\n%s", err, tail(d.Log()))
 	}
@@ -134,10 +121,8 @@ func (d *Docker) waitReady(ctx context.Context) error {
 		},
 	}}
 	return Poll(ctx, readyLimit, "dockerd's API", func() (bool, error) {
-		select {
-		case <-d.exited:
-			return false, fmt.Errorf("it ended at once: %v", d.cmd.ProcessState)
-		default:
+		if err := d.program.Ended(); err != nil {
+			return false, err
 		}
 		response, err := client.Get("http://docker/_ping")
 		if err != nil {
@@ -148,29 +133,10 @@ func (d *Docker) waitReady(ctx context.Context) error {
 }
 
 // Terminate stops dockerd as `systemctl stop` would, and waits for it. Containers go on with live-restore only.
-func (d *Docker) Terminate() error { return d.stop(syscall.SIGTERM) }
+func (d *Docker) Terminate() error { return d.program.Stop(syscall.SIGTERM) }
 
 // Kill ends dockerd as a crash would, and waits for it. Containers go on.
-func (d *Docker) Kill() error { return d.stop(syscall.SIGKILL) }
-
-func (d *Docker) stop(sig syscall.Signal) error {
-	if d.cmd == nil {
-		return nil
-	}
-	if err := d.cmd.Process.Signal(sig); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("%v to dockerd: %w", sig, err)
-	}
-	var late error
-	select {
-	case <-d.exited:
-	case <-time.After(dockerStopLimit):
-		late = fmt.Errorf("dockerd did not end within %v of %v, it was killed\n%s", dockerStopLimit, sig, tail(d.Log()))
-		_ = d.cmd.Process.Kill()
-		<-d.exited
-	}
-	d.cmd = nil
-	return late
-}
+func (d *Docker) Kill() error { return d.program.Stop(syscall.SIGKILL) }
 
 // dockerStopLimit is above the 15 s that dockerd gives containers, and the 5 s for requests that it still answers.
 const dockerStopLimit = 30 * time.Second
@@ -185,13 +151,7 @@ func (d *Docker) Close() error {
 }
 
 // Log is everything dockerd has logged, over all its starts.
-func (d *Docker) Log() string {
-	text, err := os.ReadFile(d.logFile())
-	if err != nil {
-		return "(no log: " + err.Error() + ")"
-	}
-	return string(text)
-}
+func (d *Docker) Log() string { return d.program.Log() }
 
 // Env is what the clients (docker, nerdctl, ctr, lifecyclectl) need to find this dockerd and its containerd. ctr and
 // nerdctl work in Namespace.
