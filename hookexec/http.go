@@ -35,8 +35,10 @@ type HTTPGet struct {
 	UserAgent string
 }
 
-// Attempt implements Action.
+// Attempt implements Action. Its end closes every connection that it has made.
 func (h *HTTPGet) Attempt(ctx context.Context) Result {
+	ctx, cancel := context.WithCancel(ctx)
+	defer cancel()
 	response, err := h.send(ctx)
 	if err != nil {
 		var wrapped *url.Error // its own text has the URL, whose query may be a secret
@@ -56,7 +58,7 @@ func (h *HTTPGet) send(ctx context.Context) (*http.Response, error) {
 	if err != nil {
 		return nil, err
 	}
-	client := &http.Client{Transport: h.transport(), CheckRedirect: checkRedirect}
+	client := &http.Client{Transport: h.transport(ctx), CheckRedirect: checkRedirect}
 	response, err := client.Do(request)
 	if !errors.Is(err, http.ErrSchemeMismatch) {
 		return response, err
@@ -70,15 +72,21 @@ func (h *HTTPGet) send(ctx context.Context) (*http.Response, error) {
 }
 
 // transport of one attempt: no connection is kept, nothing is taken from the
-// shim's environment.
-func (h *HTTPGet) transport() *http.Transport {
+// shim's environment. A connection is closed with the attempt's context, because
+// net/http does not close one that the server has switched to another protocol
+// (101): reading from it would never end.
+func (h *HTTPGet) transport(attempt context.Context) *http.Transport {
 	return &http.Transport{
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
 			host, port, err := net.SplitHostPort(address)
 			if err != nil {
 				return nil, err
 			}
-			return h.NetNS.dial(ctx, host, port)
+			conn, err := h.NetNS.dial(ctx, host, port)
+			if err == nil {
+				context.AfterFunc(attempt, func() { _ = conn.Close() })
+			}
+			return conn, err
 		},
 		TLSClientConfig:        &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // Kubernetes' rule: a handler's server has no name to verify
 		DisableKeepAlives:      true,

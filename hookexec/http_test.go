@@ -14,6 +14,7 @@ import (
 	"strings"
 	"sync"
 	"testing"
+	"time"
 
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
@@ -327,6 +328,27 @@ func TestHTTPEndsWithItsContext(t *testing.T) {
 			}
 		})
 	}
+	t.Run("after a switch of protocols", func(t *testing.T) {
+		// net/http leaves such a connection to its caller.
+		ctx, cancel := context.WithTimeoutCause(t.Context(), 500*time.Millisecond, ErrTimedOut)
+		defer cancel()
+		w := newWeb(t, false, func(response http.ResponseWriter, _ *http.Request) {
+			conn, _, err := response.(http.Hijacker).Hijack()
+			if err != nil {
+				panic(err)
+			}
+			defer conn.Close()
+			_, _ = io.WriteString(conn, "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: Upgrade\r\n\r\nx")
+			_, _ = io.Copy(io.Discard, conn) // until it is closed
+		})
+		ended := make(chan Result, 1)
+		go func() { ended <- run(ctx, &HTTPGet{NetNS: w.netns, Get: &lifecyclev1.HTTPGetAction{Port: w.port}}, 0) }()
+		select {
+		case <-ended:
+		case <-time.After(10 * time.Second):
+			t.Fatal("it does not come to an end")
+		}
+	})
 	t.Run("in the TLS handshake", func(t *testing.T) {
 		n := newNetNS(t, inside+"/24")
 		listener := n.listen(t, inside+":0")
