@@ -98,7 +98,7 @@ func newNetNS(t *testing.T, addresses ...string) NetNS {
 }
 
 // listen in the namespace. The test's end closes the listener.
-func (n NetNS) listen(t *testing.T, address string) net.Listener {
+func (n NetNS) listen(t testing.TB, address string) net.Listener {
 	t.Helper()
 	var listener net.Listener
 	err := n.do(func() (err error) {

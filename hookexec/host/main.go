@@ -51,6 +51,14 @@ func report(err error) int {
 	return 1
 }
 
+// recovered makes an error of a panic, which libcontainer has on specs and states that
+// no runtime would have made: its trace would be taken for the handler's output.
+func recovered(err *error) {
+	if value := recover(); value != nil {
+		*err = fmt.Errorf("internal error: %v", value)
+	}
+}
+
 func prepareFromStdin() error {
 	var request wire.PrepareRequest
 	if err := json.NewDecoder(os.Stdin).Decode(&request); err != nil {

@@ -29,7 +29,8 @@ const (
 
 // Prepare writes the container's state under request.Root. The files hold the
 // container's environment, so nobody but root can read them.
-func Prepare(request wire.PrepareRequest) error {
+func Prepare(request wire.PrepareRequest) (err error) {
+	defer recovered(&err)
 	spec, err := readSpec(request.Bundle)
 	if err != nil {
 		return err

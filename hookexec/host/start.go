@@ -17,16 +17,10 @@ import (
 
 // Start starts the handler with this process's stdio and returns its pid when it
 // runs its own program. The process sends a pidfd of itself over pidfds before that.
-func Start(request wire.StartRequest, pidfds *os.File) (int, error) {
-	process, err := newProcess(request)
+func Start(request wire.StartRequest, pidfds *os.File) (pid int, err error) {
+	defer recovered(&err)
+	container, process, err := load(request)
 	if err != nil {
-		return 0, err
-	}
-	container, err := libcontainer.Load(request.Root, request.ID)
-	if err != nil {
-		return 0, fmt.Errorf("load the container's state: %w", err)
-	}
-	if err := ready(container); err != nil {
 		return 0, err
 	}
 	process.Stdin, process.Stdout, process.Stderr = os.Stdin, os.Stdout, os.Stderr
@@ -35,6 +29,19 @@ func Start(request wire.StartRequest, pidfds *os.File) (int, error) {
 		return 0, err
 	}
 	return process.Pid()
+}
+
+// load returns what Prepare has written.
+func load(request wire.StartRequest) (*libcontainer.Container, *libcontainer.Process, error) {
+	process, err := newProcess(request)
+	if err != nil {
+		return nil, nil, err
+	}
+	container, err := libcontainer.Load(request.Root, request.ID)
+	if err != nil {
+		return nil, nil, fmt.Errorf("load the container's state: %w", err)
+	}
+	return container, process, ready(container)
 }
 
 // ready refuses a container whose init is not the one that was prepared for: its
