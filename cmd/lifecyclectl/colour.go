@@ -28,8 +28,13 @@ func colourOf(run *lifecyclev1.HandlerRun) string {
 	return ""
 }
 
-// writeLines gives each line its colour, where somebody sees it.
+// writeLines gives each line its colour, where somebody sees it: nothing else of
+// what is in them reaches a terminal as it is.
 func writeLines(out io.Writer, text string, colours []string) error {
+	text = string(inert([]byte(text)))
+	if shown, ok := out.(terminal); ok {
+		out = shown.out
+	}
 	if !colourful(out) {
 		_, err := io.WriteString(out, text)
 		return err

@@ -38,7 +38,7 @@ func newDoctor(o *options) *cobra.Command {
 			if format == "json" {
 				print = printFindingsJSON
 			}
-			if err := print(cmd.OutOrStdout(), facts, findings); err != nil {
+			if err := print(outOf(cmd), facts, findings); err != nil {
 				return err
 			}
 			return faults(findings)

@@ -61,7 +61,7 @@ func newEvents(o *options) *cobra.Command {
 				case err != nil:
 					return unreachable(address, err)
 				}
-				if err := printEvent(cmd.OutOrStdout(), envelope, format); err != nil {
+				if err := printEvent(outOf(cmd), envelope, format); err != nil {
 					return err
 				}
 			}
@@ -84,7 +84,7 @@ func printEvent(out io.Writer, envelope *types.Envelope, format string) error {
 		return err
 	}
 	if format == "text" {
-		_, err := fmt.Fprintf(out, "%s %s %s\n", envelope.Timestamp.AsTime().Local().Format(time.RFC3339), envelope.Namespace, sentence(event))
+		_, err := fmt.Fprintf(out, "%s %s %s\n", envelope.Timestamp.AsTime().Local().Format(time.RFC3339), oneLine(envelope.Namespace), oneLine(sentence(event)))
 		return err
 	}
 	encoded, err := protojson.Marshal(event)

@@ -18,7 +18,7 @@ func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, unix.SIGTERM)
 	defer stop()
 	if err := newRoot().ExecuteContext(ctx); err != nil {
-		fmt.Fprintln(os.Stderr, "lifecyclectl:", err)
+		fmt.Fprintln(terminal{os.Stderr}, "lifecyclectl:", err)
 		stop()
 		os.Exit(1)
 	}
@@ -44,6 +44,7 @@ func newRoot() *cobra.Command {
 			o.address = strings.TrimPrefix(o.address, "unix://") // as nerdctl and the kubelet have it
 		},
 	}
+	root.SetErr(terminal{os.Stderr})
 	flags := root.PersistentFlags()
 	flags.StringVarP(&o.address, "address", "a", os.Getenv("CONTAINERD_ADDRESS"), "containerd's socket, else $CONTAINERD_ADDRESS, else every containerd of this machine")
 	flags.StringVarP(&o.namespace, "namespace", "n", os.Getenv("CONTAINERD_NAMESPACE"), "containerd's namespace, else $CONTAINERD_NAMESPACE, else all of them")

@@ -32,7 +32,10 @@ It ends with ^C, with the container, and when a stop of the container begins.`,
 			if err != nil {
 				return errors.New(status.Convert(err).Message())
 			}
-			if err := printOutput(cmd.OutOrStdout(), response.Run); err != nil {
+			if response.Run == nil {
+				return fmt.Errorf("shim %d has not told how it went", shim.pid)
+			}
+			if err := printOutput(outOf(cmd), response.Run); err != nil {
 				return err
 			}
 			if response.Run.Result != "Succeeded" {
@@ -58,7 +61,7 @@ func newLogs(o *options) *cobra.Command {
 				return fmt.Errorf("no handler of container %s has run yet: it is %s", container.Id, container.Phase)
 			}
 			for _, run := range container.Runs {
-				if err := printRun(cmd.OutOrStdout(), run); err != nil {
+				if err := printRun(outOf(cmd), run); err != nil {
 					return err
 				}
 			}
@@ -75,7 +78,7 @@ func printRun(out io.Writer, run *lifecyclev1.HandlerRun) error {
 	if run.Error != "" {
 		result += ", " + run.Error
 	}
-	if _, err := fmt.Fprintf(out, "==> %s, %s %s: %s after %s\n", run.Handler, run.Type, run.Action, result,
+	if _, err := fmt.Fprintf(out, "==> %s, %s %s: %s after %s\n", oneLine(run.Handler), oneLine(run.Type), oneLine(run.Action), oneLine(result),
 		run.Took.AsDuration().Round(time.Millisecond)); err != nil {
 		return err
 	}
@@ -93,7 +96,7 @@ func printOutput(out io.Writer, run *lifecyclev1.HandlerRun) error {
 		text += "\n"
 	}
 	if run.LogError != "" {
-		text += fmt.Sprintf("[%d lines are not in the container's log: %s]\n", run.LostLines, run.LogError)
+		text += fmt.Sprintf("[%d lines are not in the container's log: %s]\n", run.LostLines, oneLine(run.LogError))
 	}
 	_, err := io.WriteString(out, text)
 	return err

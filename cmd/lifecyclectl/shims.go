@@ -19,7 +19,9 @@ import (
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/encoding/protojson"
 
+	"github.com/lifecycle-shim/lifecycle-shim/cmd/lifecyclectl/process"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
@@ -68,13 +70,17 @@ func sameSocket(a, b string) bool {
 	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
-// readShim: a process that ends meanwhile, or is somebody else's, is no shim.
+// readShim: a process that ends meanwhile, or is somebody else's, is no shim. Nor is
+// one of a container that calls itself so.
 func readShim(proc string, pid int) (shimProcess, bool) {
 	dir := filepath.Join(proc, strconv.Itoa(pid))
 	data, err := os.ReadFile(filepath.Join(dir, "cmdline"))
 	words := strings.Split(string(bytes.TrimSuffix(data, []byte{0})), "\x00")
 	action := words[len(words)-1] // a shim that serves has none
 	if err != nil || filepath.Base(words[0]) != shimBinary || action == "start" || action == "delete" {
+		return shimProcess{}, false
+	}
+	if !process.OfTheNode(dir) {
 		return shimProcess{}, false
 	}
 	shim := shimProcess{pid: pid, namespace: flagOf(words, "-namespace"), address: flagOf(words, "-address")}
@@ -165,14 +171,32 @@ func (p shimProcess) askOn(ctx context.Context, socket string) (*shim, error) {
 	if err != nil {
 		return nil, err
 	}
+	return p.askOver(ctx, conn)
+}
+
+// askOver takes the connection over.
+func (p shimProcess) askOver(ctx context.Context, conn net.Conn) (*shim, error) {
 	s := &shim{shimProcess: p, client: ttrpc.NewClient(conn)}
 	response, err := s.service().Status(ctx, &lifecyclev1.StatusRequest{})
 	if err != nil {
 		_ = s.client.Close()
 		return nil, err
 	}
+	if err := sane(response); err != nil {
+		_ = s.client.Close()
+		return nil, err
+	}
 	s.containers = response.Containers
 	return s, nil
+}
+
+// sane refuses an answer that could not be shown, such as a time that is none: it
+// would keep the others' from being shown too.
+func sane(response *lifecyclev1.StatusResponse) error {
+	if _, err := protojson.Marshal(response); err != nil {
+		return fmt.Errorf("its answer makes no sense: %w", err)
+	}
+	return nil
 }
 
 // askAll asks every shim, all at once: one that does not answer does not keep the

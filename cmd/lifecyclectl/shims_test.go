@@ -24,15 +24,26 @@ func fakeProc(t *testing.T, proc string, pid int, path string, words ...string) 
 	if path != "" {
 		table += fmt.Sprintf("0: 2 0 00010000 0001 01 %d %s\n1: 3 0 00000000 0001 03 7 /connected\n", 1000+pid, path)
 	}
-	for _, sub := range []string{"fd", "net"} {
+	for _, sub := range []string{"fd", "net", "ns"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
 			t.Fatal(err)
 		}
 	}
-	for name, text := range map[string]string{"cmdline": strings.Join(words, "\x00") + "\x00", "net/unix": table} {
+	status := "Name:\tx\nCapEff:\t000001ffffffffff\n"
+	if pid == 8 { // a container's: docker's default capabilities
+		status = "Name:\tx\nCapEff:\t00000000a80425fb\n"
+	}
+	for name, text := range map[string]string{"cmdline": strings.Join(words, "\x00") + "\x00", "net/unix": table, "status": status} {
 		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o644); err != nil {
 			t.Fatal(err)
 		}
+	}
+	users := "user:[1]"
+	if pid != 9 { // a user namespace of its own
+		users, _ = os.Readlink("/proc/self/ns/user")
+	}
+	if err := os.Symlink(users, filepath.Join(dir, "ns", "user")); err != nil {
+		t.Fatal(err)
 	}
 	if err := os.Symlink(fmt.Sprintf("socket:[%d]", 1000+pid), filepath.Join(dir, "fd", "3")); err != nil {
 		t.Fatal(err)
@@ -101,6 +112,8 @@ func TestFindShims(t *testing.T) {
 	fakeProc(t, proc, 5, "/s/5", binary, "-namespace", "a", "-id", "c", "-address", "/c.sock", "delete")
 	fakeProc(t, proc, 6, "", binary, "-namespace", "a", "-id", "c", "-address", "/c.sock")
 	fakeProc(t, proc, 7, "/s/7", "/bin/other", "-namespace", "a")
+	fakeProc(t, proc, 8, "/s/8", binary, "-namespace", "a", "-id", "c", "-address", "/c.sock")
+	fakeProc(t, proc, 9, "/s/9", binary, "-namespace", "a", "-id", "c", "-address", "/c.sock")
 	for name, test := range map[string]struct {
 		options options
 		want    string

@@ -36,7 +36,7 @@ func newStatus(o *options) *cobra.Command {
 				return err
 			}
 			if !watch {
-				return showStatus(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o, prefix, print)
+				return showStatus(cmd.Context(), outOf(cmd), cmd.ErrOrStderr(), o, prefix, print)
 			}
 			return watchStatus(cmd.Context(), cmd.OutOrStdout(), cmd.ErrOrStderr(), o, prefix, print)
 		},
@@ -86,7 +86,7 @@ func watchStatus(ctx context.Context, out, errOut io.Writer, o *options, prefix 
 		if isTerminal(out) {
 			fmt.Fprint(out, "\x1b[H\x1b[2J") // to the top of an empty screen
 		}
-		if err := showStatus(ctx, out, errOut, o, prefix, print); err != nil {
+		if err := showStatus(ctx, terminal{out}, errOut, o, prefix, print); err != nil {
 			return err
 		}
 		select {
@@ -129,12 +129,12 @@ func printTable(out io.Writer, places []place) error {
 		}
 		if len(place.status.Runs) == 0 {
 			colours = append(colours, "")
-			fmt.Fprintf(table, "%s\t%s\t%s\t-\t-\t-\t-\t-\t-\n", place.namespace, place.status.Id, phase)
+			fmt.Fprintf(table, "%s\t%s\t%s\t-\t-\t-\t-\t-\t-\n", oneLine(place.namespace), oneLine(place.status.Id), oneLine(phase))
 		}
 		for _, run := range place.status.Runs {
 			colours = append(colours, colourOf(run))
-			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", place.namespace, place.status.Id, phase, handlerOf(run),
-				cmp.Or(run.Result, "running"), run.Took.AsDuration().Round(time.Millisecond), run.Attempts, endsOf(run), lastWords(run))
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", oneLine(place.namespace), oneLine(place.status.Id), oneLine(phase), oneLine(handlerOf(run)),
+				oneLine(cmp.Or(run.Result, "running")), run.Took.AsDuration().Round(time.Millisecond), run.Attempts, oneLine(endsOf(run)), lastWords(run))
 		}
 	}
 	if err := table.Flush(); err != nil {
@@ -172,7 +172,7 @@ func lastWords(run *lifecyclev1.HandlerRun) string {
 	if run.Error != "" {
 		words = strings.TrimSuffix(run.Error+": "+words, ": ")
 	}
-	words = strings.NewReplacer("\t", " ", "\n", " ").Replace(words)
+	words = oneLine(words)
 	if runes := []rune(words); len(runes) > maxWords {
 		words = string(runes[:maxWords-1]) + "…"
 	}

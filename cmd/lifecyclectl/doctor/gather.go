@@ -4,6 +4,7 @@ import (
 	"bufio"
 	"bytes"
 	"context"
+	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -13,6 +14,8 @@ import (
 
 	"golang.org/x/sys/unix"
 	"sigs.k8s.io/yaml"
+
+	"github.com/lifecycle-shim/lifecycle-shim/cmd/lifecyclectl/process"
 )
 
 // answerWithin bounds each question, to a socket or to a program.
@@ -57,19 +60,19 @@ func Gather(ctx context.Context, m Machine) Facts {
 	return facts
 }
 
-// process of /proc.
-type process struct {
+// daemon of /proc.
+type daemon struct {
 	dir  string
 	args []string
 }
 
-// processes whose program has one of these names.
-func processes(names ...string) []process {
-	var found []process
+// processes of the node whose program has one of these names.
+func processes(names ...string) []daemon {
+	var found []daemon
 	paths, _ := filepath.Glob("/proc/[0-9]*") // the pattern is valid
 	for _, dir := range paths {
-		if args := arguments(dir); len(args) > 0 && slices.Contains(names, filepath.Base(args[0])) {
-			found = append(found, process{dir, args})
+		if args := arguments(dir); len(args) > 0 && slices.Contains(names, filepath.Base(args[0])) && process.OfTheNode(dir) {
+			found = append(found, daemon{dir, args})
 		}
 	}
 	return found
@@ -104,8 +107,8 @@ func flagOf(args []string, names ...string) string {
 // findContainerds returns the sockets on which a containerd answers.
 func (m Machine) findContainerds(ctx context.Context) []string {
 	var addresses []string
-	for _, process := range processes("containerd") {
-		sockets, err := m.Listening(process.dir)
+	for _, daemon := range processes("containerd") {
+		sockets, err := m.Listening(daemon.dir)
 		if err != nil {
 			continue // it has ended
 		}
@@ -137,6 +140,9 @@ func (m Machine) look(ctx context.Context, address string) Containerd {
 	}
 	c.Version = version
 	root := root{dir: filepath.Join("/proc", strconv.Itoa(c.PID))}
+	if !process.OfTheNode(root.dir) { // its programs are going to be run
+		return Containerd{Address: address, PID: c.PID, Err: fmt.Sprintf("process %d, which serves it, has not the rights of a containerd on this machine", c.PID)}
+	}
 	root.path = root.environ("PATH")
 	c.Path = root.path
 	c.CRI, c.CRIErr = askCRI(ctx, address)
@@ -201,12 +207,12 @@ func (m Machine) findPrograms(ctx context.Context, root root, c *Containerd) {
 // findKubelet returns the cgroup driver of the kubelet that runs, or else of the configuration that kubeadm writes.
 func findKubelet() *Kubelet {
 	path := "/var/lib/kubelet/config.yaml"
-	for _, process := range processes("kubelet", "hyperkube") {
-		if driver := flagOf(process.args, "cgroup-driver"); driver != "" {
+	for _, daemon := range processes("kubelet", "hyperkube") {
+		if driver := flagOf(daemon.args, "cgroup-driver"); driver != "" {
 			return &Kubelet{CgroupDriver: driver, Source: "the kubelet's --cgroup-driver"}
 		}
-		if config := flagOf(process.args, "config"); config != "" {
-			path = filepath.Join(process.dir, "root", config)
+		if config := flagOf(daemon.args, "config"); config != "" {
+			path = filepath.Join(daemon.dir, "root", config)
 			if text, err := os.ReadFile(path); err == nil {
 				return &Kubelet{CgroupDriver: kubeletDriver(text), Source: config}
 			}
