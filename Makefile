@@ -12,6 +12,8 @@ VERSION := 0.1.0
 PREFIX ?= /usr/local
 DESTDIR ?=
 FUZZTIME ?= 5m
+# Where govulncheck looks: Go's own database, or a copy (file:///…) where there is no way to it.
+GOVULNDB ?= https://vuln.go.dev
 # The time of the files in a package, and the date of the man pages: the commit's.
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
 # seccomp: without it a handler cannot run in a container that has a seccomp profile.
@@ -64,7 +66,7 @@ check-package: ## try dist/'s package on a fresh Debian 12, with the README's co
 
 .PHONY: servers
 servers: $(BIN)/.servers $(BIN)/.containerd-1.7 $(BIN)/criu $(BIN)/previous ## build or fetch what the tests run under: containerd 2.4 and 1.7, runc, CRIU
-	@CGO_ENABLED=0 go build -o $(BIN)/ ./integration/testserver ./integration/testlogger
+	@CGO_ENABLED=0 go build -o $(BIN)/ ./integration/testserver ./integration/testlogger ./integration/testattacker
 
 # Stamps, as the modules alone decide what these binaries are.
 $(BIN)/.servers: go.mod go.sum
@@ -139,6 +141,10 @@ check-generated: ## fail if the generated code is not what proto/ gives
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (5m)
 	@tools/fuzz '$(FUZZTIME)' '$(TAGS)'
+
+.PHONY: vulnerabilities
+vulnerabilities: ## known vulnerabilities in what is linked, from the database GOVULNDB (https://vuln.go.dev)
+	$(STEP) 'looking for known vulnerabilities' $(TOOL) govulncheck -db '$(GOVULNDB)' -tags '$(TAGS)' ./cmd/...
 
 .PHONY: demo
 demo: deps build $(BIN)/.servers ## watch the Kubernetes example happen, without Kubernetes

@@ -86,7 +86,7 @@ func binDir(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"containerd-shim-lifecycle-v2", "lifecycle-hookexec", "containerd", "containerd-1.7", "runc", "criu", "testserver", "testlogger", "lifecyclectl", "previous"} {
+	for _, name := range []string{"containerd-shim-lifecycle-v2", "lifecycle-hookexec", "containerd", "containerd-1.7", "runc", "criu", "testserver", "testlogger", "testattacker", "lifecyclectl", "previous"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 			t.Fatalf("%v: run `make build servers` first", err)
 		}

@@ -35,12 +35,12 @@ func onTerminal(t *testing.T) string {
 		t.Fatal(err)
 	}
 	defer pty.Close()
-	terminal, err := os.OpenFile(path, os.O_RDWR, 0)
+	tty, err := os.OpenFile(path, os.O_RDWR, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer terminal.Close()
-	if err := printTable(terminal, someRuns()); err != nil {
+	defer tty.Close()
+	if err := printTable(terminal{tty}, someRuns()); err != nil {
 		t.Fatal(err)
 	}
 	text, buffer := "", make([]byte, 4096)

@@ -80,7 +80,8 @@ func (c Counts) Observe(handler string, took time.Duration) {
 // shims of a node take turns (a lock beside the file), and a reader finds the
 // file as it was before or as it is after. What cannot be read is begun anew.
 func Add(path string, counts Counts) error {
-	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	// No link: in a directory that is not root's alone it would make a file anywhere.
+	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
 	}

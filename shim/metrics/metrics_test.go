@@ -97,3 +97,18 @@ func TestOperationsPage(t *testing.T) {
 		}
 	}
 }
+
+// TestNoLinkForTheLock: what a link would lead to is not made.
+func TestNoLinkForTheLock(t *testing.T) {
+	dir := t.TempDir()
+	path, elsewhere := filepath.Join(dir, "lifecycle.prom"), filepath.Join(dir, "elsewhere")
+	if err := os.Symlink(elsewhere, path+".lock"); err != nil {
+		t.Fatal(err)
+	}
+	if err := Add(path, Counts{Kills: 1}); err == nil {
+		t.Error("a link is taken for the lock")
+	}
+	if _, err := os.Lstat(elsewhere); err == nil {
+		t.Error("the link was followed")
+	}
+}

@@ -1,0 +1,117 @@
+package integration
+
+import (
+	"encoding/json"
+	"go/ast"
+	"go/parser"
+	"go/token"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"regexp"
+	"strings"
+	"testing"
+)
+
+// TestSecurityDocument: every test and fuzz target that docs/security.md names exists,
+// every boundary and attack has one, and its dependencies are go.mod's.
+func TestSecurityDocument(t *testing.T) {
+	text, err := os.ReadFile("../docs/security.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := repositoryTests(t)
+	name := regexp.MustCompile(`\b(Test|Fuzz)[A-Z]\w+`)
+	for _, test := range name.FindAllString(string(text), -1) {
+		if !known[test] {
+			t.Errorf("there is no %s", test)
+		}
+	}
+	rows := map[string]int{}
+	documented := map[string]bool{}
+	section := ""
+	for line := range strings.Lines(string(text)) {
+		line = strings.TrimSpace(line)
+		if heading, ok := strings.CutPrefix(line, "## "); ok {
+			section = heading
+		}
+		cells := strings.Split(strings.Trim(line, "|"), "|")
+		if !strings.HasPrefix(line, "|") || strings.HasPrefix(line, "|---") {
+			continue
+		}
+		rows[section]++
+		first, last := strings.TrimSpace(cells[0]), cells[len(cells)-1]
+		switch {
+		case rows[section] == 1: // the table's heads
+		case section == "Boundaries" || section == "Known attacks on the exec path":
+			if !name.MatchString(last) {
+				t.Errorf("%s: %q has no test", section, first)
+			}
+		case strings.HasPrefix(section, "Direct dependencies"):
+			documented[first] = true
+		}
+	}
+	if rows["Boundaries"] < 15 || rows["Known attacks on the exec path"] < 16 {
+		t.Errorf("rows %v: some are not found", rows)
+	}
+	for module := range directModules(t) {
+		if !documented[module] {
+			t.Errorf("the direct dependency %s is not listed with its reason", module)
+		}
+		delete(documented, module)
+	}
+	for module := range documented {
+		t.Errorf("%s is no direct dependency", module)
+	}
+}
+
+// repositoryTests are the names of all tests and fuzz targets.
+func repositoryTests(t *testing.T) map[string]bool {
+	t.Helper()
+	names := map[string]bool{}
+	err := filepath.WalkDir("..", func(path string, entry fs.DirEntry, err error) error {
+		if err != nil || entry.IsDir() || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		file, err := parser.ParseFile(token.NewFileSet(), path, nil, parser.SkipObjectResolution)
+		if err != nil {
+			return err
+		}
+		for _, declared := range file.Decls {
+			if function, ok := declared.(*ast.FuncDecl); ok && function.Recv == nil {
+				names[function.Name.Name] = true
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return names
+}
+
+// directModules are those that go.mod requires for the module's own packages.
+func directModules(t *testing.T) map[string]bool {
+	t.Helper()
+	text, err := exec.CommandContext(t.Context(), "go", "-C", "..", "mod", "edit", "-json").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	var mod struct {
+		Require []struct {
+			Path     string
+			Indirect bool
+		}
+	}
+	if err := json.Unmarshal(text, &mod); err != nil {
+		t.Fatal(err)
+	}
+	direct := map[string]bool{}
+	for _, require := range mod.Require {
+		if !require.Indirect {
+			direct[require.Path] = true
+		}
+	}
+	return direct
+}
