@@ -70,7 +70,9 @@ func TestHandlerHostCannotBeOverwritten(t *testing.T) {
 			}
 			return strings.Count(c.read("log"), "\n") > 1
 		})
-		b.poll("the attack's end", func() bool { return strings.Contains(c.read("log"), "refused ") || strings.Contains(c.read("log"), "WRITTEN ") })
+		b.poll("the attack's end", func() bool {
+			return strings.Contains(c.read("log"), "refused ") || strings.Contains(c.read("log"), "WRITTEN ")
+		})
 		if got := c.read("log"); strings.Contains(got, "WRITTEN") {
 			b.Errorf("the attacker has written: %s", got)
 		}

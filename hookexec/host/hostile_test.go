@@ -98,8 +98,11 @@ func wantNoMore(t *testing.T, process *libcontainer.Process, own *specs.Process)
 		allowed = &specs.LinuxCapabilities{}
 	}
 	for _, set := range [][2][]string{
-		{process.Capabilities.Bounding, allowed.Bounding}, {process.Capabilities.Effective, allowed.Effective}, {process.Capabilities.Inheritable, allowed.Inheritable},
-		{process.Capabilities.Permitted, allowed.Permitted}, {process.Capabilities.Ambient, allowed.Ambient},
+		{process.Capabilities.Bounding, allowed.Bounding},
+		{process.Capabilities.Effective, allowed.Effective},
+		{process.Capabilities.Inheritable, allowed.Inheritable},
+		{process.Capabilities.Permitted, allowed.Permitted},
+		{process.Capabilities.Ambient, allowed.Ambient},
 	} {
 		if len(set[0])+len(set[1]) > 0 && !reflect.DeepEqual(set[0], set[1]) {
 			t.Errorf("the handler has the capabilities %v, the container's process %v", set[0], set[1])

@@ -132,7 +132,7 @@ func whoAmI() error {
 	}
 	for line := range strings.Lines(string(status)) {
 		if name, _, _ := strings.Cut(line, ":"); slices.Contains([]string{"Uid", "CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb", "NoNewPrivs"}, name) {
-			fmt.Print(line)
+			_, _ = fmt.Fprint(os.Stdout, line)
 		}
 	}
 	return nil
