@@ -23,7 +23,8 @@ STATIC := -trimpath -tags '$(TAGS)' -ldflags '-s -w $(LINK) -X github.com/lifecy
 STEP := @tools/step
 TOOL := go tool -modfile=tools/go.mod
 UNIT = $$(go list -tags '$(TAGS)' ./... | grep -v /integration)
-INTEGRATION = $$(go list -tags '$(TAGS)' ./integration/... | grep -vE '/integration/(kubernetes|debian)')
+# Those with servers or a machine of their own have targets of their own.
+INTEGRATION = $$(go list -tags '$(TAGS)' ./integration/... | grep -vE '/integration/(kubernetes|debian|docker)')
 
 .PHONY: help
 help: ## list the targets
@@ -82,6 +83,16 @@ $(BIN)/.kubernetes: tools/kubernetes integration/kubernetes/servers/go.mod integ
 	$(STEP) 'building etcd and Kubernetes (10 min the first time)' tools/kubernetes $(BIN)/kubernetes
 	@touch $@
 
+# The language version is for docker's client, whose module has no go.mod.
+$(BIN)/.docker: integration/docker/servers/go.mod integration/docker/servers/go.sum
+	$(STEP) 'building dockerd and docker (4 min the first time)' \
+		go -C integration/docker/servers build -tags 'seccomp $(SERVER_TAGS)' -gcflags 'github.com/docker/cli/...=-lang=go1.26' \
+		-o $(abspath $(BIN))/ github.com/moby/moby/v2/cmd/dockerd github.com/docker/cli/cmd/docker
+	@touch $@
+
+$(BIN)/nerdctl: tools/nerdctl
+	$(STEP) 'building nerdctl (2 min the first time)' tools/nerdctl $(BIN)
+
 $(BIN)/criu: tools/criu
 	$(STEP) 'fetching CRIU, 8 MB' tools/criu $(BIN)
 
@@ -104,9 +115,14 @@ integration: build servers ## integration tests only: root, containers under a p
 e2e: deps build $(BIN)/.servers $(BIN)/.kubernetes ## the handlers on a real Kubernetes: etcd, API server and kubelet (root; 10 min more the first time)
 	$(STEP) 'tests on Kubernetes' go test -race -count=1 -tags '$(TAGS)' -p 1 -timeout 30m ./integration/kubernetes/...
 
+.PHONY: docker
+docker: build $(BIN)/.servers $(BIN)/.docker $(BIN)/nerdctl ## the same under a private dockerd, and nerdctl; runs every command of their page
+	$(STEP) 'tests under docker and nerdctl' go test -race -tags '$(TAGS)' -timeout 15m ./integration/docker/
+
 .PHONY: lint
 lint: ## golangci-lint and gofumpt, pinned in tools/go.mod
 	$(STEP) 'lint (3 min the first time)' $(TOOL) golangci-lint run ./...
+	@go -C tools tool golangci-lint run ./...
 
 .PHONY: format
 format: ## rewrite the Go files the way lint wants them

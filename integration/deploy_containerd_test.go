@@ -153,6 +153,18 @@ func optionsFile(t *testing.T, text string) string {
 	return fmt.Sprintf("TypeUrl = 'lifecycle.v1.Options'\nConfigPath = %q\n", path)
 }
 
+// optionsInUserNamespace is how containerd puts it.
+const optionsInUserNamespace = `can't unmarshal type "runtimeoptions.v1.Options" to output "containerd.runc.v1.Options"`
+
+// With options in its table, the shim's own type starts no container in a user namespace: why there are the files of runc's
+// type.
+func TestDeployContainerdUserNamespaceWithOptions(t *testing.T) {
+	b := deployCase{"containerd/2.x/lifecycle.toml", server(t, "2.4")}.start(t)
+	pod := b.pod(nil, func(config *harness.PodConfig) { config.UserNamespace, config.HostNetwork = true, false })
+	_, err := b.create(pod, obedient).Start(b.Context())
+	wantError(t, err, optionsInUserNamespace)
+}
+
 // runtimeConfig is what the CRI plugin has understood of a handler.
 type runtimeConfig struct {
 	RuntimeType, RuntimePath             string
@@ -202,18 +214,21 @@ func TestDeployContainerd(t *testing.T) {
 }
 
 // wantPodWithHandlers runs one, and sees the annotations and options that the file lets through do their work.
-func (b *podBench) wantPodWithHandlers() {
+func (b *podBench) wantPodWithHandlers(edit ...func(*harness.PodConfig)) {
 	b.Helper()
 	pod := b.pod(with{
 		keyLifecycle:             "{postStart: {exec: {command: [\"false\"]}}}", // the named one wins
 		"app." + keyLifecycle:    "{postStart: {" + shell("while [ ! -e ready ]; do sleep 0.02; done; echo warm > warm; exit 3") + "}}",
-		"web." + keyLifecycle:    "{postStart: {" + shell("echo hello > message") + "}, preStop: {" + shell("echo bye > message") + "}}",
+		"web." + keyLifecycle:    "{postStart: {" + shell("echo hello > message; cat /proc/self/cgroup > cgroup") + "}, preStop: {" + shell("echo bye > message") + "}}",
 		"example.com/annotation": "not let through",
-	})
+	}, edit...)
 	web := b.create(pod, obedient, func(config *harness.PodContainerConfig) { config.Name = "web" })
 	web.start()
 	if got := web.read("message"); got != "hello\n" {
 		b.Errorf("postStart has written %q", got)
+	}
+	if scope := "/cri-containerd-" + web.ID + ".scope\n"; strings.Contains(web.read("cgroup"), scope) != (len(edit) > 0) {
+		b.Errorf("the handler's cgroups are\n%s", web.read("cgroup"))
 	}
 	if _, err := os.Stat(filepath.Join(b.daemon.RuncRoot, "k8s.io", web.ID)); err != nil {
 		b.Errorf("the option Root did not reach runc: %v", err)
@@ -235,24 +250,21 @@ func (b *podBench) wantPodWithHandlers() {
 	}
 }
 
-// wantSystemdCgroups wants a pod whose cgroups are systemd's: where none runs, runc must have been asked for them,
-// and say that it cannot.
+// wantSystemdCgroups wants a pod whose cgroups are systemd's scopes. Where none runs, runc must have been asked for them, and say
+// that it cannot: TestUnderSystemd runs this test again.
 func (b *podBench) wantSystemdCgroups() {
 	b.Helper()
-	slice := strings.TrimPrefix(b.cgroupParent(), "/") + ".slice"
-	config := harness.PodConfig{Name: b.Name() + "-systemd", Handler: handlerLifecycle, CgroupParent: "/" + slice, HostNetwork: true}
-	pod, err := b.cri.RunPod(b.Context(), config)
-	if _, absent := os.Stat("/run/systemd/system"); absent != nil {
-		wantError(b.T, err, "systemd not running on this host, cannot use systemd cgroups manager")
+	slice := strings.ReplaceAll(strings.TrimPrefix(b.cgroupParent(), "/"), "-", "_") + ".slice" // a dash would be a slice in a slice
+	inSlice := func(config *harness.PodConfig) { config.CgroupParent = "/" + slice }
+	if systemdRuns() {
+		b.wantPodWithHandlers(inSlice)
+		b.Cleanup(func() { _ = exec.Command("systemctl", "stop", slice).Run() }) // runc leaves it, empty
 		return
 	}
-	if err != nil {
-		b.Fatal(err)
-	}
-	if err := pod.Remove(b.Context()); err != nil {
-		b.Error(err)
-	}
-	_ = exec.CommandContext(b.Context(), "systemctl", "stop", slice).Run() // runc leaves the empty slice
+	config := harness.PodConfig{Name: b.Name() + "-systemd", Handler: handlerLifecycle, HostNetwork: true}
+	inSlice(&config)
+	_, err := b.cri.RunPod(b.Context(), config)
+	wantError(b.T, err, "systemd not running on this host, cannot use systemd cgroups manager")
 }
 
 // A pod in a user namespace runs with each of the files, as no options are in the way of the one of the shim's own type.

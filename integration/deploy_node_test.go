@@ -62,8 +62,11 @@ func TestNodeInstall(t *testing.T) {
 		server string
 		args   []string
 	}{
-		{"2.4", nil}, {"1.7", nil}, {"1.6", nil},
-		{"2.4", []string{"--runtime-path", "--cgroup-driver", "cgroupfs"}}, {"1.7", []string{"--runtime-path", "--cgroup-driver", "cgroupfs"}},
+		{"2.4", nil},
+		{"1.7", nil},
+		{"1.6", nil},
+		{"2.4", []string{"--runtime-path", "--cgroup-driver", "cgroupfs"}},
+		{"1.7", []string{"--runtime-path", "--cgroup-driver", "cgroupfs"}},
 	} {
 		t.Run(strings.Join(append([]string{c.server}, c.args...), " "), func(t *testing.T) {
 			t.Parallel()
@@ -122,6 +125,39 @@ func TestNodeInstall(t *testing.T) {
 			}
 			i.mustRun("--undo") // nothing is there: no error
 		})
+	}
+}
+
+// Where `make install` or a package has put the programs and the examples, the script takes them as they are, and leaves them.
+func TestNodeInstallOfInstalled(t *testing.T) {
+	prefix, dir := t.TempDir(), t.TempDir()
+	share := filepath.Join(prefix, "share/lifecycle-shim")
+	if err := os.CopyFS(share, os.DirFS("../deploy")); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(filepath.Join(prefix, "bin"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	for _, name := range []string{"containerd-shim-lifecycle-v2", "lifecycle-hookexec", "lifecyclectl"} {
+		link(t, filepath.Join(binDir(t), name), filepath.Join(prefix, "bin"))
+	}
+	i := installer{t, prefix, filepath.Join(dir, "config.toml"), server(t, "2.4")}
+	before := i.tree(prefix)
+	for _, args := range [][]string{{"--runtime-path", "--cgroup-driver", "systemd"}, {"--undo"}} {
+		args = append([]string{filepath.Join(share, "node/install"), "--prefix", prefix, "--config", i.config, "--containerd", i.server.Binary}, args...)
+		if out, err := exec.CommandContext(t.Context(), "bash", args...).CombinedOutput(); err != nil {
+			t.Fatalf("%v\n%s", err, out)
+		}
+		if after := i.tree(prefix); after != before {
+			t.Errorf("%q: the programs are not as before:\n%s", args, after)
+		}
+		if args[len(args)-1] == "--undo" {
+			break
+		}
+		dropin, err := os.ReadFile(filepath.Join(dir, "conf.d/lifecycle.toml"))
+		if want := "runtime_path = '" + prefix + "/bin/containerd-shim-lifecycle-v2'"; err != nil || !strings.Contains(string(dropin), want) || !strings.Contains(string(dropin), "SystemdCgroup = true") {
+			t.Errorf("%v: %s", err, dropin)
+		}
 	}
 }
 

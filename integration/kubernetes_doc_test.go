@@ -107,10 +107,11 @@ func TestKubernetesDocSymptoms(t *testing.T) {
 	}
 }
 
-// symptoms provokes them, and returns what is said. Those of the API server are held by the tests of integration/kubernetes/webhook.
+// symptoms provokes them, and returns what is said. The first is TestDeployContainerdUserNamespaceWithOptions', and those of the API
+// server are held by the tests of integration/kubernetes/webhook.
 func symptoms(t *testing.T) []string {
 	t.Helper()
-	said := []string{`RuntimeClass "lifecycle" not found`, `failed calling webhook "pods.lifecycle-shim.io"`}
+	said := []string{optionsInUserNamespace, `RuntimeClass "lifecycle" not found`, `failed calling webhook "pods.lifecycle-shim.io"`}
 	say := func(err error) {
 		t.Helper()
 		if err == nil {
@@ -141,7 +142,7 @@ func symptoms(t *testing.T) []string {
 	say(run("lifecycle-absent", ""))
 	said[len(said)-1] = strings.ReplaceAll(said[len(said)-1], "lifecycle-absent", "lifecycle")
 	say(run("systemd", ""))
-	if _, err := os.Stat("/run/systemd/system"); err != nil {
+	if !systemdRuns() {
 		say(run("systemd", ".slice"))
 	} else {
 		said = append(said, "systemd not running on this host, cannot use systemd cgroups manager")

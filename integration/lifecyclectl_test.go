@@ -4,8 +4,11 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"syscall"
@@ -86,6 +89,161 @@ func TestStatusOfWhatHangs(t *testing.T) {
 			b.Fatal(err)
 		}
 		b.wantCtl([]string{"no containers with handlers"}, "status")
+	})
+}
+
+// SPEC 6, issue "What an operator sees": within a second, status names the container, the handler, for how long
+// it has run, until when it may and who says so, and what it said last; also while containerd is dead.
+func TestStatusWithinASecond(t *testing.T) {
+	onOwn(t, []target{pinned, crun}, func(b *bench) {
+		const script = "touch begun; for i in 1 2 3; do while [ ! -e /say$i ]; do sleep 0.01; done; echo step $i; touch /said$i; done; while [ ! -e go ]; do sleep 0.02; done"
+		c, result := b.runLater(with{keyLifecycle: "{postStart: {timeoutSeconds: 300, " + shell(script) + "}, preStop: {" +
+			shell("rm -f /begun /go /sa*; "+script) + "}, terminationGracePeriodSeconds: 200}"}, obedient)
+		c.waitFor("begun")
+		c.waitFor("ready")
+		// As late as the first step, so that the deadline counts from before this.
+		b.wantStatusWithinASecond(c, runShown{Phase: "PostStarting", Handler: "postStart", Owner: "timeoutSeconds", Limit: 300 * time.Second, Words: "-"})
+		for step := 1; step <= 3; step++ {
+			c.touch(fmt.Sprintf("say%d", step))
+			c.waitFor(fmt.Sprintf("said%d", step))
+			b.wantStatusWithinASecond(c, runShown{Phase: "PostStarting", Handler: "postStart", Owner: "timeoutSeconds", Limit: 300 * time.Second, Words: fmt.Sprintf("step %d", step)})
+		}
+		c.touch("go")
+		if r := b.result(result); r.err != nil {
+			b.Fatal(r.err)
+		}
+		if err := os.Remove(c.path("begun")); err != nil {
+			b.Fatal(err)
+		}
+		c.kill(syscall.SIGTERM)
+		c.waitFor("begun")
+		// 2 s of the 200 s are the signal's.
+		b.wantStatusWithinASecond(c, runShown{Phase: "PreStopping (SIGTERM waits)", Handler: "preStop", Owner: "terminationGracePeriodSeconds", Limit: 198 * time.Second, Words: "-"})
+		if err := b.daemon.Kill(); err != nil {
+			b.Fatal(err)
+		}
+		c.touch("say1")
+		c.waitFor("said1")
+		b.wantStatusWithinASecond(c, runShown{Phase: "PreStopping (SIGTERM waits)", Handler: "preStop", Owner: "terminationGracePeriodSeconds", Limit: 198 * time.Second, Words: "step 1"})
+		if err := b.daemon.Start(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		for _, name := range []string{"say2", "say3", "go"} {
+			c.touch(name)
+		}
+		c.wantExit(7)
+	})
+}
+
+// runShown is the last row of a container in the table of status.
+type runShown struct {
+	Phase, Handler, Owner, Words string
+	Limit                        time.Duration // from its start to its end
+}
+
+var statusRow = regexp.MustCompile(`^(\S+) +(\S+) +(\S+(?: \(.*?\))?) +(\S+) exec +running +(\S+) +1 +in (\S+) \((.*?)\) +(.*?) *$`)
+
+// wantStatusWithinASecond asks a few times: a machine that is busy may be slow, the answer itself is not.
+func (b *bench) wantStatusWithinASecond(c *container, want runShown) {
+	b.Helper()
+	best := limit
+	for try := 0; try < 20 && best > time.Second; try++ {
+		asked := time.Now()
+		out := b.wantCtl(nil, "status", c.ID)
+		best = min(best, time.Since(asked))
+		lines := strings.Split(strings.TrimSpace(out), "\n")
+		row := statusRow.FindStringSubmatch(lines[len(lines)-1])
+		if row == nil {
+			b.Fatalf("no handler that runs in\n%s", out)
+		}
+		if got := (runShown{Phase: row[3], Handler: row[4], Owner: row[7], Words: row[8], Limit: want.Limit}); row[1] != b.client.Namespace || row[2] != c.ID || got != want {
+			b.Fatalf("got %s %s %+v, want %s %s %+v", row[1], row[2], got, b.client.Namespace, c.ID, want)
+		}
+		took, err := time.ParseDuration(row[5])
+		left, leftErr := time.ParseDuration(row[6])
+		if err != nil || leftErr != nil || took <= 0 || (took+left-want.Limit).Abs() > 2*time.Second {
+			b.Fatalf("it has run for %s (%v) and may for another %s (%v), of %s", row[5], err, row[6], leftErr, want.Limit)
+		}
+	}
+	if best > time.Second {
+		b.Errorf("the fastest of the answers took %s", best)
+	}
+}
+
+// Where to look is said as to ctr: by flags, which win, or by the environment.
+func TestCtlLooksWhereItIsTold(t *testing.T) {
+	on(t, []target{pinned}, func(b *bench) {
+		c := b.run(with{keyPreStop: shell("echo tried")}, obedient)
+		c.waitFor("ready")
+		b.wantCtl([]string{"tried"}, "run", c.ID, "preStop")
+		ask := func(environment []string, args ...string) string {
+			command := exec.CommandContext(b.Context(), filepath.Join(binDir(b), "lifecyclectl"), args...)
+			command.Env = environment
+			out, _ := command.CombinedOutput()
+			return string(out)
+		}
+		here := []string{"CONTAINERD_ADDRESS=" + b.daemon.Address, "CONTAINERD_NAMESPACE=" + b.client.Namespace}
+		asURL := []string{"CONTAINERD_ADDRESS=unix://" + b.daemon.Address, "CONTAINERD_NAMESPACE=" + b.client.Namespace}
+		nobody := []string{"CONTAINERD_ADDRESS=" + b.daemon.Address, "CONTAINERD_NAMESPACE=nobodys"}
+		nowhere := []string{"CONTAINERD_ADDRESS=/nowhere.sock", "CONTAINERD_NAMESPACE=" + b.client.Namespace}
+		flags := []string{"-a", b.daemon.Address, "-n", b.client.Namespace}
+		for _, test := range []struct {
+			args []string
+			says string
+		}{
+			{[]string{"status"}, c.ID + "  "},
+			{[]string{"status", "-o", "json"}, `"id": "` + c.ID + `"`},
+			{[]string{"logs", c.ID}, "tried"},
+			{[]string{"run", c.ID, "preStop"}, "tried"},
+		} {
+			for name, environment := range map[string][]string{"the environment": here, "the environment, with a URL": asURL} {
+				if out := ask(environment, test.args...); !strings.Contains(out, test.says) {
+					b.Errorf("%s, told by %s, does not say %q: %s", test.args, name, test.says, out)
+				}
+			}
+			for _, environment := range [][]string{nobody, nowhere} {
+				if out := ask(environment, test.args...); strings.Contains(out, test.says) {
+					b.Errorf("%s looks elsewhere than %s: %s", test.args, environment, out)
+				}
+				if out := ask(environment, append(flags, test.args...)...); !strings.Contains(out, test.says) {
+					b.Errorf("%s: the flags do not win over %s: %s", test.args, environment, out)
+				}
+			}
+		}
+		if out := ask(nowhere, "events"); !strings.Contains(out, "no containerd answers at /nowhere.sock") {
+			b.Errorf("events of nowhere: %s", out)
+		}
+		if out := ask(nobody, "status", "x"); !strings.Contains(out, `in the namespace "nobodys"`) || !strings.Contains(out, b.daemon.Address) {
+			b.Errorf("it is not told where was looked: %s", out)
+		}
+		// The stream of events is followed where the environment says, and of that namespace only.
+		for name, test := range map[string]struct {
+			environment []string
+			heard       bool
+		}{"here": {asURL, true}, "of nobody": {nobody, false}} {
+			ctx, cancel := context.WithCancel(b.Context())
+			var out syncBuffer
+			follow := exec.CommandContext(ctx, filepath.Join(binDir(b), "lifecyclectl"), "events", "-o", "json")
+			follow.Env, follow.Stdout, follow.Stderr = test.environment, &out, &out
+			if err := follow.Start(); err != nil {
+				b.Fatal(err)
+			}
+			if test.heard {
+				b.poll("the events", func() bool {
+					b.wantCtl(nil, "run", c.ID, "preStop")
+					return strings.Contains(out.String(), "handler-finished")
+				})
+			} else {
+				for range 5 {
+					b.wantCtl(nil, "run", c.ID, "preStop")
+				}
+			}
+			cancel()
+			_ = follow.Wait() // killed by its context
+			if heard := strings.Contains(out.String(), "handler-finished"); heard != test.heard {
+				b.Errorf("%s: events are heard: %t: %s", name, heard, out.String())
+			}
+		}
 	})
 }
 

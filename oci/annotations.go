@@ -108,9 +108,13 @@ func (s *Spec) block() (*lifecyclev1.Block, error) {
 	if name := s.Annotations[criContainerName]; name != "" {
 		named = name + "." + domain
 	}
-	if err := s.checkKeys(named); err != nil {
-		return nil, err
-	}
+	block, err := s.chosen(named)
+	return block, errors.Join(s.checkKeys(named), err)
+}
+
+// chosen decodes the annotation that wins. named is the domain of the container's
+// own key, empty where it has none.
+func (s *Spec) chosen(named string) (*lifecyclev1.Block, error) {
 	key := KeyLifecycle
 	if _, ok := s.Annotations[named+"/lifecycle"]; ok && named != "" {
 		key = named + "/lifecycle"

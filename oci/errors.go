@@ -42,7 +42,7 @@ func first(err error) error {
 
 // flatten lists what err joins, in order.
 func flatten(err error) []*InvalidError {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the tree itself is walked
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var all []*InvalidError
 		for _, part := range joined.Unwrap() {
 			all = append(all, flatten(part)...)
@@ -57,7 +57,7 @@ func flatten(err error) []*InvalidError {
 
 // of makes the fieldErrors that err joins into problems of an annotation.
 func of(key string, err error) error {
-	if joined, ok := err.(interface{ Unwrap() []error }); ok { //nolint:errorlint // the tree itself is walked
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var all []error
 		for _, part := range joined.Unwrap() {
 			all = append(all, of(key, part))

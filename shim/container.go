@@ -46,6 +46,7 @@ type container struct {
 	block *lifecyclev1.Block
 	// metricsFile is where it counts, empty where it does not.
 	metricsFile string
+	counters    *metrics.Adder
 	// trialLimit ends a trial whose handler has no limit of its own, and
 	// trialSignal is the stop signal that a preStop on trial is told.
 	trialLimit  time.Duration
@@ -76,7 +77,7 @@ type container struct {
 	// The loop's own.
 	machine *lifecycle.Machine
 	waiting map[lifecycle.RequestID]chan verdict
-	calls   sync.WaitGroup // goroutines that send a signal, or count
+	calls   sync.WaitGroup // goroutines that send a signal
 	lastID  lifecycle.RequestID
 	abort   context.CancelCauseFunc // of the running handler, nil when none runs
 	running *handlerRun             // the handler that was run last

@@ -1,6 +1,8 @@
 package shim
 
 import (
+	"context"
+
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
@@ -14,16 +16,28 @@ func (c *container) count(what func() metrics.Counts) {
 	if c.metricsFile == "" {
 		return
 	}
-	counts := what()
-	if len(counts) == 0 {
-		return
+	if counts := what(); len(counts) > 0 {
+		c.counters.Add(c.metricsFile, counts)
 	}
-	c.calls.Go(func() {
-		defer c.recovered("count what handlers do")
-		if err := metrics.Add(c.metricsFile, counts); err != nil {
-			log.G(c.ctx).WithError(err).Warn("count what handlers do: MetricsFile must be in a directory that is there")
-		}
-	})
+}
+
+// newCounters tells the log of counts that are lost.
+func newCounters(ctx context.Context) *metrics.Adder {
+	return &metrics.Adder{Failed: func(path string, err error) {
+		log.G(ctx).WithError(err).WithField("path", path).Warn("count what handlers do: MetricsFile must be in a directory that is there")
+	}}
+}
+
+// flushCounts waits until what handlers did has been counted: the shim ends when
+// its shutdown callbacks have.
+func (s *service) flushCounts(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushWait)
+	defer cancel()
+	s.counters.Flush(ctx)
+	if ctx.Err() != nil {
+		log.G(ctx).Error("what handlers did is not all counted: the lock beside MetricsFile is held")
+	}
+	return nil
 }
 
 // countStep counts what a step of the machine has begun or ended.

@@ -23,6 +23,11 @@
 // which is an operator's run of a handler, is known to no machine; it ends when a
 // real handler is due.
 //
+// What goes out beside all that waits for nobody either: a handler's lines on their
+// way to the container's log (package stdout, one goroutine for each run that has
+// output Log), and the node's counters (metrics.Adder, one goroutine while there is
+// something to add). The shim waits for the counters, 2 s at most, when it ends.
+//
 // Locks: service.mu guards the map of containers, container.mu its mailbox and its
 // runs, tap.mu the held events. None of them is held while another is taken or
 // anything is called; only what a run shows (hookexec.Progress) is looked at under

@@ -47,5 +47,7 @@ func initService(ic *plugin.InitContext) (any, error) {
 	host, hostErr := hookexec.OpenHost(reaper.Default)
 	ctx, cancel := context.WithCancel(ic.Context)
 	sd.RegisterCallback(func(context.Context) error { cancel(); return nil })
-	return newService(ctx, inner, tap, host, hostErr), nil
+	service := newService(ctx, inner, tap, host, hostErr)
+	sd.RegisterCallback(service.flushCounts)
+	return service, nil
 }

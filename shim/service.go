@@ -22,6 +22,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/metrics"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/stdout"
 )
 
@@ -34,6 +35,8 @@ type service struct {
 	// host is nil where hostErr says why there is none.
 	host    *hookexec.Host
 	hostErr error
+	// counters of the node.
+	counters *metrics.Adder
 
 	mu sync.RWMutex
 	// containers with handlers, by id.
@@ -43,6 +46,7 @@ type service struct {
 func newService(ctx context.Context, inner taskapi.TTRPCTaskService, tap *tap, host *hookexec.Host, hostErr error) *service {
 	return &service{
 		TTRPCTaskService: inner, ctx: ctx, tap: tap, host: host, hostErr: hostErr,
+		counters:   newCounters(ctx),
 		containers: make(map[string]*container),
 	}
 }
@@ -115,7 +119,7 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 // leaves nothing behind.
 func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskRequest, config lifecycle.Config, runner *runner, metricsFile string) (*taskapi.CreateTaskResponse, error) {
 	c := newContainer(ctx, r.ID, config, runner)
-	c.block, c.metricsFile = runner.block, metricsFile
+	c.block, c.metricsFile, c.counters = runner.block, metricsFile, s.counters
 	gate := newGate(s.tap, r.ID, func() { c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
 	c.gate = gate
 	if !s.add(c) {

@@ -16,7 +16,7 @@ func showSettings(path string, out, errOut io.Writer) int {
 	if err == nil {
 		err = json.NewEncoder(out).Encode(map[string]any{
 			"DefaultPostStartTimeout": read.postStartTimeout.String(), "DefaultGracePeriod": read.gracePeriod.String(),
-			"OutputLimit": read.outputLimit, "MetricsFile": read.metricsFile,
+			"OutputLimit": read.outputLimit, "MetricsFile": read.metricsFile, "LogOutput": read.logOutput,
 		})
 	}
 	if err != nil {

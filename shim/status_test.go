@@ -277,7 +277,7 @@ func TestCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		config := lifecycle.Config{PostStart: &lifecycle.Handler{}, PreStop: &lifecycle.Handler{Timeout: second}, GracePeriod: 4 * second}
 		w := both(newWorld(t, config, &fakeHandlers{postStart: takes(0, succeeded), preStop: hangs}))
-		w.c.metricsFile = path
+		w.c.metricsFile, w.c.counters = path, w.service.counters
 		w.serve().mustStart()
 		if _, err := w.try("postStart"); err != nil {
 			t.Fatal(err)
@@ -289,6 +289,9 @@ func TestCounts(t *testing.T) {
 			t.Fatal(err)
 		}
 		<-w.loopEnded
+		if err := w.service.flushCounts(t.Context()); err != nil {
+			t.Error(err)
+		}
 	})
 	text, err := os.ReadFile(path)
 	if err != nil {

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/signal"
+	"strings"
 
 	"github.com/spf13/cobra"
 	"golang.org/x/sys/unix"
@@ -39,6 +40,9 @@ func newRoot() *cobra.Command {
 		Version:       version.Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
+		PersistentPreRun: func(*cobra.Command, []string) {
+			o.address = strings.TrimPrefix(o.address, "unix://") // as nerdctl and the kubelet have it
+		},
 	}
 	flags := root.PersistentFlags()
 	flags.StringVarP(&o.address, "address", "a", os.Getenv("CONTAINERD_ADDRESS"), "containerd's socket, else $CONTAINERD_ADDRESS, else every containerd of this machine")

@@ -13,6 +13,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"github.com/containerd/ttrpc"
@@ -50,11 +51,21 @@ func findShims(proc string, o *options) ([]shimProcess, error) {
 			continue
 		}
 		shim, ok := readShim(proc, pid)
-		if ok && (o.namespace == "" || o.namespace == shim.namespace) && (o.address == "" || o.address == shim.address) {
+		if ok && (o.namespace == "" || o.namespace == shim.namespace) && (o.address == "" || sameSocket(o.address, shim.address)) {
 			found = append(found, shim)
 		}
 	}
 	return found, nil
+}
+
+// sameSocket also knows one by another path, such as /var/run for /run.
+func sameSocket(a, b string) bool {
+	if a == b {
+		return true
+	}
+	infoA, errA := os.Stat(a)
+	infoB, errB := os.Stat(b)
+	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
 // readShim: a process that ends meanwhile, or is somebody else's, is no shim.
@@ -119,25 +130,37 @@ func (s *shim) service() lifecyclev1.LifecycleService {
 	return lifecyclev1.NewLifecycleClient(s.client)
 }
 
-// ask connects to a shim and asks for its containers.
+// ask connects to a shim and asks for its containers: on all its sockets at once,
+// as one that is another service's (a debugging shim has one) never answers.
 func (p shimProcess) ask(ctx context.Context) (*shim, error) {
-	var errs []error
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	type answer struct {
+		shim *shim
+		err  error
+	}
+	answers := make(chan answer, len(p.sockets))
 	for _, socket := range p.sockets {
-		s, err := p.askOn(ctx, socket)
-		if err == nil {
-			return s, nil
+		go func() {
+			s, err := p.askOn(ctx, socket)
+			answers <- answer{s, err}
+		}()
+	}
+	var errs []error
+	for range p.sockets {
+		a := <-answers
+		if a.err == nil {
+			return a.shim, nil // the others end with ctx: only one socket is the service's
 		}
-		if status.Code(err) == codes.Unimplemented {
+		if status.Code(a.err) == codes.Unimplemented {
 			return nil, fmt.Errorf("shim %d is of a build that tells no status: its containers are as before, newer ones will be told of", p.pid)
 		}
-		errs = append(errs, err)
+		errs = append(errs, a.err)
 	}
 	return nil, fmt.Errorf("shim %d does not answer: %w", p.pid, errors.Join(errs...))
 }
 
 func (p shimProcess) askOn(ctx context.Context, socket string) (*shim, error) {
-	ctx, cancel := context.WithTimeout(ctx, answerWithin)
-	defer cancel()
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
 	if err != nil {
 		return nil, err
@@ -152,22 +175,21 @@ func (p shimProcess) askOn(ctx context.Context, socket string) (*shim, error) {
 	return s, nil
 }
 
-// askAll asks every shim. Those that do not answer are told beside the others.
+// askAll asks every shim, all at once: one that does not answer does not keep the
+// others from it. Those that do not are told beside the others.
 func askAll(ctx context.Context, o *options) (shims []*shim, silent error) {
 	found, err := findShims("/proc", o)
 	if err != nil {
 		return nil, err
 	}
-	var errs []error
-	for _, process := range found {
-		s, err := process.ask(ctx)
-		if err != nil {
-			errs = append(errs, err)
-			continue
-		}
-		shims = append(shims, s)
+	answers := make([]*shim, len(found))
+	errs := make([]error, len(found))
+	var all sync.WaitGroup
+	for i, process := range found {
+		all.Go(func() { answers[i], errs[i] = process.ask(ctx) })
 	}
-	return shims, errors.Join(errs...)
+	all.Wait()
+	return slices.DeleteFunc(answers, func(s *shim) bool { return s == nil }), errors.Join(errs...)
 }
 
 func closeAll(shims []*shim) {

@@ -1,11 +1,18 @@
 package main
 
 import (
+	"context"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
+
+	"github.com/containerd/ttrpc"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
 // fakeProc adds a process to a proc file system, with one unix socket that it
@@ -30,6 +37,56 @@ func fakeProc(t *testing.T, proc string, pid int, path string, words ...string) 
 	if err := os.Symlink(fmt.Sprintf("socket:[%d]", 1000+pid), filepath.Join(dir, "fd", "3")); err != nil {
 		t.Fatal(err)
 	}
+}
+
+// TestAsk: a socket that never answers costs no time, and a shim that has no other
+// is told of after its time.
+func TestAsk(t *testing.T) {
+	dir := t.TempDir()
+	silent, err := net.Listen("unix", dir+"/silent") // accepts, and says nothing
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer silent.Close()
+	server, err := ttrpc.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lifecyclev1.RegisterLifecycleService(server, answers{})
+	listener, err := net.Listen("unix", dir+"/service")
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() { _ = server.Serve(context.Background(), listener) }()
+	defer server.Close()
+	for _, sockets := range [][]string{{"silent", "service"}, {"service", "silent"}, {"silent", "silent", "service"}, {"service"}} {
+		process := shimProcess{pid: 1}
+		for _, socket := range sockets {
+			process.sockets = append(process.sockets, dir+"/"+socket)
+		}
+		began := time.Now()
+		s, err := process.ask(t.Context())
+		if err != nil {
+			t.Fatalf("%v: %v", sockets, err)
+		}
+		if took := time.Since(began); took >= answerWithin || len(s.containers) != 1 {
+			t.Errorf("%v: %v after %s", sockets, s.containers, took)
+		}
+		if _, err := s.service().Status(t.Context(), &lifecyclev1.StatusRequest{}); err != nil {
+			t.Errorf("%v: the connection is of no use afterwards: %v", sockets, err)
+		}
+		_ = s.client.Close()
+	}
+	if _, err := (shimProcess{pid: 7, sockets: []string{dir + "/silent", dir + "/none"}}).ask(t.Context()); err == nil || !strings.Contains(err.Error(), "shim 7 does not answer") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// answers is a shim's service.
+type answers struct{ lifecyclev1.LifecycleService }
+
+func (answers) Status(context.Context, *lifecyclev1.StatusRequest) (*lifecyclev1.StatusResponse, error) {
+	return &lifecyclev1.StatusResponse{Containers: []*lifecyclev1.ContainerStatus{{Id: "c1"}}}, nil
 }
 
 // TestFindShims: those that serve, whatever their containers are called, and

@@ -1,12 +1,12 @@
 package main
 
 import (
+	"bytes"
 	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
-	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -15,7 +15,6 @@ import (
 	"github.com/spf13/cobra"
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
-	"golang.org/x/term"
 	"google.golang.org/protobuf/encoding/protojson"
 
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
@@ -84,7 +83,7 @@ func watchStatus(ctx context.Context, out, errOut io.Writer, o *options, prefix 
 	ticker := time.NewTicker(watchPeriod)
 	defer ticker.Stop()
 	for {
-		if file, ok := out.(*os.File); ok && term.IsTerminal(int(file.Fd())) {
+		if isTerminal(out) {
 			fmt.Fprint(out, "\x1b[H\x1b[2J") // to the top of an empty screen
 		}
 		if err := showStatus(ctx, out, errOut, o, prefix, print); err != nil {
@@ -119,7 +118,9 @@ func printTable(out io.Writer, places []place) error {
 		_, err := fmt.Fprintln(out, "no containers with handlers")
 		return err
 	}
-	table := tabwriter.NewWriter(out, 0, 0, 2, ' ', 0)
+	var text bytes.Buffer
+	colours := []string{""} // of each line, the first one being the heads of the columns
+	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "NAMESPACE\tCONTAINER\tPHASE\tHANDLER\tRESULT\tTOOK\tATTEMPTS\tENDS\tLAST WORDS")
 	for _, place := range places {
 		phase := place.status.Phase
@@ -127,14 +128,19 @@ func printTable(out io.Writer, places []place) error {
 			phase += fmt.Sprintf(" (%s waits)", signalName(place.status.PendingSignal))
 		}
 		if len(place.status.Runs) == 0 {
+			colours = append(colours, "")
 			fmt.Fprintf(table, "%s\t%s\t%s\t-\t-\t-\t-\t-\t-\n", place.namespace, place.status.Id, phase)
 		}
 		for _, run := range place.status.Runs {
+			colours = append(colours, colourOf(run))
 			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", place.namespace, place.status.Id, phase, handlerOf(run),
 				cmp.Or(run.Result, "running"), run.Took.AsDuration().Round(time.Millisecond), run.Attempts, endsOf(run), lastWords(run))
 		}
 	}
-	return table.Flush()
+	if err := table.Flush(); err != nil {
+		return err
+	}
+	return writeLines(out, text.String(), colours)
 }
 
 func handlerOf(run *lifecyclev1.HandlerRun) string {
@@ -166,7 +172,7 @@ func lastWords(run *lifecyclev1.HandlerRun) string {
 	if run.Error != "" {
 		words = strings.TrimSuffix(run.Error+": "+words, ": ")
 	}
-	words = strings.ReplaceAll(words, "\t", " ")
+	words = strings.NewReplacer("\t", " ", "\n", " ").Replace(words)
 	if runes := []rune(words); len(runes) > maxWords {
 		words = string(runes[:maxWords-1]) + "…"
 	}

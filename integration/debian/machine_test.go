@@ -47,9 +47,11 @@ func newSystem(t *testing.T, packages ...string) string {
 	}
 	write(t, filepath.Join(root, "etc/resolv.conf"), string(resolv), 0o644)
 	// The mirror is the machine's, so the network is too; nothing else is.
-	install := append([]string{"--mount", "--pid", "--fork", "--kill-child", "sh", "-c", enter + `exec "$@"`, "sh", root,
+	install := append([]string{
+		"--mount", "--pid", "--fork", "--kill-child", "sh", "-c", enter + `exec "$@"`, "sh", root,
 		"env", "-i", "PATH=" + servicePath, "DEBIAN_FRONTEND=noninteractive",
-		"apt-get", "-q", "-y", "-o", "APT::Sandbox::User=root", "install"}, packages...)
+		"apt-get", "-q", "-y", "-o", "APT::Sandbox::User=root", "install",
+	}, packages...)
 	run(t, mirrorLimit, "unshare", install...)
 	return root
 }

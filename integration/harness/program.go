@@ -1,6 +1,7 @@
 package harness
 
 import (
+	"cmp"
 	"errors"
 	"fmt"
 	"os"
@@ -18,6 +19,8 @@ type Program struct {
 	LogFile string // gets its output, of all its starts
 	// Unshare are flags of clone(2): namespaces of its own.
 	Unshare uintptr
+	// StopLimit bounds the time from a signal to the program's end; 0: stopLimit.
+	StopLimit time.Duration
 
 	cmd    *exec.Cmd     // nil while stopped
 	exited chan struct{} // closed, by the goroutine that waits for cmd, when cmd has ended
@@ -58,10 +61,11 @@ func (p *Program) Stop(sig syscall.Signal) error {
 		return fmt.Errorf("%v to %s: %w", sig, p.Name, err)
 	}
 	var late error
+	limit := cmp.Or(p.StopLimit, stopLimit)
 	select {
 	case <-p.exited:
-	case <-time.After(stopLimit):
-		late = fmt.Errorf("%s did not end within %v of %v, it was killed\n%s", p.Name, stopLimit, sig, tail(p.Log()))
+	case <-time.After(limit):
+		late = fmt.Errorf("%s did not end within %v of %v, it was killed\n%s", p.Name, limit, sig, tail(p.Log()))
 		_ = p.cmd.Process.Kill()
 		<-p.exited // SIGKILL: only an uninterruptible sleep, a broken kernel, could make this last
 	}

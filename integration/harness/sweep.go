@@ -54,7 +54,7 @@ func Sweep() {
 		d := daemonIn(dir)
 		all, _ := processes()
 		for _, p := range all {
-			if p.hasFlag("--config", d.configFile()) {
+			if p.hasFlag("--config", d.configFile()) || p.hasFlag("--config-file", d.dockerConfigFile()) {
 				_ = unix.Kill(p.PID, unix.SIGKILL)
 			}
 		}

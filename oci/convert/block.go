@@ -6,6 +6,8 @@ import (
 	"maps"
 	"strings"
 
+	"google.golang.org/protobuf/reflect/protoreflect"
+
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
@@ -14,8 +16,19 @@ import (
 // DefaultTerminationGracePeriodSeconds).
 const defaultGracePeriod = json.Number("30")
 
-// extensions are fields that the shim knows and Kubernetes does not.
-var extensions = []string{"timeoutSeconds", "failurePolicy", "retryPeriodSeconds", "output"}
+// extensions are the fields of a handler that the shim knows and Kubernetes does not:
+// all but the actions.
+var extensions = extensionsOf((&lifecyclev1.Handler{}).ProtoReflect().Descriptor().Fields())
+
+func extensionsOf(fields protoreflect.FieldDescriptors) []string {
+	var names []string
+	for i := range fields.Len() {
+		if field := fields.Get(i); field.Message() == nil {
+			names = append(names, field.JSONName())
+		}
+	}
+	return names
+}
 
 // block returns the annotation's value for a container's handlers. What is wrong
 // has the field's path below the container.

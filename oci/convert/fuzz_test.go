@@ -3,12 +3,17 @@ package convert
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
 	"slices"
 	"strings"
 	"testing"
+
+	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/podgen"
 )
@@ -28,7 +33,7 @@ func FuzzConvert(f *testing.F) {
 		}
 		f.Add(text)
 	}
-	for seed := range uint64(20) {
+	for seed := range uint64(8) {
 		f.Add(podgen.JSON(seed))
 	}
 	for _, lifecycle := range []string{preStop, "&a {preStop: &b {sleep: {seconds: 1}}, postStart: *b}", "{<<: {preStop: {sleep: {}}}}", "{preStop: !!binary aGk=}"} {
@@ -58,10 +63,33 @@ func FuzzConvert(f *testing.F) {
 				t.Fatalf("the shim refuses what was made: %s", refusal)
 			}
 		}
+		if was, is := kubectlReads(t, text), kubectlReads(t, result); was != "" && was != is {
+			t.Fatalf("kubectl reads %s, and before %s", is, was)
+		}
 		if was, is := stripped(t, text), stripped(t, result); !reflect.DeepEqual(was, is) {
 			t.Fatalf("more than handlers has changed: %v is %v", was, is)
 		}
 	})
+}
+
+// kubectlReads names the objects that kubectl finds in a stream, with its own
+// decoder. It is empty where kubectl cannot read it.
+func kubectlReads(t *testing.T, stream []byte) string {
+	t.Helper()
+	decoder := utilyaml.NewYAMLOrJSONDecoder(bytes.NewReader(stream), 4096)
+	var names []string
+	for {
+		var object map[string]any // names in a struct would be taken in any case
+		err := decoder.Decode(&object)
+		if errors.Is(err, io.EOF) {
+			return strings.Join(names, ", ")
+		}
+		if err != nil {
+			return ""
+		}
+		metadata, _ := object["metadata"].(map[string]any)
+		names = append(names, fmt.Sprint(object["kind"], "/", metadata["name"]))
+	}
 }
 
 // stripped is the meaning of a text without all that a conversion may change.

@@ -57,15 +57,19 @@ func convertPod(report *Report, runtimeClass, object string, at pointer, pod map
 	if len(containers) == 0 {
 		return nil
 	}
-	metadata, _ := pod["metadata"].(map[string]any)
-	annotations, ok := metadata["annotations"].(map[string]any)
+	metadata, isMapping := pod["metadata"].(map[string]any)
+	if pod["metadata"] != nil && !isMapping {
+		report.refuse(Finding{Object: object, Field: "metadata", Text: "must be a mapping"})
+		return nil
+	}
+	annotations, isMapping := metadata["annotations"].(map[string]any)
+	if metadata["annotations"] != nil && !isMapping {
+		report.refuse(Finding{Object: object, Field: "metadata.annotations", Text: "must be a mapping"})
+		return nil
+	}
 	c := &podConversion{
 		report: report, runtimeClass: runtimeClass, object: object, at: at, spec: spec,
 		annotations: annotations, hasMetadata: metadata != nil, added: map[string]string{},
-	}
-	if metadata["annotations"] != nil && !ok {
-		report.refuse(Finding{Object: object, Field: "metadata.annotations", Text: "must be a mapping"})
-		return nil
 	}
 	var operations []Operation
 	for _, container := range containers {

@@ -435,6 +435,7 @@ func TestTexts(t *testing.T) {
 		"a key twice":           {"kind: Pod\nspec:\n  a: 1\n  a: 2\n", `line 4: the key "a" is there twice`},
 		"a key twice in JSON":   {`{"spec": {"a": 1, "a": 1}}`, `the key "a" is there twice, at spec`},
 		"a merge twice":         {"x: &a {b: c}\ny: {<<: *a, <<: *a}\n", `"<<" is there twice`},
+		"metadata of a word":    {"{kind: Pod, apiVersion: v1, metadata: p, spec: {containers: [{name: a, lifecycle: " + preStop + "}]}}", "metadata: must be a mapping"},
 		"a hidden document":     {"kind: Pod\n...\nkind: Pod\n", "a second document follows"},
 		"a directive":           {"%YAML 1.1\n---\nkind: Pod\n", "is not valid YAML"},
 		"an alias to nothing":   {"a: *b", "unknown anchor"},
@@ -442,6 +443,8 @@ func TestTexts(t *testing.T) {
 		"aliases that explode":  {bomb, "excessive aliasing"},
 		"a key that is a list":  {"? [a]\n: b\n", "document 1"},
 		"nested beyond reason":  {strings.Repeat("[", 20000), "document 1"},
+		"behind a separator":    {"kind: a\n--- {kind: b}\n", "document 2: begins on the line of its ---"},
+		"a hidden one in JSON":  {"kind: a\n---\n{}\n{}\n", "document 3: follows another JSON value"},
 		"a second one, in JSON": {`{"a": 1}` + "\n---\n" + `{"b": [1, 1}`, "document 2"},
 	} {
 		t.Run(name, func(t *testing.T) {

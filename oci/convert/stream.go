@@ -24,6 +24,11 @@ type document struct {
 	separator, text []byte
 	number          int // from 1
 	json            bool
+	// hidden: a JSON value that kubectl does not see, because another one is before
+	// it without a separator, in a stream that has separators.
+	hidden bool
+	// inline: it begins on the line of its separator, which kubectl skips.
+	inline bool
 }
 
 // byteOrderMark is what some editors begin a file with.
@@ -88,18 +93,17 @@ func split(data []byte) []document {
 		}
 	}
 	var all []document
+	number := 0
 	for i, start := range starts {
 		end := len(data)
 		if i+1 < len(starts) {
 			end = starts[i+1]
 		}
-		for _, d := range splitChunk(data[start:end]) {
+		for _, d := range splitChunk(data[start:end], len(starts) > 1) {
 			if len(bytes.TrimSpace(d.text)) > 0 {
-				d.number = 1
-				for _, before := range all {
-					d.number = max(d.number, before.number+1)
-				}
+				number++
 			}
+			d.number = number
 			all = append(all, d)
 		}
 	}
@@ -107,9 +111,9 @@ func split(data []byte) []document {
 }
 
 // splitChunk takes a separator from the text, and JSON values apart.
-func splitChunk(chunk []byte) []document {
+func splitChunk(chunk []byte, separated bool) []document {
 	line, rest, _ := bytes.Cut(chunk, []byte("\n"))
-	d := document{text: chunk}
+	d := document{text: chunk, inline: separator.Match(line)}
 	if bareSeparator.Match(line) {
 		d = document{separator: chunk[:len(chunk)-len(rest)], text: rest}
 	}
@@ -122,6 +126,9 @@ func splitChunk(chunk []byte) []document {
 		all[i] = document{text: value, json: true}
 	}
 	all[0].separator = d.separator
+	for i := 1; i < len(all); i++ {
+		all[i].hidden = separated
+	}
 	return all
 }
 
@@ -152,21 +159,32 @@ func jsonValues(text []byte) [][]byte {
 	return values
 }
 
-// Join makes one stream of several: JSON values follow one another, and anything
-// else is parted by ---.
+// Join makes one stream of several. JSON values alone follow one another; kubectl
+// reads no second one behind a YAML document, so then everything is parted by ---.
 func Join(streams [][]byte) []byte {
+	if len(streams) == 1 {
+		return streams[0]
+	}
+	var parts [][]byte
+	between := ""
+	for _, stream := range streams {
+		values := jsonValues(stream)
+		if values == nil {
+			between, values = "---\n", [][]byte{stream}
+		}
+		parts = append(parts, values...)
+	}
 	var all bytes.Buffer
-	for i, stream := range streams {
+	for i, part := range parts {
 		if i > 0 {
 			if !bytes.HasSuffix(all.Bytes(), []byte("\n")) {
 				all.WriteByte('\n')
 			}
-			bothJSON := jsonValues(stream) != nil && jsonValues(streams[i-1]) != nil
-			if first, _, _ := bytes.Cut(stream, []byte("\n")); !bothJSON && !separator.Match(first) {
-				all.WriteString("---\n")
+			if first, _, _ := bytes.Cut(part, []byte("\n")); !separator.Match(first) {
+				all.WriteString(between)
 			}
 		}
-		all.Write(stream)
+		all.Write(part)
 	}
 	return all.Bytes()
 }
@@ -240,6 +258,12 @@ func handlersIn(tree any, at pointer) pointer {
 
 // read makes the tree to edit.
 func (d document) read() (*yaml.Node, error) {
+	if d.inline {
+		return nil, errors.New("begins on the line of its ---, which kubectl does not read; begin it on the next line")
+	}
+	if d.hidden {
+		return nil, errors.New("follows another JSON value without a line --- between them, so kubectl does not read it; put one there")
+	}
 	if d.json {
 		root, err := readJSON(d.text)
 		if err != nil {

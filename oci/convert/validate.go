@@ -96,6 +96,7 @@ func (v *validation) block(object, value string) {
 func (v *validation) pod(o object) {
 	pod := o.podTree()
 	metadata, _ := pod["metadata"].(map[string]any)
+	refusals := len(v.report.Refusals)
 	annotations, ok := metadata["annotations"].(map[string]any)
 	if !ok && metadata["annotations"] != nil {
 		v.refuse(Finding{Object: o.name, Field: "metadata.annotations", Text: "must be a mapping"})
@@ -111,7 +112,7 @@ func (v *validation) pod(o object) {
 			v.around(o.name, c, spec)
 		}
 	}
-	if len(values) == 0 {
+	if len(values) == 0 && len(v.report.Refusals) == refusals {
 		v.report.Checked = append(v.report.Checked, Finding{Object: o.name, Text: "no annotations of " + domain})
 	}
 }
@@ -125,8 +126,10 @@ func (v *validation) texts(object string, annotations map[string]any) map[string
 		}
 		text, ok := annotations[key].(string)
 		if !ok {
-			v.refuse(Finding{Object: object, Container: named(key), Field: fmt.Sprintf("annotation %q", key),
-				Text: "must be a string; put the block in quotes, or behind | in lines of its own"})
+			v.refuse(Finding{
+				Object: object, Container: named(key), Field: fmt.Sprintf("annotation %q", key),
+				Text: "must be a string; put the block in quotes, or behind | in lines of its own",
+			})
 			continue
 		}
 		values[key] = text

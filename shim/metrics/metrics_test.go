@@ -3,6 +3,7 @@ package metrics
 import (
 	"os"
 	"path/filepath"
+	"regexp"
 	"strings"
 	"sync"
 	"testing"
@@ -74,5 +75,25 @@ func TestAddToNonsense(t *testing.T) {
 func TestAddSaysWhatIsWrong(t *testing.T) {
 	if err := Add(filepath.Join(t.TempDir(), "none", "lifecycle.prom"), Counts{Kills: 1}); err == nil || !strings.Contains(err.Error(), "none") {
 		t.Errorf("got %v", err)
+	}
+}
+
+// TestOperationsPage: docs/operations.md names every series, and no other.
+func TestOperationsPage(t *testing.T) {
+	page, err := os.ReadFile("../../docs/operations.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	known := map[string]bool{}
+	for _, family := range families {
+		known[family.name] = true
+		if !strings.Contains(string(page), "`"+family.name+"`") {
+			t.Errorf("the page does not say what %s counts", family.name)
+		}
+	}
+	for _, name := range regexp.MustCompile(`lifecycle_shim_\w+`).FindAllString(string(page), -1) {
+		if !known[name] {
+			t.Errorf("the page names %s, which there is not", name)
+		}
 	}
 }

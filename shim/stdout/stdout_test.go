@@ -17,23 +17,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// newFIFO returns a FIFO that is open for reading.
-func newFIFO(t *testing.T) (path string, reader *os.File) {
-	t.Helper()
-	path = filepath.Join(t.TempDir(), "c1-stdout")
-	if err := unix.Mkfifo(path, 0o700); err != nil {
-		t.Fatal(err)
-	}
-	reader, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { _ = reader.Close() })
-	return path, reader
+// fifo is a container's stdout: read by a client, and held open by the shim, which
+// copies the container's output into it.
+type fifo struct {
+	path           string
+	reader, copier *os.File
 }
 
-// readAll reads in the background, until the last writer has gone.
-func readAll(t *testing.T, reader io.Reader) (text func() string) {
+func newFIFO(t *testing.T) *fifo {
+	t.Helper()
+	f := &fifo{path: filepath.Join(t.TempDir(), "c1-stdout")}
+	if err := unix.Mkfifo(f.path, 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var err error
+	if f.reader, err = os.OpenFile(f.path, os.O_RDONLY|unix.O_NONBLOCK, 0); err != nil {
+		t.Fatal(err)
+	}
+	if f.copier, err = os.OpenFile(f.path, os.O_WRONLY, 0); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _, _ = f.reader.Close(), f.copier.Close() })
+	return f
+}
+
+// stream of a container with that stdout.
+func (f *fifo) stream() Stream { return Of(f.path, false, 0) }
+
+// readAll reads in the background, until text is called and the last writer has
+// gone.
+func (f *fifo) readAll(t *testing.T) (text func() string) {
 	t.Helper()
 	type result struct {
 		data []byte
@@ -41,11 +54,12 @@ func readAll(t *testing.T, reader io.Reader) (text func() string) {
 	}
 	done := make(chan result, 1)
 	go func() {
-		data, err := io.ReadAll(reader)
+		data, err := io.ReadAll(f.reader)
 		done <- result{data, err}
 	}()
 	return func() string {
 		t.Helper()
+		_ = f.copier.Close()
 		select {
 		case r := <-done:
 			if r.err != nil {
@@ -108,13 +122,13 @@ func TestLines(t *testing.T) {
 		"whatever a program says":  {writes: []string{"\x1b[31m\x00\r\n"}, want: []string{"\x1b[31m\x00\r"}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path, reader := newFIFO(t)
+			fifo := newFIFO(t)
 			end := "\n"
 			if test.terminal {
 				end = "\r\n"
 			}
-			w := mustOpen(t, Of(path, test.terminal, 0))
-			text := readAll(t, reader)
+			w := mustOpen(t, Of(fifo.path, test.terminal, 0))
+			text := fifo.readAll(t)
 			write(w, test.writes...)
 			wantLost(t, w, 0, nil)
 			want := ""
@@ -131,9 +145,9 @@ func TestLines(t *testing.T) {
 // TestAttemptsEndTheirLines: what one attempt has begun, the next one does not
 // go on with.
 func TestAttemptsEndTheirLines(t *testing.T) {
-	path, reader := newFIFO(t)
-	w := mustOpen(t, Of(path, false, 0))
-	text := readAll(t, reader)
+	fifo := newFIFO(t)
+	w := mustOpen(t, fifo.stream())
+	text := fifo.readAll(t)
 	write(w, "first")
 	w.EndLine()
 	w.EndLine()
@@ -149,8 +163,8 @@ func TestAttemptsEndTheirLines(t *testing.T) {
 // TestNobodyReads: neither the handler's writing nor its end waits, the memory is
 // bounded, the count is right, and what is in the FIFO are whole lines.
 func TestNobodyReads(t *testing.T) {
-	path, reader := newFIFO(t)
-	w := mustOpen(t, Of(path, false, 0))
+	fifo := newFIFO(t)
+	w := mustOpen(t, fifo.stream())
 	const lines = 100_000
 	for i := range lines {
 		write(w, fmt.Sprintf("line %d %s\n", i, strings.Repeat("x", 88))) // 10 MB
@@ -167,7 +181,7 @@ func TestNobodyReads(t *testing.T) {
 	if !errors.Is(err, errSlow) || lost <= 0 {
 		t.Errorf("lost %d, %v", lost, err)
 	}
-	got := strings.SplitAfter(readAll(t, reader)(), "\n")
+	got := strings.SplitAfter(fifo.readAll(t)(), "\n")
 	for i, line := range got[:len(got)-1] {
 		if want := fmt.Sprintf("[postStart] line %d x", i); !strings.HasPrefix(line, want) || !strings.HasSuffix(line, "x\n") {
 			t.Fatalf("line %d is %q", i, line)
@@ -181,13 +195,13 @@ func TestNobodyReads(t *testing.T) {
 // TestReaderComesLate: it is told how many lines it has missed, where they are
 // missing.
 func TestReaderComesLate(t *testing.T) {
-	path, reader := newFIFO(t)
-	w := mustOpen(t, Of(path, false, 0))
+	fifo := newFIFO(t)
+	w := mustOpen(t, fifo.stream())
 	const lines = 10_000
 	for i := range lines {
 		write(w, fmt.Sprintf("line %d %s\n", i, strings.Repeat("x", 188)))
 	}
-	text := readAll(t, reader)
+	text := fifo.readAll(t)
 	waitFor(t, func() bool { // the reader has made room
 		w.mu.Lock()
 		defer w.mu.Unlock()
@@ -220,8 +234,8 @@ func waitFor(t *testing.T, happened func() bool) {
 
 // TestSlowReader is waited for at the end, as long as it reads.
 func TestSlowReader(t *testing.T) {
-	path, reader := newFIFO(t)
-	w := mustOpen(t, Of(path, false, 0))
+	fifo := newFIFO(t)
+	w := mustOpen(t, fifo.stream())
 	const lines = 2000
 	for i := range lines { // fits into the FIFO and the queue
 		write(w, fmt.Sprintf("line %d %s\n", i, strings.Repeat("x", 88)))
@@ -232,7 +246,7 @@ func TestSlowReader(t *testing.T) {
 		defer ticker.Stop()
 		count, buffer := 0, make([]byte, 4096)
 		for {
-			n, err := reader.Read(buffer)
+			n, err := fifo.reader.Read(buffer)
 			if count += strings.Count(string(buffer[:n]), "\n"); err != nil {
 				done <- count
 				return
@@ -241,6 +255,7 @@ func TestSlowReader(t *testing.T) {
 		}
 	}()
 	wantLost(t, w, 0, nil)
+	_ = fifo.copier.Close()
 	if count := <-done; count != lines {
 		t.Errorf("%d lines came, of %d", count, lines)
 	}
@@ -248,26 +263,29 @@ func TestSlowReader(t *testing.T) {
 
 // TestReaderGoes: its end is neither ours nor the shim's (SIGPIPE).
 func TestReaderGoes(t *testing.T) {
-	path, reader := newFIFO(t)
-	w := mustOpen(t, Of(path, false, 0))
+	fifo := newFIFO(t)
+	w := mustOpen(t, fifo.stream())
 	write(w, "a\n")
-	if line, err := bufio.NewReader(reader).ReadString('\n'); line != "[postStart] a\n" {
+	if line, err := bufio.NewReader(fifo.reader).ReadString('\n'); line != "[postStart] a\n" {
 		t.Fatalf("%q, %v", line, err)
 	}
-	_ = reader.Close()
+	_ = fifo.reader.Close()
 	write(w, "b\n", "c\n", "d")
 	wantLost(t, w, 3, unix.EPIPE)
 }
 
 // TestStreamsThatAreNotThere: the output goes nowhere, and it is told why.
 func TestStreamsThatAreNotThere(t *testing.T) {
-	unread, reader := newFIFO(t)
-	_ = reader.Close()
-	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	directory := t.TempDir()
+	log := filepath.Join(directory, "log")
+	if err := os.WriteFile(log, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	device, err := os.OpenFile("/dev/null", os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer file.Close()
+	defer device.Close()
 	for name, test := range map[string]struct {
 		stream  Stream
 		because error
@@ -275,14 +293,15 @@ func TestStreamsThatAreNotThere(t *testing.T) {
 		"none":                          {Of("", false, 0), errNone},
 		"none, on a terminal":           {Of("", true, 0), errNone},
 		"a FIFO that is gone":           {Of("/nowhere/c1-stdout", false, 0), os.ErrNotExist},
-		"a FIFO that nobody reads":      {Of(unread, false, 0), errReader},
+		"a file that the shim has not":  {Of("file://"+log, false, 0), errClosed},
+		"a directory":                   {Of(directory, false, 0), nil},
 		"a file that is gone":           {Of("file:///nowhere/log", false, 0), os.ErrNotExist},
 		"no URL":                        {Of("%zz:", false, 0), nil},
 		"a device":                      {Of("/dev/null", false, 0), nil},
 		"a terminal's logger":           {Of("binary:///bin/logger", true, os.Getpid()), errTerminal},
 		"a restored container's logger": {Of("binary:///bin/logger?a=b", false, 0), errUnknown},
 		"a logger's, of a process gone": {Of("binary-v2:///bin/logger", false, 1<<30), os.ErrNotExist},
-		"a logger's that is a file":     {Of("binary:///bin/logger", false, sleeper(t, file)), errNoPipe},
+		"a logger's that is a device":   {Of("binary:///bin/logger", false, sleeper(t, device)), nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := test.stream.Open("preStop")
@@ -298,19 +317,37 @@ func TestStreamsThatAreNotThere(t *testing.T) {
 	}
 }
 
-// TestFile: lines come after what others have written, and in one piece.
+// TestFile: lines come after what others have written, and in one piece; also where
+// the file has another name by now, and another file has its name.
 func TestFile(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "größe 1.log")
+	dir := t.TempDir()
+	path := filepath.Join(dir, "größe 1.log")
 	for _, stdout := range []string{path, "file://" + strings.ReplaceAll(path, " ", "%20")} {
 		if err := os.WriteFile(path, []byte("before\n"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		w := mustOpen(t, Of(stdout, false, 0))
+		copier, err := os.OpenFile(path, os.O_WRONLY|os.O_APPEND, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		stream := Of(stdout, false, 0)
+		victim := filepath.Join(dir, "victim")
+		if err := errors.Join(os.WriteFile(victim, nil, 0o600), os.Rename(path, path+".1"), os.Symlink(victim, path)); err != nil {
+			t.Fatal(err)
+		}
+		w := mustOpen(t, stream)
 		write(w, "a\nb")
 		wantLost(t, w, 0, nil)
-		if got, err := os.ReadFile(path); string(got) != "before\n[postStart] a\n[postStart] b\n" {
+		if _, err := copier.WriteString("after\n"); err != nil {
+			t.Error(err)
+		}
+		if got, err := os.ReadFile(path + ".1"); string(got) != "before\n[postStart] a\n[postStart] b\nafter\n" {
 			t.Errorf("%s: %q, %v", stdout, got, err)
 		}
+		if got, err := os.ReadFile(victim); len(got) > 0 || err != nil {
+			t.Errorf("what the name leads to now has %q, %v", got, err)
+		}
+		_, _ = copier.Close(), os.Remove(path)
 	}
 }
 
@@ -354,7 +391,7 @@ func TestLoggersPipe(t *testing.T) {
 	if err := writer.Close(); err != nil { // as at the container's deletion
 		t.Fatal(err)
 	}
-	if w := stream.Open("preStop"); !errors.Is(w.err, errNoPipe) {
+	if w := stream.Open("preStop"); !errors.Is(w.err, errClosed) {
 		t.Errorf("got %v", w.err)
 	}
 }
@@ -370,7 +407,7 @@ func TestForeignPipe(t *testing.T) {
 	_, _ = reader.Close(), writer.Close()
 	wantNothing := stream.Open("preStop")
 	write(wantNothing, "secret\n")
-	wantLost(t, wantNothing, 1, errNoPipe)
+	wantLost(t, wantNothing, 1, errClosed)
 }
 
 func descriptors(t *testing.T) int {
@@ -384,10 +421,10 @@ func descriptors(t *testing.T) int {
 
 // TestNothingIsLeft: descriptors and goroutines end with the writer, whoever reads.
 func TestNothingIsLeft(t *testing.T) {
-	path, reader := newFIFO(t)
+	fifo := newFIFO(t)
 	before := descriptors(t)
 	for range 20 {
-		w := mustOpen(t, Of(path, false, 0))
+		w := mustOpen(t, fifo.stream())
 		write(w, strings.Repeat("x", 2_000_000))
 		if _, err := w.Close(); !errors.Is(err, errSlow) {
 			t.Errorf("%v", err)
@@ -397,19 +434,18 @@ func TestNothingIsLeft(t *testing.T) {
 	if after := descriptors(t); after != before {
 		t.Errorf("%d descriptors, %d before", after, before)
 	}
-	_ = reader.Close()
 }
 
 // TestLinesDoNotMix with those that the container writes in one piece, nor with
 // another handler's.
 func TestLinesDoNotMix(t *testing.T) {
-	path, reader := newFIFO(t)
+	fifo := newFIFO(t)
 	const lines = 3000
-	container, err := os.OpenFile(path, os.O_WRONLY, 0)
+	container, err := os.OpenFile(fifo.path, os.O_WRONLY, 0)
 	if err != nil {
 		t.Fatal(err)
 	}
-	text := readAll(t, reader)
+	text := fifo.readAll(t)
 	var writers sync.WaitGroup
 	writers.Go(func() {
 		defer container.Close()
@@ -422,7 +458,7 @@ func TestLinesDoNotMix(t *testing.T) {
 	var lost [2]int64
 	for i := range lost {
 		writers.Go(func() {
-			w := mustOpen(t, Of(path, false, 0))
+			w := mustOpen(t, fifo.stream())
 			for range lines {
 				write(w, strings.Repeat("h", 300), "\n")
 			}

@@ -246,7 +246,8 @@ func (c *Containerd) checkCgroups(f Facts, r Runtime) []Finding {
 	default:
 		return []Finding{{
 			Fault, "cgroup-driver", "",
-			fmt.Sprintf("the handler uses %s, the kubelet %s (%s)", driver, cmp.Or(configured, told), c.sourceOf(f, configured)), cure,
+			fmt.Sprintf("the handler uses %s, the kubelet %s (%s)", driver, cmp.Or(configured, told), c.sourceOf(f, configured)),
+			cure + ", or let the kubelet, and containerd's default runtime, say the same",
 		}}
 	}
 	return nil
@@ -306,7 +307,7 @@ func (c *Containerd) checkSettings() []Finding {
 	const file = "/etc/lifecycle-shim/config.toml"
 	switch {
 	case c.Settings.Err != "":
-		return []Finding{{Fault, "settings", "", "containers with handlers are refused: " + c.Settings.Err, "correct " + file + ": docs/operations.md has the settings; nothing has to be restarted"}}
+		return []Finding{{Fault, "settings", "", "containers with handlers are refused: " + c.Settings.Err, "correct " + file + " (config.toml of the examples has the settings); nothing has to be restarted"}}
 	case c.Settings.MetricsErr != "":
 		return []Finding{{
 			Fault, "metrics", "", fmt.Sprintf("nothing can be counted in %s: %s", c.Settings.MetricsFile, c.Settings.MetricsErr),

@@ -168,7 +168,7 @@ func TestAnswers(t *testing.T) {
 
 // TestGeneratedPods get from the webhook what lifecyclectl convert makes of them.
 func TestGeneratedPods(t *testing.T) {
-	for seed := range uint64(200) {
+	for seed := range uint64(100) {
 		pod := podgen.JSON(seed)
 		response, _ := answer(newRequest(string(pod)), podgen.RuntimeClass)
 		want, report := convert.Stream(pod, podgen.RuntimeClass)

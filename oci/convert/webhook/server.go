@@ -97,7 +97,9 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		_ = server.Close() // what is left has had its time
 		return fmt.Errorf("requests were cut off %s after the stop: %w", limits.Stop, err)
 	}
-	<-ended
+	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
+		return err
+	}
 	return nil
 }
 

@@ -268,7 +268,7 @@ func TestRequestsThatAreNone(t *testing.T) {
 // TestSlowClients lose their connection when their time is up.
 func TestSlowClients(t *testing.T) {
 	limits := DefaultLimits()
-	limits.Header, limits.Request, limits.Idle = 100*time.Millisecond, 200*time.Millisecond, 300*time.Millisecond
+	limits.Header, limits.Request, limits.Idle = 3*time.Second, 4*time.Second, time.Second // a busy machine's handshake fits in
 	r := run(t, limits)
 	for name, text := range map[string]string{
 		"no handshake's end": "",
@@ -277,6 +277,7 @@ func TestSlowClients(t *testing.T) {
 		"no second request":  "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n",
 	} {
 		t.Run(name, func(t *testing.T) {
+			t.Parallel()
 			conn := r.dial(text != "")
 			if _, err := io.WriteString(conn, text); err != nil {
 				t.Fatal(err)
@@ -399,3 +400,22 @@ func TestEnd(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// TestDocumentation: docs/convert.md names the paths and the limits.
+func TestDocumentation(t *testing.T) {
+	page, err := os.ReadFile("../../../docs/convert.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	l := DefaultLimits()
+	for _, part := range []string{
+		"`POST " + Path + "`", "`/healthz`, `/readyz`", fmt.Sprintf("%d MiB for a request", l.Body>>20),
+		fmt.Sprintf("%s for its header, %s for all of it", words(l.Header), words(l.Request)), words(l.Stop) + " for requests that have begun when SIGTERM comes",
+	} {
+		if !strings.Contains(string(page), part) {
+			t.Errorf("the page does not say %q", part)
+		}
+	}
+}
+
+func words(d time.Duration) string { return fmt.Sprintf("%d s", int(d.Seconds())) }

@@ -1,0 +1,57 @@
+package main
+
+import (
+	"io"
+	"os"
+	"strings"
+
+	"golang.org/x/term"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+// Colours, as ECMA-48 has them.
+const (
+	red    = "\x1b[31m"
+	yellow = "\x1b[33m"
+	plain  = "\x1b[0m"
+)
+
+// colourOf a run: what runs now, and what went wrong.
+func colourOf(run *lifecyclev1.HandlerRun) string {
+	switch run.Result {
+	case "":
+		return yellow
+	case "Failed", "TimedOut":
+		return red
+	}
+	return ""
+}
+
+// writeLines gives each line its colour, where somebody sees it.
+func writeLines(out io.Writer, text string, colours []string) error {
+	if !colourful(out) {
+		_, err := io.WriteString(out, text)
+		return err
+	}
+	var painted strings.Builder
+	for i, line := range strings.Split(strings.TrimSuffix(text, "\n"), "\n") {
+		if i < len(colours) && colours[i] != "" {
+			line = colours[i] + line + plain
+		}
+		painted.WriteString(line + "\n")
+	}
+	_, err := io.WriteString(out, painted.String())
+	return err
+}
+
+// colourful: a terminal that knows colours, of somebody who wants them
+// (https://no-color.org).
+func colourful(out io.Writer) bool {
+	return isTerminal(out) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"
+}
+
+func isTerminal(out io.Writer) bool {
+	file, ok := out.(*os.File)
+	return ok && term.IsTerminal(int(file.Fd()))
+}

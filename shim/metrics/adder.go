@@ -1,0 +1,86 @@
+package metrics
+
+import (
+	"context"
+	"fmt"
+	"runtime/debug"
+	"sync"
+)
+
+// Adder adds to files in the background: what is told while it waits for its turn
+// is added with the rest. The zero value, with Failed set, is ready. Its one
+// goroutine ends when there is nothing left to add.
+type Adder struct {
+	// Failed is told why counts were not added to a file. They are lost.
+	Failed func(path string, err error)
+
+	mu sync.Mutex
+	// waiting counts, by file.
+	waiting map[string]Counts
+	// idle is closed when all is added; nil while nothing is being added.
+	idle chan struct{}
+}
+
+// Add tells counts for a file. It waits for nothing.
+func (a *Adder) Add(path string, counts Counts) {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	if a.waiting == nil {
+		a.waiting = map[string]Counts{}
+	}
+	if a.waiting[path] == nil {
+		a.waiting[path] = Counts{}
+	}
+	for series, count := range counts {
+		a.waiting[path][series] += count
+	}
+	if a.idle == nil {
+		a.idle = make(chan struct{})
+		go a.add()
+	}
+}
+
+func (a *Adder) add() {
+	for {
+		a.mu.Lock()
+		waiting := a.waiting
+		a.waiting = nil
+		if len(waiting) == 0 {
+			close(a.idle)
+			a.idle = nil
+			a.mu.Unlock()
+			return
+		}
+		a.mu.Unlock()
+		for path, counts := range waiting {
+			if err := addContained(path, counts); err != nil {
+				a.Failed(path, err)
+			}
+		}
+	}
+}
+
+// addContained: the shim of a whole pod does not end with a panic here.
+func addContained(path string, counts Counts) (err error) {
+	defer func() {
+		if value := recover(); value != nil {
+			err = fmt.Errorf("panic in Add: %v\n%s", value, debug.Stack())
+		}
+	}()
+	return Add(path, counts)
+}
+
+// Flush waits until all that was told is added, or ctx ends: another shim may
+// hold the lock for ever.
+func (a *Adder) Flush(ctx context.Context) {
+	a.mu.Lock()
+	idle := a.idle
+	a.mu.Unlock()
+	if idle == nil {
+		return
+	}
+	select {
+	case <-idle:
+	case <-ctx.Done():
+	}
+}
