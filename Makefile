@@ -114,8 +114,8 @@ integration: build servers ## integration tests only: root, containers under a p
 	$(STEP) 'integration tests' go test -race -tags '$(TAGS)' -p 1 -timeout 30m $(INTEGRATION)
 
 .PHONY: e2e
-e2e: deps build servers $(BIN)/.kubernetes ## the handlers on a real Kubernetes: etcd, API server and kubelet (root; 10 min more the first time)
-	$(STEP) 'tests on Kubernetes' go test -race -count=1 -tags '$(TAGS)' -timeout 30m ./integration/kubernetes/...
+e2e: deps build $(BIN)/.servers $(BIN)/.kubernetes ## the handlers on a real Kubernetes: etcd, API server and kubelet (root; 10 min more the first time)
+	$(STEP) 'tests on Kubernetes' go test -race -count=1 -tags '$(TAGS)' -p 1 -timeout 30m ./integration/kubernetes/...
 
 .PHONY: docker
 docker: build $(BIN)/.servers $(BIN)/.docker $(BIN)/nerdctl ## the same under a private dockerd, and nerdctl; runs every command of their page

@@ -85,7 +85,7 @@ func TestDocumentation(t *testing.T) {
 			}
 		}
 	}
-	b.wantHandlers(seen, id, "postStart Succeeded", "preStop Aborted") // nginx ends while preStop waits for its end
+	b.wantHandlers(seen, id, pageHandlers...)
 }
 
 // A node with a real kubelet has no fault.

@@ -179,9 +179,9 @@ func (p *pod) running() {
 }
 
 // wait is kubectl wait.
-func (p *pod) wait(for_ string) { //nolint:revive // for is a keyword
+func (p *pod) wait(what string) {
 	p.b.Helper()
-	p.b.kubectl("wait", "--for="+for_, "pod/"+p.name, "--timeout="+limit.String())
+	p.b.kubectl("wait", "--for="+what, "pod/"+p.name, "--timeout="+limit.String())
 }
 
 // delete is kubectl delete, which returns when the pod is gone.

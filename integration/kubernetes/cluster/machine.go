@@ -4,6 +4,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -38,13 +39,16 @@ func noteMachine(dir string) error {
 		}
 		before.Sysctls[path] = string(value)
 	}
+	if err := removeDeadSocket(); err != nil {
+		return err
+	}
 	for _, path := range []string{logLinks, devicePlugins, filepath.Dir(devicePlugins)} {
 		if _, err := os.Stat(path); errors.Is(err, os.ErrNotExist) {
 			before.Missing = append(before.Missing, path)
 		}
 	}
 	if !slices.Contains(before.Missing, devicePlugins) {
-		return fmt.Errorf("%s is there, so this machine has a kubelet, and a second one would remove what it has in it: "+
+		return fmt.Errorf("%s is in use, so this machine has a kubelet, and a second one would remove what it has there: "+
 			"use another machine, or remove the folder if that kubelet has gone", devicePlugins)
 	}
 	text, err := json.Marshal(before)
@@ -52,6 +56,22 @@ func noteMachine(dir string) error {
 		return err
 	}
 	return writeFile(machineFile(dir), string(text))
+}
+
+// removeDeadSocket, of a kubelet that has gone and had no device plugin, with the folders that have nothing else.
+func removeDeadSocket() error {
+	socket := filepath.Join(devicePlugins, "kubelet.sock")
+	if entries, _ := os.ReadDir(devicePlugins); len(entries) != 1 || entries[0].Name() != filepath.Base(socket) {
+		return nil
+	}
+	if conn, err := net.Dial("unix", socket); err == nil {
+		return conn.Close() // it lives
+	}
+	if err := os.RemoveAll(devicePlugins); err != nil {
+		return err
+	}
+	_ = os.Remove(filepath.Dir(devicePlugins)) // not empty: somebody's
+	return nil
 }
 
 // restoreMachine does nothing if there was no kubelet.
