@@ -84,7 +84,10 @@ func TestStatusOfWhatHangs(t *testing.T) {
 		b.wantCtl([]string{"==> postStart, exec /bin/sh -c", "waiting for the database", "==> preStop", "running after", "draining"}, "logs", c.ID)
 		c.touch("drained")
 		c.wantExit(7)
-		b.wantCtl([]string{"Exited", "Succeeded"}, "status")
+		b.poll("the status to say so", func() bool { // a moment after whoever waits for the exit
+			shown, _, err := b.ctl("status", c.ID)
+			return err == nil && strings.Contains(shown, "Exited")
+		})
 		if _, _, err := c.Delete(b.Context()); err != nil {
 			b.Fatal(err)
 		}

@@ -141,3 +141,20 @@ func TestFindShims(t *testing.T) {
 		})
 	}
 }
+
+// TestMeant: an id that is there is that one, also where it begins others.
+func TestMeant(t *testing.T) {
+	var shims []*shim
+	for _, id := range []string{"h10", "h1", "web"} {
+		shims = append(shims, &shim{containers: []*lifecyclev1.ContainerStatus{{Id: id}}})
+	}
+	for prefix, want := range map[string]string{"": "h1 h10 web", "h": "h1 h10", "h1": "h1", "h10": "h10", "w": "web", "x": ""} {
+		var got []string
+		for _, place := range meant(shims, prefix) {
+			got = append(got, place.status.Id)
+		}
+		if strings.Join(got, " ") != want {
+			t.Errorf("%q means %q, want %q", prefix, got, want)
+		}
+	}
+}

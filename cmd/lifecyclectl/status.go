@@ -52,29 +52,41 @@ type place struct {
 	status    *lifecyclev1.ContainerStatus
 }
 
-// showStatus of the containers whose id begins so. What is silent is told on
-// stderr: the others are not less true for it.
+// showStatus of the container of that id, or else of those whose id begins so.
+// What is silent is told on stderr: the others are not less true for it.
 func showStatus(ctx context.Context, out, errOut io.Writer, o *options, prefix string, print printer) error {
 	shims, silent := askAll(ctx, o)
 	defer closeAll(shims)
 	if silent != nil {
 		fmt.Fprintln(errOut, "lifecyclectl:", silent)
 	}
-	var places []place
+	places := meant(shims, prefix)
+	if len(places) == 0 && prefix != "" {
+		return o.noSuch(prefix)
+	}
+	return print(out, places)
+}
+
+// meant by an id, or by the beginning of some: in the order of their names.
+func meant(shims []*shim, prefix string) []place {
+	var places, exact []place
 	for _, s := range shims {
 		for _, container := range s.containers {
+			if container.Id == prefix {
+				exact = append(exact, place{s.namespace, container})
+			}
 			if strings.HasPrefix(container.Id, prefix) {
 				places = append(places, place{s.namespace, container})
 			}
 		}
 	}
+	if len(exact) > 0 {
+		places = exact
+	}
 	slices.SortFunc(places, func(a, b place) int {
 		return cmp.Or(cmp.Compare(a.namespace, b.namespace), cmp.Compare(a.status.Id, b.status.Id))
 	})
-	if len(places) == 0 && prefix != "" {
-		return o.noSuch(prefix)
-	}
-	return print(out, places)
+	return places
 }
 
 const watchPeriod = time.Second
