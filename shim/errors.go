@@ -47,19 +47,20 @@ type notRunningError struct{ text string }
 
 func (e *notRunningError) Error() string { return e.text }
 
-// toGRPC is the only place that knows gRPC codes. Errors of the runc service
-// have theirs already. A failed postStart is Unknown, as a runc start that fails
-// is, because clients add the name of every other code to the words.
+// toGRPC is the only place that knows gRPC codes. What is not ours stays as it
+// came: the errors of the runc service have their codes already, or get them
+// where the stock shim's do, from the ttrpc server. A failed postStart is Unknown,
+// as a runc start that fails is, because clients add the name of every other code
+// to the words.
 func toGRPC(err error) error {
-	if err == nil {
-		return nil
-	}
-	if _, ok := status.FromError(err); ok {
+	code := codeOf(err)
+	if code == codes.OK {
 		return err
 	}
-	return status.Error(codeOf(err), err.Error())
+	return status.Error(code, err.Error())
 }
 
+// codeOf returns OK for what is not ours.
 func codeOf(err error) codes.Code {
 	var (
 		invalid  *oci.InvalidError
@@ -80,12 +81,14 @@ func codeOf(err error) codes.Code {
 		return codes.NotFound
 	case errors.As(err, &start) && start.Cause != lifecycle.NoCause:
 		return codes.Aborted
+	case errors.As(err, &start):
+		return codes.Unknown
 	case errors.As(err, &exists):
 		return codes.AlreadyExists
 	case errors.As(err, &panicked):
 		return codes.Internal
 	default:
-		return codes.Unknown
+		return codes.OK
 	}
 }
 

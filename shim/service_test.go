@@ -191,7 +191,7 @@ func TestUnreadableBundleIsTheRuntimesToRefuse(t *testing.T) {
 	s, inner, _ := newTestService(t)
 	inner.answer["Create"] = func(context.Context, any) (any, error) { return nil, fs.ErrNotExist }
 	request := &taskapi.CreateTaskRequest{ID: "c1", Bundle: filepath.Join(t.TempDir(), "none")}
-	if _, err := s.Create(t.Context(), request); status.Code(err) != codes.Unknown || len(inner.calls) != 1 {
+	if _, err := s.Create(t.Context(), request); err != fs.ErrNotExist || len(inner.calls) != 1 { //nolint:errorlint // the very same
 		t.Errorf("got %v", err)
 	}
 }
@@ -444,11 +444,8 @@ func TestCodes(t *testing.T) {
 		"a postStart that was killed": {
 			&lifecycle.StartError{Cause: lifecycle.ContainerKill}, codes.Aborted,
 		},
-		"a panic":              {&panicError{value: "x"}, codes.Internal},
-		"the shim's end":       {errShutdown, codes.Unknown},
-		"the runc service's":   {status.Error(codes.NotFound, "x"), codes.NotFound},
-		"anything else":        {plain, codes.Unknown},
-		"a client's own limit": {context.DeadlineExceeded, codes.Unknown},
+		"a panic":            {&panicError{value: "x"}, codes.Internal},
+		"the runc service's": {status.Error(codes.NotFound, "x"), codes.NotFound},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := toGRPC(test.err)
@@ -460,6 +457,15 @@ func TestCodes(t *testing.T) {
 				t.Errorf("%q has lost the words of %q", err, test.err)
 			}
 		})
+	}
+}
+
+// TestErrorsOfTheRuncService: the ttrpc server makes the same of them as under the stock shim, by what they are.
+func TestErrorsOfTheRuncService(t *testing.T) {
+	for _, err := range []error{errShutdown, errors.New("plain"), context.DeadlineExceeded, fs.ErrNotExist, &fs.PathError{Err: fs.ErrNotExist}} {
+		if got := toGRPC(err); got != err { //nolint:errorlint // the very same
+			t.Errorf("%#v has become %#v", err, got)
+		}
 	}
 }
 
