@@ -76,9 +76,11 @@ $(BIN)/.servers: go.mod go.sum
 	@touch $@
 
 $(BIN)/.containerd-1.7: integration/containerd-1.7/go.mod integration/containerd-1.7/go.sum
-	$(STEP) 'building containerd 1.7 (3 min the first time)' \
+	$(STEP) 'building containerd 1.7 and its shim (3 min the first time)' \
 		go -C integration/containerd-1.7 build -tags '$(SERVER_TAGS)' \
 		-o $(abspath $(BIN))/containerd-1.7 github.com/containerd/containerd/cmd/containerd
+	@go -C integration/containerd-1.7 build -tags '$(SERVER_TAGS)' \
+		-o $(abspath $(BIN))/containerd-shim-runc-v2-1.7 github.com/containerd/containerd/cmd/containerd-shim-runc-v2
 	@touch $@
 
 $(BIN)/.kubernetes: tools/kubernetes integration/kubernetes/servers/go.mod integration/kubernetes/servers/go.sum

@@ -1,10 +1,13 @@
-// Only to build containerd 1.7, one of the servers the shim is tested under (make servers). It is a module of
+// Only to build containerd 1.7, one of the servers the shim is tested under, and its own shim (make servers). It is a module of
 // its own because containerd 1.7 and 2.4 do not fit into one module graph.
 module github.com/lifecycle-shim/lifecycle-shim/integration/containerd-1.7
 
 go 1.26.0
 
-tool github.com/containerd/containerd/cmd/containerd
+tool (
+	github.com/containerd/containerd/cmd/containerd
+	github.com/containerd/containerd/cmd/containerd-shim-runc-v2
+)
 
 require (
 	dario.cat/mergo v1.0.0 // indirect

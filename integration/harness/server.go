@@ -7,8 +7,7 @@ import (
 	"strings"
 )
 
-// debianShim is the stock runc shim of Debian's containerd 1.6 package. It serves 1.7 as well: both speak
-// task API v2 and take a plain address.
+// debianShim is the stock runc shim of Debian's containerd 1.6 package.
 const debianShim = "/usr/bin/containerd-shim-runc-v2"
 
 // A Server is one containerd version to test against.
@@ -28,7 +27,7 @@ func Servers(binDir string) []Server {
 	var found []Server
 	for _, s := range []Server{
 		{Name: "2.4", Binary: filepath.Join(binDir, "containerd"), StockShim: filepath.Join(binDir, "containerd-shim-runc-v2")},
-		{Name: "1.7", Binary: filepath.Join(binDir, "containerd-1.7"), StockShim: debianShim},
+		{Name: "1.7", Binary: filepath.Join(binDir, "containerd-1.7"), StockShim: filepath.Join(binDir, "containerd-shim-runc-v2-1.7")},
 		{Name: "1.6", Binary: "/usr/bin/containerd", StockShim: debianShim},
 	} {
 		if s.isVersion() {
