@@ -41,7 +41,7 @@ func TestInstall(t *testing.T) {
 		t.Errorf("version %q, %v", version, err)
 	}
 	shim, err := exec.CommandContext(t.Context(), filepath.Join(bin, "containerd-shim-lifecycle-v2"), "-v").Output()
-	if number := strings.TrimSpace(strings.TrimPrefix(string(version), "lifecyclectl version ")); err != nil || !strings.Contains(string(shim), number) || !strings.Contains(string(shim), "containerd 2.") {
+	if number := strings.TrimSpace(strings.TrimPrefix(string(version), "lifecyclectl version ")); err != nil || string(shim) != "containerd-shim-lifecycle-v2 "+number+"\n" {
 		t.Errorf("the shim's version %q, %v", shim, err)
 	}
 	for _, name := range []string{"bash-completion/completions/lifecyclectl", "zsh/site-functions/_lifecyclectl", "fish/vendor_completions.d/lifecyclectl.fish", "man/man1/lifecyclectl-status.1", "lifecycle-shim/config.toml"} {

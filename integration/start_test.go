@@ -26,7 +26,13 @@ func TestStartWithoutPostStart(t *testing.T) {
 				b.Errorf("state %s, want RUNNING", state.Status)
 			}
 			b.poll("TaskStart, which the start does not wait for", func() bool { return slices.Contains(b.topics(c.ID), start) })
-			c.end(137)
+			c.kill(syscall.SIGKILL)
+			// Without handlers it is as under the stock shim, which may lose a TaskExit that a Delete overtakes.
+			b.poll("TaskExit", func() bool { return slices.Contains(b.topics(c.ID), exit) })
+			c.wantExit(137)
+			if _, _, err := c.Delete(b.Context()); err != nil {
+				b.Fatal(err)
+			}
 			c.wantTopics(created, start, exit, deleted)
 		}
 	})
