@@ -30,7 +30,7 @@ INTEGRATION = $$(go list -tags '$(TAGS)' ./integration/... | grep -vE '/integrat
 
 .PHONY: help
 help: ## list the targets
-	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-16s %s\n", $$1, $$2}'
+	@grep -hE '^[a-z0-9-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "%-19s %s\n", $$1, $$2}'
 
 .PHONY: deps
 deps: ## install missing Debian packages (as root; asks nothing, starts no service)

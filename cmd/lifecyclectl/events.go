@@ -32,7 +32,9 @@ func newEvents(o *options) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "events",
 		Short: "Follow the handlers as they start and finish",
-		Args:  cobra.NoArgs,
+		Long: `Follow the handlers as they start and finish, on the stream of one containerd:
+that of --address or $CONTAINERD_ADDRESS, else of ` + defaultAddress + `.`,
+		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if format != "text" && format != "json" {
 				return fmt.Errorf("--output %q: text and json are known", format)

@@ -29,7 +29,10 @@ It ends with ^C, with the container, and when a stop of the container begins.`,
 				return err
 			}
 			response, err := shim.service().Run(cmd.Context(), &lifecyclev1.RunRequest{Id: container.Id, Handler: args[1]})
-			if err != nil {
+			switch {
+			case cmd.Context().Err() != nil:
+				return errors.New("interrupted; the handler is ended")
+			case err != nil:
 				return errors.New(status.Convert(err).Message())
 			}
 			if response.Run == nil {

@@ -6,7 +6,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"io/fs"
 	"net"
 	"os"
 	"path/filepath"
@@ -199,6 +198,10 @@ func sane(response *lifecyclev1.StatusResponse) error {
 	return nil
 }
 
+// errRootOnly: nobody else may see which program a process runs, nor connect to a
+// shim, so to others there would seem to be none.
+var errRootOnly = errors.New("shims answer root only: run as root")
+
 // askAll asks every shim, all at once: one that does not answer does not keep the
 // others from it. Those that do not are told beside the others.
 func askAll(ctx context.Context, o *options) (shims []*shim, silent error) {
@@ -224,10 +227,10 @@ func closeAll(shims []*shim) {
 
 // one finds the container that an id, or the beginning of one, names.
 func one(ctx context.Context, o *options, id string) (*shim, *lifecyclev1.ContainerStatus, error) {
-	shims, silent := askAll(ctx, o)
-	if os.Geteuid() != 0 && errors.Is(silent, fs.ErrPermission) {
-		silent = errors.New("shims answer root only: run as root")
+	if os.Geteuid() != 0 {
+		return nil, nil, errRootOnly
 	}
+	shims, silent := askAll(ctx, o)
 	type match struct {
 		shim      *shim
 		container *lifecyclev1.ContainerStatus

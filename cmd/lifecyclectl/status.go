@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"text/tabwriter"
@@ -55,6 +56,9 @@ type place struct {
 // showStatus of the container of that id, or else of those whose id begins so.
 // What is silent is told on stderr: the others are not less true for it.
 func showStatus(ctx context.Context, out, errOut io.Writer, o *options, prefix string, print printer) error {
+	if os.Geteuid() != 0 {
+		return errRootOnly
+	}
 	shims, silent := askAll(ctx, o)
 	defer closeAll(shims)
 	if silent != nil {

@@ -63,7 +63,7 @@ func TestNerdctlHeldStart(t *testing.T) {
 	b.wantFile("ready", name)
 	b.wantRead("signals", "")
 	b.wantSaid(b.ok("nerdctl", "ps", "--filter", "name="+name).Stdout, "Up")
-	b.ok("nerdctl", "stop", "--time", "60", name)
+	b.ok("nerdctl", "stop", "-t", "60", name)
 	b.wantNerdctl(name, ended, "exited 7")
 	b.wantRead("signals", "pre\nTERM\n")
 }
@@ -88,11 +88,11 @@ func TestNerdctlStop(t *testing.T) {
 		from            time.Duration // that it takes at least; a signal that comes too late shows in another's coming first
 	}{
 		"preStop is shorter": {
-			spec: spec{preStop: shell("sleep 2")}, flags: []string{"--time", "60"},
+			spec: spec{preStop: shell("sleep 2")}, flags: []string{"-t", "60"},
 			signals: "TERM\n", status: "7", from: 2 * time.Second,
 		},
 		"preStop is longer": {
-			spec: spec{preStop: shell("sleep 1000")}, flags: []string{"--time", "2"},
+			spec: spec{preStop: shell("sleep 1000")}, flags: []string{"-t", "2"},
 			signals: "", status: "137", from: 2 * time.Second,
 		},
 		"both by default": {
@@ -151,7 +151,7 @@ func TestNerdctlRestart(t *testing.T) {
 	b.poll("containerd to call it running", func() bool {
 		return strings.TrimSpace(b.ok("nerdctl", "inspect", "--format", "{{.State.Status}}", name).Stdout) == "running"
 	})
-	b.ok("nerdctl", "stop", "--time", "60", name)
+	b.ok("nerdctl", "stop", "-t", "60", name)
 	b.wantNerdctl(name, "{{.State.ExitCode}}", "7") // it says restarting, but is not
 	b.wantRead("signals", "pre\nTERM\n")
 }

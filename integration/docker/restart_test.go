@@ -41,7 +41,7 @@ func TestDaemonRestart(t *testing.T) {
 
 			stopping := newBenchIn(t, w)
 			stopped := stopping.run("stopping", spec{block: patiently(shell(waiting))})
-			request := stopping.later("docker", "stop", "--time", "600", stopped)
+			request := stopping.later("docker", "stop", "-t", "600", stopped)
 			stopping.wantFile("begun", "preStop")
 
 			if err := stop(); err != nil {
@@ -65,12 +65,12 @@ func TestDaemonRestart(t *testing.T) {
 
 			running.wantInspect(name, "{{.State.Status}}", "running")
 			running.ok("docker", "exec", name, "true")
-			running.ok("docker", "stop", "--time", "60", name)
+			running.ok("docker", "stop", "-t", "60", name)
 			running.wantEnded(name, "7")
 			running.wantRead("signals", "pre\nTERM\n")
 
 			stopping.wantInspect(stopped, "{{.State.Status}}", "running")
-			request = stopping.later("docker", "stop", "--time", "60", stopped) // joins the stop under way
+			request = stopping.later("docker", "stop", "-t", "60", stopped) // joins the stop under way
 			stopping.touch("go")
 			stopping.answer(request, 0)
 			stopping.wantEnded(stopped, "7")
@@ -127,7 +127,7 @@ func (h *heldStart) goesOn() {
 	h.release()
 	h.poll("docker to know that it runs", func() bool { return h.inspect(h.name, "{{.State.Status}}") == "running" })
 	h.ok("docker", "exec", h.name, "true")
-	h.ok("docker", "stop", "--time", "60", h.name)
+	h.ok("docker", "stop", "-t", "60", h.name)
 	// docker does not know when it was started, so it never says exited.
 	h.wantInspect(h.name, ended, "created 7")
 	h.wantRead("signals", "post\npre\nTERM\n")
@@ -146,7 +146,7 @@ func (h *heldStart) isNotKnown() {
 	h.ok("docker", "start", h.name)
 	h.wantInspect(h.name, "{{.State.Status}}", "running")
 	h.wantRead("signals", "post\npost\n")
-	h.ok("docker", "stop", "--time", "60", h.name)
+	h.ok("docker", "stop", "-t", "60", h.name)
 	h.wantEnded(h.name, "7")
 	h.wantRead("signals", "post\npost\npre\nTERM\n")
 }

@@ -55,7 +55,7 @@ func TestHeldStart(t *testing.T) {
 	// dockerd holds the container's lock: what needs it is answered when the start is.
 	inspect := b.later("docker", "inspect", "--format", "{{.State.Status}}", name)
 	logs := b.later("docker", "logs", name)
-	stop := b.later("docker", "stop", "--time", "60", name)
+	stop := b.later("docker", "stop", "-t", "60", name)
 	says := b.ok("lifecyclectl", "--namespace", "moby", "status", id).Stdout
 	b.wantSaid(says, "PostStarting", "postStart exec", "running", "DefaultPostStartTimeout")
 	for what, done := range map[string]<-chan harness.Output{"docker run": run, "docker inspect": inspect, "docker logs": logs, "docker stop": stop} {
@@ -224,7 +224,7 @@ func TestHardenedContainer(t *testing.T) {
 func TestExecLogsTop(t *testing.T) {
 	b := newBench(t)
 	name := b.run("busy", spec{block: patiently(shell(waiting))})
-	stop := b.later("docker", "stop", "--time", "600", name)
+	stop := b.later("docker", "stop", "-t", "600", name)
 	b.wantFile("begun", "preStop")
 	b.want(4, "docker", "exec", name, "/bin/sh", "-c", "exit 4")
 	if got := b.ok("docker", "exec", name, "cat", "/proc/1/comm").Stdout; got != "sh\n" {
@@ -259,7 +259,7 @@ func TestHealthCheck(t *testing.T) {
 	b.touch("go")
 	b.answer(run, 0)
 	b.poll("docker to find it healthy", func() bool { return b.inspect(name, "{{.State.Health.Status}}") == "healthy" })
-	b.ok("docker", "stop", "--time", "600", name)
+	b.ok("docker", "stop", "-t", "600", name)
 	b.wantEnded(name, "7")
 	b.wantFile("checked", "preStop")
 }

@@ -139,7 +139,7 @@ func TestStopSignal(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			b := newBench(t)
 			name := b.run("c", c.spec)
-			b.ok("docker", "stop", "--time", "60", name)
+			b.ok("docker", "stop", "-t", "60", name)
 			b.wantInspect(name, ended, "exited "+c.status)
 			b.wantRead("signals", c.signals)
 		})
@@ -185,7 +185,7 @@ func TestRestart(t *testing.T) {
 	b := newBench(t)
 	name := b.run("again", spec{postStart: shell("echo post >> signals"), preStop: shell("echo pre >> signals")})
 	b.remove("ready")
-	b.ok("docker", "restart", "--time", "60", name)
+	b.ok("docker", "restart", "-t", "60", name)
 	b.wantFile("ready", name)
 	b.wantRead("signals", "post\npre\nTERM\npost\n")
 	b.wantInspect(name, "{{.State.Status}} {{.RestartCount}}", "running 0")
@@ -197,7 +197,7 @@ func TestPausedContainer(t *testing.T) {
 	name := b.run("paused", spec{preStop: shell("echo pre >> signals")})
 	b.ok("docker", "pause", name)
 	b.wantInspect(name, "{{.State.Status}}", "paused")
-	b.ok("docker", "stop", "--time", "60", name)
+	b.ok("docker", "stop", "-t", "60", name)
 	b.wantEnded(name, "7")
 	b.wantRead("signals", "TERM\n")
 
@@ -206,7 +206,7 @@ func TestPausedContainer(t *testing.T) {
 	b.wantFile("ready", name)
 	b.ok("docker", "pause", name)
 	b.ok("docker", "unpause", name)
-	b.ok("docker", "stop", "--time", "60", name)
+	b.ok("docker", "stop", "-t", "60", name)
 	b.wantRead("signals", "TERM\npre\nTERM\n")
 }
 
@@ -241,7 +241,7 @@ func TestRestartAlways(t *testing.T) {
 	})
 	b.wantRead("signals", "")
 	b.poll("docker to call it running", func() bool { return b.inspect(name, "{{.State.Status}} {{.RestartCount}}") == "running 1" })
-	b.ok("docker", "stop", "--time", "60", name)
+	b.ok("docker", "stop", "-t", "60", name)
 	b.wantInspect(name, ended+" {{.RestartCount}}", "exited 7 1")
 	b.wantRead("signals", "pre\nTERM\n")
 }

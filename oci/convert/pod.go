@@ -92,7 +92,7 @@ func withHandlers(spec map[string]any, at pointer) []container {
 		for i, item := range items {
 			tree, _ := item.(map[string]any)
 			lifecycle, _ := tree["lifecycle"].(map[string]any)
-			if lifecycle["postStart"] == nil && lifecycle["preStop"] == nil {
+			if lifecycle["postStart"] == nil && lifecycle["preStop"] == nil && unknownField(lifecycle) == "" {
 				continue
 			}
 			name, _ := tree["name"].(string)
@@ -102,8 +102,22 @@ func withHandlers(spec map[string]any, at pointer) []container {
 	return found
 }
 
+// unknownField returns one of a lifecycle that Kubernetes does not have: a misspelt handler.
+func unknownField(lifecycle map[string]any) string {
+	for _, name := range slices.Sorted(maps.Keys(lifecycle)) {
+		if !slices.Contains(handlerKinds, name) && name != "stopSignal" {
+			return name
+		}
+	}
+	return ""
+}
+
 // container converts one, or says why not.
 func (c *podConversion) container(from container) []Operation {
+	if field := unknownField(from.lifecycle); field != "" {
+		c.refuse(from, "lifecycle."+field, "is not a known field; allowed are postStart, preStop and stopSignal")
+		return nil
+	}
 	if field, why := c.forbidden(from); why != "" {
 		c.refuse(from, field, why)
 		return nil

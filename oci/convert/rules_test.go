@@ -186,6 +186,8 @@ func TestRefusals(t *testing.T) {
 		"an unknown signal":           {fixture{lifecycle: "{preStop: {sleep: {seconds: 1}}, stopSignal: TERM}"}, "web", "lifecycle.stopSignal", "such as SIGQUIT"},
 		"another runtime class":       {fixture{lifecycle: sleeping, spec: ", runtimeClassName: gvisor"}, "", "spec.runtimeClassName", `is "gvisor"`},
 		"an empty runtime class":      {fixture{lifecycle: sleeping, spec: ", runtimeClassName: ''"}, "", "spec.runtimeClassName", `is ""`},
+		"a misspelt handler":          {fixture{lifecycle: "{prestop: {exec: {command: [a]}}}"}, "web", "lifecycle.prestop", "not a known field"},
+		"a misspelt one beside one":   {fixture{lifecycle: "{preStop: {exec: {command: [a]}}, postStrat: {}}"}, "web", "lifecycle.postStrat", "not a known field"},
 		"an init container": {
 			fixture{lifecycle: "{}", spec: ", initContainers: [{name: i, lifecycle: " + preStop + "}]"}, "i", "lifecycle", "not allowed on an init container",
 		},
@@ -347,7 +349,6 @@ func TestLeftovers(t *testing.T) {
 		"{preStop: {exec: {command: [a]}}, postStart: ~}":          "null",
 		"{preStop: {exec: {command: [a]}}, stopSignal: ~}":         "null",
 		"{preStop: {exec: {command: [a]}}, stopSignal: SIGQUIT}":   `{"stopSignal":"SIGQUIT"}`,
-		"{preStop: {exec: {command: [a]}}, preStart: {a: b}}":      `{"preStart":{"a":"b"}}`,
 		"{postStart: ~, preStop: {sleep: {}}, stopSignal: SIGHUP}": `{"stopSignal":"SIGHUP"}`,
 	} {
 		pod := convertOne(t, fixture{lifecycle: lifecycle}.yaml())

@@ -108,8 +108,11 @@ func (v *validation) pod(o object) {
 	said := map[string]bool{}
 	for _, c := range containers {
 		lifecycle := v.container(o.name, c.name, oci.ContainerSpec(values, c.name), said)
-		if lifecycle != nil {
+		switch {
+		case lifecycle != nil:
 			v.around(o.name, c, spec)
+		case c.lifecycle["postStart"] != nil || c.lifecycle["preStop"] != nil:
+			v.warn(Finding{Object: o.name, Container: c.name, Field: "lifecycle", Text: "is the kubelet's, and not checked here: lifecyclectl convert moves it to the shim, and checks it"})
 		}
 	}
 	if len(values) == 0 && len(v.report.Refusals) == refusals {

@@ -20,6 +20,7 @@ func TestValidate(t *testing.T) {
 		},
 		"no annotations": {
 			text: fixture{lifecycle: preStop}.yaml(), checked: []string{"Pod/p: no annotations of lifecycle-shim.io"},
+			warnings: []string{"Pod/p: container web: lifecycle: is the kubelet's, and not checked here: lifecyclectl convert moves it to the shim, and checks it"},
 		},
 		"another kind": {text: "{kind: ConfigMap}"},
 		"all that is wrong with a block": {
