@@ -3,7 +3,6 @@ package docker
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -45,12 +44,7 @@ var shared = struct {
 }{}
 
 func TestMain(m *testing.M) {
-	flag.Parse()
-	set := false
-	flag.Visit(func(f *flag.Flag) { set = set || f.Name == "test.parallel" })
-	if !set {
-		_ = flag.Set("test.parallel", "8") // they wait, mostly
-	}
+	harness.Parallel(8)
 	code := m.Run()
 	if shared.world != nil {
 		if err := shared.close(); err != nil {

@@ -3,7 +3,6 @@ package kubernetes
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -29,9 +28,7 @@ var shared = struct {
 }{}
 
 func TestMain(m *testing.M) {
-	flag.Parse()
-	// Tests mostly wait; but each has a pod, and all pods one kubelet.
-	_ = flag.Set("test.parallel", "8")
+	harness.Parallel(8) // each has a pod, and all pods one kubelet
 	code := m.Run()
 	if shared.host != nil {
 		if err := shared.close(); err != nil {

@@ -108,12 +108,7 @@ var worlds = struct {
 }{started: map[string]*world{}}
 
 func TestMain(m *testing.M) {
-	flag.Parse()
-	set := false
-	flag.Visit(func(f *flag.Flag) { set = set || f.Name == "test.parallel" })
-	if !set { // a scenario waits most of its time
-		_ = flag.Set("test.parallel", "6")
-	}
+	harness.Parallel(6)
 	code := m.Run()
 	for _, w := range worlds.started {
 		if err := w.close(); err != nil {
