@@ -264,6 +264,10 @@ func TestStatusForPrograms(t *testing.T) {
 					ExitCode                             int
 				}
 			}
+			Shims []struct {
+				Namespace, Version, Handlers, HeapBytes string
+				Pid, Goroutines, Threads, Descriptors   int
+			}
 		}
 		if err := json.Unmarshal([]byte(b.wantCtl(nil, "status", "-o", "json")), &shown); err != nil {
 			b.Fatal(err)
@@ -277,6 +281,18 @@ func TestStatusForPrograms(t *testing.T) {
 		}
 		if run.Handler != "postStart" || run.Type != "exec" || run.Result != "Failed" || run.ExitCode != 3 || run.Output != "bad\n" || run.Error != "exit status 3" {
 			b.Errorf("got %+v", run)
+		}
+		shims, err := b.daemon.Shims()
+		if err != nil || len(shims) != 1 || len(shown.Shims) != 1 {
+			b.Fatalf("shims %v (%v), shown %+v", shims, err, shown.Shims)
+		}
+		shim := shown.Shims[0]
+		if shim.Pid != shims[0].PID || shim.Namespace != b.client.Namespace || shim.Handlers != "1" || shim.Version == "" || shim.HeapBytes == "" {
+			b.Errorf("got %+v", shim)
+		}
+		threads, err := shims[0].Threads()
+		if err != nil || shim.Threads < len(threads)-4 || shim.Threads > len(threads)+4 || shim.Descriptors < 10 || shim.Goroutines < 10 { // the runtime's come and go
+			b.Errorf("got %+v, and it has %d threads (%v)", shim, len(threads), err)
 		}
 		b.wantCtl([]string{"phase: Running", "result: Failed", "exitCode: 3"}, "status", "-o", "yaml")
 		b.wantCtlError([]string{"table, json and yaml"}, "status", "-o", "xml")

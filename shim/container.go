@@ -47,6 +47,8 @@ type container struct {
 	// metricsFile is where it counts, empty where it does not.
 	metricsFile string
 	counters    *metrics.Adder
+	// ended counts the handlers of all containers that have ended.
+	ended *atomic.Uint64
 	// trialLimit ends a trial whose handler has no limit of its own, and
 	// trialSignal is the stop signal that a preStop on trial is told.
 	trialLimit  time.Duration
@@ -109,6 +111,7 @@ func newContainer(ctx context.Context, id string, config lifecycle.Config, handl
 		wake:     make(chan struct{}, 1),
 		machine:  lifecycle.New(config),
 		waiting:  make(map[lifecycle.RequestID]chan verdict),
+		ended:    new(atomic.Uint64),
 
 		trialLimit: config.DefaultPostStartTimeout, trialSignal: cmp.Or(config.StopSignal, uint32(unix.SIGTERM)),
 	}
@@ -280,6 +283,7 @@ func (c *container) runToEnd(ctx context.Context, run *handlerRun, effect lifecy
 	c.publishStarted(run)
 	ended := c.runHandler(ctx, run, effect)
 	c.finish(run, ended)
+	c.ended.Add(1)
 	c.publishFinished(run)
 	result := convert(ended)
 	logger = logger.WithFields(log.Fields{

@@ -8,6 +8,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -37,6 +38,8 @@ type service struct {
 	hostErr error
 	// counters of the node.
 	counters *metrics.Adder
+	// handlersEnded counts handlers, trials among them.
+	handlersEnded atomic.Uint64
 
 	mu sync.RWMutex
 	// containers with handlers, by id.
@@ -119,7 +122,7 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 // leaves nothing behind.
 func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskRequest, config lifecycle.Config, runner *runner, metricsFile string) (*taskapi.CreateTaskResponse, error) {
 	c := newContainer(ctx, r.ID, config, runner)
-	c.block, c.metricsFile, c.counters = runner.block, metricsFile, s.counters
+	c.block, c.metricsFile, c.counters, c.ended = runner.block, metricsFile, s.counters, &s.handlersEnded
 	gate := newGate(s.tap, r.ID, func() { c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
 	c.gate = gate
 	if !s.add(c) {

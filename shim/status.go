@@ -31,7 +31,7 @@ func (s *statusService) Status(_ context.Context, r *lifecyclev1.StatusRequest) 
 		}
 		containers = []*container{c}
 	}
-	response := &lifecyclev1.StatusResponse{}
+	response := &lifecyclev1.StatusResponse{Shim: s.service.process(r.Collect)}
 	for _, c := range containers {
 		response.Containers = append(response.Containers, c.told())
 	}

@@ -40,7 +40,7 @@ func onTerminal(t *testing.T) string {
 		t.Fatal(err)
 	}
 	defer tty.Close()
-	if err := printTable(terminal{tty}, someRuns()); err != nil {
+	if err := printTable(terminal{tty}, nil, someRuns()); err != nil {
 		t.Fatal(err)
 	}
 	text, buffer := "", make([]byte, 4096)
@@ -59,7 +59,7 @@ func TestColours(t *testing.T) {
 	t.Setenv("NO_COLOR", "")
 	t.Setenv("TERM", "xterm")
 	var piped bytes.Buffer
-	if err := printTable(&piped, someRuns()); err != nil {
+	if err := printTable(&piped, nil, someRuns()); err != nil {
 		t.Fatal(err)
 	}
 	if strings.Contains(piped.String(), "\x1b") {

@@ -44,7 +44,7 @@ func hostileStatus() *lifecyclev1.StatusResponse {
 	}
 	pending := proto.Clone(run).(*lifecyclev1.HandlerRun)
 	pending.Result, pending.Deadline = "", &timestamppb.Timestamp{Seconds: 1}
-	return &lifecyclev1.StatusResponse{Containers: []*lifecyclev1.ContainerStatus{
+	return &lifecyclev1.StatusResponse{Shim: &lifecyclev1.Process{Version: hostileText}, Containers: []*lifecyclev1.ContainerStatus{
 		{Id: hostileText, Phase: hostileText, PendingSignal: 1 << 31, Handlers: []string{hostileText}, Runs: []*lifecyclev1.HandlerRun{run, pending, {}}}, {},
 	}}
 }
@@ -82,7 +82,7 @@ func FuzzShown(f *testing.F) {
 			places = append(places, place{hostileText, container})
 			rows += max(1, len(container.Runs))
 		}
-		table := shown(t, func(out io.Writer) error { return printTable(out, places) })
+		table := shown(t, func(out io.Writer) error { return printTable(out, nil, places) })
 		if lines := strings.Count(table, "\n"); lines != rows {
 			t.Errorf("%d lines for %d rows: %q", lines, rows, table)
 		}
@@ -94,13 +94,14 @@ func FuzzShown(f *testing.F) {
 		if sane(&response) != nil {
 			return // such an answer is not taken
 		}
-		want, err := document(places)
+		shims := []*shim{{shimProcess: shimProcess{namespace: hostileText}, process: response.Shim}}
+		want, err := document(shims, places)
 		if err != nil {
 			t.Fatal(err)
 		}
-		shown(t, func(out io.Writer) error { return printYAML(out, places) })
+		shown(t, func(out io.Writer) error { return printYAML(out, shims, places) })
 		var got, meant any
-		if err := json.Unmarshal([]byte(shown(t, func(out io.Writer) error { return printJSON(out, places) })), &got); err != nil {
+		if err := json.Unmarshal([]byte(shown(t, func(out io.Writer) error { return printJSON(out, shims, places) })), &got); err != nil {
 			t.Fatal(err)
 		}
 		if text, err := json.Marshal(want); err != nil || json.Unmarshal(text, &meant) != nil || !reflect.DeepEqual(got, meant) {
@@ -180,8 +181,8 @@ func FuzzShimAnswers(f *testing.F) {
 		}
 		if err == nil {
 			for _, container := range s.containers {
-				shown(t, func(out io.Writer) error { return printTable(out, []place{{"x", container}}) })
-				shown(t, func(out io.Writer) error { return printJSON(out, []place{{"x", container}}) })
+				shown(t, func(out io.Writer) error { return printTable(out, nil, []place{{"x", container}}) })
+				shown(t, func(out io.Writer) error { return printJSON(out, nil, []place{{"x", container}}) })
 			}
 			_ = s.client.Close()
 		}

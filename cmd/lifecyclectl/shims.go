@@ -129,6 +129,8 @@ type shim struct {
 	shimProcess
 	client     *ttrpc.Client
 	containers []*lifecyclev1.ContainerStatus
+	// process is nil where the shim is of a build that does not tell.
+	process *lifecyclev1.Process
 }
 
 func (s *shim) service() lifecyclev1.LifecycleService {
@@ -185,7 +187,7 @@ func (p shimProcess) askOver(ctx context.Context, conn net.Conn) (*shim, error) 
 		_ = s.client.Close()
 		return nil, err
 	}
-	s.containers = response.Containers
+	s.containers, s.process = response.Containers, response.Shim
 	return s, nil
 }
 

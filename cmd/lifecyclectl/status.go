@@ -17,6 +17,7 @@ import (
 	"go.yaml.in/yaml/v3"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/encoding/protojson"
+	"google.golang.org/protobuf/proto"
 
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
@@ -68,7 +69,14 @@ func showStatus(ctx context.Context, out, errOut io.Writer, o *options, prefix s
 	if len(places) == 0 && prefix != "" {
 		return o.noSuch(prefix)
 	}
-	return print(out, places)
+	return print(out, shimsOf(shims, prefix), places)
+}
+
+// shimsOf are the shims of what is shown, in the order of their processes: all of them, where nothing was named.
+func shimsOf(shims []*shim, prefix string) []*shim {
+	shown := slices.DeleteFunc(slices.Clone(shims), func(s *shim) bool { return prefix != "" && len(meant([]*shim{s}, prefix)) == 0 })
+	slices.SortFunc(shown, func(a, b *shim) int { return cmp.Compare(a.pid, b.pid) })
+	return shown
 }
 
 // meant by an id, or by the beginning of some: in the order of their names.
@@ -113,8 +121,8 @@ func watchStatus(ctx context.Context, out, errOut io.Writer, o *options, prefix 
 	}
 }
 
-// printer writes containers in one of the formats.
-type printer func(io.Writer, []place) error
+// printer writes containers, and where there is room for them their shims, in one of the formats.
+type printer func(io.Writer, []*shim, []place) error
 
 func printerOf(format string) (printer, error) {
 	switch format {
@@ -129,7 +137,7 @@ func printerOf(format string) (printer, error) {
 }
 
 // printTable: a row for each run, the last one of a container being the last.
-func printTable(out io.Writer, places []place) error {
+func printTable(out io.Writer, _ []*shim, places []place) error {
 	if len(places) == 0 {
 		_, err := fmt.Fprintln(out, "no containers with handlers")
 		return err
@@ -200,26 +208,44 @@ func signalName(number uint32) string {
 }
 
 // document is what json and yaml show: the messages of the status service, each
-// with its namespace.
-func document(places []place) (map[string]any, error) {
-	containers := []any{}
+// with its namespace. A shim of an earlier build tells nothing of itself.
+func document(shims []*shim, places []place) (map[string]any, error) {
+	containers, processes := []any{}, []any{}
 	for _, place := range places {
-		encoded, err := protojson.Marshal(place.status)
+		shown, err := decoded(place.status, place.namespace)
 		if err != nil {
 			return nil, err
 		}
-		decoded := map[string]any{}
-		if err := json.Unmarshal(encoded, &decoded); err != nil {
+		containers = append(containers, shown)
+	}
+	for _, s := range shims {
+		if s.process == nil {
+			continue
+		}
+		shown, err := decoded(s.process, s.namespace)
+		if err != nil {
 			return nil, err
 		}
-		decoded["namespace"] = place.namespace
-		containers = append(containers, decoded)
+		processes = append(processes, shown)
 	}
-	return map[string]any{"containers": containers}, nil
+	return map[string]any{"containers": containers, "shims": processes}, nil
 }
 
-func printJSON(out io.Writer, places []place) error {
-	shown, err := document(places)
+func decoded(message proto.Message, namespace string) (map[string]any, error) {
+	encoded, err := protojson.Marshal(message)
+	if err != nil {
+		return nil, err
+	}
+	shown := map[string]any{}
+	if err := json.Unmarshal(encoded, &shown); err != nil {
+		return nil, err
+	}
+	shown["namespace"] = namespace
+	return shown, nil
+}
+
+func printJSON(out io.Writer, shims []*shim, places []place) error {
+	shown, err := document(shims, places)
 	if err != nil {
 		return err
 	}
@@ -228,8 +254,8 @@ func printJSON(out io.Writer, places []place) error {
 	return encoder.Encode(shown)
 }
 
-func printYAML(out io.Writer, places []place) error {
-	shown, err := document(places)
+func printYAML(out io.Writer, shims []*shim, places []place) error {
+	shown, err := document(shims, places)
 	if err != nil {
 		return err
 	}

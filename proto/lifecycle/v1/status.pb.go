@@ -26,7 +26,9 @@ const (
 type StatusRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// Of one container. Empty: of all.
-	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
+	// Collect the garbage first, so that Process.heap_bytes is what is in use now.
+	Collect       bool `protobuf:"varint,2,opt,name=collect,proto3" json:"collect,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -68,9 +70,18 @@ func (x *StatusRequest) GetId() string {
 	return ""
 }
 
+func (x *StatusRequest) GetCollect() bool {
+	if x != nil {
+		return x.Collect
+	}
+	return false
+}
+
 type StatusResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Containers    []*ContainerStatus     `protobuf:"bytes,1,rep,name=containers,proto3" json:"containers,omitempty"`
+	state      protoimpl.MessageState `protogen:"open.v1"`
+	Containers []*ContainerStatus     `protobuf:"bytes,1,rep,name=containers,proto3" json:"containers,omitempty"`
+	// The shim that answers.
+	Shim          *Process `protobuf:"bytes,2,opt,name=shim,proto3" json:"shim,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -112,6 +123,112 @@ func (x *StatusResponse) GetContainers() []*ContainerStatus {
 	return nil
 }
 
+func (x *StatusResponse) GetShim() *Process {
+	if x != nil {
+		return x.Shim
+	}
+	return nil
+}
+
+// Process is what a shim itself uses, for all containers of its pod together.
+// Where these grow with the number of handlers, something leaks.
+type Process struct {
+	state protoimpl.MessageState `protogen:"open.v1"`
+	// In the pid namespace of the shim, which is the node's.
+	Pid uint32 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
+	// Of the build.
+	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
+	// Of how many handlers the end was told since it began, trials among them.
+	Handlers   uint64 `protobuf:"varint,3,opt,name=handlers,proto3" json:"handlers,omitempty"`
+	Goroutines uint32 `protobuf:"varint,4,opt,name=goroutines,proto3" json:"goroutines,omitempty"`
+	Threads    uint32 `protobuf:"varint,5,opt,name=threads,proto3" json:"threads,omitempty"`
+	// Open file descriptors.
+	Descriptors uint32 `protobuf:"varint,6,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
+	// What the last garbage collection has found in use.
+	HeapBytes     uint64 `protobuf:"varint,7,opt,name=heap_bytes,json=heapBytes,proto3" json:"heap_bytes,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Process) Reset() {
+	*x = Process{}
+	mi := &file_proto_lifecycle_v1_status_proto_msgTypes[2]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Process) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Process) ProtoMessage() {}
+
+func (x *Process) ProtoReflect() protoreflect.Message {
+	mi := &file_proto_lifecycle_v1_status_proto_msgTypes[2]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Process.ProtoReflect.Descriptor instead.
+func (*Process) Descriptor() ([]byte, []int) {
+	return file_proto_lifecycle_v1_status_proto_rawDescGZIP(), []int{2}
+}
+
+func (x *Process) GetPid() uint32 {
+	if x != nil {
+		return x.Pid
+	}
+	return 0
+}
+
+func (x *Process) GetVersion() string {
+	if x != nil {
+		return x.Version
+	}
+	return ""
+}
+
+func (x *Process) GetHandlers() uint64 {
+	if x != nil {
+		return x.Handlers
+	}
+	return 0
+}
+
+func (x *Process) GetGoroutines() uint32 {
+	if x != nil {
+		return x.Goroutines
+	}
+	return 0
+}
+
+func (x *Process) GetThreads() uint32 {
+	if x != nil {
+		return x.Threads
+	}
+	return 0
+}
+
+func (x *Process) GetDescriptors() uint32 {
+	if x != nil {
+		return x.Descriptors
+	}
+	return 0
+}
+
+func (x *Process) GetHeapBytes() uint64 {
+	if x != nil {
+		return x.HeapBytes
+	}
+	return 0
+}
+
 type RunRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -123,7 +240,7 @@ type RunRequest struct {
 
 func (x *RunRequest) Reset() {
 	*x = RunRequest{}
-	mi := &file_proto_lifecycle_v1_status_proto_msgTypes[2]
+	mi := &file_proto_lifecycle_v1_status_proto_msgTypes[3]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -135,7 +252,7 @@ func (x *RunRequest) String() string {
 func (*RunRequest) ProtoMessage() {}
 
 func (x *RunRequest) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_lifecycle_v1_status_proto_msgTypes[2]
+	mi := &file_proto_lifecycle_v1_status_proto_msgTypes[3]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -148,7 +265,7 @@ func (x *RunRequest) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunRequest.ProtoReflect.Descriptor instead.
 func (*RunRequest) Descriptor() ([]byte, []int) {
-	return file_proto_lifecycle_v1_status_proto_rawDescGZIP(), []int{2}
+	return file_proto_lifecycle_v1_status_proto_rawDescGZIP(), []int{3}
 }
 
 func (x *RunRequest) GetId() string {
@@ -174,7 +291,7 @@ type RunResponse struct {
 
 func (x *RunResponse) Reset() {
 	*x = RunResponse{}
-	mi := &file_proto_lifecycle_v1_status_proto_msgTypes[3]
+	mi := &file_proto_lifecycle_v1_status_proto_msgTypes[4]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -186,7 +303,7 @@ func (x *RunResponse) String() string {
 func (*RunResponse) ProtoMessage() {}
 
 func (x *RunResponse) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_lifecycle_v1_status_proto_msgTypes[3]
+	mi := &file_proto_lifecycle_v1_status_proto_msgTypes[4]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -199,7 +316,7 @@ func (x *RunResponse) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use RunResponse.ProtoReflect.Descriptor instead.
 func (*RunResponse) Descriptor() ([]byte, []int) {
-	return file_proto_lifecycle_v1_status_proto_rawDescGZIP(), []int{3}
+	return file_proto_lifecycle_v1_status_proto_rawDescGZIP(), []int{4}
 }
 
 func (x *RunResponse) GetRun() *HandlerRun {
@@ -231,7 +348,7 @@ type ContainerStatus struct {
 
 func (x *ContainerStatus) Reset() {
 	*x = ContainerStatus{}
-	mi := &file_proto_lifecycle_v1_status_proto_msgTypes[4]
+	mi := &file_proto_lifecycle_v1_status_proto_msgTypes[5]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -243,7 +360,7 @@ func (x *ContainerStatus) String() string {
 func (*ContainerStatus) ProtoMessage() {}
 
 func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_lifecycle_v1_status_proto_msgTypes[4]
+	mi := &file_proto_lifecycle_v1_status_proto_msgTypes[5]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -256,7 +373,7 @@ func (x *ContainerStatus) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use ContainerStatus.ProtoReflect.Descriptor instead.
 func (*ContainerStatus) Descriptor() ([]byte, []int) {
-	return file_proto_lifecycle_v1_status_proto_rawDescGZIP(), []int{4}
+	return file_proto_lifecycle_v1_status_proto_rawDescGZIP(), []int{5}
 }
 
 func (x *ContainerStatus) GetId() string {
@@ -351,7 +468,7 @@ type HandlerRun struct {
 
 func (x *HandlerRun) Reset() {
 	*x = HandlerRun{}
-	mi := &file_proto_lifecycle_v1_status_proto_msgTypes[5]
+	mi := &file_proto_lifecycle_v1_status_proto_msgTypes[6]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -363,7 +480,7 @@ func (x *HandlerRun) String() string {
 func (*HandlerRun) ProtoMessage() {}
 
 func (x *HandlerRun) ProtoReflect() protoreflect.Message {
-	mi := &file_proto_lifecycle_v1_status_proto_msgTypes[5]
+	mi := &file_proto_lifecycle_v1_status_proto_msgTypes[6]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -376,7 +493,7 @@ func (x *HandlerRun) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use HandlerRun.ProtoReflect.Descriptor instead.
 func (*HandlerRun) Descriptor() ([]byte, []int) {
-	return file_proto_lifecycle_v1_status_proto_rawDescGZIP(), []int{5}
+	return file_proto_lifecycle_v1_status_proto_rawDescGZIP(), []int{6}
 }
 
 func (x *HandlerRun) GetHandler() string {
@@ -502,13 +619,26 @@ var File_proto_lifecycle_v1_status_proto protoreflect.FileDescriptor
 
 const file_proto_lifecycle_v1_status_proto_rawDesc = "" +
 	"\n" +
-	"\x1fproto/lifecycle/v1/status.proto\x12\flifecycle.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"\x1f\n" +
+	"\x1fproto/lifecycle/v1/status.proto\x12\flifecycle.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"9\n" +
 	"\rStatusRequest\x12\x0e\n" +
-	"\x02id\x18\x01 \x01(\tR\x02id\"O\n" +
+	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
+	"\acollect\x18\x02 \x01(\bR\acollect\"z\n" +
 	"\x0eStatusResponse\x12=\n" +
 	"\n" +
 	"containers\x18\x01 \x03(\v2\x1d.lifecycle.v1.ContainerStatusR\n" +
-	"containers\"6\n" +
+	"containers\x12)\n" +
+	"\x04shim\x18\x02 \x01(\v2\x15.lifecycle.v1.ProcessR\x04shim\"\xcc\x01\n" +
+	"\aProcess\x12\x10\n" +
+	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x18\n" +
+	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
+	"\bhandlers\x18\x03 \x01(\x04R\bhandlers\x12\x1e\n" +
+	"\n" +
+	"goroutines\x18\x04 \x01(\rR\n" +
+	"goroutines\x12\x18\n" +
+	"\athreads\x18\x05 \x01(\rR\athreads\x12 \n" +
+	"\vdescriptors\x18\x06 \x01(\rR\vdescriptors\x12\x1d\n" +
+	"\n" +
+	"heap_bytes\x18\a \x01(\x04R\theapBytes\"6\n" +
 	"\n" +
 	"RunRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
@@ -565,35 +695,37 @@ func file_proto_lifecycle_v1_status_proto_rawDescGZIP() []byte {
 	return file_proto_lifecycle_v1_status_proto_rawDescData
 }
 
-var file_proto_lifecycle_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 6)
+var file_proto_lifecycle_v1_status_proto_msgTypes = make([]protoimpl.MessageInfo, 7)
 var file_proto_lifecycle_v1_status_proto_goTypes = []any{
 	(*StatusRequest)(nil),         // 0: lifecycle.v1.StatusRequest
 	(*StatusResponse)(nil),        // 1: lifecycle.v1.StatusResponse
-	(*RunRequest)(nil),            // 2: lifecycle.v1.RunRequest
-	(*RunResponse)(nil),           // 3: lifecycle.v1.RunResponse
-	(*ContainerStatus)(nil),       // 4: lifecycle.v1.ContainerStatus
-	(*HandlerRun)(nil),            // 5: lifecycle.v1.HandlerRun
-	(*timestamppb.Timestamp)(nil), // 6: google.protobuf.Timestamp
-	(*durationpb.Duration)(nil),   // 7: google.protobuf.Duration
+	(*Process)(nil),               // 2: lifecycle.v1.Process
+	(*RunRequest)(nil),            // 3: lifecycle.v1.RunRequest
+	(*RunResponse)(nil),           // 4: lifecycle.v1.RunResponse
+	(*ContainerStatus)(nil),       // 5: lifecycle.v1.ContainerStatus
+	(*HandlerRun)(nil),            // 6: lifecycle.v1.HandlerRun
+	(*timestamppb.Timestamp)(nil), // 7: google.protobuf.Timestamp
+	(*durationpb.Duration)(nil),   // 8: google.protobuf.Duration
 }
 var file_proto_lifecycle_v1_status_proto_depIdxs = []int32{
-	4,  // 0: lifecycle.v1.StatusResponse.containers:type_name -> lifecycle.v1.ContainerStatus
-	5,  // 1: lifecycle.v1.RunResponse.run:type_name -> lifecycle.v1.HandlerRun
-	6,  // 2: lifecycle.v1.ContainerStatus.deadline:type_name -> google.protobuf.Timestamp
-	5,  // 3: lifecycle.v1.ContainerStatus.runs:type_name -> lifecycle.v1.HandlerRun
-	6,  // 4: lifecycle.v1.HandlerRun.started_at:type_name -> google.protobuf.Timestamp
-	6,  // 5: lifecycle.v1.HandlerRun.finished_at:type_name -> google.protobuf.Timestamp
-	7,  // 6: lifecycle.v1.HandlerRun.took:type_name -> google.protobuf.Duration
-	6,  // 7: lifecycle.v1.HandlerRun.deadline:type_name -> google.protobuf.Timestamp
-	0,  // 8: lifecycle.v1.Lifecycle.Status:input_type -> lifecycle.v1.StatusRequest
-	2,  // 9: lifecycle.v1.Lifecycle.Run:input_type -> lifecycle.v1.RunRequest
-	1,  // 10: lifecycle.v1.Lifecycle.Status:output_type -> lifecycle.v1.StatusResponse
-	3,  // 11: lifecycle.v1.Lifecycle.Run:output_type -> lifecycle.v1.RunResponse
-	10, // [10:12] is the sub-list for method output_type
-	8,  // [8:10] is the sub-list for method input_type
-	8,  // [8:8] is the sub-list for extension type_name
-	8,  // [8:8] is the sub-list for extension extendee
-	0,  // [0:8] is the sub-list for field type_name
+	5,  // 0: lifecycle.v1.StatusResponse.containers:type_name -> lifecycle.v1.ContainerStatus
+	2,  // 1: lifecycle.v1.StatusResponse.shim:type_name -> lifecycle.v1.Process
+	6,  // 2: lifecycle.v1.RunResponse.run:type_name -> lifecycle.v1.HandlerRun
+	7,  // 3: lifecycle.v1.ContainerStatus.deadline:type_name -> google.protobuf.Timestamp
+	6,  // 4: lifecycle.v1.ContainerStatus.runs:type_name -> lifecycle.v1.HandlerRun
+	7,  // 5: lifecycle.v1.HandlerRun.started_at:type_name -> google.protobuf.Timestamp
+	7,  // 6: lifecycle.v1.HandlerRun.finished_at:type_name -> google.protobuf.Timestamp
+	8,  // 7: lifecycle.v1.HandlerRun.took:type_name -> google.protobuf.Duration
+	7,  // 8: lifecycle.v1.HandlerRun.deadline:type_name -> google.protobuf.Timestamp
+	0,  // 9: lifecycle.v1.Lifecycle.Status:input_type -> lifecycle.v1.StatusRequest
+	3,  // 10: lifecycle.v1.Lifecycle.Run:input_type -> lifecycle.v1.RunRequest
+	1,  // 11: lifecycle.v1.Lifecycle.Status:output_type -> lifecycle.v1.StatusResponse
+	4,  // 12: lifecycle.v1.Lifecycle.Run:output_type -> lifecycle.v1.RunResponse
+	11, // [11:13] is the sub-list for method output_type
+	9,  // [9:11] is the sub-list for method input_type
+	9,  // [9:9] is the sub-list for extension type_name
+	9,  // [9:9] is the sub-list for extension extendee
+	0,  // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_proto_lifecycle_v1_status_proto_init() }
@@ -601,14 +733,14 @@ func file_proto_lifecycle_v1_status_proto_init() {
 	if File_proto_lifecycle_v1_status_proto != nil {
 		return
 	}
-	file_proto_lifecycle_v1_status_proto_msgTypes[5].OneofWrappers = []any{}
+	file_proto_lifecycle_v1_status_proto_msgTypes[6].OneofWrappers = []any{}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
 		File: protoimpl.DescBuilder{
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_proto_lifecycle_v1_status_proto_rawDesc), len(file_proto_lifecycle_v1_status_proto_rawDesc)),
 			NumEnums:      0,
-			NumMessages:   6,
+			NumMessages:   7,
 			NumExtensions: 0,
 			NumServices:   1,
 		},
