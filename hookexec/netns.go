@@ -19,33 +19,42 @@ type NetNS struct {
 	Pidfd int
 }
 
-// do runs f on a thread of its own in the namespace. The thread ends with f,
-// and so is never met in a foreign namespace by anybody else. It is put back
-// before all the same: the process's first thread cannot end, it only stops.
+// do runs f on a thread in the namespace. The thread is put back before anybody else meets it, and goes on: whatever it
+// started before, such as the shim's runc, would be killed at its end (Pdeathsig, which is the forking thread's).
 func (n NetNS) do(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
-		runtime.LockOSThread() // and never unlocked: the goroutine's end ends the thread
-		result <- n.visit(f)
+		runtime.LockOSThread()
+		back, err := n.visit(f)
+		if back {
+			runtime.UnlockOSThread()
+		} // else the goroutine's end ends the thread: worse than a runc that is killed is one in a foreign namespace
+		result <- err
 	}()
 	return <-result
 }
 
-func (n NetNS) visit(f func() error) (err error) {
-	defer func() { // nobody above this goroutine could
+// visit tells whether the thread is in its own namespace afterwards.
+func (n NetNS) visit(f func() error) (back bool, err error) {
+	own, err := netns.Get()
+	if err != nil {
+		return true, fmt.Errorf("open the shim's own network namespace: %w", err)
+	}
+	defer own.Close()
+	if err := netns.Set(netns.NsHandle(n.Pidfd)); err != nil {
+		return true, fmt.Errorf("enter the container's network namespace: %w", err)
+	}
+	defer func() { back = netns.Set(own) == nil }()
+	return false, contained(f)
+}
+
+// contained makes an error of a panic: nobody above this goroutine could.
+func contained(f func() error) (err error) {
+	defer func() {
 		if value := recover(); value != nil {
 			err = fmt.Errorf("panic: %v", value)
 		}
 	}()
-	own, err := netns.Get()
-	if err != nil {
-		return fmt.Errorf("open the shim's own network namespace: %w", err)
-	}
-	defer own.Close()
-	if err := netns.Set(netns.NsHandle(n.Pidfd)); err != nil {
-		return fmt.Errorf("enter the container's network namespace: %w", err)
-	}
-	defer func() { _ = netns.Set(own) }() // the thread ends anyway
 	return f()
 }
 

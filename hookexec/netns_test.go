@@ -205,6 +205,37 @@ func TestPanicInANamespaceIsContained(t *testing.T) {
 	}
 }
 
+// TestThreadsGoOn: the shim's runc is killed when the thread ends that has started it, so no handler may end one. Here
+// the thread in the namespace is the one that starts something.
+func TestThreadsGoOn(t *testing.T) {
+	n := newNetNS(t)
+	for range 20 {
+		child := exec.Command("sleep", "1000")
+		child.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+		thread := 0
+		err := n.do(func() error {
+			thread = unix.Gettid()
+			return child.Start()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		for range 20 { // a thread that ends has done so by then
+			if err := n.do(func() error { return nil }); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if _, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", thread)); err != nil {
+			t.Errorf("the thread has ended: %v", err)
+		}
+		_ = child.Process.Signal(syscall.SIGTERM)
+		_ = child.Wait() // ended by a signal
+		if signal := child.ProcessState.Sys().(syscall.WaitStatus).Signal(); signal != syscall.SIGTERM {
+			t.Fatalf("it was ended by %v", signal)
+		}
+	}
+}
+
 // count of this process's threads, of those among them that are not in its own
 // network namespace, and of its descriptors.
 func count(t *testing.T) (threads, foreign, descriptors int) {
