@@ -193,15 +193,36 @@ func (r *runner) paused(ctx context.Context) bool {
 	return err == nil && (state.Status == task.Status_PAUSED || state.Status == task.Status_PAUSING)
 }
 
-// signal implements handlers. A runtime that cannot be run must not cost a
-// signal, so its process is signalled directly then.
+// signal implements handlers. The runtime does no more for a signal than to send it to the init, so it is sent directly:
+// a runc for each container that stops would be most of a drain's work, and while it runs nobody can be told of the
+// container's exit. SIGKILL is the runtime's, which looks for what else is to be killed, and for a frozen cgroup.
 func (r *runner) signal(ctx context.Context, signal lifecycle.Signal) error {
+	if signal.Number == uint32(unix.SIGKILL) || signal.All {
+		return r.signalByRuntime(ctx, signal)
+	}
+	if r.signalInit(signal) == nil {
+		return nil
+	}
+	return r.signalByRuntime(ctx, signal)
+}
+
+// signalByRuntime: one that cannot be run must not cost a signal, so the process is signalled directly then.
+func (r *runner) signalByRuntime(ctx context.Context, signal lifecycle.Signal) error {
 	_, err := r.inner.Kill(ctx, &taskapi.KillRequest{ID: r.id, Signal: signal.Number, All: signal.All})
 	if err == nil || errdefs.IsNotFound(errgrpc.ToNative(err)) {
 		return nil // sent, or exited by itself
 	}
-	if direct := unix.PidfdSendSignal(r.pidfd, unix.Signal(signal.Number), nil, 0); direct != nil && !errors.Is(direct, unix.ESRCH) {
+	if direct := r.signalInit(signal); direct != nil {
 		return errors.Join(err, direct)
 	}
 	return nil
+}
+
+// signalInit sends it to the container's process. One that has exited by itself needs none.
+func (r *runner) signalInit(signal lifecycle.Signal) error {
+	err := unix.PidfdSendSignal(r.pidfd, unix.Signal(signal.Number), nil, 0)
+	if errors.Is(err, unix.ESRCH) {
+		return nil
+	}
+	return err
 }

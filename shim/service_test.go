@@ -16,6 +16,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	eventstypes "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/api/types/task"
@@ -382,12 +383,55 @@ func TestKillAfterAnExitStartsNoPreStop(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve().mustStart()
 		w.become(task.Status_STOPPED)
-		w.kill(15)
+		began := time.Now()
+		if _, err := w.service.Kill(t.Context(), &taskapi.KillRequest{ID: "c1", Signal: 15}); err != nil {
+			t.Error(err)
+		}
+		if waited := time.Since(began); waited != exitWait {
+			t.Errorf("it waits %s for an event that does not come", waited)
+		}
 		if got := w.forwarded(); !slices.Equal(got, []uint32{15}) {
 			t.Errorf("forwarded %v", got)
 		}
 		w.handlers.expect(t, nil, nil)
 	})
+}
+
+// TestRequestsAfterAnExitComeAfterItsEvent: what they make runc do must not keep
+// the runc service from telling the exit.
+func TestRequestsAfterAnExitComeAfterItsEvent(t *testing.T) {
+	for name, request := range map[string]func(*world) error{
+		"Kill": func(w *world) error {
+			_, err := w.service.Kill(w.t.Context(), &taskapi.KillRequest{ID: "c1", Signal: 9})
+			return err
+		},
+		"Delete": func(w *world) error {
+			_, err := w.service.Delete(w.t.Context(), &taskapi.DeleteRequest{ID: "c1"})
+			return err
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve().mustStart()
+				began := time.Now()
+				calls := w.inner.answer[name]
+				w.inner.answer[name] = func(ctx context.Context, request any) (any, error) {
+					if waited := time.Since(began); waited != exitWait/2 {
+						t.Errorf("the runc service is called after %s", waited)
+					}
+					return calls(ctx, request)
+				}
+				w.become(task.Status_STOPPED)
+				time.AfterFunc(exitWait/2, func() { w.emit(&eventstypes.TaskExit{ContainerID: "c1", ID: "c1", Pid: testPid}) })
+				if err := request(w); err != nil {
+					t.Error(err)
+				}
+				if len(w.inner.asked(name)) != 1 {
+					t.Error("the runc service is not called")
+				}
+			})
+		})
+	}
 }
 
 func TestInterceptorAnswersAPanic(t *testing.T) {
