@@ -123,6 +123,26 @@ e2e: deps build $(BIN)/.servers $(BIN)/.kubernetes ## the handlers on a real Kub
 docker: build $(BIN)/.servers $(BIN)/.docker $(BIN)/nerdctl ## the same under a private dockerd, and nerdctl; runs every command of their page
 	$(STEP) 'tests under docker and nerdctl' go test -race -tags '$(TAGS)' -timeout 15m ./integration/docker/
 
+# How much `make soak` does, and the page that it writes; empty: none.
+SOAK_CONTAINERS ?= 2000
+SOAK_PARALLEL ?= 100
+SOAK_POD ?= 30
+SOAK_HANDLERS ?= 5000
+SOAK_PAGE ?=
+
+.PHONY: soak
+soak: deps build $(BIN)/.servers ## 2,000 containers, 100 at a time, and a shim that runs 5,000 handlers; fails where anything grows or is left (root; 15 min)
+	$(STEP) 'endurance' go run -tags '$(TAGS)' ./integration/soak -bin $(BIN) -containers $(SOAK_CONTAINERS) -parallel $(SOAK_PARALLEL) \
+		-pod $(SOAK_POD) -handlers $(SOAK_HANDLERS) -page '$(SOAK_PAGE)'
+
+.PHONY: growth
+growth: deps build $(BIN)/.servers ## what 200 containers cost, one by one, in one pod and in 200, and how long they take to stop at once (root; 6 min)
+	$(STEP) 'growth' go run -tags '$(TAGS)' ./integration/bench/growth/run -bin $(BIN)
+
+.PHONY: growth-page
+growth-page: deps build $(BIN)/.servers ## the same, and write it into docs/growth.md
+	$(STEP) 'growth' go run -tags '$(TAGS)' ./integration/bench/growth/run -bin $(BIN) -page docs/growth.md
+
 .PHONY: lint
 lint: ## golangci-lint and gofumpt, pinned in tools/go.mod
 	$(STEP) 'lint (3 min the first time)' $(TOOL) golangci-lint run ./...

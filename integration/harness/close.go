@@ -66,7 +66,7 @@ func awaitEnd(doomed []Process) error {
 // removeSockets removes the sockets of killed shims from the directory that they share with other daemons'.
 // Those of a dead test's daemon are known from the bundles alone: each names its shim's.
 func (d *Daemon) removeSockets() error {
-	files, err := filepath.Glob(filepath.Join(d.Dir, "state", "io.containerd.runtime.v2.task", "*", "*", "address"))
+	files, err := filepath.Glob(filepath.Join(d.bundles(), "*", "*", "address"))
 	if err != nil {
 		return err
 	}

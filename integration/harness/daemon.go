@@ -287,6 +287,9 @@ func (d *Daemon) stop(sig syscall.Signal) error {
 // Log is everything the daemon, and with it the shims, have logged, over all its starts.
 func (d *Daemon) Log() string { return d.program.Log() }
 
+// LogTail is the end of Log.
+func (d *Daemon) LogTail() string { return tail(d.Log()) }
+
 func tail(text string) string {
 	if len(text) <= logTail {
 		return text

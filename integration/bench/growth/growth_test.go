@@ -1,0 +1,60 @@
+package growth
+
+import (
+	"testing"
+	"time"
+)
+
+const page = "../../../docs/growth.md"
+
+// factor within which the model must say what was measured. It knows no queue but the processors', and a machine that does
+// other things besides is slower.
+const factor = 1.5
+
+// TestPage: the page holds the results of a whole measurement, as the program writes them, and the model says what was
+// measured.
+func TestPage(t *testing.T) {
+	r, measured, err := ReadPage(page)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if measured != r.markdown() {
+		t.Error("docs/growth.md is not what `make growth-page` writes")
+	}
+	if len(r.Runs) != 4 {
+		t.Fatalf("it has %d runs", len(r.Runs))
+	}
+	for _, c := range r.Checks() {
+		if c.Predicted > factor*c.Measured || c.Measured > factor*c.Predicted {
+			t.Errorf("%s: the model says %.2f %s, and %.2f were measured", c.Name, c.Predicted, c.Unit, c.Measured)
+		}
+	}
+}
+
+// TestModel: what can be worked out on paper.
+func TestModel(t *testing.T) {
+	m := Model{Processors: 2, StartCPU: 100 * time.Millisecond, DrainBefore: 30 * time.Millisecond, DrainAfter: 10 * time.Millisecond, SharedMemory: 1e6, PodMemory: 5e6, ContainerMemory: 1e5}
+	for name, test := range map[string]struct{ got, want any }{
+		"one container":           {m.Drain(1, 5*time.Second).Round(time.Millisecond), 5015 * time.Millisecond},
+		"200":                     {m.Drain(200, 5*time.Second), 8 * time.Second},
+		"the processors are busy": {m.Drain(2000, 5*time.Second), 40 * time.Second},
+		"more processors":         {m.On(64).Drain(200, 5*time.Second).Round(time.Millisecond), 5094 * time.Millisecond},
+		"starts":                  {m.Start(1000), 50 * time.Second},
+		"memory":                  {m.Memory(10, 3), 53e6},
+		"at once":                 {m.MostAtOnce(5*time.Second, 30*time.Second), 1666},
+	} {
+		if test.got != test.want {
+			t.Errorf("%s: got %v, want %v", name, test.got, test.want)
+		}
+	}
+}
+
+// TestSteps: from one to all, and small numbers too.
+func TestSteps(t *testing.T) {
+	for containers, want := range map[int][]int{1: {1}, 5: {1, 2, 3, 4, 5}, 200: {1, 20, 40, 60, 80, 100, 120, 140, 160, 180, 200}} {
+		got := steps(containers)
+		if len(got) != len(want) || got[len(got)-1] != containers {
+			t.Errorf("%d: %v", containers, got)
+		}
+	}
+}

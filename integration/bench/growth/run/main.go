@@ -1,0 +1,55 @@
+// Command run measures how cost grows with the number of containers, prints it, and writes docs/growth.md.
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"flag"
+	"fmt"
+	"os"
+	"os/exec"
+	"os/signal"
+	"strings"
+	"syscall"
+	"time"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/bench/growth"
+)
+
+func main() {
+	config := growth.Config{Progress: func(text string) { fmt.Fprintln(os.Stderr, text) }}
+	flag.StringVar(&config.Bin, "bin", "bin", "directory of the programs")
+	flag.IntVar(&config.Containers, "containers", 200, "containers at the end")
+	flag.DurationVar(&config.PreStop, "prestop", 5*time.Second, "how long each preStop takes: whole seconds")
+	page := flag.String("page", "", "write the results into this page")
+	flag.Parse()
+	if err := measure(config, *page); err != nil {
+		fmt.Fprintln(os.Stderr, "growth:", err)
+		os.Exit(1)
+	}
+}
+
+func measure(config growth.Config, page string) error {
+	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
+	defer stop()
+	began := time.Now()
+	results, err := growth.Measure(ctx, config)
+	if err != nil {
+		return err
+	}
+	results.Date, results.Commit = began.UTC().Format(time.DateOnly), commit()
+	fmt.Print(results.Tables())
+	if err := json.NewEncoder(os.Stdout).Encode(results); err != nil || page == "" {
+		return err
+	}
+	return results.WritePage(page)
+}
+
+// commit of the working tree, with a mark where that has changes.
+func commit() string {
+	out, err := exec.Command("git", "describe", "--always", "--dirty", "--abbrev=10").Output()
+	if err != nil {
+		return "unknown"
+	}
+	return strings.TrimSpace(string(out))
+}
