@@ -131,12 +131,12 @@ SOAK_HANDLERS ?= 5000
 SOAK_PAGE ?=
 
 .PHONY: soak
-soak: deps build $(BIN)/.servers ## 2,000 containers, 100 at a time, and a shim that runs 5,000 handlers; fails where anything grows or is left (root; 15 min)
+soak: deps build $(BIN)/.servers ## 2,000 containers, 100 at a time, and a shim that runs 5,000 handlers; fails where anything grows or is left (root; 6 min)
 	$(STEP) 'endurance' go run -tags '$(TAGS)' ./integration/soak -bin $(BIN) -containers $(SOAK_CONTAINERS) -parallel $(SOAK_PARALLEL) \
 		-pod $(SOAK_POD) -handlers $(SOAK_HANDLERS) -page '$(SOAK_PAGE)'
 
 .PHONY: growth
-growth: deps build $(BIN)/.servers ## what 200 containers cost, one by one, in one pod and in 200, and how long they take to stop at once (root; 6 min)
+growth: deps build $(BIN)/.servers ## what 200 containers cost, one by one, in one pod and in 200, and how long they take to stop at once (root; 4 min)
 	$(STEP) 'growth' go run -tags '$(TAGS)' ./integration/bench/growth/run -bin $(BIN)
 
 .PHONY: growth-page

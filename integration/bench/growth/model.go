@@ -64,7 +64,7 @@ func (m Model) Start(containers int) time.Duration {
 
 // Memory of the shims of so many pods, in bytes.
 func (m Model) Memory(pods, containersOfEach int) float64 {
-	return m.SharedMemory + float64(pods)*(m.PodMemory + m.ContainerMemory*float64(containersOfEach-1))
+	return m.SharedMemory + float64(pods)*(m.PodMemory+m.ContainerMemory*float64(containersOfEach-1))
 }
 
 // MostAtOnce is how many containers can be told to stop at once, so that each handler has the time that it takes before
