@@ -2,7 +2,6 @@ package growth
 
 import (
 	"encoding/json"
-	"errors"
 	"fmt"
 	"os"
 	"strings"
@@ -124,7 +123,7 @@ func cut(page string) (before, measured, after string, err error) {
 	before, rest, begins := strings.Cut(page, pageBegin)
 	measured, after, ends := strings.Cut(rest, pageEnd)
 	if !begins || !ends {
-		return "", "", "", errors.New("the page lacks the lines around what is measured: " + pageBegin + pageEnd)
+		return "", "", "", fmt.Errorf("the page lacks the line %q or %q", pageBegin, pageEnd)
 	}
 	return before, measured, after, nil
 }

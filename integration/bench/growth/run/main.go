@@ -38,7 +38,7 @@ func measure(config growth.Config, page string) error {
 		return err
 	}
 	results.Date, results.Commit = began.UTC().Format(time.DateOnly), commit()
-	fmt.Print(results.Tables())
+	fmt.Fprint(os.Stdout, results.Tables())
 	if err := json.NewEncoder(os.Stdout).Encode(results); err != nil || page == "" {
 		return err
 	}
