@@ -338,8 +338,12 @@ func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 }
 
 // noteExit tells the loop of an exit whose event is still on its way: a client
-// that waited for the process is not made to see it alive.
+// that waited for the process is not made to see it alive. While the runtime's start
+// runs, the runc service answers nobody, and tells of no exit.
 func (s *service) noteExit(ctx context.Context, c *container) {
+	if c.status.Load().Phase.Starting() {
+		return
+	}
 	response, err := s.TTRPCTaskService.State(ctx, &taskapi.StateRequest{ID: c.id})
 	if err == nil && response.Status == task.Status_STOPPED {
 		c.post(lifecycle.Event{Kind: lifecycle.ContainerExited})
