@@ -67,6 +67,7 @@ check-package: ## try dist/'s package on a fresh Debian 12, with the README's co
 .PHONY: servers
 servers: $(BIN)/.servers $(BIN)/.containerd-1.7 $(BIN)/criu $(BIN)/previous ## build or fetch what the tests run under: containerd 2.4 and 1.7, runc, CRIU
 	@CGO_ENABLED=0 go build -o $(BIN)/ ./integration/testserver ./integration/testlogger ./integration/testattacker
+	@go build -race -tags '$(TAGS)' -o $(BIN)/race/ ./cmd/containerd-shim-lifecycle-v2
 
 # Stamps, as the modules alone decide what these binaries are.
 $(BIN)/.servers: go.mod go.sum
@@ -122,6 +123,10 @@ e2e: deps build $(BIN)/.servers $(BIN)/.kubernetes ## the handlers on a real Kub
 .PHONY: docker
 docker: build $(BIN)/.servers $(BIN)/.docker $(BIN)/nerdctl ## the same under a private dockerd, and nerdctl; runs every command of their page
 	$(STEP) 'tests under docker and nerdctl' go test -race -tags '$(TAGS)' -timeout 15m ./integration/docker/
+
+.PHONY: faults
+faults: build servers ## every fault in every phase, and every pair of requests at once (root); test runs a part, each day another
+	$(STEP) 'every fault in every phase (10 min)' go test -race -count=1 -tags '$(TAGS)' -timeout 40m ./integration/faults -whole
 
 .PHONY: lint
 lint: ## golangci-lint and gofumpt, pinned in tools/go.mod

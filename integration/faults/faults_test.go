@@ -63,12 +63,12 @@ var faults = []*fault{
 		end:     hostKilled,
 	},
 	{
-		name: "host missing", about: "its file is removed",
+		name: "host missing", about: "its file is removed while the shim runs (missing from the beginning: TestMissingHost)",
 		inflict: func(c *cell) { c.must(os.Remove(filepath.Join(c.dir, hostBinary))) },
 		end:     func(_ *phase, e end) end { return e },
 	},
 	{
-		name: "host hung", about: "SIGSTOP while it runs; nobody lets it go on. Handlers have 2 s, the client's Create 5 s", holdsHost: true,
+		name: "host hung", about: "SIGSTOP while it runs; nobody lets it go on. Handlers have 2 s, and a Create ends by the shim's own 30 s", holdsHost: true,
 		prepare: func(c *cell) { c.timeout = max(c.timeout, 2) },
 		inflict: func(c *cell) { c.onHost(unix.SIGSTOP) },
 		end:     hostHung,
@@ -83,7 +83,7 @@ var faults = []*fault{
 		end: runtimeFails,
 	},
 	{
-		name: "runtime hangs", about: "every call of the OCI runtime hangs, until one has and the status service has answered meanwhile",
+		name: "runtime hangs", about: "the next call of the OCI runtime hangs, until the status service has answered meanwhile",
 		inflict: func(c *cell) { c.hang() },
 		end:     func(_ *phase, e end) end { return e },
 	},
@@ -197,12 +197,18 @@ func hostHung(p *phase, e end) end {
 
 // runtimeFails: where the runtime cannot send the signal that the shim owes, the shim does.
 func runtimeFails(p *phase, e end) end {
-	e.fails = map[string][]string{
-		"Creating": {"Create"}, "Created": {"Start"}, "Starting": {"Start"}, "StartingPassed": {"Kill", "Start"}, "Stopping": {"Kill"},
-		"Deleted": nil,
-	}[p.name]
-	if _, ok := map[string]bool{"Creating": true, "Created": true, "Starting": true, "StartingPassed": true, "Stopping": true, "Deleted": true}[p.name]; !ok {
-		e.fails = []string{"Delete"}
+	e.fails = []string{"Delete"}
+	switch p.name {
+	case "Creating":
+		e.fails = []string{"Create"}
+	case "Created", "Starting":
+		e.fails = []string{"Start"}
+	case "StartingPassed":
+		e.fails = []string{"Kill", "Start"}
+	case "Stopping":
+		e.fails = []string{"Kill"}
+	case "Deleted":
+		e.fails = []string{neighbourKill}
 	}
 	switch p.name {
 	case "StartingStop": // the runtime's init gets the signal, which is no shell with a trap
@@ -231,6 +237,9 @@ func (c *cell) hang() {
 		_ = os.Remove(string(f))
 	}()
 	c.heal = func() {
+		if !c.beside("at-hang").exists() {
+			c.Error("nobody has called the runtime, so it has not hung")
+		}
 		cancel()
 		<-done
 	}
@@ -275,8 +284,9 @@ func (c *cell) fillDisks() {
 }
 
 func diskFull(p *phase, e end) end {
-	failing := map[string][]string{"Creating": {"Create"}}
-	e.fails = failing[p.name]
+	if p.name == "Creating" {
+		e.fails = []string{"Create"}
+	}
 	return e
 }
 
@@ -398,7 +408,7 @@ func processesFull(p *phase, e end) end {
 	case "StartingPassed", "Stopping":
 		e.fails = []string{"Kill"}
 	case "Deleted":
-		e.fails = nil
+		e.fails = []string{neighbourKill}
 	}
 	return e
 }

@@ -50,10 +50,13 @@ func (c *cell) finish(e end) {
 		c.finishStop(e)
 		c.finishDelete(e)
 	}
-	if c.heal != nil {
+	if c.waits() && c.heal != nil {
 		c.takeBack()
 	}
 	c.finishNeighbour(5)
+	if c.heal != nil {
+		c.takeBack()
+	}
 	c.wantAnswers()
 	if !slices.Equal(c.failed, e.fails) {
 		c.Errorf("the requests %q have failed, want %q (%s)", c.failed, e.fails, c.describe())
@@ -205,8 +208,8 @@ func (c *cell) finishStop(e end) {
 		}
 		c.kill()
 	}
-	if e.unanswered && c.deleteReq != nil {
-		return // the Delete that nobody waits for may have taken it away
+	if c.deleteReq != nil && (e.unanswered || c.waits()) {
+		return // the Delete whose answer is not to be had may have taken it away
 	}
 	c.wait(e.status)
 }
@@ -280,6 +283,9 @@ func (c *cell) finishLost() {
 	}
 }
 
+// neighbourKill is what a client asks for of the neighbour, when nothing is left of the container.
+const neighbourKill = "Kill of the neighbour"
+
 // finishNeighbour wants the neighbour to have been left alone, or to have gone with its shim.
 func (c *cell) finishNeighbour(status uint32) {
 	c.Helper()
@@ -302,7 +308,7 @@ func (c *cell) finishNeighbour(status uint32) {
 		if c.heal == nil {
 			c.Fatal(err)
 		}
-		c.failed = append(c.failed, "Kill of the neighbour")
+		c.failed = append(c.failed, neighbourKill)
 		c.takeBack()
 		_, err = c.neighbour.Kill(c.Context(), syscall.SIGTERM)
 		c.must(err)

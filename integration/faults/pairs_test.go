@@ -282,11 +282,13 @@ func (c *pairCell) finishPairs(after string) {
 		e.preStop = anyTimes
 	}
 	if c.deleted {
-		// containerd has not been asked, and is told NotFound when it is.
+		// containerd has not been asked. It learns of it when the shim has ended, which a shim without containers does if it is told to.
 		c.letGo()
-		c.must(c.record.Remove(c.Context()))
 		c.wantAnswers()
 		c.wantJournal(e)
+		ctx := namespaces.WithNamespace(c.Context(), c.namespace)
+		_, _ = c.shims[0].Shutdown(ctx, &taskapi.ShutdownRequest{ID: c.id}) // its connection may close before the answer
+		c.poll("containerd to take the task away", c.gone)
 		for _, leak := range c.leaks() {
 			c.Errorf("left behind: %s", leak)
 		}
