@@ -194,7 +194,6 @@ type pairCell struct {
 	callers [2]*caller
 	shims   [2]taskapi.TTRPCTaskService
 	calls   int
-	waits   []*request
 	paused  bool // so preStop may have found it so
 	stopped bool // a stop was asked for by a pair, and accepted
 	deleted bool
