@@ -67,6 +67,7 @@ check-package: ## try dist/'s package on a fresh Debian 12, with the README's co
 .PHONY: servers
 servers: $(BIN)/.servers $(BIN)/.containerd-1.7 $(BIN)/criu $(BIN)/previous ## build or fetch what the tests run under: containerd 2.4 and 1.7, runc, CRIU
 	@CGO_ENABLED=0 go build -o $(BIN)/ ./integration/testserver ./integration/testlogger ./integration/testattacker
+	@go build -race -tags '$(TAGS)' -o $(BIN)/race/ ./cmd/containerd-shim-lifecycle-v2
 
 # Stamps, as the modules alone decide what these binaries are.
 $(BIN)/.servers: go.mod go.sum
@@ -142,6 +143,10 @@ growth: deps build $(BIN)/.servers ## what 200 containers cost, one by one, in o
 .PHONY: growth-page
 growth-page: deps build $(BIN)/.servers ## the same, and write it into docs/growth.md
 	$(STEP) 'growth' go run -tags '$(TAGS)' ./integration/bench/growth/run -bin $(BIN) -page docs/growth.md
+
+.PHONY: faults
+faults: build servers ## every fault in every phase, and every pair of requests at once (root); test runs a part, each day another
+	$(STEP) 'every fault in every phase (10 min)' go test -race -count=1 -tags '$(TAGS)' -timeout 40m ./integration/faults -whole
 
 .PHONY: lint
 lint: ## golangci-lint and gofumpt, pinned in tools/go.mod

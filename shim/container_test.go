@@ -317,6 +317,38 @@ func TestHandlersAreAbortedForTheRightCause(t *testing.T) {
 	}
 }
 
+// The runc service answers nobody while the runtime's start runs, which may take long or for ever.
+func TestKillDuringTheRuntimesStartReturnsAtOnce(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, preStop(0), &fakeHandlers{preStop: takes(second, hookexec.Result{})}).serve()
+		returns := make(chan struct{})
+		started, state := w.inner.answer["Start"], w.inner.answer["State"]
+		w.inner.answer["Start"] = func(ctx context.Context, r any) (any, error) {
+			<-returns
+			return started(ctx, r)
+		}
+		w.inner.answer["State"] = func(ctx context.Context, r any) (any, error) {
+			<-returns
+			return state(ctx, r)
+		}
+		p := w.start(0)
+		synctest.Wait()
+		w.kill(unix.SIGTERM)
+		w.kill(unix.SIGTERM) // joins
+		if phase := w.c.status.Load().Phase; phase != lifecycle.StartingStop {
+			t.Errorf("phase %s", phase)
+		}
+		close(returns)
+		if err := p.answered(t, 0); err != nil {
+			t.Error(err)
+		}
+		w.handlers.expect(t, nil, nil)
+		pass(second)
+		w.handlers.expect(t, []string{"preStop Succeeded"}, []string{"15 at 1s"})
+		w.exit()
+	})
+}
+
 func TestSIGKILLIsForwardedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve().mustStart()

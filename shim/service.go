@@ -344,12 +344,16 @@ func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 const exitWait = 200 * time.Millisecond
 
 // noteExit tells the loop of an exit whose event is still on its way: a client
-// that waited for the process is not made to see it alive. It waits for the event
-// first: the one goroutine in which the runc service learns of all exits of the pod
-// must not meet the lock that a Kill or Delete holds while runc runs. Where some
+// that waited for the process is not made to see it alive. While the runtime's start
+// runs, the runc service answers nobody, and tells of no exit. Else noteExit waits for
+// the event first: the one goroutine in which the runc service learns of all exits of
+// the pod must not meet the lock that a Kill or Delete holds while runc runs. Where some
 // thirty exits wait for it, the reaper stands still for a second at each, and so
 // does that runc's own exit: a pod of 30 containers took 80 s to stop.
 func (s *service) noteExit(ctx context.Context, c *container) {
+	if c.status.Load().Phase.Starting() {
+		return
+	}
 	response, err := s.TTRPCTaskService.State(ctx, &taskapi.StateRequest{ID: c.id})
 	if err != nil || response.Status != task.Status_STOPPED {
 		return

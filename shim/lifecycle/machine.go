@@ -47,6 +47,9 @@ func (p Phase) String() string {
 	}[p]
 }
 
+// Starting tells whether the runtime's start has been called, and has not returned yet.
+func (p Phase) Starting() bool { return p >= Starting && p <= StartingExited }
+
 // heldStart is the start request that has not been answered.
 type heldStart struct {
 	request  RequestID
@@ -496,8 +499,7 @@ func (m *Machine) deleteReturned(err error) {
 	m.callDeletes()
 }
 
-// starting tells whether the runtime's start has not returned yet.
-func (m *Machine) starting() bool { return m.phase >= Starting && m.phase <= StartingExited }
+func (m *Machine) starting() bool { return m.phase.Starting() }
 
 // runPostStart inside the container that has just been started.
 func (m *Machine) runPostStart(now time.Time) {

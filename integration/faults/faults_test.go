@@ -1,0 +1,462 @@
+package faults
+
+import (
+	"context"
+	"fmt"
+	"os"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/containerd/containerd/api/runtime/task/v3"
+	"golang.org/x/sys/unix"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+)
+
+// fault is a row of the matrix.
+type fault struct {
+	name, about string
+	// own: it touches the daemon, or a directory of its, so each cell has one for itself.
+	own bool
+	// holdsHost: in the phases where a handler could be held by itself, its host is.
+	holdsHost bool
+	// mayLose: the shim may end by it, which is then as if it had been killed.
+	mayLose bool
+	// prepare is called before the container is made; nil for nothing.
+	prepare func(*cell)
+	// inflict does it, and sets what takes it back.
+	inflict func(*cell)
+	// end of a phase; it gets the phase's own.
+	end func(*phase, end) end
+}
+
+var faults = []*fault{
+	{
+		name: "containerd killed", about: "SIGKILL, and a new start", own: true,
+		inflict: func(c *cell) { c.restart((*harness.Daemon).Kill) },
+		end:     restarted,
+	},
+	{
+		name: "containerd restarted", about: "SIGTERM, and a new start", own: true,
+		inflict: func(c *cell) { c.restart((*harness.Daemon).Terminate) },
+		end:     restarted,
+	},
+	{
+		name: "shim killed", about: "SIGKILL",
+		inflict: func(c *cell) {
+			shims := c.shims()
+			if len(shims) != 1 {
+				c.Fatalf("shims %v, want one", shims)
+			}
+			c.must(unix.Kill(shims[0].PID, unix.SIGKILL))
+		},
+		end: func(_ *phase, e end) end {
+			e.lost, e.text = true, "killed"
+			return e
+		},
+	},
+	{
+		name: "host killed", about: "SIGKILL while it runs, before it has started the handler", holdsHost: true,
+		inflict: func(c *cell) { c.onHost(unix.SIGKILL) },
+		end:     hostKilled,
+	},
+	{
+		name: "host missing", about: "its file is removed while the shim runs (missing from the beginning: TestMissingHost)",
+		inflict: func(c *cell) { c.must(os.Remove(filepath.Join(c.dir, hostBinary))) },
+		end:     func(_ *phase, e end) end { return e },
+	},
+	{
+		name: "host hung", about: "SIGSTOP while it runs; nobody lets it go on. Handlers have 2 s, and a Create ends by the shim's own 30 s", holdsHost: true,
+		prepare: func(c *cell) { c.timeout = max(c.timeout, 2) },
+		inflict: func(c *cell) { c.onHost(unix.SIGSTOP) },
+		end:     hostHung,
+	},
+	{
+		name: "runtime fails", about: "every call of the OCI runtime fails, until one has",
+		inflict: func(c *cell) {
+			f := c.beside("fail")
+			c.must(write(string(f), ""))
+			c.heal = func() { _ = os.Remove(string(f)) }
+		},
+		end: runtimeFails,
+	},
+	{
+		name: "runtime hangs", about: "the next call of the OCI runtime hangs, until the status service has answered meanwhile",
+		inflict: func(c *cell) { c.hang() },
+		end:     func(_ *phase, e end) end { return e },
+	},
+	{
+		name: "disk full", about: "where the bundles and the runtime's state are, until a request has failed", own: true,
+		prepare: func(c *cell) { c.smallDisks() },
+		inflict: func(c *cell) { c.fillDisks() },
+		end:     diskFull,
+	},
+	{
+		name: "cgroup frozen", about: "from outside, until the shim has gone on without the frozen. Handlers have 2 s",
+		prepare: func(c *cell) { c.timeout = max(c.timeout, 2) },
+		inflict: func(c *cell) { c.freeze() },
+		end:     frozen,
+	},
+	{
+		name: "process table full", mayLose: true,
+		about: "the shim, and what it starts, may have 3 processes and threads more, until a request has failed. Go ends a program " +
+			"that needs a thread and gets none, so the shim may end too, as the stock one may: then as for “shim killed”",
+		inflict: func(c *cell) { c.fillProcesses() },
+		end:     processesFull,
+	},
+	{
+		name: "events unheard", about: "containerd is stopped (SIGSTOP); the client speaks to the shim itself until the exit", own: true,
+		inflict: func(c *cell) { c.silence() },
+		end:     func(_ *phase, e end) end { return e },
+	},
+	{
+		name: "client gone", about: "its connection is closed, with what it waits for; another client goes on",
+		inflict: func(c *cell) { c.must(c.client.Close()) },
+		end: func(p *phase, e end) end {
+			e.unanswered = p.pending
+			return e
+		},
+	},
+}
+
+// restart ends the daemon and starts it again. A runtime's start that is held ends in between where the process has exited:
+// containerd gives a shim 5 s to delete that, and forgets a shim that has not, under the stock shim too (loadShim, shim_load.go).
+func (c *cell) restart(stop func(*harness.Daemon) error) {
+	c.Helper()
+	c.must(stop(c.world.Daemon))
+	if c.phase.name == "StartingExited" {
+		c.letGo()
+		c.wantPhase("Exited")
+	}
+	c.must(c.world.Start(c.Context()))
+}
+
+// restarted: what has exited is taken away by a containerd that starts: it finds no process.
+func restarted(p *phase, e end) end {
+	switch p.name {
+	case "Exited", "StartingExited":
+		e.lost, e.text = true, "taken away by containerd"
+	}
+	e.unanswered = p.pending
+	return e
+}
+
+// onHost sends the signal to the host that is held, which then is held by nothing else; where no host is held it
+// shows that none runs.
+func (c *cell) onHost(signal syscall.Signal) {
+	c.Helper()
+	if !c.beside("host").exists() {
+		if hosts := c.hosts(); len(hosts) > 0 {
+			c.Errorf("a handler host runs in a phase that has none: %v", hosts)
+		}
+		return
+	}
+	pid := c.host()
+	c.must(unix.Kill(pid, signal))
+	if signal == unix.SIGSTOP && c.stuck == nil {
+		c.poll("the host to be stopped", func() bool {
+			p, err := harness.ProcessByID(pid)
+			return err == nil && p.State == "T"
+		})
+	}
+}
+
+func hostKilled(p *phase, e end) end {
+	switch p.host {
+	case "":
+		e.nothing, e.text = true, "none runs"
+	case "prepare":
+		e.fails, e.text = []string{"Create"}, "Create fails"
+	}
+	switch p.name {
+	case "PostStarting":
+		e.start, e.text = "cannot start", "Start fails, stopped"
+	case "PreStopping":
+		e.preStop, e.text = 0, "preStop fails, the signal is sent"
+	}
+	return e
+}
+
+func hostHung(p *phase, e end) end {
+	switch p.host {
+	case "":
+		e.nothing, e.text = true, "none runs"
+	case "prepare":
+		e.fails, e.text = []string{"Create"}, "Create fails in time"
+	}
+	switch p.name {
+	case "PostStarting":
+		e.start, e.text = "timed out", "Start fails in time, stopped"
+	case "PreStopping":
+		e.preStop, e.text = 0, "preStop times out, the signal is sent"
+	}
+	return e
+}
+
+// runtimeFails: where the runtime cannot send the signal that the shim owes, the shim does.
+func runtimeFails(p *phase, e end) end {
+	e.fails = []string{"Delete"}
+	switch p.name {
+	case "Creating":
+		e.fails = []string{"Create"}
+	case "Created", "Starting":
+		e.fails = []string{"Start"}
+	case "StartingPassed":
+		e.fails = []string{"Kill", "Start"}
+	case "Stopping":
+		e.fails = []string{"Kill"}
+	case "Deleted":
+		e.fails = []string{neighbourKill}
+	}
+	switch p.name {
+	case "StartingStop": // the runtime's init gets the signal, which is no shell with a trap
+		e.start, e.preStop, e.terms, e.status, e.unstarted = "this runtime fails", 0, 0, 2, true
+	case "StartingPassed":
+		e.start, e.preStop, e.terms, e.status = "", 1, 1, 7
+	case "StartingExited":
+		e.start, e.unstarted = "OCI runtime start failed", true
+	}
+	return e
+}
+
+// hang makes the runtime hang until it has, and longer where the signal comes all the same.
+func (c *cell) hang() {
+	c.Helper()
+	f := c.beside("hang")
+	c.must(write(string(f), ""))
+	ctx, cancel := context.WithCancel(context.Background())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		_ = harness.Poll(ctx, limit, "the runtime to hang", func() (bool, error) { return c.beside("at-hang").exists(), nil })
+		if _, err := c.told(); err != nil && ctx.Err() == nil {
+			c.Errorf("the status service, while the runtime hangs: %v", err)
+		}
+		_ = os.Remove(string(f))
+	}()
+	c.heal = func() {
+		if !c.beside("at-hang").exists() {
+			c.Error("nobody has called the runtime, so it has not hung")
+		}
+		cancel()
+		<-done
+	}
+}
+
+// disks are the directories that get small.
+func (c *cell) disks() []string {
+	return []string{filepath.Join(c.world.Dir, "state", "io.containerd.runtime.v2.task"), c.world.RuncRoot}
+}
+
+func (c *cell) smallDisks() {
+	c.Helper()
+	for _, dir := range c.disks() {
+		c.must(os.MkdirAll(dir, 0o711))
+		c.must(unix.Mount("tmpfs", dir, "tmpfs", 0, "mode=711,size=2m"))
+		c.Cleanup(func() {
+			if err := unix.Unmount(dir, unix.MNT_DETACH); err != nil {
+				c.Error(err)
+			}
+		})
+	}
+}
+
+func (c *cell) fillDisks() {
+	c.Helper()
+	var full []string
+	for _, dir := range c.disks() {
+		path := filepath.Join(dir, "full")
+		f, err := os.Create(path)
+		c.must(err)
+		full = append(full, path)
+		for chunk := make([]byte, 4096); err == nil; {
+			_, err = f.Write(chunk)
+		}
+		c.must(f.Close())
+	}
+	c.heal = func() {
+		for _, path := range full {
+			_ = os.Remove(path)
+		}
+	}
+}
+
+func diskFull(p *phase, e end) end {
+	if p.name == "Creating" {
+		e.fails = []string{"Create"}
+	}
+	return e
+}
+
+// freeze the container's cgroup, or where there is none, its parent's, and thaw it when the shim has gone on as far as it can.
+func (c *cell) freeze() {
+	c.Helper()
+	dir := c.parent
+	if c.createReq.answered() && c.group == "" {
+		dir += "/" + c.id
+	}
+	frozen, thaw, err := freezer(dir)
+	c.must(err)
+	c.heal = func() {
+		if err := thaw(); err != nil {
+			c.Error(err)
+		}
+	}
+	if c.stuck == nil { // what is stuck in the kernel cannot be frozen before it is let go
+		c.poll("the cgroup to be frozen", frozen)
+	}
+	if _, err := c.told(); err != nil {
+		c.Errorf("the status service, while the cgroup is frozen: %v", err)
+	}
+	switch c.phase.name {
+	case "Running":
+		c.must(c.answer(c.askStop(c.api)))
+		c.wantPhase("Stopping")
+	case "PostStarting", "PostStartEnding", "PostStartStopping", "PreStopping", "PreStopEnding":
+		c.wantPhase("Stopping")
+	case "Stopping":
+		c.kill()
+	}
+	c.takeBack()
+}
+
+func frozen(p *phase, e end) end {
+	switch p.name {
+	case "PostStarting":
+		e.start, e.preStop = "timed out", 0
+	case "Running":
+		e.preStop = 0
+	}
+	return e
+}
+
+// spareProcesses is room for threads that the shim itself comes to need, without which Go ends a program. It is less than
+// a runtime or a handler host needs.
+const spareProcesses = 3
+
+// fillProcesses moves the shim into a cgroup that has no room for another program. What the shim starts is in it too; the
+// container is not, nor what runs already.
+func (c *cell) fillProcesses() {
+	c.Helper()
+	shims := c.shims()
+	if len(shims) != 1 {
+		c.Fatalf("shims %v, want one", shims)
+	}
+	mount := "/sys/fs/cgroup/pids"
+	if unified() {
+		mount = "/sys/fs/cgroup"
+		c.must(write(filepath.Join(mount, c.parent, "cgroup.subtree_control"), "+pids"))
+	}
+	home, err := pidsCgroup(shims[0].PID)
+	c.must(err)
+	dir := filepath.Join(mount, cgroupParent, "full-"+c.namespace)
+	c.must(os.Mkdir(dir, 0o755))
+	move := func(to string, pid int) error { return write(filepath.Join(to, "cgroup.procs"), strconv.Itoa(pid)) }
+	c.must(move(dir, shims[0].PID))
+	text, err := os.ReadFile(filepath.Join(dir, "pids.current"))
+	c.must(err)
+	now, err := strconv.Atoi(strings.TrimSpace(string(text)))
+	c.must(err)
+	c.must(write(filepath.Join(dir, "pids.max"), strconv.Itoa(now+spareProcesses)))
+	c.heal = func() {
+		_ = write(filepath.Join(dir, "pids.max"), "max")
+		err := harness.Poll(context.Background(), limit, "the full cgroup to be left", func() (bool, error) {
+			members, _ := os.ReadFile(filepath.Join(dir, "cgroup.procs"))
+			for _, member := range strings.Fields(string(members)) {
+				if pid, err := strconv.Atoi(member); err == nil {
+					_ = move(filepath.Join(mount, home), pid) // it may have ended
+				}
+			}
+			return os.Remove(dir) == nil, nil
+		})
+		if err != nil {
+			c.Error(err)
+		}
+	}
+}
+
+// pidsCgroup is the path of the process's cgroup in the hierarchy that counts processes.
+func pidsCgroup(pid int) (string, error) {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", pid))
+	if err != nil {
+		return "", err
+	}
+	for line := range strings.Lines(string(text)) {
+		part := strings.SplitN(strings.TrimSpace(line), ":", 3)
+		if len(part) == 3 && (part[1] == "pids" || unified() && part[0] == "0") {
+			return part[2], nil
+		}
+	}
+	return "", fmt.Errorf("process %d is in no cgroup that counts processes", pid)
+}
+
+// processesFull: what runs goes on; nothing can be started, neither a handler nor the runtime. The signal that the shim owes
+// comes all the same.
+func processesFull(p *phase, e end) end {
+	e.fails = []string{"Delete"}
+	switch p.name {
+	case "Creating":
+		e.fails = []string{"Create"}
+	case "Created":
+		e.fails = []string{"Start"}
+	case "Starting":
+		e.start, e.preStop = "cannot start", 0
+	case "StartingStop", "PostStarting", "Running":
+		e.preStop = 0
+	case "StartingPassed", "Stopping":
+		e.fails = []string{"Kill"}
+	case "Deleted":
+		e.fails = []string{neighbourKill}
+	}
+	return e
+}
+
+// unified says whether the machine has cgroup v2 alone.
+func unified() bool {
+	_, err := os.Stat("/sys/fs/cgroup/cgroup.controllers")
+	return err == nil
+}
+
+// silence stops containerd. What the client does is done at the shim's socket then.
+func (c *cell) silence() {
+	c.Helper()
+	shim, err := c.connect()
+	c.must(err)
+	pid := c.world.Pid()
+	c.must(unix.Kill(pid, unix.SIGSTOP))
+	c.api = viaSocket{task.NewTTRPCTaskClient(shim), c.namespace, c.id}
+	c.heal = func() {
+		if err := unix.Kill(pid, unix.SIGCONT); err != nil {
+			c.Error(err)
+		}
+	}
+}
+
+// freezer freezes a cgroup of whichever version.
+func freezer(cgroup string) (frozen func() bool, thaw func() error, err error) {
+	dir, name, on, off := filepath.Join("/sys/fs/cgroup/freezer", cgroup), "freezer.state", "FROZEN", "THAWED"
+	frozen = func() bool {
+		data, _ := os.ReadFile(filepath.Join(dir, name))
+		return strings.TrimSpace(string(data)) == on
+	}
+	if unified() {
+		dir, name, on, off = filepath.Join("/sys/fs/cgroup", cgroup), "cgroup.freeze", "1", "0"
+		frozen = func() bool {
+			data, _ := os.ReadFile(filepath.Join(dir, "cgroup.events"))
+			return strings.Contains(string(data), "frozen 1")
+		}
+	}
+	thaw = func() error {
+		err := write(filepath.Join(dir, name), off)
+		if os.IsNotExist(err) {
+			return nil
+		}
+		return err
+	}
+	if err := write(filepath.Join(dir, name), on); err != nil {
+		return nil, nil, fmt.Errorf("freeze: %w", err)
+	}
+	return frozen, thaw, nil
+}

@@ -1,0 +1,102 @@
+package faults
+
+import (
+	"flag"
+	"hash/fnv"
+	"testing"
+	"time"
+)
+
+var whole = flag.Bool("whole", false, "run every cell and every pair, not the day's part of them")
+
+// parts is into how many the cells and pairs are divided: each day has one of them, so that a few days have them all.
+const parts = 8
+
+// isChosen says whether it is run today.
+func isChosen(name string) bool { return *whole || isOf(name, time.Now().YearDay()) }
+
+func isOf(name string, day int) bool {
+	sum := fnv.New32a()
+	_, _ = sum.Write([]byte(name)) // never fails
+	return int(sum.Sum32()%parts) == day%parts
+}
+
+// TestMatrix is every cell, or the day's.
+func TestMatrix(t *testing.T) {
+	for _, f := range faults {
+		t.Run(f.name, func(t *testing.T) {
+			for _, p := range phases {
+				if isChosen(f.name + " in " + p.name) {
+					t.Run(p.name, func(t *testing.T) {
+						t.Parallel()
+						meetFault(t, f, p, "runc")
+					})
+				}
+			}
+		})
+	}
+}
+
+// TestMatrixOnCrun is the faults of a runtime, of a handler host and of a shim with another runtime. Its daemon does not see the
+// filesystem in which a process can be stuck.
+func TestMatrixOnCrun(t *testing.T) {
+	for _, f := range faults {
+		if f.own || f.mayLose { // crun has no threads: it finds room in a process table that is full for runc
+			continue
+		}
+		t.Run("crun "+f.name, func(t *testing.T) {
+			for _, p := range phases {
+				if !p.stuck && isChosen("crun, "+f.name+" in "+p.name) {
+					t.Run(p.name, func(t *testing.T) {
+						t.Parallel()
+						meetFault(t, f, p, "crun")
+					})
+				}
+			}
+		})
+	}
+}
+
+// meetFault is one cell.
+func meetFault(t *testing.T, f *fault, p *phase, runtime string) {
+	t.Helper()
+	var w *world
+	var err error
+	if f.own {
+		if w, err = newWorld(runtime); err == nil {
+			t.Cleanup(func() {
+				if err := w.close(); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+	} else {
+		w, err = sharedWorld(runtime)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	c := newCell(t, w, p, runtime)
+	c.holdsHost = f.holdsHost && p.host != ""
+	if f.prepare != nil {
+		f.prepare(c)
+	}
+	p.prepare(c)
+	c.make()
+	p.reach(c)
+	c.wantPhase(p.isTold()...)
+	e := f.endOf(p)
+	if runtime == "crun" && f.name == "runtime fails" && p.name == "StartingStop" {
+		// As pid 1 crun's own process, other than runc's, is deaf to TERM, under the stock shim too.
+		e.status, e.fails = 137, []string{"Kill"}
+	}
+	run := func() {
+		f.inflict(c)
+		c.finish(e)
+	}
+	if f.mayLose {
+		c.forgive(run)
+	} else {
+		run()
+	}
+}

@@ -1,0 +1,265 @@
+package faults
+
+import (
+	"os"
+	"syscall"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+)
+
+// phase is a column of the matrix.
+type phase struct {
+	// name is the machine's, as docs/lifecycle.md and the status service have it; for what comes before the machine's
+	// first and after its last, a word of its own.
+	name string
+	// about says how the phase is come to and what holds it there.
+	about string
+	// told are what the status service may say; the name where there are none, "" where it tells of no such container.
+	told []string
+	// reach brings the container there.
+	reach func(*cell)
+	// stuck phases need a process that not even SIGKILL ends; each lasts no longer than the shim waits for it.
+	stuck bool
+	// pending: a Create, a Start or a Delete is waited for.
+	pending bool
+	// host is what a handler host would be doing: "start" and "prepare" can be held, "" is where none runs.
+	host string
+	// The end, when nothing but time was lost: what the start is answered with (a part of the words, empty for success),
+	// how often preStop and TERM come (any: 0 or 1), and the exit status.
+	start          string
+	preStop, terms int
+	status         uint32
+}
+
+// any number of times but no more than once: both are right.
+const anyTimes = -1
+
+// phases, in the order of a life. TestPhases holds them to docs/lifecycle.md.
+var phases = []*phase{
+	{
+		name: "Creating", pending: true, about: "the runtime's create is held: before the machine's first phase", told: []string{"Created", ""},
+		host: "prepare", preStop: 1, terms: 1, status: 7,
+		reach: func(c *cell) {
+			if c.holdsHost || c.sticksHost {
+				c.holdHandler("", "prepare")
+				c.askCreate(c.front())
+				c.host()
+				return
+			}
+			c.hold(c.beside("hold-create"))
+			c.askCreate(c.front())
+			c.poll("the runtime's create", c.beside("at-hold-create").exists)
+		},
+	},
+	{
+		name: "Created", about: "created, and not started", preStop: 1, terms: 1, status: 7,
+		reach: func(c *cell) { c.create() },
+	},
+	{
+		name: "Starting", pending: true, about: "the runtime's start is held", preStop: 1, terms: 1, status: 7,
+		reach: func(c *cell) { c.starting() },
+	},
+	{
+		name: "StartingStop", pending: true, about: "the runtime's start is held, and SIGTERM has come", start: "signal 15 arrived", preStop: 1, terms: 1, status: 7,
+		reach: func(c *cell) {
+			c.starting()
+			c.must(c.answer(c.askStop(c.front())))
+		},
+	},
+	{
+		name: "StartingPassed", pending: true, about: "the runtime's start is held, and SIGKILL has come", start: "signal 9 arrived", status: 137, terms: 0,
+		reach: func(c *cell) {
+			c.starting()
+			c.killReq = c.askKill(c.front(), syscall.SIGKILL)
+			c.killed = true
+		},
+	},
+	{
+		name: "StartingExited", pending: true, about: "the process has exited, and the runtime's start, held, has not returned: the shim is told only then",
+		told: []string{"Starting", "StartingExited"}, status: 3,
+		reach: func(c *cell) {
+			c.create()
+			c.hold(c.beside("hold-after-start"))
+			c.askStart(c.front())
+			c.poll("the runtime's start", c.beside("at-hold-after-start").exists)
+			c.poll("the entrypoint", c.inside("ready").exists)
+			pid := c.init()
+			c.must(unix.Kill(pid, unix.SIGUSR1))
+			c.poll("the exit", func() bool {
+				p, err := harness.ProcessByID(pid)
+				return os.IsNotExist(err) || err == nil && p.State == "Z"
+			})
+		},
+	},
+	{
+		name: "PostStarting", pending: true, about: "postStart waits", host: "start", preStop: 1, terms: 1, status: 7,
+		reach: func(c *cell) {
+			c.create()
+			c.holdHandler("postStart", "start")
+			c.askStart(c.front())
+			c.waitHandler("postStart")
+		},
+	},
+	{
+		name: "PostStartEnding", pending: true, about: "postStart's time is up, and it is stuck in the kernel: 1 s", stuck: true, host: "start",
+		start: "timed out", preStop: anyTimes, terms: 1, status: 7,
+		reach: func(c *cell) {
+			c.create()
+			c.holdHandler("postStart", "start")
+			c.askStart(c.front())
+			c.waitHandler("postStart")
+		},
+	},
+	{
+		name: "PostStartStopping", pending: true, about: "SIGTERM has come, and postStart is stuck in the kernel: 1 s", stuck: true, host: "start",
+		start: "signal 15 arrived", preStop: anyTimes, terms: 1, status: 7,
+		reach: func(c *cell) {
+			c.create()
+			c.holdHandler("postStart", "start")
+			c.askStart(c.front())
+			c.waitHandler("postStart")
+			c.must(c.answer(c.askStop(c.front())))
+		},
+	},
+	{
+		name: "Running", about: "started and acknowledged", preStop: 1, terms: 1, status: 7,
+		reach: func(c *cell) { c.running() },
+	},
+	{
+		name: "PreStopping", about: "preStop waits", host: "start", preStop: 1, terms: 1, status: 7,
+		reach: func(c *cell) {
+			c.running()
+			c.holdHandler("preStop", "start")
+			c.must(c.answer(c.askStop(c.front())))
+			c.waitHandler("preStop")
+		},
+	},
+	{
+		name: "PreStopEnding", about: "preStop's time is up, and it is stuck in the kernel: 1 s", stuck: true, host: "start",
+		preStop: anyTimes, terms: 1, status: 7,
+		reach: func(c *cell) {
+			c.running()
+			c.holdHandler("preStop", "start")
+			c.must(c.answer(c.askStop(c.front())))
+			c.waitHandler("preStop")
+		},
+	},
+	{
+		name: "Stopping", about: "preStop has run, the signal was sent, and the entrypoint is deaf to it", preStop: 1, terms: 1, status: 137,
+		reach: func(c *cell) {
+			c.running()
+			c.must(os.WriteFile(string(c.inside("deaf")), nil, 0o644))
+			c.must(c.answer(c.askStop(c.front())))
+			c.poll("TERM", func() bool { return c.noted("TERM") == 1 })
+		},
+	},
+	{
+		name: "Exited", about: "exited, and not deleted", preStop: 1, terms: 1, status: 7,
+		reach: func(c *cell) { c.exited() },
+	},
+	{
+		name: "Deleting", pending: true, about: "SIGKILL has come, and Delete waits for a preStop that is stuck in the kernel: 1.5 s", stuck: true, host: "start",
+		preStop: anyTimes, terms: 0, status: 137,
+		reach: func(c *cell) {
+			c.running()
+			c.must(os.WriteFile(string(c.inside("deaf")), nil, 0o644))
+			c.holdHandler("preStop", "start")
+			c.must(c.answer(c.askStop(c.front())))
+			c.waitHandler("preStop")
+			c.kill()
+			c.wantPhase("Exited")
+			c.askDelete(c.front())
+		},
+	},
+	{
+		name: "Deleted", about: "deleted; a neighbour keeps the shim", told: []string{""}, preStop: 1, terms: 1, status: 7,
+		reach: func(c *cell) {
+			c.exited()
+			c.askDelete(c.front())
+			c.must(c.answer(c.deleteReq))
+		},
+	},
+}
+
+func (p *phase) isTold() []string {
+	if p.told == nil {
+		return []string{p.name}
+	}
+	return p.told
+}
+
+// prepare decides what has to be known before the container is made.
+func (p *phase) prepare(c *cell) {
+	switch p.name {
+	case "PostStartEnding", "PreStopEnding":
+		c.timeout = 1
+	case "Deleting":
+		c.hostPID = true // in a pid namespace of its own the process exits after all others
+	case "Deleted":
+		c.group = "group"
+	}
+	if p.stuck {
+		c.sticksHost = c.holdsHost
+		c.mountStuck()
+	}
+}
+
+// starting: the runtime has been called, and is held.
+func (c *cell) starting() {
+	c.Helper()
+	c.create()
+	c.hold(c.beside("hold-start"))
+	c.askStart(c.front())
+	c.poll("the runtime's start", c.beside("at-hold-start").exists)
+}
+
+func (c *cell) running() {
+	c.Helper()
+	c.create()
+	c.askStart(c.front())
+	c.must(c.answer(c.startReq))
+	c.poll("the entrypoint", c.inside("ready").exists)
+}
+
+func (c *cell) exited() {
+	c.Helper()
+	c.running()
+	c.must(c.answer(c.askStop(c.front())))
+	c.wait(7)
+}
+
+// holdHandler holds the handler of that name that is run next, or its host, which is called with that word.
+func (c *cell) holdHandler(kind, verb string) {
+	c.Helper()
+	switch {
+	case c.sticksHost && kind != "":
+		c.must(os.WriteFile(string(c.beside("stick-host-"+verb)), nil, 0o644)) // for one run: the host removes it
+	case c.holdsHost || c.sticksHost:
+		c.hold(c.beside("hold-host-" + verb))
+	case c.stuck != nil:
+		c.must(os.WriteFile(string(c.inside("stick-"+kind)), nil, 0o644))
+	default:
+		c.hold(c.inside("hold-" + kind))
+	}
+}
+
+// waitHandler waits until it runs and is held.
+func (c *cell) waitHandler(kind string) {
+	c.Helper()
+	if c.holdsHost {
+		c.host()
+	} else {
+		c.poll(kind, func() bool { return c.noted(kind) == 1 })
+	}
+	if c.stuck != nil {
+		select {
+		case <-c.stuck.Stuck:
+		case <-c.Context().Done():
+		}
+	}
+	if kind == "postStart" {
+		c.poll("the entrypoint", c.inside("ready").exists)
+	}
+}
