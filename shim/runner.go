@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -58,7 +59,7 @@ func (s *service) newRunner(r *taskapi.CreateTaskRequest, wanted *oci.Lifecycle,
 
 // needsHost: only exec handlers run a process.
 func needsHost(block *lifecyclev1.Block) bool {
-	return block.PostStart.GetExec() != nil || block.PreStop.GetExec() != nil
+	return slices.ContainsFunc(oci.Handlers, func(name string) bool { return oci.HandlerOf(block, name).GetExec() != nil })
 }
 
 func (r *runner) root() string { return filepath.Join(r.bundle, stateDir) }
@@ -109,10 +110,7 @@ func (r *runner) run(ctx context.Context, kind lifecycle.Kind, effect lifecycle.
 	if r.paused(ctx) {
 		return failed(errors.New("the container is paused"))
 	}
-	handler := r.block.PostStart
-	if kind == lifecycle.PreStop {
-		handler = r.block.PreStop
-	}
+	handler := oci.HandlerOf(r.block, kind.String())
 	var log *stdout.Writer
 	if r.logs(handler) {
 		log = r.stream.Open(kind.String())

@@ -146,7 +146,7 @@ func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskR
 		return nil, err
 	}
 	created = true
-	gate.created(response.Pid, config.PostStart != nil)
+	gate.created(response.Pid, config.PostStart != nil, config.OnExit != nil)
 	return response, nil
 }
 
@@ -193,16 +193,21 @@ func newConfig(wanted *oci.Lifecycle, settings settings, restored bool) lifecycl
 		DefaultPostStartTimeout: settings.postStartTimeout,
 		DefaultGracePeriod:      settings.gracePeriod,
 	}
-	if handler := wanted.Block.PostStart; handler != nil && !restored {
-		config.PostStart = &lifecycle.Handler{
-			Timeout:       time.Duration(handler.GetTimeoutSeconds()) * time.Second,
-			IgnoreFailure: handler.FailurePolicy == oci.FailurePolicyIgnore,
-		}
+	if !restored {
+		config.PreStart, config.PostStart = handlerConfig(wanted.Block.PreStart), handlerConfig(wanted.Block.PostStart)
 	}
-	if handler := wanted.Block.PreStop; handler != nil {
-		config.PreStop = &lifecycle.Handler{Timeout: time.Duration(handler.GetTimeoutSeconds()) * time.Second}
-	}
+	config.PreStop, config.OnExit = handlerConfig(wanted.Block.PreStop), handlerConfig(wanted.Block.OnExit)
 	return config
+}
+
+func handlerConfig(handler *lifecyclev1.Handler) *lifecycle.Handler {
+	if handler == nil {
+		return nil
+	}
+	return &lifecycle.Handler{
+		Timeout:       time.Duration(handler.GetTimeoutSeconds()) * time.Second,
+		IgnoreFailure: handler.FailurePolicy == oci.FailurePolicyIgnore,
+	}
 }
 
 // all containers with handlers, by id.
@@ -241,7 +246,8 @@ func (s *service) remove(c *container) {
 	}
 }
 
-// Start of a container with handlers is answered when postStart has ended. What
+// Start of a container with handlers is answered when postStart has ended, and
+// reaches the runc service when preStart has. What
 // becomes of the client's connection changes nothing: only its deadline counts.
 func (s *service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
 	c := s.container(r.ID)
@@ -250,7 +256,11 @@ func (s *service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	}
 	deadline, _ := ctx.Deadline()
 	request := c.ask(lifecycle.Event{Kind: lifecycle.StartRequested, Deadline: deadline})
-	if request.wait().kind != lifecycle.CallStart {
+	switch verdict := request.wait(); verdict.kind {
+	case lifecycle.CallStart:
+	case lifecycle.Answer: // preStart has kept the entrypoint from running
+		return nil, toGRPC(verdict.err)
+	default:
 		return s.TTRPCTaskService.Start(ctx, r)
 	}
 	response, err := s.startInner(ctx, c, r, deadline)
@@ -314,6 +324,21 @@ func (s *service) Kill(ctx context.Context, r *taskapi.KillRequest) (*ptypes.Emp
 	return &ptypes.Empty{}, toGRPC(answer.err)
 }
 
+// Wait for a container with an onExit is answered when that has ended.
+func (s *service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
+	c := s.container(r.ID)
+	response, err := s.TTRPCTaskService.Wait(ctx, r)
+	if err != nil || c == nil || c.ended == nil || r.ExecID != "" {
+		return response, err
+	}
+	select {
+	case <-c.ended:
+		return response, nil
+	case <-ctx.Done():
+		return nil, toGRPC(&waitError{err: context.Cause(ctx)})
+	}
+}
+
 // Delete first ends what still runs in a container that has exited.
 func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
 	c := s.container(r.ID)
@@ -323,6 +348,9 @@ func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	s.noteExit(ctx, c)
 	c.endTrialOfExited(ctx)
 	verdict := c.ask(lifecycle.Event{Kind: lifecycle.DeleteRequested}).wait()
+	if verdict.kind == lifecycle.Answer {
+		return nil, toGRPC(verdict.err)
+	}
 	response, err := s.TTRPCTaskService.Delete(ctx, r)
 	if err == nil {
 		c.gate.awaitEnd()
