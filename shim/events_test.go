@@ -302,8 +302,8 @@ func TestTapTellsTheContainerOfItsExit(t *testing.T) {
 			told = append(told, "b")
 			emit(t, tap, "b paused") // it is called without the lock
 		})
-		a.created(testPid, true)
-		b.created(testPid, false)
+		a.created(testPid, true, false)
+		b.created(testPid, false, false)
 		emit(t, tap, "a create", "a start", "a exec-exit", "a exit", "b exit", "c exit")
 		if !slices.Equal(told, []string{"a", "b"}) {
 			t.Errorf("told %q", told)
