@@ -57,8 +57,8 @@ type gate struct {
 	// ended is closed when both have been seen.
 	exitSeen, deleteSeen bool
 	// oomSeen: a TaskOOM has passed.
-	oomSeen              bool
-	ended                chan struct{}
+	oomSeen bool
+	ended   chan struct{}
 }
 
 type holdFrom uint8

@@ -279,7 +279,7 @@ func newWorld(t *testing.T, config lifecycle.Config, handlers *fakeHandlers) *wo
 	w.c = newContainer(t.Context(), "c1", config, handlers)
 	w.service.add(w.c)
 	w.c.gate = watch(w.tap, "c1", func() { w.c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
-	w.c.gate.created(testPid, config.PostStart != nil)
+	w.c.gate.created(testPid, config.PostStart != nil, w.c.ended != nil)
 	return w
 }
 
