@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -112,6 +113,8 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	if err != nil {
 		return nil, err
 	}
+	runner.runtime, runner.systemdCgroup = cmp.Or(options.Runc.GetBinaryName(), defaultRuntime), options.Runc.GetSystemdCgroup() || spec.SystemdCgroup()
+	runner.cgroupsPath = cmp.Or(spec.Linux.CgroupsPath, "/"+r.ID) // runc's own default
 	return s.createWithHandlers(ctx, r, newConfig(wanted, settings, r.Checkpoint != ""), runner, settings.metricsFile)
 }
 
@@ -121,7 +124,7 @@ func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskR
 	c := newContainer(ctx, r.ID, config, runner)
 	c.block, c.metricsFile, c.counters = runner.block, metricsFile, s.counters
 	gate := newGate(s.tap, r.ID, func() { c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
-	c.gate = gate
+	c.gate, runner.afterlife.oomSeen = gate, gate.oom
 	if !s.add(c) {
 		return nil, &existsError{id: r.ID}
 	}

@@ -1,0 +1,283 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"slices"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/api/types/task"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+)
+
+const keyOnExit = "lifecycle-shim.io/onExit"
+
+// tell is an onExit that says what it was told, a line for each time that it runs.
+const tell = `echo "$LIFECYCLE_HANDLER $LIFECYCLE_RESULT code=$LIFECYCLE_EXIT_CODE signal=$LIFECYCLE_SIGNAL" >> /told; `
+
+// memoryHog is a command that the kernel kills for want of memory.
+var memoryHog = []string{"/bin/sh", "-c", "exec tail /dev/zero"}
+
+func littleMemory(config *harness.ContainerConfig) {
+	edit := config.Edit
+	config.Edit = func(spec *specs.Spec) {
+		if edit != nil {
+			edit(spec)
+		}
+		most := int64(32 << 20)
+		spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &most, Swap: &most}
+	}
+}
+
+// SPEC "onExit": once, with the right result, before TaskExit; the status is unchanged.
+func TestOnExitIsToldTheEnd(t *testing.T) {
+	for name, end := range map[string]struct {
+		args   []string
+		kill   syscall.Signal
+		status uint32
+		told   string
+	}{
+		"completed":          {[]string{"/bin/sh", "-c", "exit 0"}, 0, 0, "onExit completed code=0 signal="},
+		"exit code":          {[]string{"/bin/sh", "-c", "exit 3"}, 0, 3, "onExit exit-code code=3 signal="},
+		"SIGKILL":            {forever, syscall.SIGKILL, 137, "onExit signal code= signal=SIGKILL"},
+		"SIGTERM, a handler": {obedient, syscall.SIGTERM, 7, "onExit exit-code code=7 signal="},
+		"looks like SIGKILL": {[]string{"/bin/sh", "-c", "exit 137"}, 0, 137, "onExit exit-code code=137 signal="},
+		"OOM":                {memoryHog, 0, 137, "onExit oom-kill code= signal=SIGKILL"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			on(t, targets, func(b *bench) {
+				c := b.run(with{keyOnExit: shell(tell)}, end.args, littleMemory)
+				if end.kill != 0 {
+					c.waitFor("ready")
+					c.kill(end.kill)
+				}
+				c.wantExit(end.status)
+				if got := c.read("told"); got != end.told+"\n" {
+					b.Errorf("told %q, want %q", got, end.told)
+				}
+				if status, _, err := c.Delete(b.Context()); err != nil || status != end.status {
+					b.Errorf("Delete tells %d, %v", status, err)
+				}
+				c.wantTopics(created, start, exit, deleted)
+			})
+		})
+	}
+}
+
+// SPEC "onExit": TaskExit, Wait and Delete are held, State says STOPPED with the status.
+func TestOnExitHoldsTheEnd(t *testing.T) {
+	on(t, targets, func(b *bench) {
+		c := b.run(with{keyOnExit: shell("cd /; " + waiting)}, []string{"/bin/sh", "-c", "exit 3"})
+		waited, deletion := make(chan started, 1), make(chan started, 1)
+		c.waitFor("begun")
+		if state := c.state(); state.Status != task.Status_STOPPED || state.ExitStatus != 3 {
+			b.Errorf("state %+v while onExit runs, want STOPPED with 3", state)
+		}
+		go func() {
+			status, err := c.Wait(b.Context())
+			if status != 3 {
+				err = fmt.Errorf("Wait tells %d, %w", status, err)
+			}
+			waited <- started{err: err}
+		}()
+		go func() {
+			_, took, err := c.Delete(b.Context())
+			deletion <- started{err, took}
+		}()
+		if took, err := c.Kill(b.Context(), syscall.SIGTERM); err != nil || took > time.Second {
+			b.Errorf("a stop signal meanwhile: %v after %s", err, took)
+		}
+		if pids, err := c.Pids(b.Context()); err != nil || len(pids) == 0 {
+			b.Errorf("pids %v, %v: want those of onExit", pids, err)
+		}
+		select {
+		case r := <-waited:
+			b.Fatalf("Wait is answered while onExit runs: %v", r.err)
+		case r := <-deletion:
+			b.Fatalf("Delete is answered while onExit runs: %v", r.err)
+		default:
+		}
+		if topics := b.topics(c.ID); slices.Contains(topics, exit) {
+			b.Errorf("TaskExit is published while onExit runs: %v", topics)
+		}
+		c.touch("go")
+		if r := b.result(waited); r.err != nil {
+			b.Error(r.err)
+		}
+		if r := b.result(deletion); r.err != nil {
+			b.Error(r.err)
+		}
+		c.wantTopics(created, start, exit, deleted)
+	})
+}
+
+// SPEC "onExit": SIGKILL ends it at once, its own time limit too.
+func TestOnExitIsEnded(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		c := b.run(with{keyOnExit: shell("touch /begun; sleep 1000 & sleep 1000")}, []string{"/bin/true"})
+		c.waitFor("begun")
+		c.kill(syscall.SIGKILL)
+		begin := time.Now()
+		c.wantExit(0)
+		if took := time.Since(begin); took > 2*time.Second {
+			b.Errorf("it took %s after SIGKILL", took)
+		}
+		limited := b.run(with{keyOnExit: "{" + shell("sleep 1000") + ", timeoutSeconds: 1}"}, []string{"/bin/true"})
+		limited.wantExit(0)
+		failing := b.run(with{keyOnExit: "{" + shell(tell+"test $(wc -l < /told) = 3") + ", retryPeriodSeconds: 1}"}, []string{"/bin/true"})
+		failing.wantExit(0)
+		if got := strings.Count(failing.read("told"), "\n"); got != 3 {
+			b.Errorf("%d tries, want 3", got)
+		}
+	})
+}
+
+// SPEC "onExit": after a failed start, with start-failed; Start is answered when it has ended.
+func TestOnExitAfterFailedStart(t *testing.T) {
+	on(t, targets, func(b *bench) {
+		c, result := b.runLater(with{keyPreStart: shell("exit 3"), keyOnExit: shell("sleep 0.2; " + tell)}, forever)
+		b.wantError(b.result(result).err, "preStart handler failed: exit status 3")
+		if got := c.read("told"); got != "onExit start-failed code= signal=\n" {
+			b.Errorf("told %q", got)
+		}
+		c.wantExit(137)
+	})
+}
+
+// SPEC "onExit": the mounts as the container has left them, its network and its other namespaces; a new pid namespace.
+func TestOnExitHasWhatIsLeft(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		tmpfs := func(config *harness.ContainerConfig) {
+			config.Capabilities = []string{"CAP_SYS_ADMIN"}
+			config.Edit = func(spec *specs.Spec) {
+				spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"mode=1777"}})
+			}
+		}
+		namespaces := "for ns in cgroup ipc net user uts; do readlink /proc/self/ns/$ns; done > /%s; readlink /proc/self/ns/pid > /%s-pid; hostname > /%s-hostname; "
+		say := func(name string) string { return strings.ReplaceAll(namespaces, "%s", name) }
+		c := b.run(with{keyOnExit: shell(say("after") + "cat /tmp/kept /own/kept > /kept; echo $$ > /pid; ls -d /proc/[0-9]* | wc -l > /processes; id > /id")},
+			[]string{"/bin/sh", "-c", say("before") + "hostname changed; hostname > /before-hostname; echo tmpfs > /tmp/kept; mkdir /own; mount -t tmpfs own /own; echo own > /own/kept; sleep 1000 & exit 0"}, tmpfs)
+		c.wantExit(0)
+		if got := c.read("kept"); got != "tmpfs\nown\n" {
+			b.Errorf("of the mounts there is %q", got)
+		}
+		for _, name := range []string{"", "-hostname"} {
+			if before, after := c.read("before"+name), c.read("after"+name); before != after {
+				b.Errorf("before %q, after %q", before, after)
+			}
+		}
+		if c.read("before-pid") == c.read("after-pid") {
+			b.Error("the pid namespace is the old one")
+		}
+		if pid, processes := c.read("pid"), strings.TrimSpace(c.read("processes")); pid != "1\n" || processes != "3" {
+			b.Errorf("onExit is process %q of %q", pid, processes)
+		}
+	})
+}
+
+// SPEC "onExit": the identity, the limits and the filter of the container's process, in a cgroup below its own.
+func TestOnExitHasTheIdentityOfTheContainer(t *testing.T) {
+	for name, edit := range map[string]func(*harness.ContainerConfig){"default": func(*harness.ContainerConfig) {}, "strict": strict} {
+		t.Run(name, func(t *testing.T) {
+			on(t, []target{pinned, crun}, func(b *bench) {
+				shared := b.TempDir()
+				if err := os.Chmod(shared, 0o777); err != nil {
+					b.Fatal(err)
+				}
+				script := "(" + look + "; cat /proc/mounts | grep -v ' /proc' | sort; ls /proc/kcore /proc/sys/kernel; touch /proc/sys/kernel/x 2>&1; cat /proc/self/cgroup) > /out/%s; touch /out/%s-done"
+				own := func(name string) string { return strings.ReplaceAll(script, "%s", name) }
+				c := b.run(with{keyOnExit: shell(own("after"))}, []string{"/bin/sh", "-c", own("init")}, edit, littleMemory,
+					func(config *harness.ContainerConfig) { bindOut(config, shared) })
+				c.wantExit(0)
+				before, after := readFile(b, shared, "init"), readFile(b, shared, "after")
+				after = strings.ReplaceAll(after, "/onExit", "")
+				if differing := lines(before, after); len(differing) > 0 {
+					b.Errorf("onExit differs from pid 1:\n%s", strings.Join(differing, "\n"))
+				}
+				if !strings.Contains(before, "Seccomp:") {
+					b.Errorf("pid 1 says too little of itself: %s", before)
+				}
+			})
+		})
+	}
+}
+
+// lines that only one of two texts has. A new pid or mount namespace has a new number.
+func lines(before, after string) []string {
+	var differing []string
+	for sign, texts := range map[string][2]string{"-": {before, after}, "+": {after, before}} {
+		for line := range strings.Lines(texts[0]) {
+			if !strings.Contains(texts[1], line) && !strings.HasPrefix(line, "mnt:") && !strings.HasPrefix(line, "pid:") {
+				differing = append(differing, sign+strings.TrimSpace(line))
+			}
+		}
+	}
+	return differing
+}
+
+// SPEC "onExit": the container's limits hold for it too.
+func TestOnExitHasTheLimitsOfTheContainer(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		c := b.run(with{keyOnExit: shell("tail /dev/zero; echo $? > /status")}, []string{"/bin/true"}, littleMemory)
+		c.wantExit(0)
+		if got := c.read("status"); got != "137\n" {
+			b.Errorf("a process that takes all memory ended with %q, want 137", got)
+		}
+	})
+}
+
+// SPEC "onExit": no descriptor beyond 0, 1 and 2.
+func TestOnExitDescriptors(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		c := b.run(with{keyOnExit: shell(`sleep 1000 & ls -l /proc/$!/fd > /fds; tty > /tty`)}, []string{"/bin/true"})
+		c.wantExit(0)
+		var fds []string
+		for line := range strings.Lines(c.read("fds")) {
+			if _, link, ok := strings.Cut(strings.TrimSpace(line), " -> "); ok {
+				fds = append(fds, link)
+			}
+		}
+		if len(fds) != 3 || fds[0] != "/dev/null" || !strings.HasPrefix(fds[1], "pipe:") || fds[1] != fds[2] {
+			b.Errorf("descriptors %v, want /dev/null and one pipe twice", fds)
+		}
+		if got := c.read("tty"); got != "not a tty\n" {
+			b.Errorf("terminal %q, want none", got)
+		}
+	})
+}
+
+// SPEC "onExit": containerd, the shim or the host is killed: nothing hangs, nothing is left.
+func TestOnExitAndDeadShim(t *testing.T) {
+	onOwn(t, []target{pinned, crun}, func(b *bench) {
+		c := b.run(with{keyOnExit: shell("touch /begun; sleep 1000")}, []string{"/bin/sh", "-c", "exit 3"})
+		c.waitFor("begun")
+		shims, err := b.daemon.Shims()
+		if err != nil || len(shims) != 1 {
+			b.Fatalf("shims %v, %v", shims, err)
+		}
+		if err := syscall.Kill(shims[0].PID, syscall.SIGKILL); err != nil {
+			b.Fatal(err)
+		}
+		b.poll("TaskExit of containerd's own", func() bool { return slices.Contains(b.topics(c.ID), exit) })
+	})
+}
+
+// A container with a shared pid namespace: what onExit has started goes with it.
+func TestOnExitInSharedPIDNamespace(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		c := b.run(with{keyOnExit: shell("sleep 1000 & " + tell)}, []string{"/bin/true"}, hostPID)
+		c.wantExit(0)
+		if got := c.read("told"); got != "onExit completed code=0 signal=\n" {
+			b.Errorf("told %q", got)
+		}
+		if _, err := os.Stat(filepath.Join("/proc", "self")); err != nil {
+			b.Fatal(err)
+		}
+	})
+}
