@@ -63,11 +63,14 @@ func valuesOf(files map[string]*os.File) []*os.File {
 func (r *Remains) Network() NetNS { return NetNS{Pidfd: int(r.namespaces["network"].Fd())} }
 
 // Paths of the namespaces, by their types' names in the OCI spec. Processes other
-// than the shim can open them too.
+// than the shim can open them too. They begin with two slashes because runc 1.2 to 1.5
+// takes the mappings of a user namespace at /proc/PID/anything to be those of the
+// process PID (internal/userns, GetUserNamespaceMappings: Sscanf also counts the
+// number where the rest of the path does not match).
 func (r *Remains) Paths() map[string]string {
 	paths := map[string]string{}
 	for kind, file := range r.namespaces {
-		paths[kind] = fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), file.Fd())
+		paths[kind] = fmt.Sprintf("//proc/%d/fd/%d", os.Getpid(), file.Fd())
 	}
 	return paths
 }

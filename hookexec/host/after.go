@@ -43,12 +43,15 @@ func StartAfter(request wire.StartRequest, pidfds *os.File) (pid int, err error)
 	if err := os.MkdirAll(after.Dir, 0o700); err != nil {
 		return 0, err
 	}
-	if err := writeJSON(filepath.Join(after.Dir, "config.json"), derived); err != nil {
-		return 0, err
-	}
 	runtime.LockOSThread() // the process ends with this thread in a namespace of its own
 	if err := copyMounts(after.Namespaces[string(specs.MountNamespace)], derived.Root.Path); err != nil {
 		return 0, fmt.Errorf("the container's mounts: %w", err)
+	}
+	if err := keepDev(derived); err != nil {
+		return 0, fmt.Errorf("the container's /dev: %w", err)
+	}
+	if err := writeJSON(filepath.Join(after.Dir, "config.json"), derived); err != nil {
+		return 0, err
 	}
 	pidFile := filepath.Join(after.Dir, "pid")
 	if err := runRuntime(after, true, "create", "--bundle", after.Dir, "--pid-file", pidFile, afterID); err != nil {

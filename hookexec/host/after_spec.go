@@ -1,11 +1,13 @@
 package host
 
 import (
+	"fmt"
 	"path/filepath"
 	"slices"
 	"strings"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
@@ -26,7 +28,7 @@ func afterSpec(spec *specs.Spec, request wire.StartRequest) *specs.Spec {
 	linux.Sysctl, linux.NetDevices, linux.TimeOffsets, linux.IntelRdt, linux.RootfsPropagation = nil, nil, nil, nil, ""
 	derived.Hostname, derived.Domainname = "", ""
 	derived.Process, derived.Root, derived.Linux = &process, &root, &linux
-	derived.Mounts = afterMounts(spec.Mounts, root.Path)
+	derived.Mounts = afterMounts(spec.Mounts)
 	derived.Hooks = nil // what they have made is there; what they undo is not due yet
 	return &derived
 }
@@ -67,9 +69,8 @@ func afterCgroup(linux *specs.Linux, after *wire.After) {
 	}
 }
 
-// afterMounts: all but what shows the pid namespace is there. /dev is named so that
-// the runtime leaves it as it is.
-func afterMounts(own []specs.Mount, root string) []specs.Mount {
+// afterMounts: all but what shows the pid namespace is there.
+func afterMounts(own []specs.Mount) []specs.Mount {
 	var mounts []specs.Mount
 	below := ""
 	for _, mount := range own {
@@ -81,7 +82,32 @@ func afterMounts(own []specs.Mount, root string) []specs.Mount {
 			mounts = append(mounts, mount)
 		}
 	}
-	return append(mounts, specs.Mount{
-		Destination: "/dev", Type: "bind", Source: filepath.Join(root, "dev"), Options: []string{"rbind"},
-	})
+	return mounts
+}
+
+// keepDev names /dev among the mounts, so that the runtime leaves it as it is, with
+// the flags that it has: crun gives a bind mount those that it is told. A container
+// may have put a link in its place, which would lead out of it. Nobody can do that
+// now any more: no process of the container is left.
+func keepDev(spec *specs.Spec) error {
+	dev := filepath.Join(spec.Root.Path, "dev")
+	fd, err := unix.Open(dev, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return fmt.Errorf("it is no directory any more: %w", err)
+	}
+	defer unix.Close(fd)
+	var stat unix.Statfs_t
+	if err := unix.Fstatfs(fd, &stat); err != nil {
+		return err
+	}
+	options := []string{"rbind"}
+	for flag, option := range map[int64]string{
+		unix.ST_RDONLY: "ro", unix.ST_NOSUID: "nosuid", unix.ST_NODEV: "nodev", unix.ST_NOEXEC: "noexec",
+	} {
+		if stat.Flags&flag != 0 {
+			options = append(options, option)
+		}
+	}
+	spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/dev", Type: "bind", Source: dev, Options: options})
+	return nil
 }
