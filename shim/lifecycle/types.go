@@ -280,17 +280,17 @@ type StartError struct {
 }
 
 func (e *StartError) Error() string {
-	handler := PostStart
-	if e.Handler != NoHandler {
-		handler = e.Handler
+	failed, aborted := "postStart handler failed: ", "postStart handler aborted: " // whole, so that they are found
+	if e.Handler == PreStart {
+		failed, aborted = "preStart handler failed: ", "preStart handler aborted: "
 	}
-	text := fmt.Sprintf("%s handler failed: %s", handler, e.Message)
+	text := failed + e.Message
 	switch e.Cause {
 	case NoCause:
 	case ContainerExit, ContainerDelete:
-		text = fmt.Sprintf("%s handler aborted: %s before its entrypoint was started", handler, e.Cause)
+		text = fmt.Sprintf("%s%s before its entrypoint was started", aborted, e.Cause)
 	default:
-		text = fmt.Sprintf("%s handler aborted: signal %d arrived before the start was acknowledged (%s)", handler, e.Signal.Number, e.Cause)
+		text = fmt.Sprintf("%ssignal %d arrived before the start was acknowledged (%s)", aborted, e.Signal.Number, e.Cause)
 	}
 	if e.Running {
 		text += " (the container has not exited yet)"
