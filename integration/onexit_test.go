@@ -1,9 +1,11 @@
 package integration
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strconv"
@@ -12,6 +14,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
@@ -384,6 +387,82 @@ func TestOnExitsOwnProcessesAreKilled(t *testing.T) {
 			b.Errorf("result %q", got)
 		}
 	})
+}
+
+// SPEC "onExit": the handler host is killed, or the runtime hangs, while onExit is being made: the end comes, nothing is left.
+func TestOnExitCannotBeMade(t *testing.T) {
+	for name, end := range map[string]struct {
+		do   func(b *bench, c *container)
+		want string
+	}{
+		"host killed": {func(b *bench, _ *container) { b.killHost() }, "Failed"},
+		"SIGKILL":     {func(_ *bench, c *container) { c.kill(syscall.SIGKILL) }, "Aborted"},
+		"time is up":  {func(*bench, *container) {}, "TimedOut"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			on(t, []target{pinned, crun}, func(b *bench) {
+				began := filepath.Join(b.TempDir(), "began")
+				c := b.run(with{keyOnExit: "{" + shell("true") + ", timeoutSeconds: 3}"}, []string{"/bin/sh", "-c", "exit 3"}, b.hangingRuntime(began))
+				b.poll("the making of onExit", func() bool { text, err := os.ReadFile(began); return err == nil && len(text) > 0 })
+				end.do(b, c)
+				c.wantExit(3)
+				if got := b.finished(c, "onExit"); got != end.want {
+					b.Errorf("result %q, want %s", got, end.want)
+				}
+				b.poll("the hanging runtime's end", func() bool {
+					pid, err := strconv.Atoi(strings.TrimSpace(readFile(b, filepath.Dir(began), filepath.Base(began))))
+					return err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
+				})
+			})
+		})
+	}
+}
+
+// hangingRuntime is an OCI runtime that hangs in the create of an onExit, and says when it does.
+func (b *bench) hangingRuntime(began string) func(*harness.ContainerConfig) {
+	b.Helper()
+	real, err := exec.LookPath(b.target.binary)
+	if b.target.binary == "runc" {
+		real, err = filepath.Join(binDir(b), "runc"), nil
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	script := filepath.Join(b.TempDir(), b.target.binary)
+	text := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in */onExit/runtime*\\ create\\ *) echo $$ > %s; exec sleep 1000;; esac\nexec %s \"$@\"\n", began, real)
+	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
+		b.Fatal(err)
+	}
+	return func(config *harness.ContainerConfig) {
+		config.Options = &runtimeoptions.Options{ConfigBody: fmt.Appendf(nil, "Root = %q\nBinaryName = %q\n", b.daemon.RuncRoot, script)}
+	}
+}
+
+// killHost kills the handler host, and nothing else: a child of this test's shim.
+func (b *bench) killHost() {
+	b.Helper()
+	shims, err := b.daemon.Shims()
+	if err != nil {
+		b.Fatal(err)
+	}
+	killed := 0
+	for _, shim := range shims {
+		children, err := shim.Children()
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, child := range children {
+			if len(child.Cmdline) > 1 && child.Cmdline[0] == "lifecycle-hookexec" {
+				killed++
+				if err := syscall.Kill(child.PID, syscall.SIGKILL); err != nil {
+					b.Error(err)
+				}
+			}
+		}
+	}
+	if killed == 0 {
+		b.Error("there is no handler host to kill")
+	}
 }
 
 // killOnExit kills the first process of the container's onExit, which its cgroup tells.

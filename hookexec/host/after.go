@@ -12,6 +12,7 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"syscall"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -72,6 +73,7 @@ func Clean(after wire.After) (err error) {
 	if _, err := os.Stat(after.Dir); errors.Is(err, fs.ErrNotExist) {
 		return nil // none was begun
 	}
+	runtime.LockOSThread()
 	err = runRuntime(&after, false, "delete", "--force", afterID)
 	return errors.Join(err, os.RemoveAll(after.Dir))
 }
@@ -121,7 +123,7 @@ func openMounts(kept, own *os.File) (tree int, err error) {
 	return tree, errors.Join(err, unix.Setns(int(own.Fd()), unix.CLONE_NEWNS))
 }
 
-// runRuntime calls the OCI runtime. What it makes has this process's stdio, where
+// runRuntime, on a thread that is not going to end, calls the OCI runtime. What it makes has this process's stdio, where
 // output says so; its own words are in its log.
 func runRuntime(after *wire.After, output bool, args ...string) error {
 	log := filepath.Join(after.Dir, "log.json")
@@ -131,6 +133,8 @@ func runRuntime(after *wire.After, output bool, args ...string) error {
 	}
 	cmd := exec.Command(after.Runtime, append(all, args...)...)
 	cmd.Dir, cmd.Env = after.Dir, []string{"PATH=" + defaultPath, "LC_ALL=C"}
+	// A host that is killed takes it along; what it was making ends with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	var words bytes.Buffer
 	if cmd.Stderr = &words; output {
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr // no pipe: the handler's process keeps them
