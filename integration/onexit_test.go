@@ -16,6 +16,7 @@ import (
 
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
 	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
@@ -504,5 +505,35 @@ func TestOnExitCannotStart(t *testing.T) {
 		if got := b.finished(moved, "onExit"); got != "Failed" || moved.exists("wrong") {
 			b.Errorf("result %q", got)
 		}
+	})
+}
+
+// SPEC "onExit": the shim dies while onExit is being made, at every moment of it: nothing of it survives.
+func TestShimDiesWhileOnExitIsMade(t *testing.T) {
+	onOwn(t, []target{pinned, crun}, func(b *bench) {
+		b.watch.ShimsKilled = true // with -debug a shim that is killed leaves its profiler's socket, under stock too
+		for i := range 8 {
+			c := b.newContainer(with{keyOnExit: shell("sleep 1000")}, forever)
+			if _, _, err := c.Run(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			c.waitFor("ready")
+			shims, err := b.daemon.Shims()
+			if err != nil || len(shims) != 1 {
+				b.Fatalf("shims %v, %v", shims, err)
+			}
+			if _, err := c.Kill(b.Context(), syscall.SIGKILL); err != nil {
+				b.Fatal(err)
+			}
+			time.AfterFunc(time.Duration(i)*20*time.Millisecond, func() { _ = syscall.Kill(shims[0].PID, syscall.SIGKILL) }) // the moment is what is tried
+			b.poll("containerd to take the task away", func() bool {
+				_, err := c.State(b.Context())
+				return errdefs.IsNotFound(err)
+			})
+		}
+		b.poll("the end of all that was made", func() bool {
+			left, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup", "*", b.target.cgroupParent(), "c[0-9]*"))
+			return len(left) == 0
+		})
 	})
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
@@ -59,7 +60,7 @@ func (r *runner) keep(pid int) error {
 		return fmt.Errorf("an onExit with exec is made by the OCI runtime: %w", err)
 	}
 	r.afterlife.after = &wire.After{
-		Bundle: r.bundle, Dir: filepath.Join(r.root(), onExitDir), Runtime: path, SystemdCgroup: r.systemdCgroup,
+		Shim: os.Getpid(), Bundle: r.bundle, Dir: filepath.Join(r.root(), onExitDir), Runtime: path, SystemdCgroup: r.systemdCgroup,
 		Cgroup: r.cgroupsPath, Namespaces: remains.Paths(),
 	}
 	return nil

@@ -36,6 +36,14 @@ const afterID = "onExit"
 func StartAfter(request wire.StartRequest, pidfds *os.File) (pid int, err error) {
 	defer recovered(&err)
 	after := request.After
+	lock, err := lockAfter(after)
+	if err != nil {
+		return 0, err
+	}
+	defer lock.Close()
+	if os.Getppid() != request.After.Shim {
+		return 0, errors.New("the shim is gone")
+	}
 	spec, err := readSpec(after.Bundle)
 	if err != nil {
 		return 0, err
@@ -73,9 +81,29 @@ func Clean(after wire.After) (err error) {
 	if _, err := os.Stat(after.Dir); errors.Is(err, fs.ErrNotExist) {
 		return nil // none was begun
 	}
+	lock, err := lockAfter(&after)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
 	runtime.LockOSThread()
 	err = runRuntime(&after, false, "delete", "--force", afterID)
 	return errors.Join(err, os.RemoveAll(after.Dir))
+}
+
+// lockAfter makes sure that an onExit is not removed while it is being made: where
+// the shim dies meanwhile, its host and containerd's delete action meet. Whoever
+// comes second finds all of it, or no shim.
+func lockAfter(after *wire.After) (*os.File, error) {
+	lock, err := os.OpenFile(after.Dir+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		_ = lock.Close()
+		return nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
+	}
+	return lock, nil
 }
 
 // copyMounts puts a copy of all mounts of a mount namespace over target, in a new
