@@ -163,7 +163,7 @@ var (
 
 // fakeHandlers notes what is run and sent.
 type fakeHandlers struct {
-	postStart, preStop attempt
+	postStart, preStop, preStart, onExit attempt
 	// onSignal is called for each signal that the shim sends by itself.
 	onSignal func(lifecycle.Signal) error
 
@@ -184,10 +184,9 @@ func (h *fakeHandlers) started(_ context.Context, pid int, _ <-chan struct{}) er
 }
 
 func (h *fakeHandlers) run(ctx context.Context, kind lifecycle.Kind, _ lifecycle.Effect, progress *hookexec.Progress) hookexec.Result {
-	action := h.postStart
-	if kind == lifecycle.PreStop {
-		action = h.preStop
-	}
+	action := map[lifecycle.Kind]attempt{
+		lifecycle.PreStart: h.preStart, lifecycle.PostStart: h.postStart, lifecycle.PreStop: h.preStop, lifecycle.OnExit: h.onExit,
+	}[kind]
 	handler := hookexec.Handler{Action: action, Exited: runsOn, Progress: progress}
 	result := handler.Run(ctx)
 	h.mu.Lock()
