@@ -25,9 +25,10 @@ const (
 	answerMargin = 5 * time.Second
 	// onExitTime is what an onExit has that does not say it.
 	onExitTime = 30 * time.Second
-	// criOnExitTime is what it has at most under CRI: StopContainer waits 2 minutes
-	// for the exit after its SIGKILL (containerd's container_stop.go,
-	// killContainerTimeout), and so does the kubelet for StopContainer.
+	// criOnExitTime is what it has at most under CRI. containerd waits for the exit as
+	// long as its client does (250 s were tried with 2.4); the kubelet's StopContainer
+	// and StopPodSandbox wait 2 minutes, runtimeRequestTimeout's default, less what
+	// the stop has taken before.
 	criOnExitTime = 100 * time.Second
 	// killMargin: from the SIGKILL after a failed postStart to that deadline.
 	killMargin = time.Second

@@ -223,7 +223,7 @@ type ContainerStatus struct {
 	Deadline *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=deadline,proto3" json:"deadline,omitempty"`
 	// The runs of its handlers, the first one first. Of trials, the last ones.
 	Runs []*HandlerRun `protobuf:"bytes,6,rep,name=runs,proto3" json:"runs,omitempty"`
-	// The handlers that it has, in the order of their names.
+	// The handlers that it has, in the order of a container's life.
 	Handlers      []string `protobuf:"bytes,7,rep,name=handlers,proto3" json:"handlers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
