@@ -71,6 +71,9 @@ func findHost() (string, error) {
 	return path, nil
 }
 
+// Close lets the host's file go.
+func (h *Host) Close() error { return h.file.Close() }
+
 // command names the opened file through the shim's own descriptor table: in the
 // child its number may already mean something else.
 func (h *Host) command(name string) *exec.Cmd {
@@ -86,14 +89,19 @@ func (h *Host) command(name string) *exec.Cmd {
 // Prepare derives the state that handlers of the container need. It is called
 // once, while the container's init is there and before a handler is run.
 func (h *Host) Prepare(ctx context.Context, request wire.PrepareRequest) error {
-	ctx, cancel := context.WithTimeout(ctx, prepareWait)
+	return h.call(ctx, prepareWait, wire.CommandPrepare, request)
+}
+
+// call runs the host to its end, at most for wait. request is its stdin, as JSON.
+func (h *Host) call(ctx context.Context, wait time.Duration, command string, request any) error {
+	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
 	input, err := json.Marshal(request)
 	if err != nil {
 		return err
 	}
 	var stderr bytes.Buffer
-	cmd := h.command(wire.CommandPrepare)
+	cmd := h.command(command)
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(input), &stderr
 	child, err := h.start(cmd)
 	if err != nil {
@@ -102,10 +110,10 @@ func (h *Host) Prepare(ctx context.Context, request wire.PrepareRequest) error {
 	defer child.release()
 	status, err := child.wait(ctx)
 	if err != nil {
-		return fmt.Errorf("%s %s: %w", HostBinary, wire.CommandPrepare, err)
+		return fmt.Errorf("%s %s: %w", HostBinary, command, err)
 	}
 	if status != 0 {
-		return fmt.Errorf("%s %s: exit status %d: %s", HostBinary, wire.CommandPrepare, status, strings.TrimSpace(stderr.String()))
+		return fmt.Errorf("%s %s: exit status %d: %s", HostBinary, command, status, strings.TrimSpace(stderr.String()))
 	}
 	return nil
 }

@@ -258,6 +258,7 @@ func (b *podBench) wantSystemdCgroups() {
 	inSlice := func(config *harness.PodConfig) { config.CgroupParent = "/" + slice }
 	if systemdRuns() {
 		b.wantPodWithHandlers(inSlice)
+		b.wantOnExitInScope(inSlice)
 		b.Cleanup(func() { _ = exec.Command("systemctl", "stop", slice).Run() }) // runc leaves it, empty
 		return
 	}
@@ -265,6 +266,26 @@ func (b *podBench) wantSystemdCgroups() {
 	inSlice(&config)
 	_, err := b.cri.RunPod(b.Context(), config)
 	wantError(b.T, err, "systemd not running on this host, cannot use systemd cgroups manager")
+}
+
+// wantOnExitInScope: systemd removes a scope with its last process, so onExit has one of its own, with the same limits.
+func (b *podBench) wantOnExitInScope(inSlice func(*harness.PodConfig)) {
+	b.Helper()
+	block := "{onExit: {" + shell(tellHere+"cat /proc/1/cgroup > cgroup; tail /dev/zero; echo $? > hog") + "}}"
+	c := b.create(b.pod(with{keyLifecycle: block}, inSlice), []string{"/bin/sh", "-c", "exit 3"}, func(config *harness.PodContainerConfig) {
+		config.Name, config.MemoryLimit = "app", 32<<20
+	})
+	c.start()
+	c.wantExit(3)
+	if got := c.read("told"); got != "onExit exit-code code=3 signal=\n" {
+		b.Errorf("told %q", got)
+	}
+	if got := c.read("cgroup"); !strings.Contains(got, c.ID+"-onexit.scope") && !strings.Contains(got, ":/\n") {
+		b.Errorf("its cgroups are %q", got)
+	}
+	if got := c.read("hog"); got != "137\n" {
+		b.Errorf("a process that takes all memory ended with %q, want 137", got)
+	}
 }
 
 // A pod in a user namespace runs with each of the files, as no options are in the way of the one of the shim's own type.

@@ -310,3 +310,14 @@ func TestSandboxHasNoHandlers(t *testing.T) {
 		c.wantExit(7)
 	})
 }
+
+// bindOut mounts a directory of the machine's at /out.
+func bindOut(config *harness.ContainerConfig, dir string) {
+	edit := config.Edit
+	config.Edit = func(spec *specs.Spec) {
+		if edit != nil {
+			edit(spec)
+		}
+		spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/out", Type: "bind", Source: dir, Options: []string{"bind", "rw"}})
+	}
+}

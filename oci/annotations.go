@@ -4,6 +4,7 @@ import (
 	"errors"
 	"fmt"
 	"maps"
+	"slices"
 	"sort"
 	"strconv"
 	"strings"
@@ -19,7 +20,15 @@ const (
 	KeyLifecycle = domain + "/lifecycle"
 	KeyPostStart = domain + "/postStart"
 	KeyPreStop   = domain + "/preStop"
+	KeyPreStart  = domain + "/preStart"
+	KeyOnExit    = domain + "/onExit"
 )
+
+// singleKeys are those of one handler each: for the command line.
+var singleKeys = []string{KeyPreStart, KeyPostStart, KeyPreStop, KeyOnExit}
+
+// Keys of this container's own, all but the named one.
+func Keys() []string { return append([]string{KeyLifecycle}, singleKeys...) }
 
 // Annotations that the CRI plugin and the kubelet set.
 const (
@@ -55,7 +64,7 @@ func (s *Spec) Lifecycle() (*Lifecycle, error) {
 	if err != nil {
 		return nil, first(err)
 	}
-	if block == nil || (block.PostStart == nil && block.PreStop == nil) {
+	if block == nil || (block.PreStart == nil && block.PostStart == nil && block.PreStop == nil && block.OnExit == nil) {
 		return nil, nil
 	}
 	signal, _ := parseSignal(block.StopSignal) // the block has been checked
@@ -120,35 +129,62 @@ func (s *Spec) chosen(named string) (*lifecyclev1.Block, error) {
 		key = named + "/lifecycle"
 	}
 	_, whole := s.Annotations[key]
-	_, postStart := s.Annotations[KeyPostStart]
-	_, preStop := s.Annotations[KeyPreStop]
+	single := slices.ContainsFunc(singleKeys, func(key string) bool { _, ok := s.Annotations[key]; return ok })
 	switch {
-	case whole && (postStart || preStop):
+	case whole && single:
 		return nil, &InvalidError{Key: key, Problem: fmt.Sprintf(
-			"cannot be used together with %s or %s: move those handlers into it, or remove it", KeyPostStart, KeyPreStop)}
+			"cannot be used together with %s: move those handlers into it, or remove it", either(singleKeys))}
 	case whole:
 		block := &lifecyclev1.Block{}
 		return block, s.decode(key, "", block)
-	case postStart || preStop:
-		return s.singles(postStart, preStop)
+	case single:
+		return s.singles()
 	default:
 		return nil, nil
 	}
 }
 
-// singles builds a block from the two keys of the command line.
-func (s *Spec) singles(postStart, preStop bool) (*lifecyclev1.Block, error) {
+// singles builds a block from the keys of the command line.
+func (s *Spec) singles() (*lifecyclev1.Block, error) {
 	block := &lifecyclev1.Block{}
 	var errs []error
-	if postStart {
-		block.PostStart = &lifecyclev1.Handler{}
-		errs = append(errs, s.decode(KeyPostStart, "postStart", block.PostStart))
+	for key, handler := range map[string]**lifecyclev1.Handler{
+		KeyPreStart: &block.PreStart, KeyPostStart: &block.PostStart, KeyPreStop: &block.PreStop, KeyOnExit: &block.OnExit,
+	} {
+		if _, ok := s.Annotations[key]; ok {
+			*handler = &lifecyclev1.Handler{}
+		}
 	}
-	if preStop {
-		block.PreStop = &lifecyclev1.Handler{}
-		errs = append(errs, s.decode(KeyPreStop, "preStop", block.PreStop))
+	for _, key := range singleKeys { // in the order of a container's life
+		name := strings.TrimPrefix(key, domain+"/")
+		if handler := HandlerOf(block, name); handler != nil {
+			errs = append(errs, s.decode(key, name, handler))
+		}
 	}
 	return block, errors.Join(errs...)
+}
+
+// HandlerOf returns the block's handler of that name, nil where it has none.
+func HandlerOf(block *lifecyclev1.Block, name string) *lifecyclev1.Handler {
+	switch name {
+	case "preStart":
+		return block.GetPreStart()
+	case "postStart":
+		return block.GetPostStart()
+	case "preStop":
+		return block.GetPreStop()
+	case "onExit":
+		return block.GetOnExit()
+	}
+	return nil
+}
+
+// Handlers are the names of a block's handlers, in the order of a container's life.
+var Handlers = []string{"preStart", "postStart", "preStop", "onExit"}
+
+// either lists words as alternatives.
+func either(words []string) string {
+	return strings.Join(words[:len(words)-1], ", ") + " or " + words[len(words)-1]
 }
 
 // checkKeys refuses keys of our domain that mean nothing: a misspelt handler
@@ -159,9 +195,8 @@ func (s *Spec) checkKeys(named string) error {
 		prefix, name, ok := strings.Cut(key, "/")
 		switch {
 		case !ok:
-		case prefix == domain && key != KeyLifecycle && key != KeyPostStart && key != KeyPreStop:
-			errs = append(errs, &InvalidError{Key: key, Problem: fmt.Sprintf(
-				"is not a known key; allowed are %s, %s and %s", KeyLifecycle, KeyPostStart, KeyPreStop)})
+		case prefix == domain && !slices.Contains(Keys(), key):
+			errs = append(errs, &InvalidError{Key: key, Problem: fmt.Sprintf("is not a known key; allowed are %s", strings.Join(Keys(), ", "))})
 		case named != "" && prefix == named && name != "lifecycle":
 			errs = append(errs, &InvalidError{Key: key, Problem: fmt.Sprintf("is not a known key; allowed is %s/lifecycle", named)})
 		}

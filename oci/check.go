@@ -39,8 +39,10 @@ func checkLifecycle(block *lifecyclev1.Block) error {
 	return errors.Join(
 		checkStopSignal(block.StopSignal),
 		checkSeconds("terminationGracePeriodSeconds", block.TerminationGracePeriodSeconds),
-		checkHandler("postStart", block.PostStart, true),
-		checkHandler("preStop", block.PreStop, false),
+		checkHandler("preStart", block.PreStart),
+		checkHandler("postStart", block.PostStart),
+		checkHandler("preStop", block.PreStop),
+		checkHandler("onExit", block.OnExit),
 		checkSleeps(block),
 	)
 }
@@ -52,24 +54,35 @@ func checkStopSignal(name string) error {
 	return nil
 }
 
-func checkHandler(path string, handler *lifecyclev1.Handler, postStart bool) error {
+func checkHandler(path string, handler *lifecyclev1.Handler) error {
 	if handler == nil {
 		return nil
 	}
 	return errors.Join(
 		checkAction(path, handler),
+		checkPreStart(path, handler),
 		checkOutput(path+".output", handler),
 		checkSeconds(path+".timeoutSeconds", handler.TimeoutSeconds),
 		checkSeconds(path+".retryPeriodSeconds", handler.RetryPeriodSeconds),
-		checkPolicy(path+".failurePolicy", handler.FailurePolicy, postStart),
+		checkPolicy(path+".failurePolicy", handler.FailurePolicy, path),
 	)
 }
 
-func checkPolicy(path, policy string, postStart bool) error {
+// checkPreStart: nothing of the container serves anything yet.
+func checkPreStart(path string, handler *lifecyclev1.Handler) error {
+	if path == "preStart" && (handler.HttpGet != nil || handler.TcpSocket != nil) {
+		return invalid(path, "may be exec or sleep only: before the entrypoint nothing in the container can be connected to")
+	}
+	return nil
+}
+
+func checkPolicy(path, policy, handler string) error {
 	switch {
 	case policy == "":
-	case !postStart:
-		return invalid(path, "is for postStart only: a preStop that fails never keeps a container alive")
+	case handler == "preStop":
+		return invalid(path, "is for preStart and postStart only: a preStop that fails never keeps a container alive")
+	case handler == "onExit":
+		return invalid(path, "is for preStart and postStart only: an onExit changes nothing of the container's end")
 	case policy != FailurePolicyFail && policy != FailurePolicyIgnore:
 		return invalid(path, "is %q; allowed are %s and %s", policy, FailurePolicyFail, FailurePolicyIgnore)
 	}

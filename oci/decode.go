@@ -31,7 +31,7 @@ func (s *Spec) decode(key, path string, msg proto.Message) error {
 		case *lifecyclev1.Block:
 			err = checkLifecycle(m)
 		case *lifecyclev1.Handler:
-			err = checkHandler(path, m, path == "postStart")
+			err = checkHandler(path, m)
 		}
 	}
 	return of(key, err)

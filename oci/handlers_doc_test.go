@@ -2,6 +2,7 @@ package oci
 
 import (
 	"os"
+	"slices"
 	"strings"
 	"testing"
 
@@ -18,7 +19,10 @@ func TestHandlersPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, field := range fieldsBelow((&lifecyclev1.Block{}).ProtoReflect().Descriptor(), "") {
-		name := strings.TrimPrefix(strings.TrimPrefix(field, "postStart."), "preStop.")
+		name := field
+		if kind, below, ok := strings.Cut(field, "."); ok && slices.Contains(Handlers, kind) {
+			name = below
+		}
 		if !strings.Contains(string(page), "`"+name+"`") {
 			t.Errorf("the field %s is not on the page", name)
 		}

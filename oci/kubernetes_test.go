@@ -54,7 +54,7 @@ var kubernetesRules = map[string]rule{
 	},
 	"A1 grpc is for probes":        {row: "A1", handler: "grpc: {port: 80}", refused: "grpc", says: "allowed are exec, httpGet, tcpSocket, sleep"},
 	"A1 a handler's name is exact": {row: "A1", handler: "httpget: {port: 80}", refused: "httpget", says: notAField},
-	"A1 a third handler":           {row: "A1", block: "preStart: {exec: {command: [a]}}", refused: "preStart", says: "allowed are postStart, preStop, stopSignal"},
+	"A1 a third handler":           {row: "A1", block: "preBoot: {exec: {command: [a]}}", refused: "preBoot", says: "allowed are postStart, preStop, stopSignal"},
 
 	"A2 an empty block":         {row: "A2", block: "{}"},
 	"A2 null is absent":         {row: "A2", handler: "{exec: {command: [a]}, httpGet: null, tcpSocket: null, sleep: ~}"},

@@ -26,7 +26,7 @@ import (
 
 // extensions are the fields that Kubernetes does not have (SPEC 2).
 var extensions = []string{
-	"terminationGracePeriodSeconds",
+	"terminationGracePeriodSeconds", "preStart", "onExit",
 	"postStart.timeoutSeconds", "postStart.failurePolicy", "postStart.retryPeriodSeconds", "postStart.output",
 	"preStop.timeoutSeconds", "preStop.failurePolicy", "preStop.retryPeriodSeconds", "preStop.output",
 }

@@ -15,6 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/metrics"
@@ -60,6 +61,10 @@ type container struct {
 	// exited is closed at the first exit that is told.
 	exited   chan struct{}
 	exitOnce sync.Once
+	// ended is closed when nobody has to wait for its onExit any more; it is nil where
+	// it has none.
+	ended     chan struct{}
+	endedOnce sync.Once
 	// deleted is closed when the loop knows that the container is, or has ended.
 	deleted     chan struct{}
 	deletedOnce sync.Once
@@ -116,6 +121,9 @@ func newContainer(ctx context.Context, id string, config lifecycle.Config, handl
 		trialLimit: config.DefaultPostStartTimeout, trialSignal: cmp.Or(config.StopSignal, uint32(unix.SIGTERM)),
 	}
 	c.status.Store(&lifecycle.Status{})
+	if config.OnExit != nil {
+		c.ended = make(chan struct{})
+	}
 	return c
 }
 
@@ -238,6 +246,8 @@ func (c *container) carryOut(effect lifecycle.Effect) {
 		c.calls.Go(func() { c.signal(effect.Signal) })
 	case lifecycle.ReleaseStart:
 		c.gate.release()
+	case lifecycle.ReleaseExit:
+		c.releaseExit()
 	}
 }
 
@@ -253,10 +263,7 @@ func (c *container) run(effect lifecycle.Effect) {
 	ctx, cancel := context.WithCancelCause(c.ctx)
 	began := time.Now()
 	c.abort, c.limit = cancel, effect.Limit.Sub(began)
-	handler := c.block.GetPostStart()
-	if effect.Handler == lifecycle.PreStop {
-		handler = c.block.GetPreStop()
-	}
+	handler := oci.HandlerOf(c.block, effect.Handler.String())
 	run := &handlerRun{
 		kind: effect.Handler, handler: handler, began: began, limit: effect.Limit, limitOwner: effect.LimitOwner,
 	}
@@ -338,6 +345,7 @@ func (c *container) end() {
 	status.StartHeld = false
 	c.status.Store(&status)
 	c.gate.release()
+	c.releaseExit()
 	if c.abort != nil {
 		c.abort(errShutdown)
 	}
@@ -352,6 +360,14 @@ func (c *container) end() {
 	c.closeDeleted()
 	c.calls.Wait()
 	c.handlers.close()
+}
+
+// releaseExit lets everybody know of the container's end.
+func (c *container) releaseExit() {
+	if c.ended != nil {
+		c.gate.releaseExit()
+		c.endedOnce.Do(func() { close(c.ended) })
+	}
 }
 
 func (c *container) closeDeleted() { c.deletedOnce.Do(func() { close(c.deleted) }) }

@@ -2,7 +2,7 @@
 // service.
 //
 // What is wrapped: service embeds the runc service and overrides Create, Start,
-// State, Kill and Delete, for containers whose annotations ask for handlers.
+// State, Kill, Wait and Delete, for containers whose annotations ask for handlers.
 // Every other call, and every other container, goes straight through.
 //
 // Who owns what: each container with handlers has one goroutine (container.loop)
@@ -17,6 +17,10 @@
 // they block only those. A handler runs in a goroutine of its own, which ends
 // soon after the loop has cancelled its context. The tap has one goroutine, which
 // forwards the events of the whole pod; nothing else ever waits for containerd.
+//
+// An onExit begins when the process is gone: runner keeps its namespaces open from
+// the creation on (hookexec.Remains), the tap holds TaskExit, Wait and Delete wait for
+// the loop. What a dead shim leaves of one is removed by the delete action (manager).
 //
 // statusService, beside the task service, shows what the loops and the handlers
 // leave for it: the machine's status after its last step, and the runs. A trial,

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"context"
 	"errors"
 	"fmt"
 	"strings"
@@ -47,6 +48,13 @@ type notRunningError struct{ text string }
 
 func (e *notRunningError) Error() string { return e.text }
 
+// waitError: whoever waited for a container has gone, or its time was up.
+type waitError struct{ err error }
+
+func (e *waitError) Error() string { return "wait for onExit: " + e.err.Error() }
+
+func (e *waitError) Unwrap() error { return e.err }
+
 // toGRPC is the only place that knows gRPC codes. What is not ours stays as it
 // came: the errors of the runc service have their codes already, or get them
 // where the stock shim's do, from the ttrpc server. A failed postStart is Unknown,
@@ -71,11 +79,17 @@ func codeOf(err error) codes.Code {
 		exists   *existsError
 		notFound *notFoundError
 		not      *notRunningError
+		refused  *lifecycle.RefusedError
+		waited   *waitError
 	)
 	switch {
+	case errors.Is(err, context.DeadlineExceeded) && errors.As(err, &waited):
+		return codes.DeadlineExceeded
+	case errors.As(err, &waited):
+		return codes.Canceled
 	case errors.As(err, &invalid), errors.As(err, &options):
 		return codes.InvalidArgument
-	case errors.As(err, &handler), errors.As(err, &not):
+	case errors.As(err, &handler), errors.As(err, &not), errors.As(err, &refused):
 		return codes.FailedPrecondition
 	case errors.As(err, &notFound):
 		return codes.NotFound

@@ -47,14 +47,18 @@ type gate struct {
 
 	// hold says from when on events are held.
 	hold holdFrom
-	held []publication
+	// holdExit: the exit is held too, and what follows it, until releaseExit.
+	holdExit bool
+	held     []publication
 	// pid of the init, 0 where it is not known: any exit is its own then.
 	pid uint32
 	// exited is called, without mu, for the TaskExit of the init.
 	exited func()
 	// ended is closed when both have been seen.
 	exitSeen, deleteSeen bool
-	ended                chan struct{}
+	// oomSeen: a TaskOOM has passed.
+	oomSeen bool
+	ended   chan struct{}
 }
 
 type holdFrom uint8
@@ -104,12 +108,18 @@ func containerID(event events.Event) string {
 
 // takes holds an event that is to be held. It is called with mu held.
 func (g *gate) takes(p publication) bool {
-	_, start := p.event.(*eventstypes.TaskStart)
-	if g.hold >= holdEverything || len(g.held) > 0 || (start && g.hold == holdFromStart) {
+	if len(g.held) > 0 || g.blocks(p.event) {
 		g.held = append(g.held, p)
 		return true
 	}
 	return false
+}
+
+// blocks tells whether an event is the first of those that are to be held. It is
+// called with mu held.
+func (g *gate) blocks(event events.Event) bool {
+	_, start := event.(*eventstypes.TaskStart)
+	return g.hold >= holdEverything || start && g.hold == holdFromStart || g.holdExit && g.isExit(event)
 }
 
 // note looks at an event, and tells whether it is the exit of the container's
@@ -123,6 +133,9 @@ func (g *gate) note(event events.Event) (exited bool) {
 
 func (g *gate) noteEnd(event events.Event) (exited bool) {
 	exited = g.isExit(event)
+	if _, oom := event.(*eventstypes.TaskOOM); oom {
+		g.oomSeen = true
+	}
 	_, deletion := event.(*eventstypes.TaskDelete)
 	done := g.exitSeen && g.deleteSeen
 	g.exitSeen = g.exitSeen || exited
@@ -156,14 +169,15 @@ func (g *gate) watch() {
 }
 
 // created lets the creation be seen. pid is the init's, 0 where it has none yet.
-// holdStart says that TaskStart is to be held until release.
-func (g *gate) created(pid uint32, holdStart bool) {
+// holdStart says that TaskStart is to be held until release, and holdExit that
+// the init's TaskExit is until releaseExit.
+func (g *gate) created(pid uint32, holdStart, holdExit bool) {
 	hold := holdNothing
 	if holdStart {
 		hold = holdFromStart
 	}
 	g.tap.mu.Lock()
-	g.pid = pid
+	g.pid, g.holdExit = pid, holdExit
 	g.exitSeen = pid == 0 // nothing to wait for before it is started
 	exited := false
 	for _, p := range g.held {
@@ -204,11 +218,30 @@ func (g *gate) release() {
 	g.letGo(holdNothing)
 }
 
+// releaseExit lets the init's TaskExit go, and what came after it.
+func (g *gate) releaseExit() {
+	g.tap.mu.Lock()
+	defer g.tap.mu.Unlock()
+	g.holdExit = false
+	g.letGo(g.hold)
+}
+
+// oom tells whether the kernel was seen to kill a process of the container for
+// want of memory.
+func (g *gate) oom() bool {
+	g.tap.mu.Lock()
+	defer g.tap.mu.Unlock()
+	return g.oomSeen
+}
+
 // letGo is called with mu held.
 func (g *gate) letGo(hold holdFrom) {
 	g.hold = hold
-	if len(g.held) > 0 {
-		g.tap.enqueue(g.held...)
+	for len(g.held) > 0 && !g.blocks(g.held[0].event) {
+		g.tap.enqueue(g.held[0])
+		g.held = g.held[1:]
+	}
+	if len(g.held) == 0 {
 		g.held = nil
 	}
 }

@@ -160,7 +160,7 @@ func TestTapHoldsTheStartAndWhatFollowsIt(t *testing.T) {
 		gate := watch(tap, "a", nothing)
 		emit(t, tap, "a create")
 		publisher.expect(t, "") // it may yet be undone
-		gate.created(testPid, true)
+		gate.created(testPid, true, false)
 		publisher.expect(t, "a create")
 		emit(t, tap, "a paused", "a start", "a exec-exit", "a exit", "a delete")
 		publisher.expect(t, "a create, a paused")
@@ -179,7 +179,7 @@ func TestTapLetsTheStartPassWithoutPostStart(t *testing.T) {
 		tap := newTestTap(t, publisher)
 		gate := watch(tap, "a", nothing)
 		emit(t, tap, "a create")
-		gate.created(testPid, false)
+		gate.created(testPid, false, false)
 		emit(t, tap, "a start", "a exit")
 		publisher.expect(t, "a create, a start, a exit")
 		gate.release() // harmless
@@ -194,7 +194,7 @@ func TestTapHoldsEverythingDuringTheCreation(t *testing.T) {
 		gate := watch(tap, "a", nothing)
 		emit(t, tap, "a create", "a exit", "a paused")
 		publisher.expect(t, "")
-		gate.created(testPid, true)
+		gate.created(testPid, true, false)
 		publisher.expect(t, "a create, a exit, a paused")
 	})
 }
@@ -243,7 +243,7 @@ func TestExitDuringTheCreationIsToldAfterIt(t *testing.T) {
 		if told != 0 {
 			t.Error("told before the pid is known")
 		}
-		gate.created(testPid, true)
+		gate.created(testPid, true, false)
 		if told != 1 {
 			t.Errorf("told %d times", told)
 		}
@@ -258,7 +258,7 @@ func TestExitOfAnEarlierContainerOfTheIDIsNotTold(t *testing.T) {
 		gate := watch(tap, "a", func() { t.Error("another container's exit is told") })
 		exit := &eventstypes.TaskExit{ContainerID: "a", ID: "a", Pid: testPid + 1}
 		_ = tap.Publish(t.Context(), "old-exit", exit)
-		gate.created(testPid, false)
+		gate.created(testPid, false, false)
 		_ = tap.Publish(t.Context(), "old-exit", exit)
 		publisher.expect(t, "a old-exit, a old-exit")
 	})
@@ -270,7 +270,7 @@ func TestRestoredContainerTellsAnyExit(t *testing.T) {
 		tap := newTestTap(t, &fakePublisher{})
 		told := 0
 		gate := watch(tap, "a", func() { told++ })
-		gate.created(0, false)
+		gate.created(0, false, false)
 		emit(t, tap, "a exit")
 		if told != 1 {
 			t.Errorf("told %d times", told)
@@ -283,12 +283,12 @@ func TestTapForgetLeavesTheNextContainerOfTheID(t *testing.T) {
 		publisher := &fakePublisher{}
 		tap := newTestTap(t, publisher)
 		first := watch(tap, "a", nothing)
-		first.created(testPid, true)
+		first.created(testPid, true, false)
 		second := watch(tap, "a", nothing)
 		first.forget()
 		emit(t, tap, "a create")
 		publisher.expect(t, "")
-		second.created(testPid, false)
+		second.created(testPid, false, false)
 		publisher.expect(t, "a create")
 	})
 }
@@ -302,8 +302,8 @@ func TestTapTellsTheContainerOfItsExit(t *testing.T) {
 			told = append(told, "b")
 			emit(t, tap, "b paused") // it is called without the lock
 		})
-		a.created(testPid, true)
-		b.created(testPid, false)
+		a.created(testPid, true, false)
+		b.created(testPid, false, false)
 		emit(t, tap, "a create", "a start", "a exec-exit", "a exit", "b exit", "c exit")
 		if !slices.Equal(told, []string{"a", "b"}) {
 			t.Errorf("told %q", told)
@@ -329,7 +329,7 @@ func TestPublishNeverWaits(t *testing.T) {
 			_ = tap.Publish(ctx, "exit", newEvent("b", "exit"))
 			_ = tap.Publish(ctx, "exit", newEvent("a", "exit"))
 		}
-		gate.created(testPid, true)
+		gate.created(testPid, true, false)
 		cancel() // the request is over; its event is to go out all the same
 		if waited := time.Since(began); waited > 0 {
 			t.Errorf("it waited %s", waited)
@@ -416,7 +416,7 @@ func TestTapFlush(t *testing.T) {
 			publisher := &fakePublisher{}
 			tap := newTestTap(t, publisher)
 			gate := watch(tap, "a", nothing)
-			gate.created(testPid, true)
+			gate.created(testPid, true, false)
 			emit(t, tap, "a start")
 			if err := tap.flush(t.Context()); err != nil {
 				t.Error(err)
@@ -443,7 +443,7 @@ func TestGateAwaitsExitAndDelete(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				tap := newTestTap(t, &fakePublisher{})
 				gate := watch(tap, "a", nothing)
-				gate.created(testPid, true)
+				gate.created(testPid, true, false)
 				for kind, after := range map[string]time.Duration{"exit": test.exit, "delete": test.remove} {
 					switch {
 					case after == 0:

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"fmt"
 	"io"
@@ -12,8 +13,10 @@ import (
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/api/types"
 	runcmanager "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
+	runcshim "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/runc"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	containerdversion "github.com/containerd/containerd/v2/version"
+	"github.com/containerd/log"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -74,6 +77,10 @@ func (m *manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*
 // socket that it leaves behind is removed too, unless another shim serves it by
 // now.
 func (m *manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
+	bundle := filepath.Join("..", id)
+	if _, err := os.Stat(filepath.Join(bundle, stateDir, onExitDir)); err == nil {
+		stopOnExit(ctx, bundle)
+	}
 	status, err := m.Shim.Stop(ctx, id)
 	address, addressErr := shim.ReadAddress(filepath.Join("..", id, addressFile)) // the working directory is a bundle's
 	if addressErr == nil {
@@ -82,6 +89,21 @@ func (m *manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) 
 		}
 	}
 	return status, err
+}
+
+// stopOnExit ends the onExit that a dead shim has left running, before the
+// container's own things are removed from below it.
+func stopOnExit(ctx context.Context, bundle string) {
+	runtime, err := runcshim.ReadRuntime(bundle)
+	if err == nil {
+		bundle, err = filepath.Abs(bundle)
+	}
+	if err == nil {
+		err = cleanDead(ctx, bundle, cmp.Or(runtime, defaultRuntime))
+	}
+	if err != nil {
+		log.G(ctx).WithError(err).Error("remove what an onExit has left behind")
+	}
 }
 
 // Info answers -info for every form of options, not only runc's own.

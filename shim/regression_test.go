@@ -94,7 +94,7 @@ func TestExitThatMeetsTheEndOfACreationIsTold(t *testing.T) {
 			defer close(done)
 			_ = tap.Publish(t.Context(), "exit", newEvent("a", "exit"))
 		}()
-		gate.created(testPid, true)
+		gate.created(testPid, true, false)
 		<-done
 		if told.Load() != 1 {
 			t.Fatalf("try %d: the exit was told %d times", i, told.Load())

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"path/filepath"
+	"slices"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -43,6 +44,13 @@ type runner struct {
 	init *hookexec.Init
 	// pidfd of init, to signal it where the runtime cannot; -1 until prepare.
 	pidfd int
+	// runtime is the name or path of the OCI runtime; systemdCgroup and cgroupsPath
+	// are what it was told of the container's cgroup.
+	runtime       string
+	systemdCgroup bool
+	cgroupsPath   string
+	// afterlife is empty until prepare, and where there is no onExit.
+	afterlife afterlife
 }
 
 // newRunner refuses what cannot be run before anything is created.
@@ -58,7 +66,7 @@ func (s *service) newRunner(r *taskapi.CreateTaskRequest, wanted *oci.Lifecycle,
 
 // needsHost: only exec handlers run a process.
 func needsHost(block *lifecyclev1.Block) bool {
-	return block.PostStart.GetExec() != nil || block.PreStop.GetExec() != nil
+	return slices.ContainsFunc(oci.Handlers, func(name string) bool { return oci.HandlerOf(block, name).GetExec() != nil })
 }
 
 func (r *runner) root() string { return filepath.Join(r.bundle, stateDir) }
@@ -73,6 +81,12 @@ func (r *runner) prepare(ctx context.Context, pid int, exited <-chan struct{}) e
 		return fmt.Errorf("open a pidfd of the container's init: %w", err)
 	}
 	r.init = init
+	if r.block.OnExit != nil {
+		if err := r.keep(pid); err != nil {
+			r.init = nil
+			return err
+		}
+	}
 	if !needsHost(r.block) {
 		return nil
 	}
@@ -99,6 +113,9 @@ func (r *runner) close() {
 		_ = unix.Close(r.pidfd)
 		r.pidfd = -1
 	}
+	if r.afterlife.remains != nil {
+		r.afterlife.remains.Close() // twice is no harm
+	}
 }
 
 // run implements handlers.
@@ -106,22 +123,31 @@ func (r *runner) run(ctx context.Context, kind lifecycle.Kind, effect lifecycle.
 	if r.init == nil {
 		return failed(errors.New("the container's state could not be prepared"))
 	}
+	if kind == lifecycle.OnExit && effect.Kind == lifecycle.RunHandler { // else it is on trial
+		return r.runOnExit(ctx, effect, progress)
+	}
 	if r.paused(ctx) {
 		return failed(errors.New("the container is paused"))
 	}
-	handler := r.block.PostStart
-	if kind == lifecycle.PreStop {
-		handler = r.block.PreStop
+	env := r.environment(kind, effect)
+	if kind == lifecycle.OnExit { // on trial
+		env = append(env, containerEnd{result: resultCompleted}.environment()...)
 	}
+	return r.runAction(ctx, kind, r.init.Ended, progress, hookexec.NetNS{Pidfd: r.pidfd}, env, nil)
+}
+
+// runAction runs what the handler does to its end.
+func (r *runner) runAction(ctx context.Context, kind lifecycle.Kind, exited func(context.Context) bool, progress *hookexec.Progress, netns hookexec.NetNS, env []string, after *wire.After) hookexec.Result {
+	handler := oci.HandlerOf(r.block, kind.String())
 	var log *stdout.Writer
 	if r.logs(handler) {
 		log = r.stream.Open(kind.String())
 		defer log.Close() // after a panic too
 	}
 	run := hookexec.Handler{
-		Action:      r.action(kind, handler, effect, progress, log),
+		Action:      r.action(handler, progress, log, netns, env, after),
 		RetryPeriod: time.Duration(handler.GetRetryPeriodSeconds()) * time.Second,
-		Exited:      r.init.Ended,
+		Exited:      exited,
 		Progress:    progress,
 	}
 	result := run.Run(ctx)
@@ -137,8 +163,8 @@ func (r *runner) logs(handler *lifecyclev1.Handler) bool {
 }
 
 // action is what a handler does. It names exactly one, which is checked.
-func (r *runner) action(kind lifecycle.Kind, handler *lifecyclev1.Handler, effect lifecycle.Effect, progress *hookexec.Progress, log *stdout.Writer) hookexec.Action {
-	switch netns := (hookexec.NetNS{Pidfd: r.pidfd}); {
+func (r *runner) action(handler *lifecyclev1.Handler, progress *hookexec.Progress, log *stdout.Writer, netns hookexec.NetNS, env []string, after *wire.After) hookexec.Action {
+	switch {
 	case handler.HttpGet != nil:
 		return &hookexec.HTTPGet{NetNS: netns, Get: handler.HttpGet, UserAgent: "lifecycle-shim/" + version.Version}
 	case handler.TcpSocket != nil:
@@ -149,13 +175,16 @@ func (r *runner) action(kind lifecycle.Kind, handler *lifecyclev1.Handler, effec
 	exec := &hookexec.Exec{
 		Host: r.host,
 		Request: wire.StartRequest{
-			Root: r.root(), ID: r.id, Args: handler.Exec.Command, Env: r.environment(kind, effect),
+			Root: r.root(), ID: r.id, Args: handler.Exec.Command, Env: env,
 		},
 		OutputLimit: r.outputLimit,
 		Progress:    progress,
 	}
 	if log != nil { // an interface with a nil in it is not nil
 		exec.Log = log
+	}
+	if after != nil {
+		return r.afterExec(*exec, after)
 	}
 	return exec
 }
@@ -167,7 +196,10 @@ func failed(err error) hookexec.Result {
 // environment is what exec handlers get on top of the container's (SPEC 3).
 func (r *runner) environment(kind lifecycle.Kind, effect lifecycle.Effect) []string {
 	env := []string{"LIFECYCLE_HANDLER=" + kind.String(), "LIFECYCLE_CONTAINER_ID=" + r.id}
-	if kind == lifecycle.PreStop {
+	switch kind {
+	case lifecycle.OnExit:
+		env = append(env, "LIFECYCLE_DEADLINE="+effect.Limit.UTC().Format(time.RFC3339))
+	case lifecycle.PreStop:
 		env = append(env, "LIFECYCLE_SIGNAL="+signalName(effect.Signal.Number))
 		if !effect.Deadline.IsZero() {
 			env = append(env, "LIFECYCLE_DEADLINE="+effect.Deadline.UTC().Format(time.RFC3339))

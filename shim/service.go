@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"maps"
@@ -115,6 +116,8 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	if err != nil {
 		return nil, err
 	}
+	runner.runtime, runner.systemdCgroup = cmp.Or(options.Runc.GetBinaryName(), defaultRuntime), options.Runc.GetSystemdCgroup() || spec.SystemdCgroup()
+	runner.cgroupsPath = cmp.Or(spec.Linux.CgroupsPath, "/"+r.ID) // runc's own default
 	return s.createWithHandlers(ctx, r, newConfig(wanted, settings, r.Checkpoint != ""), runner, settings.metricsFile)
 }
 
@@ -124,7 +127,7 @@ func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskR
 	c := newContainer(ctx, r.ID, config, runner)
 	c.block, c.metricsFile, c.counters, c.ended = runner.block, metricsFile, s.counters, &s.handlersEnded
 	gate := newGate(s.tap, r.ID, func() { c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
-	c.gate = gate
+	c.gate, runner.afterlife.oomSeen = gate, gate.oom
 	if !s.add(c) {
 		return nil, &existsError{id: r.ID}
 	}
@@ -149,7 +152,7 @@ func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskR
 		return nil, err
 	}
 	created = true
-	gate.created(response.Pid, config.PostStart != nil)
+	gate.created(response.Pid, config.PostStart != nil, config.OnExit != nil)
 	return response, nil
 }
 
@@ -196,16 +199,21 @@ func newConfig(wanted *oci.Lifecycle, settings settings, restored bool) lifecycl
 		DefaultPostStartTimeout: settings.postStartTimeout,
 		DefaultGracePeriod:      settings.gracePeriod,
 	}
-	if handler := wanted.Block.PostStart; handler != nil && !restored {
-		config.PostStart = &lifecycle.Handler{
-			Timeout:       time.Duration(handler.GetTimeoutSeconds()) * time.Second,
-			IgnoreFailure: handler.FailurePolicy == oci.FailurePolicyIgnore,
-		}
+	if !restored {
+		config.PreStart, config.PostStart = handlerConfig(wanted.Block.PreStart), handlerConfig(wanted.Block.PostStart)
 	}
-	if handler := wanted.Block.PreStop; handler != nil {
-		config.PreStop = &lifecycle.Handler{Timeout: time.Duration(handler.GetTimeoutSeconds()) * time.Second}
-	}
+	config.PreStop, config.OnExit = handlerConfig(wanted.Block.PreStop), handlerConfig(wanted.Block.OnExit)
 	return config
+}
+
+func handlerConfig(handler *lifecyclev1.Handler) *lifecycle.Handler {
+	if handler == nil {
+		return nil
+	}
+	return &lifecycle.Handler{
+		Timeout:       time.Duration(handler.GetTimeoutSeconds()) * time.Second,
+		IgnoreFailure: handler.FailurePolicy == oci.FailurePolicyIgnore,
+	}
 }
 
 // all containers with handlers, by id.
@@ -244,7 +252,8 @@ func (s *service) remove(c *container) {
 	}
 }
 
-// Start of a container with handlers is answered when postStart has ended. What
+// Start of a container with handlers is answered when postStart has ended, and
+// reaches the runc service when preStart has. What
 // becomes of the client's connection changes nothing: only its deadline counts.
 func (s *service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
 	c := s.container(r.ID)
@@ -253,7 +262,11 @@ func (s *service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	}
 	deadline, _ := ctx.Deadline()
 	request := c.ask(lifecycle.Event{Kind: lifecycle.StartRequested, Deadline: deadline})
-	if request.wait().kind != lifecycle.CallStart {
+	switch verdict := request.wait(); verdict.kind {
+	case lifecycle.CallStart:
+	case lifecycle.Answer: // preStart has kept the entrypoint from running
+		return nil, toGRPC(verdict.err)
+	default:
 		return s.TTRPCTaskService.Start(ctx, r)
 	}
 	response, err := s.startInner(ctx, c, r, deadline)
@@ -317,6 +330,21 @@ func (s *service) Kill(ctx context.Context, r *taskapi.KillRequest) (*ptypes.Emp
 	return &ptypes.Empty{}, toGRPC(answer.err)
 }
 
+// Wait for a container with an onExit is answered when that has ended.
+func (s *service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
+	c := s.container(r.ID)
+	response, err := s.TTRPCTaskService.Wait(ctx, r)
+	if err != nil || c == nil || c.ended == nil || r.ExecID != "" {
+		return response, err
+	}
+	select {
+	case <-c.ended:
+		return response, nil
+	case <-ctx.Done():
+		return nil, toGRPC(&waitError{err: context.Cause(ctx)})
+	}
+}
+
 // Delete first ends what still runs in a container that has exited.
 func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
 	c := s.container(r.ID)
@@ -326,6 +354,9 @@ func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	s.noteExit(ctx, c)
 	c.endTrialOfExited(ctx)
 	verdict := c.ask(lifecycle.Event{Kind: lifecycle.DeleteRequested}).wait()
+	if verdict.kind == lifecycle.Answer {
+		return nil, toGRPC(verdict.err)
+	}
 	response, err := s.TTRPCTaskService.Delete(ctx, r)
 	if err == nil {
 		c.gate.awaitEnd()

@@ -14,6 +14,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
@@ -164,9 +165,9 @@ func (c *container) told() *lifecyclev1.ContainerStatus {
 	if !status.Deadline.IsZero() {
 		told.Deadline = timestamppb.New(status.Deadline)
 	}
-	for kind, handler := range map[lifecycle.Kind]*lifecyclev1.Handler{lifecycle.PostStart: c.block.GetPostStart(), lifecycle.PreStop: c.block.GetPreStop()} {
-		if handler != nil {
-			told.Handlers = append(told.Handlers, kind.String())
+	for _, name := range oci.Handlers {
+		if oci.HandlerOf(c.block, name) != nil {
+			told.Handlers = append(told.Handlers, name)
 		}
 	}
 	slices.Sort(told.Handlers)

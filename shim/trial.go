@@ -7,6 +7,7 @@ import (
 	"time"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -22,11 +23,8 @@ var errHandlerDue = errors.New("a handler of the container is due")
 // ended or the operator goes. The machine knows nothing of it: it counts for none
 // of its promises.
 func (c *container) try(ctx context.Context, name string) (*handlerRun, error) {
-	run := &handlerRun{kind: lifecycle.PostStart, handler: c.block.GetPostStart(), trial: true, began: time.Now()}
-	if name == lifecycle.PreStop.String() {
-		run.kind, run.handler = lifecycle.PreStop, c.block.GetPreStop()
-	}
-	if run.handler == nil || name != run.kind.String() {
+	run := &handlerRun{kind: kindOf(name), handler: oci.HandlerOf(c.block, name), trial: true, began: time.Now()}
+	if run.handler == nil {
 		return nil, &notFoundError{fmt.Sprintf("container %q has no handler %q", c.id, name)}
 	}
 	ctx, cancel := context.WithCancelCause(ctx)
@@ -51,8 +49,18 @@ func (c *container) try(ctx context.Context, name string) (*handlerRun, error) {
 	run.limit = run.began.Add(limit)
 	timed, stop := context.WithDeadlineCause(ctx, run.limit, causeError(lifecycle.TimeLimit, limit))
 	defer stop()
-	c.runToEnd(timed, run, lifecycle.Effect{Signal: lifecycle.Signal{Number: c.trialSignal}})
+	c.runToEnd(timed, run, lifecycle.Effect{Limit: run.limit, Signal: lifecycle.Signal{Number: c.trialSignal}})
 	return run, nil
+}
+
+// kindOf a handler's name, NoHandler where there is none of that name.
+func kindOf(name string) lifecycle.Kind {
+	for _, kind := range []lifecycle.Kind{lifecycle.PreStart, lifecycle.PostStart, lifecycle.PreStop, lifecycle.OnExit} {
+		if kind.String() == name {
+			return kind
+		}
+	}
+	return lifecycle.NoHandler
 }
 
 // beginTrial makes sure that only one handler runs, in a container that is

@@ -163,7 +163,7 @@ var (
 
 // fakeHandlers notes what is run and sent.
 type fakeHandlers struct {
-	postStart, preStop attempt
+	postStart, preStop, preStart, onExit attempt
 	// onSignal is called for each signal that the shim sends by itself.
 	onSignal func(lifecycle.Signal) error
 
@@ -184,10 +184,9 @@ func (h *fakeHandlers) started(_ context.Context, pid int, _ <-chan struct{}) er
 }
 
 func (h *fakeHandlers) run(ctx context.Context, kind lifecycle.Kind, _ lifecycle.Effect, progress *hookexec.Progress) hookexec.Result {
-	action := h.postStart
-	if kind == lifecycle.PreStop {
-		action = h.preStop
-	}
+	action := map[lifecycle.Kind]attempt{
+		lifecycle.PreStart: h.preStart, lifecycle.PostStart: h.postStart, lifecycle.PreStop: h.preStop, lifecycle.OnExit: h.onExit,
+	}[kind]
 	handler := hookexec.Handler{Action: action, Exited: runsOn, Progress: progress}
 	result := handler.Run(ctx)
 	h.mu.Lock()
@@ -280,7 +279,7 @@ func newWorld(t *testing.T, config lifecycle.Config, handlers *fakeHandlers) *wo
 	w.c.ended = &w.service.handlersEnded
 	w.service.add(w.c)
 	w.c.gate = watch(w.tap, "c1", func() { w.c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
-	w.c.gate.created(testPid, config.PostStart != nil)
+	w.c.gate.created(testPid, config.PostStart != nil, w.c.ended != nil)
 	return w
 }
 

@@ -10,19 +10,21 @@ import (
 	"github.com/spf13/cobra"
 	"google.golang.org/grpc/status"
 
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
 func newRun(o *options) *cobra.Command {
 	return &cobra.Command{
-		Use:   "run ID|PREFIX postStart|preStop",
+		Use:   "run ID|PREFIX preStart|postStart|preStop|onExit",
 		Short: "Try a handler in a running container, without starting or stopping it",
 		Long: `Try a handler in a running container, without starting or stopping it.
 
 The handler runs as it would for real, with its own time limit, else with DefaultPostStartTimeout.
+A preStart or onExit runs beside the entrypoint then, and LIFECYCLE_RESULT is completed.
 It ends with ^C, with the container, and when a stop of the container begins.`,
 		Args:      cobra.ExactArgs(2),
-		ValidArgs: []string{"postStart", "preStop"},
+		ValidArgs: oci.Handlers,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			shim, container, err := one(cmd.Context(), o, args[0])
 			if err != nil {

@@ -37,6 +37,8 @@ func Main(args []string) int {
 		return report(prepareFromStdin())
 	case wire.CommandStart:
 		return start()
+	case wire.CommandClean:
+		return report(cleanFromStdin())
 	default:
 		return report(fmt.Errorf("usage: lifecycle-hookexec %s|%s; it is called by containerd-shim-lifecycle-v2 only",
 			wire.CommandPrepare, wire.CommandStart))
@@ -67,6 +69,14 @@ func prepareFromStdin() error {
 	return Prepare(request)
 }
 
+func cleanFromStdin() error {
+	var after wire.After
+	if err := json.NewDecoder(os.Stdin).Decode(&after); err != nil {
+		return fmt.Errorf("decode the request: %w", err)
+	}
+	return Clean(after)
+}
+
 // start answers over the control socket, because stderr is the handler's.
 func start() int {
 	control := os.NewFile(wire.ControlFD, "control")
@@ -77,7 +87,11 @@ func start() int {
 	var request wire.StartRequest
 	err := json.NewDecoder(control).Decode(&request)
 	response := wire.StartResponse{}
-	if err == nil {
+	switch {
+	case err != nil:
+	case request.After != nil:
+		response.Pid, err = StartAfter(request, pidfds)
+	default:
 		response.Pid, err = Start(request, pidfds)
 	}
 	if err != nil {

@@ -45,6 +45,8 @@ type StartRequest struct {
 	// Args is the command, Env what it gets on top of the container's own
 	// environment, as KEY=value.
 	Args, Env []string
+	// After is set for an onExit.
+	After *After
 }
 
 // StartResponse tells how it went.

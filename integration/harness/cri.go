@@ -145,6 +145,8 @@ type PodContainerConfig struct {
 	StopSignal cri.Signal
 	LogPath    string // below the pod's LogDirectory
 	Terminal   bool
+	// MemoryLimit in bytes, of memory and swap together; 0: none.
+	MemoryLimit int64
 }
 
 // PodContainer is a container in a pod.
@@ -169,6 +171,9 @@ func (p *Pod) Create(ctx context.Context, cfg PodContainerConfig) (*PodContainer
 		Linux: &cri.LinuxContainerConfig{SecurityContext: &cri.LinuxContainerSecurityContext{
 			NamespaceOptions: p.config.Linux.SecurityContext.NamespaceOptions,
 		}},
+	}
+	if cfg.MemoryLimit > 0 {
+		config.Linux.Resources = &cri.LinuxContainerResources{MemoryLimitInBytes: cfg.MemoryLimit, MemorySwapLimitInBytes: cfg.MemoryLimit}
 	}
 	if cfg.Dir != "" {
 		config.WorkingDir = WorkDir

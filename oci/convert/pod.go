@@ -112,10 +112,19 @@ func unknownField(lifecycle map[string]any) string {
 	return ""
 }
 
+// notKubernetes says what to do about a field that Kubernetes does not have.
+func notKubernetes(field, container string) string {
+	text := "is not a known field; allowed are postStart, preStop and stopSignal"
+	if slices.Contains(oci.Handlers, field) {
+		text += fmt.Sprintf(": Kubernetes has no %s, so the whole block goes into the annotation %s", field, oci.NamedKey(container))
+	}
+	return text
+}
+
 // container converts one, or says why not.
 func (c *podConversion) container(from container) []Operation {
 	if field := unknownField(from.lifecycle); field != "" {
-		c.refuse(from, "lifecycle."+field, "is not a known field; allowed are postStart, preStop and stopSignal")
+		c.refuse(from, "lifecycle."+field, notKubernetes(field, from.name))
 		return nil
 	}
 	if field, why := c.forbidden(from); why != "" {
@@ -177,7 +186,7 @@ func (c *podConversion) count(name string) int {
 
 // annotated returns the annotation that speaks to the container already.
 func (c *podConversion) annotated(from container) string {
-	for _, key := range []string{oci.NamedKey(from.name), oci.KeyLifecycle, oci.KeyPostStart, oci.KeyPreStop} {
+	for _, key := range append([]string{oci.NamedKey(from.name)}, oci.Keys()...) {
 		if _, ok := c.annotations[key]; ok {
 			return key
 		}

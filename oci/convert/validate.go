@@ -250,11 +250,10 @@ func (v *validation) loose(object string, tree map[string]any) {
 // describe says in short what a container will do.
 func describe(lifecycle *oci.Lifecycle) string {
 	var parts []string
-	if handler := lifecycle.Block.PostStart; handler != nil {
-		parts = append(parts, "postStart "+actionOf(handler))
-	}
-	if handler := lifecycle.Block.PreStop; handler != nil {
-		parts = append(parts, "preStop "+actionOf(handler))
+	for _, name := range oci.Handlers {
+		if handler := oci.HandlerOf(lifecycle.Block, name); handler != nil {
+			parts = append(parts, name+" "+actionOf(handler))
+		}
 	}
 	if len(parts) == 0 {
 		return "no handlers"

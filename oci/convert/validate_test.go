@@ -38,14 +38,14 @@ func TestValidate(t *testing.T) {
 				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": preStop.tcpSocket.port is 0; a number from 1 to 65535 is allowed`,
 				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": preStop.tcpSocket.host is "h"; an IP address or localhost is allowed`,
 				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": preStop.timeoutSeconds is 0; allowed is 1 to 2147483647`,
-				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": preStop.failurePolicy is for postStart only: a preStop that fails never keeps a container alive`,
+				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": preStop.failurePolicy is for preStart and postStart only: a preStop that fails never keeps a container alive`,
 			},
 		},
 		"general keys": {
 			text: `{kind: Pod, apiVersion: v1, metadata: {name: p, annotations: {lifecycle-shim.io/lifecycle: 'preStop: {}', lifecycle-shim.io/prestop: ''}},
 				spec: {runtimeClassName: lifecycle, containers: [{name: a}, {name: b}]}}`,
 			refused: []string{
-				`Pod/p: annotation "lifecycle-shim.io/prestop": is not a known key; allowed are lifecycle-shim.io/lifecycle, lifecycle-shim.io/postStart and lifecycle-shim.io/preStop`,
+				`Pod/p: annotation "lifecycle-shim.io/prestop": is not a known key; allowed are lifecycle-shim.io/lifecycle, lifecycle-shim.io/preStart, lifecycle-shim.io/postStart, lifecycle-shim.io/preStop, lifecycle-shim.io/onExit`,
 				`Pod/p: annotation "lifecycle-shim.io/lifecycle": preStop must have exactly one of exec, httpGet, tcpSocket and sleep; it has 0`,
 			},
 		},
@@ -108,7 +108,7 @@ func TestValidate(t *testing.T) {
 			text: "prestop: {}\npostStart: {sleep: {seconds: x}}\n",
 			refused: []string{
 				"document 1: postStart.sleep.seconds: must be a whole number, not a string",
-				"document 1: prestop: is not a known field; allowed are postStart, preStop, stopSignal, terminationGracePeriodSeconds",
+				"document 1: prestop: is not a known field; allowed are postStart, preStop, stopSignal, terminationGracePeriodSeconds, preStart, onExit",
 			},
 		},
 		"an empty block":  {text: "{}", checked: []string{"document 1: a block with no handlers"}},

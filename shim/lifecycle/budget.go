@@ -23,16 +23,23 @@ const (
 	// answerMargin: from our answer to a start request's deadline, so that the
 	// caller gets our words.
 	answerMargin = 5 * time.Second
+	// onExitTime is what an onExit has that does not say it.
+	onExitTime = 30 * time.Second
+	// criOnExitTime is what it has at most under CRI. containerd waits for the exit as
+	// long as its client does (250 s were tried with 2.4); the kubelet's StopContainer
+	// and StopPodSandbox wait 2 minutes, runtimeRequestTimeout's default, less what
+	// the stop has taken before.
+	criOnExitTime = 100 * time.Second
 	// killMargin: from the SIGKILL after a failed postStart to that deadline.
 	killMargin = time.Second
 )
 
-// postStartLimit is when a postStart handler that starts now is ended, and whose
-// limit that is.
-func (c *Config) postStartLimit(now, deadline time.Time) (time.Time, Owner) {
+// startLimit is when a preStart or postStart handler that starts now is ended, and
+// whose limit that is.
+func (c *Config) startLimit(handler *Handler, now, deadline time.Time) (time.Time, Owner) {
 	limit, owner := time.Time{}, NoOwner
-	if c.PostStart.Timeout > 0 {
-		limit, owner = now.Add(c.PostStart.Timeout), HandlerTimeout
+	if handler.Timeout > 0 {
+		limit, owner = now.Add(handler.Timeout), HandlerTimeout
 	}
 	if !deadline.IsZero() {
 		remaining := deadline.Sub(now)
@@ -42,6 +49,25 @@ func (c *Config) postStartLimit(now, deadline time.Time) (time.Time, Owner) {
 	}
 	if limit.IsZero() {
 		limit, owner = now.Add(c.DefaultPostStartTimeout), PostStartDefault
+	}
+	return limit, owner
+}
+
+// onExitLimit is when the onExit of a container that exits now is ended, and whose
+// limit that is. deadline is that of a start that waits for it, zero where none
+// does.
+func (c *Config) onExitLimit(now, deadline time.Time) (time.Time, Owner) {
+	limit, owner := now.Add(onExitTime), OnExitDefault
+	if c.OnExit.Timeout > 0 {
+		limit, owner = now.Add(c.OnExit.Timeout), HandlerTimeout
+	}
+	if most := now.Add(criOnExitTime); c.CRI && most.Before(limit) {
+		limit, owner = most, CRIExit
+	}
+	if !deadline.IsZero() {
+		if own := answerBy(now, deadline, deadline); own.Before(limit) {
+			limit, owner = own.Add(-min(abortWait, own.Sub(now)/2)), StartRequest
+		}
 	}
 	return limit, owner
 }

@@ -19,7 +19,9 @@
 // These are the promises of SPEC 7 that are decisions, and explore_test.go tries
 // all paths to a depth against them: every request is answered exactly once;
 // preStop runs at most once, never before the container runs and never after it
-// exited; SIGKILL outside CRI is never held back; the asked-for stop signal is
+// exited; the entrypoint is started once preStart has ended well, and never after it was
+// cut short; onExit runs once for each start, after the exit, and the exit is released
+// after it; SIGKILL outside CRI is never held back; the asked-for stop signal is
 // sent exactly once; the start is released before the exit; at most one handler
 // runs at a time; and with only time passing every held Start comes to an end,
 // and elsewhere than under CRI every pending stop.

@@ -20,7 +20,31 @@ func configs() map[string]Config {
 			}
 		}
 	}
+	for _, cri := range []bool{false, true} {
+		for _, preStart := range []string{"", "Fail", "Ignore"} {
+			for _, onExit := range []bool{false, true} {
+				for _, postStart := range []string{"", "Fail"} {
+					if preStart == "" && !onExit {
+						continue // above
+					}
+					name := fmt.Sprintf("cri=%t preStart=%s onExit=%t postStart=%s", cri, preStart, onExit, postStart)
+					all[name] = withOuterHandlers(newTestConfig(cri, postStart, "preStop", 0), preStart, onExit)
+				}
+			}
+		}
+	}
 	return all
+}
+
+// withOuterHandlers adds those that run before the entrypoint and after the end.
+func withOuterHandlers(config Config, preStart string, onExit bool) Config {
+	if preStart != "" {
+		config.PreStart = &Handler{IgnoreFailure: preStart == "Ignore"}
+	}
+	if onExit {
+		config.OnExit = &Handler{Timeout: 20 * time.Second}
+	}
+	return config
 }
 
 func newTestConfig(cri bool, postStart, preStop string, grace time.Duration) Config {
@@ -48,7 +72,11 @@ func TestPromisesOnAllPaths(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			explorer := explorer{t: t, seen: map[key]int{}}
-			explorer.explore(newModel(config), nil, depth)
+			if config.PreStart != nil || config.OnExit != nil {
+				explorer.explore(newModel(config), nil, depth-1) // there is more to try at each step
+			} else {
+				explorer.explore(newModel(config), nil, depth)
+			}
 			if explorer.steps == 0 {
 				t.Fatal("nothing was explored")
 			}

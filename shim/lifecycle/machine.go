@@ -9,6 +9,13 @@ type Phase uint8
 const (
 	// Created: not started yet.
 	Created Phase = iota
+	// PreStarting: preStart runs, Start is held.
+	PreStarting
+	// PreStartEnding: preStart's time is up, its end is awaited.
+	PreStartEnding
+	// NotStarting: the entrypoint is never going to run. The process that waits to
+	// become it is being killed, its exit is awaited.
+	NotStarting
 	// Starting: the runtime is starting the process.
 	Starting
 	// StartingStop: the same, and a stop waits for it.
@@ -31,6 +38,13 @@ const (
 	PreStopEnding
 	// Stopping: the signal was sent; everything passes.
 	Stopping
+	// OnExitDue: the process has been reaped, and onExit waits for the end of a
+	// handler that ran in it.
+	OnExitDue
+	// OnExiting: onExit runs. Whoever waits for the container's end waits for it.
+	OnExiting
+	// OnExitEnding: onExit was ended, its end is awaited.
+	OnExitEnding
 	// Exited: the process has been reaped.
 	Exited
 	// Deleting: exited, and a Delete waits for a handler's end.
@@ -42,8 +56,9 @@ const (
 
 func (p Phase) String() string {
 	return [...]string{
-		"Created", "Starting", "StartingStop", "StartingPassed", "StartingExited", "PostStarting", "PostStartEnding",
-		"PostStartStopping", "Running", "PreStopping", "PreStopEnding", "Stopping", "Exited", "Deleting", "Deleted",
+		"Created", "PreStarting", "PreStartEnding", "NotStarting", "Starting", "StartingStop", "StartingPassed", "StartingExited", "PostStarting", "PostStartEnding",
+		"PostStartStopping", "Running", "PreStopping", "PreStopEnding", "Stopping",
+		"OnExitDue", "OnExiting", "OnExitEnding", "Exited", "Deleting", "Deleted",
 	}[p]
 }
 
@@ -56,6 +71,8 @@ type heldStart struct {
 	deadline time.Time
 	// failure is what it will be answered with, nil for success.
 	failure *StartError
+	// refused is the runtime's own error, where an onExit is to come before the answer.
+	refused error
 	// answerBy is when it is answered although the container has not exited;
 	// zero before a stop has begun.
 	answerBy time.Time
@@ -72,6 +89,8 @@ type Machine struct {
 	// stop is the signal of the stop under way, and stopSince when it was asked for.
 	stop      Signal
 	stopSince time.Time
+	// notStarted: the entrypoint never began, which onExit is told.
+	notStarted bool
 	// limitAt ends a handler, or the wait for its end; signalAt is when preStop's
 	// share of the grace period is over; killAt when SIGKILL is due.
 	limitAt, signalAt, killAt time.Time
@@ -91,8 +110,10 @@ func (m *Machine) Phase() Phase { return m.phase }
 // Handler that is running, or whose end has not been told yet.
 func (m *Machine) Handler() Kind { return m.running }
 
-// StartHeld tells whether a client waits for postStart.
-func (m *Machine) StartHeld() bool { return m.held != nil && m.config.PostStart != nil }
+// StartHeld tells whether a client waits for preStart or postStart.
+func (m *Machine) StartHeld() bool {
+	return m.held != nil && (m.config.PostStart != nil || m.preStarting() || m.phase == NotStarting)
+}
 
 // Status is what can be told of the container now.
 func (m *Machine) Status() Status {
@@ -116,7 +137,9 @@ func (m *Machine) Deadline() time.Time {
 		answerBy = m.held.answerBy
 	}
 	switch m.phase {
-	case PostStarting, PostStartEnding, PostStartStopping, Deleting:
+	case PreStarting, PreStartEnding, OnExitDue, OnExiting, OnExitEnding:
+		return m.limitAt
+	case NotStarting, PostStarting, PostStartEnding, PostStartStopping, Deleting:
 		return earliest(m.limitAt, answerBy)
 	case PreStopping, PreStopEnding:
 		return earliest(m.limitAt, m.signalAt, answerBy)
@@ -136,7 +159,7 @@ func (m *Machine) Step(now time.Time, event Event) []Effect {
 	m.effects, m.why = m.effects[:0], ""
 	switch event.Kind {
 	case StartRequested:
-		m.startRequested(event)
+		m.startRequested(now, event)
 	case StartReturned:
 		m.startReturned(now, event.Err)
 	case KillRequested:
@@ -148,7 +171,7 @@ func (m *Machine) Step(now time.Time, event Event) []Effect {
 	case HandlerEnded:
 		m.handlerEnded(now, event.Result)
 	case ContainerExited:
-		m.exited()
+		m.exited(now)
 	case DeadlineReached:
 		m.deadlineReached(now)
 	}
@@ -158,14 +181,25 @@ func (m *Machine) Step(now time.Time, event Event) []Effect {
 func (m *Machine) do(effect Effect) { m.effects = append(m.effects, effect) }
 
 // startRequested: only a created container can be started; the runtime has the
-// words for every other case.
-func (m *Machine) startRequested(event Event) {
-	if m.phase != Created {
+// words for every other case in which it would not start it.
+func (m *Machine) startRequested(now time.Time, event Event) {
+	switch m.phase {
+	case Created:
+	case PreStarting, PreStartEnding, NotStarting:
+		m.why = "the runtime would start it"
+		m.do(Effect{Kind: Answer, Request: event.Request, Err: &RefusedError{"cannot start a container that is being started, or whose start has failed: delete it"}})
+		return
+	default:
 		m.why = "only a created container is started; the runtime has the words"
 		m.do(Effect{Kind: Forward, Request: event.Request})
 		return
 	}
 	m.held = &heldStart{request: event.Request, deadline: event.Deadline}
+	if m.config.PreStart != nil {
+		m.why = "preStart comes before the entrypoint"
+		m.runPreStart(now)
+		return
+	}
 	m.phase, m.why = Starting, "the runtime starts it first"
 	m.do(Effect{Kind: CallStart, Request: event.Request})
 }
@@ -181,7 +215,7 @@ func (m *Machine) startReturned(now time.Time, err error) {
 		m.answerStart(err)
 		return
 	case err != nil:
-		m.startFailed(err)
+		m.startFailed(now, err)
 		return
 	}
 	if m.config.PostStart == nil {
@@ -201,16 +235,25 @@ func (m *Machine) startReturned(now time.Time, err error) {
 		m.phase, m.why = Stopping, "a signal passed while it was started"
 		m.boundPassed(now)
 	case StartingExited:
-		m.phase, m.why = Exited, "it exited while it was started"
-		m.finishStart()
+		m.why = "it exited while it was started"
+		m.gone(now)
 	}
 }
 
 // startFailed: the runtime could not start the process. There is no TaskStart to
 // release, and may be one after another try. What was promised to a stop
-// meanwhile is kept.
-func (m *Machine) startFailed(err error) {
+// meanwhile is kept. An onExit is not to be lost with another try, so there is none.
+func (m *Machine) startFailed(now time.Time, err error) {
 	was := m.phase
+	if m.config.OnExit != nil {
+		m.held.refused, m.notStarted, m.why = err, true, "the runtime could not start it, and onExit is told"
+		if was == StartingExited {
+			m.gone(now)
+			return
+		}
+		m.neverStart(now)
+		return
+	}
 	m.phase, m.why = Created, "the runtime could not start it"
 	m.do(Effect{Kind: Answer, Request: m.held.request, Err: err})
 	m.held = nil
@@ -264,9 +307,20 @@ func (m *Machine) killed(now time.Time, event Event) {
 		m.killAt = now.Add(signalTail)
 		return
 	}
+	if m.phase == OnExiting || m.phase == OnExitEnding {
+		m.why = "the process is gone, and onExit is what is left to be killed"
+		m.do(Effect{Kind: Answer, Request: event.Request})
+		m.endOnExit(now, ContainerKill)
+		return
+	}
 	m.why = "SIGKILL is never held back"
 	m.forward(event)
 	switch m.phase {
+	case PreStarting, PreStartEnding:
+		m.abort(ContainerKill)
+		m.failPreStart(StartError{Cause: ContainerKill, Signal: event.Signal})
+		m.phase, m.limitAt = NotStarting, time.Time{}
+		m.boundHeld(now, now)
 	case Starting, StartingStop:
 		m.failHeld(ContainerKill, event.Signal)
 		m.phase = StartingPassed
@@ -288,6 +342,17 @@ func (m *Machine) stopped(now time.Time, event Event) {
 	case StartingStop, PostStartStopping, PreStopping, PreStopEnding:
 		m.why = "it joins the stop that is under way"
 		m.do(Effect{Kind: Answer, Request: event.Request})
+		return
+	case OnExitDue, OnExiting, OnExitEnding:
+		m.why = "it has ended, which is what was asked for"
+		m.do(Effect{Kind: Answer, Request: event.Request})
+		return
+	case PreStarting, PreStartEnding:
+		m.why = "nothing of the container runs yet, so there is nothing to stop but preStart"
+		m.do(Effect{Kind: Answer, Request: event.Request})
+		m.abort(StopRequest)
+		m.failPreStart(StartError{Cause: StopRequest, Signal: event.Signal})
+		m.neverStart(now)
 		return
 	case Starting, PostStarting, PostStartEnding, Running:
 	case StartingPassed, Stopping:
@@ -343,6 +408,14 @@ func (m *Machine) handlerEnded(now time.Time, result Result) {
 	}
 	m.running = NoHandler
 	switch m.phase {
+	case PreStarting, PreStartEnding:
+		m.preStartEnded(now, result)
+	case OnExitDue:
+		m.why = "the handler before it has ended"
+		m.runOnExit(now)
+	case OnExiting, OnExitEnding:
+		m.why = "onExit has ended, however it did"
+		m.exitDone(now)
 	case PostStarting, PostStartEnding:
 		m.postStartEnded(now, result)
 	case PostStartStopping:
@@ -383,20 +456,56 @@ func (m *Machine) failPostStart(now time.Time, result Result) {
 	m.runPreStop(now)
 }
 
-// exited: nothing is started any more; what was held is let go.
-func (m *Machine) exited() {
+// exited: nothing is started in it any more; what was held is let go, but what
+// waits for onExit.
+func (m *Machine) exited(now time.Time) {
 	switch m.phase {
 	case Starting, StartingStop, StartingPassed:
 		m.phase, m.why = StartingExited, "the runtime's start has not returned yet"
 		return
-	case StartingExited, Exited, Deleting, Deleted:
+	case StartingExited, OnExitDue, OnExiting, OnExitEnding, Exited, Deleting, Deleted:
 		m.why = "it is known"
 		return
+	case PreStarting, PreStartEnding:
+		m.failPreStart(StartError{Cause: ContainerExit})
 	}
 	m.why = "nothing is started any more, and what was held is let go"
+	m.notStarted = m.notStarted || m.preStarting()
 	m.abort(ContainerExit)
+	m.gone(now)
+}
+
+// gone: the process has been reaped and the runtime's start has returned. onExit
+// is next, once for each start. A start that has not failed is answered now, one
+// that has when onExit has ended: whoever is told of a failure deletes.
+func (m *Machine) gone(now time.Time) {
+	if m.config.OnExit == nil || m.phase == Created {
+		m.exitDone(now)
+		return
+	}
+	m.why = "it has exited, and onExit is due"
+	if m.held != nil && m.held.failure == nil && m.held.refused == nil {
+		m.finishStart()
+	}
+	m.phase = OnExitDue
+	m.limitAt, _ = m.config.onExitLimit(now, m.heldDeadline())
+	if m.running == NoHandler {
+		m.runOnExit(now)
+	}
+}
+
+// exitDone lets everybody go who waits for the container's end.
+func (m *Machine) exitDone(now time.Time) {
 	m.phase = Exited
+	if m.config.OnExit != nil {
+		m.do(Effect{Kind: ReleaseExit})
+	}
 	m.finishStart()
+	if len(m.deletes) > 0 && m.running != NoHandler {
+		m.phase, m.limitAt = Deleting, now.Add(deleteWait)
+		return
+	}
+	m.callDeletes()
 }
 
 // deadlineReached does what the passing of time leads to. Deadlines that are
@@ -407,6 +516,26 @@ func (m *Machine) deadlineReached(now time.Time) {
 		return
 	}
 	switch m.phase {
+	case PreStarting:
+		m.why = "preStart's time is up"
+		m.abort(TimeLimit)
+		m.phase = PreStartEnding
+		m.limitAt = now.Add(abortWait)
+	case PreStartEnding:
+		m.why = "preStart does not end, and the entrypoint does not run beside it"
+		m.failPreStart(StartError{Message: "timed out, and its process cannot be ended"})
+		m.neverStart(now)
+	case NotStarting:
+		m.notStartingDue(now)
+	case OnExitDue:
+		m.why = "a handler does not end, and onExit does not run beside it"
+		m.exitDone(now)
+	case OnExiting:
+		m.why = "onExit's time is up"
+		m.endOnExit(now, TimeLimit)
+	case OnExitEnding:
+		m.why = "onExit does not end, and is not waited for any longer"
+		m.exitDone(now)
 	case PostStarting:
 		m.why = "postStart's time is up"
 		m.abort(TimeLimit)
@@ -441,6 +570,28 @@ func (m *Machine) preStopDue(now time.Time) {
 	m.signalStop(StopDeadline)
 }
 
+func (m *Machine) notStartingDue(now time.Time) {
+	if m.held != nil && !now.Before(m.held.answerBy) {
+		m.why = "the start cannot be held any longer"
+		if m.held.failure != nil {
+			m.held.failure.Running = true
+		}
+		m.finishStart()
+		return
+	}
+	m.limitAt = time.Time{}
+	if m.config.OnExit == nil {
+		m.why = "it does not exit; the runtime has the words"
+		m.callDeletes()
+		return
+	}
+	m.why = "it does not exit, and its onExit is not to be lost with it"
+	for _, request := range m.deletes {
+		m.do(Effect{Kind: Answer, Request: request, Err: &RefusedError{"cannot delete a process that was killed and has not exited yet: try again"}})
+	}
+	m.deletes = m.deletes[:0]
+}
+
 func (m *Machine) stoppingDue(now time.Time) {
 	if !m.killAt.IsZero() && !now.Before(m.killAt) {
 		m.killAt, m.why = time.Time{}, "the grace period is over"
@@ -455,8 +606,24 @@ func (m *Machine) stoppingDue(now time.Time) {
 // deleteRequested: the runtime has the words where the container still runs. An
 // exited one first loses the handler that may still run in it.
 func (m *Machine) deleteRequested(now time.Time, event Event) {
+	if m.config.OnExit != nil && m.runs() {
+		m.why = "it runs, and its onExit is not to be lost with it"
+		m.do(Effect{Kind: Answer, Request: event.Request, Err: &RefusedError{"cannot delete a running process: stop the container first"}})
+		return
+	}
 	m.deletes = append(m.deletes, event.Request)
 	switch {
+	case m.preStarting():
+		m.why = "the entrypoint is not going to run any more"
+		m.abort(ContainerDelete)
+		m.failPreStart(StartError{Cause: ContainerDelete})
+		m.neverStart(now)
+		m.limitAt = now.Add(deleteWait)
+	case m.phase == NotStarting:
+		m.why = "its process is being killed"
+		m.limitAt = now.Add(deleteWait)
+	case m.phase >= OnExitDue && m.phase <= OnExitEnding:
+		m.why = "it waits for onExit"
 	case m.phase == Exited && m.running != NoHandler:
 		m.why = "a handler still runs"
 		m.abort(ContainerDelete)
@@ -491,7 +658,13 @@ func (m *Machine) deleteReturned(err error) {
 	}
 	m.why = "it is gone"
 	m.abort(ContainerDelete)
+	if m.preStarting() {
+		m.failPreStart(StartError{Cause: ContainerDelete})
+	}
 	starting := m.starting()
+	if m.config.OnExit != nil && m.phase < Exited {
+		m.do(Effect{Kind: ReleaseExit})
+	}
 	m.phase = Deleted
 	if !starting {
 		m.finishStart()
@@ -501,11 +674,87 @@ func (m *Machine) deleteReturned(err error) {
 
 func (m *Machine) starting() bool { return m.phase.Starting() }
 
+// preStarting tells whether preStart runs, and the runtime has not been asked to
+// start the process.
+func (m *Machine) preStarting() bool { return m.phase == PreStarting || m.phase == PreStartEnding }
+
+// runs tells whether the container's process may run.
+func (m *Machine) runs() bool { return m.phase >= Starting && m.phase <= Stopping }
+
+// runPreStart inside the container that has been created.
+func (m *Machine) runPreStart(now time.Time) {
+	m.phase = PreStarting
+	m.running = PreStart
+	limit, owner := m.config.startLimit(m.config.PreStart, now, m.held.deadline)
+	m.limitAt = limit
+	m.do(Effect{Kind: RunHandler, Handler: PreStart, Limit: limit, LimitOwner: owner})
+}
+
+// preStartEnded starts the entrypoint, or makes sure that it never runs.
+func (m *Machine) preStartEnded(now time.Time, result Result) {
+	exited := result.Outcome == Aborted && result.Cause == ContainerExit
+	switch {
+	case result.Outcome == Succeeded:
+		m.why = "preStart has succeeded"
+	case !exited && m.config.PreStart.IgnoreFailure:
+		m.why = "preStart has failed, and failurePolicy is Ignore"
+	default:
+		m.why = "preStart has failed, and the entrypoint never runs"
+		failure := StartError{Message: result.Message}
+		if exited {
+			m.why, failure = "there is nothing left to start", StartError{Cause: ContainerExit}
+		}
+		m.failPreStart(failure)
+		m.neverStart(now)
+		return
+	}
+	m.phase = Starting
+	m.do(Effect{Kind: CallStart, Request: m.held.request})
+}
+
+// failPreStart notes what the start will be answered with.
+func (m *Machine) failPreStart(failure StartError) {
+	failure.Handler = PreStart
+	m.held.failure, m.notStarted = &failure, true
+}
+
+// neverStart kills the process that waits to become the entrypoint.
+func (m *Machine) neverStart(now time.Time) {
+	m.phase, m.limitAt = NotStarting, time.Time{}
+	m.do(Effect{Kind: SendSignal, Signal: Signal{Number: sigKILL}})
+	m.boundHeld(now, now)
+}
+
+// runOnExit after the container's process, in a tree of its own.
+func (m *Machine) runOnExit(now time.Time) {
+	m.phase = OnExiting
+	m.running = OnExit
+	limit, owner := m.config.onExitLimit(now, m.heldDeadline())
+	m.limitAt = limit
+	m.do(Effect{Kind: RunHandler, Handler: OnExit, Limit: limit, LimitOwner: owner, NotStarted: m.notStarted})
+}
+
+// endOnExit because of cause.
+func (m *Machine) endOnExit(now time.Time, cause Cause) {
+	m.abort(cause)
+	if m.phase == OnExiting {
+		m.phase, m.limitAt = OnExitEnding, now.Add(abortWait)
+	}
+}
+
+// heldDeadline is that of the start that is held, zero where none is.
+func (m *Machine) heldDeadline() time.Time {
+	if m.held == nil {
+		return time.Time{}
+	}
+	return m.held.deadline
+}
+
 // runPostStart inside the container that has just been started.
 func (m *Machine) runPostStart(now time.Time) {
 	m.phase = PostStarting
 	m.running = PostStart
-	limit, owner := m.config.postStartLimit(now, m.held.deadline)
+	limit, owner := m.config.startLimit(m.config.PostStart, now, m.held.deadline)
 	m.limitAt = limit
 	m.do(Effect{Kind: RunHandler, Handler: PostStart, Limit: limit, LimitOwner: owner})
 }
@@ -615,11 +864,14 @@ func (m *Machine) finishStart() {
 	if m.held == nil {
 		return
 	}
-	if m.held.failure != nil {
+	switch {
+	case m.held.refused != nil:
+		m.answerStart(m.held.refused)
+	case m.held.failure != nil:
 		m.answerStart(m.held.failure)
-		return
+	default:
+		m.answerStart(nil)
 	}
-	m.answerStart(nil)
 }
 
 func (m *Machine) answerStart(err error) {

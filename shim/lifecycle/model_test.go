@@ -26,12 +26,16 @@ type model struct {
 	waiting       []waiter
 	requests      int
 	startReleased bool
+	exitReleased  bool
 
 	// What has been done.
 	preStops, stopsSent, killsSent int
 	stopDeferred, killPassed       bool
 	criKill                        bool
 	failed                         bool // postStart has failed
+	preStarted                     bool // preStart has ended so that the entrypoint may run
+	never                          bool // the entrypoint must not run any more
+	onExits                        int
 	used                           [6]int
 	broken                         string
 }
@@ -126,9 +130,21 @@ func (w *model) ask(event Event) {
 	event.Request = RequestID(w.requests)
 	w.waiting = append(w.waiting, waiter{id: event.Request, start: event.Kind == StartRequested})
 	inPreStop := w.handler == PreStop
+	inPreStart := w.machine.preStarting()
+	afterExit := w.machine.Phase() >= OnExitDue && w.machine.Phase() <= OnExitEnding
+	stops := event.Kind == KillRequested && (event.Signal.Number == sigTERM || w.config.CRI && event.Signal.Number != sigKILL)
+	if inPreStart && (event.Kind == DeleteRequested || event.Signal.Number == sigKILL || stops) {
+		w.never = true
+	}
 	effects := w.step(event)
 	if event.Kind != KillRequested {
 		return
+	}
+	if afterExit && event.Signal.Number == sigKILL && w.handler == OnExit && w.cause == NoCause {
+		w.breaks("SIGKILL does not end onExit")
+	}
+	if afterExit || inPreStart && stops {
+		return // nothing that a signal could be sent to, or that a stop has to wait for
 	}
 	forwarded := slices.ContainsFunc(effects, func(e Effect) bool { return e.Kind == Forward && e.Request == event.Request })
 	switch event.Signal.Number {
@@ -156,6 +172,7 @@ func (w *model) ask(event Event) {
 
 func (w *model) startReturns(err error) {
 	w.startCalled, w.started = false, err == nil
+	w.never = w.never || err != nil && w.config.OnExit != nil
 	w.step(Event{Kind: StartReturned, Err: err})
 }
 
@@ -165,16 +182,25 @@ func (w *model) handlerEnds(result Result) {
 	if kind == PostStart && (result.Outcome == Failed || result.Outcome == TimedOut) && w.machine.Phase() <= PostStartEnding {
 		w.failed = true
 	}
+	if kind == PreStart {
+		w.preStarted = result.Outcome == Succeeded || result.Cause != ContainerExit && w.config.PreStart.IgnoreFailure
+		w.never = w.never || !w.preStarted
+	}
 	w.step(Event{Kind: HandlerEnded, Result: result})
 }
 
 func (w *model) exits() {
 	w.exited, w.told = true, true
+	w.never = w.never || w.machine.preStarting()
+	asked := w.machine.Phase() != Created
 	w.step(Event{Kind: ContainerExited})
-	if w.handler != NoHandler && w.cause == NoCause {
+	if w.config.OnExit != nil && asked && w.handler == NoHandler && !w.startCalled && w.onExits == 0 && !w.deleted {
+		w.breaks("no onExit follows the exit")
+	}
+	if w.handler != NoHandler && w.handler != OnExit && w.cause == NoCause {
 		w.breaks("%s is left running in a container that has exited", w.handler)
 	}
-	if w.machine.StartHeld() && !w.startCalled {
+	if w.machine.StartHeld() && !w.startCalled && w.exitReleased == (w.config.OnExit != nil) {
 		w.breaks("the start is still held after the exit, so TaskStart would not come before TaskExit is let go")
 	}
 }
@@ -194,6 +220,7 @@ func (w *model) time() {
 		w.now = due
 	}
 	before := w.machine.Phase()
+	w.never = w.never || before == PreStartEnding
 	w.step(Event{Kind: DeadlineReached})
 	if before == PostStartEnding && w.machine.Phase() != Running {
 		w.failed = true
@@ -215,7 +242,16 @@ func (w *model) carryOut(effect Effect) {
 	switch effect.Kind {
 	case CallStart:
 		w.startCalled = true
+		if w.never {
+			w.breaks("the entrypoint is started although it must not run any more")
+		}
+		if w.config.PreStart != nil && !w.preStarted {
+			w.breaks("the entrypoint is started before preStart has ended well")
+		}
 	case CallDelete:
+		if w.config.OnExit != nil && w.started && !w.exitReleased {
+			w.breaks("a container is deleted before its onExit has ended")
+		}
 		w.answered(effect.Request)
 		w.deleteCalls++
 	case Forward:
@@ -237,6 +273,14 @@ func (w *model) carryOut(effect Effect) {
 		w.sends(effect.Signal)
 	case ReleaseStart:
 		w.startReleased = true
+	case ReleaseExit:
+		if w.exitReleased || w.config.OnExit == nil {
+			w.breaks("the exit is released twice, or was not held")
+		}
+		if w.handler == OnExit && w.cause == NoCause || !w.told && !w.deleted {
+			w.breaks("the exit is released too early")
+		}
+		w.exitReleased = true
 	}
 }
 
@@ -257,8 +301,21 @@ func (w *model) runs(effect Effect) {
 		w.breaks("%s starts while %s runs", effect.Handler, w.handler)
 	}
 	w.handler, w.cause = effect.Handler, NoCause
-	if !w.started || w.told {
-		w.breaks("%s runs in a container that does not", effect.Handler)
+	switch effect.Handler {
+	case PreStart:
+		w.preStarted = false
+		if w.started || w.startCalled || w.told {
+			w.breaks("preStart runs where the entrypoint may have begun")
+		}
+	case OnExit:
+		w.onExits++
+		if !w.told || w.startCalled || w.exitReleased || w.onExits > 1 || effect.NotStarted == w.started {
+			w.breaks("onExit runs before the end, twice, or is told what is not true")
+		}
+	default:
+		if !w.started || w.told {
+			w.breaks("%s runs in a container that does not", effect.Handler)
+		}
 	}
 	if effect.Handler == PreStop {
 		w.preStops++
@@ -283,7 +340,7 @@ func (w *model) sends(signal Signal) {
 	if w.killsSent > 1 {
 		w.breaks("SIGKILL is sent twice")
 	}
-	allowed := w.failed || w.criKill || (!w.config.CRI && w.config.GracePeriod > 0)
+	allowed := w.failed || w.never || w.criKill || (!w.config.CRI && w.config.GracePeriod > 0)
 	if !allowed {
 		w.breaks("the shim sends SIGKILL where the deadline is not its own")
 	}
@@ -304,10 +361,13 @@ func (w *model) onlyTime() {
 	if !w.machine.Deadline().IsZero() {
 		w.breaks("deadlines never end in %s", w.machine.Phase())
 	}
+	if w.config.OnExit != nil && w.told && !w.exitReleased {
+		w.breaks("the exit is never released, in %s", w.machine.Phase())
+	}
 	if len(w.waiting) > 0 {
 		w.breaks("request %d is never answered, in %s", w.waiting[0].id, w.machine.Phase())
 	}
-	if w.stopDeferred && !w.config.CRI && !w.told && !w.exited && !w.killPassed && !w.deleted && w.stopsSent != 1 {
+	if w.stopDeferred && !w.config.CRI && !w.told && !w.exited && !w.killPassed && !w.deleted && w.stopsSent != 1 && w.killsSent == 0 {
 		w.breaks("the stop signal was asked for and never sent, in %s", w.machine.Phase())
 	}
 }
@@ -322,12 +382,12 @@ type key struct {
 	stop                                Signal
 	stopSince, limit, signal, kill, now time.Duration
 	deletes, waiting                    int
-	world                               [8]bool
+	world                               [14]bool
 	handler                             Kind
 	cause                               Cause
 	deleteCalls                         int
 	used                                [6]int
-	counts                              [3]int
+	counts                              [4]int
 }
 
 func (w *model) key() key {
@@ -341,9 +401,10 @@ func (w *model) key() key {
 		phase: w.machine.phase, running: w.machine.running, stop: w.machine.stop, now: since(w.now),
 		stopSince: since(w.machine.stopSince), limit: since(w.machine.limitAt), signal: since(w.machine.signalAt), kill: since(w.machine.killAt),
 		deletes: len(w.machine.deletes), waiting: len(w.waiting),
-		world:   [8]bool{w.startCalled, w.started, w.exited, w.told, w.deleted, w.stopDeferred, w.killPassed, w.failed},
+		world: [14]bool{w.startCalled, w.started, w.exited, w.told, w.deleted, w.stopDeferred, w.killPassed, w.failed,
+			w.exitReleased, w.preStarted, w.never, w.machine.notStarted, w.startReleased, w.criKill},
 		handler: w.handler, cause: w.cause, deleteCalls: w.deleteCalls, used: w.used,
-		counts: [3]int{w.preStops, w.stopsSent, w.killsSent},
+		counts: [4]int{w.preStops, w.stopsSent, w.killsSent, w.onExits},
 	}
 	if held := w.machine.held; held != nil {
 		k.isHeld, k.held = true, *held

@@ -28,9 +28,13 @@ const (
 	NoHandler Kind = iota
 	PostStart
 	PreStop
+	PreStart
+	OnExit
 )
 
-func (k Kind) String() string { return [...]string{"none", "postStart", "preStop"}[k] }
+func (k Kind) String() string {
+	return [...]string{"none", "postStart", "preStop", "preStart", "onExit"}[k]
+}
 
 // Outcome is how a handler ended (SPEC 3).
 type Outcome uint8
@@ -82,12 +86,15 @@ const (
 	CRIGracePeriod
 	GracePeriodDefault
 	CRI
+	OnExitDefault
+	CRIExit
 )
 
 func (o Owner) String() string {
 	return [...]string{
 		"", "timeoutSeconds", "start request", "DefaultPostStartTimeout", "terminationGracePeriodSeconds",
 		"pod's terminationGracePeriodSeconds", "grace period of CRI", "DefaultGracePeriod", "CRI",
+		"default of onExit", "exit handling of CRI",
 	}[o]
 }
 
@@ -125,6 +132,8 @@ type Config struct {
 	// PostStart and PreStop are nil where there is no such handler. A container
 	// that is restored from a checkpoint has no PostStart.
 	PostStart, PreStop *Handler
+	// PreStart and OnExit likewise. One that is restored has no PreStart either.
+	PreStart, OnExit *Handler
 	// StopSignal of the block, 0 where it names none.
 	StopSignal uint32
 	// GracePeriod of the block, 0 where it names none.
@@ -198,7 +207,8 @@ const (
 	Forward
 	// Answer Request with Err, nil for success.
 	Answer
-	// RunHandler: run Handler. Signal is the one that is to be sent after a
+	// RunHandler: run Handler. NotStarted tells an OnExit that the entrypoint never
+	// began. Signal is the one that is to be sent after a
 	// preStop, Deadline its time at the latest, zero where unknown. Limit is when
 	// the handler is ended, zero where unknown, and LimitOwner whose limit it is.
 	RunHandler
@@ -207,14 +217,18 @@ const (
 	AbortHandler
 	// SendSignal: send Signal to the container, on nobody's request.
 	SendSignal
-	// ReleaseStart: let the TaskStart event and what came after it go.
+	// ReleaseStart: let the TaskStart event and what came after it go, but for the
+	// exit where there is an OnExit.
 	ReleaseStart
+	// ReleaseExit: let TaskExit go, and everybody who waits for the container's end.
+	// It comes where there is an OnExit, and only once.
+	ReleaseExit
 	effectKinds
 )
 
 func (k EffectKind) String() string {
 	return [...]string{
-		"CallStart", "CallDelete", "Forward", "Answer", "RunHandler", "AbortHandler", "SendSignal", "ReleaseStart",
+		"CallStart", "CallDelete", "Forward", "Answer", "RunHandler", "AbortHandler", "SendSignal", "ReleaseStart", "ReleaseExit",
 	}[k]
 }
 
@@ -229,6 +243,7 @@ type Effect struct {
 	Limit      time.Time
 	LimitOwner Owner
 	Cause      Cause
+	NotStarted bool
 }
 
 // String says what is to be done, without times and texts.
@@ -247,11 +262,14 @@ func (e Effect) String() string {
 	return text
 }
 
-// StartError is why a start that the runtime carried out is answered with an
-// error all the same.
+// StartError is why a start that the runtime carried out, or was not asked for
+// because of preStart, is answered with an error.
 type StartError struct {
-	// Cause: NoCause where postStart failed, else what came in between:
-	// StopRequest or ContainerKill.
+	// Handler that failed, or that was running when something came in between:
+	// PreStart, or PostStart where it is not set.
+	Handler Kind
+	// Cause: NoCause where the handler failed, else what came in between:
+	// StopRequest or ContainerKill, and for preStart ContainerExit or ContainerDelete.
 	Cause Cause
 	// Signal that came in between.
 	Signal Signal
@@ -262,12 +280,26 @@ type StartError struct {
 }
 
 func (e *StartError) Error() string {
-	text := "postStart handler failed: " + e.Message
-	if e.Cause != NoCause {
-		text = fmt.Sprintf("postStart handler aborted: signal %d arrived before the start was acknowledged (%s)", e.Signal.Number, e.Cause)
+	failed, aborted := "postStart handler failed: ", "postStart handler aborted: " // whole, so that they are found
+	if e.Handler == PreStart {
+		failed, aborted = "preStart handler failed: ", "preStart handler aborted: "
+	}
+	text := failed + e.Message
+	switch e.Cause {
+	case NoCause:
+	case ContainerExit, ContainerDelete:
+		text = fmt.Sprintf("%s%s before its entrypoint was started", aborted, e.Cause)
+	default:
+		text = fmt.Sprintf("%ssignal %d arrived before the start was acknowledged (%s)", aborted, e.Signal.Number, e.Cause)
 	}
 	if e.Running {
 		text += " (the container has not exited yet)"
 	}
 	return text
 }
+
+// RefusedError is a request that a container in its phase cannot be asked: what
+// the runtime would do with it must not be done.
+type RefusedError struct{ Text string }
+
+func (e *RefusedError) Error() string { return e.Text }

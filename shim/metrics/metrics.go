@@ -35,7 +35,7 @@ const (
 var families = []struct{ name, kind, help string }{
 	{Handlers, "counter", "Handlers that have ended."},
 	{Seconds, "histogram", "How long handlers took."},
-	{StartsHeld, "counter", "Starts that were held for a postStart. Less the answered ones, they are held now."},
+	{StartsHeld, "counter", "Starts that were held for a preStart or postStart. Less the answered ones, they are held now."},
 	{StartsDone, "counter", "Held starts that were answered."},
 	{StopsDelayed, "counter", "Stops that were delayed for a preStop. Less the signaled ones, they are pending now."},
 	{StopsSignaled, "counter", "Delayed stops that are over: the signal was sent, or nobody was left to get it."},

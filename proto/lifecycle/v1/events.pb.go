@@ -27,7 +27,7 @@ const (
 type HandlerStarted struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
-	// postStart or preStop.
+	// preStart, postStart, preStop or onExit.
 	Handler string `protobuf:"bytes,2,opt,name=handler,proto3" json:"handler,omitempty"`
 	// exec, httpGet, tcpSocket or sleep.
 	Type string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`

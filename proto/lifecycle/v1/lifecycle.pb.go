@@ -42,8 +42,14 @@ type Block struct {
 	// Extension in this block. Whole seconds from the stop request to SIGKILL.
 	// Absent: the configured default, which never sends SIGKILL by itself.
 	TerminationGracePeriodSeconds *int64 `protobuf:"varint,4,opt,name=termination_grace_period_seconds,json=terminationGracePeriodSeconds,proto3,oneof" json:"termination_grace_period_seconds,omitempty"`
-	unknownFields                 protoimpl.UnknownFields
-	sizeCache                     protoimpl.SizeCache
+	// Extension. Runs inside the created container, before the first instruction
+	// of its entrypoint.
+	PreStart *Handler `protobuf:"bytes,5,opt,name=pre_start,json=preStart,proto3" json:"pre_start,omitempty"`
+	// Extension. Runs when the container's process has ended, however it ended, in
+	// a process tree of its own with what is left of the container.
+	OnExit        *Handler `protobuf:"bytes,6,opt,name=on_exit,json=onExit,proto3" json:"on_exit,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
 }
 
 func (x *Block) Reset() {
@@ -104,6 +110,20 @@ func (x *Block) GetTerminationGracePeriodSeconds() int64 {
 	return 0
 }
 
+func (x *Block) GetPreStart() *Handler {
+	if x != nil {
+		return x.PreStart
+	}
+	return nil
+}
+
+func (x *Block) GetOnExit() *Handler {
+	if x != nil {
+		return x.OnExit
+	}
+	return nil
+}
+
 // Handler names exactly one action: exec, http_get, tcp_socket or sleep.
 type Handler struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
@@ -112,10 +132,10 @@ type Handler struct {
 	TcpSocket *TCPSocketAction       `protobuf:"bytes,3,opt,name=tcp_socket,json=tcpSocket,proto3" json:"tcp_socket,omitempty"`
 	Sleep     *SleepAction           `protobuf:"bytes,4,opt,name=sleep,proto3" json:"sleep,omitempty"`
 	// Extension. Whole seconds from the handler's start until it is ended as
-	// timed out. Above 0. Absent: no limit of its own.
+	// timed out. Above 0. Absent: no limit of its own, but 30 for onExit.
 	TimeoutSeconds *int64 `protobuf:"varint,5,opt,name=timeout_seconds,json=timeoutSeconds,proto3,oneof" json:"timeout_seconds,omitempty"`
-	// Extension, postStart only: "Fail" (the default: the container is stopped)
-	// or "Ignore".
+	// Extension, preStart and postStart only: "Fail" (the default: the container is
+	// stopped) or "Ignore".
 	FailurePolicy string `protobuf:"bytes,6,opt,name=failure_policy,json=failurePolicy,proto3" json:"failure_policy,omitempty"`
 	// Extension. Whole seconds from a failed attempt to the next one. Above 0.
 	// Absent: one attempt.
@@ -498,14 +518,16 @@ var File_proto_lifecycle_v1_lifecycle_proto protoreflect.FileDescriptor
 
 const file_proto_lifecycle_v1_lifecycle_proto_rawDesc = "" +
 	"\n" +
-	"\"proto/lifecycle/v1/lifecycle.proto\x12\flifecycle.v1\"\x83\x02\n" +
+	"\"proto/lifecycle/v1/lifecycle.proto\x12\flifecycle.v1\"\xe7\x02\n" +
 	"\x05Block\x124\n" +
 	"\n" +
 	"post_start\x18\x01 \x01(\v2\x15.lifecycle.v1.HandlerR\tpostStart\x120\n" +
 	"\bpre_stop\x18\x02 \x01(\v2\x15.lifecycle.v1.HandlerR\apreStop\x12\x1f\n" +
 	"\vstop_signal\x18\x03 \x01(\tR\n" +
 	"stopSignal\x12L\n" +
-	" termination_grace_period_seconds\x18\x04 \x01(\x03H\x00R\x1dterminationGracePeriodSeconds\x88\x01\x01B#\n" +
+	" termination_grace_period_seconds\x18\x04 \x01(\x03H\x00R\x1dterminationGracePeriodSeconds\x88\x01\x01\x122\n" +
+	"\tpre_start\x18\x05 \x01(\v2\x15.lifecycle.v1.HandlerR\bpreStart\x12.\n" +
+	"\aon_exit\x18\x06 \x01(\v2\x15.lifecycle.v1.HandlerR\x06onExitB#\n" +
 	"!_termination_grace_period_seconds\"\xaf\x03\n" +
 	"\aHandler\x12,\n" +
 	"\x04exec\x18\x01 \x01(\v2\x18.lifecycle.v1.ExecActionR\x04exec\x126\n" +
@@ -563,16 +585,18 @@ var file_proto_lifecycle_v1_lifecycle_proto_goTypes = []any{
 var file_proto_lifecycle_v1_lifecycle_proto_depIdxs = []int32{
 	1, // 0: lifecycle.v1.Block.post_start:type_name -> lifecycle.v1.Handler
 	1, // 1: lifecycle.v1.Block.pre_stop:type_name -> lifecycle.v1.Handler
-	2, // 2: lifecycle.v1.Handler.exec:type_name -> lifecycle.v1.ExecAction
-	3, // 3: lifecycle.v1.Handler.http_get:type_name -> lifecycle.v1.HTTPGetAction
-	5, // 4: lifecycle.v1.Handler.tcp_socket:type_name -> lifecycle.v1.TCPSocketAction
-	6, // 5: lifecycle.v1.Handler.sleep:type_name -> lifecycle.v1.SleepAction
-	4, // 6: lifecycle.v1.HTTPGetAction.http_headers:type_name -> lifecycle.v1.HTTPHeader
-	7, // [7:7] is the sub-list for method output_type
-	7, // [7:7] is the sub-list for method input_type
-	7, // [7:7] is the sub-list for extension type_name
-	7, // [7:7] is the sub-list for extension extendee
-	0, // [0:7] is the sub-list for field type_name
+	1, // 2: lifecycle.v1.Block.pre_start:type_name -> lifecycle.v1.Handler
+	1, // 3: lifecycle.v1.Block.on_exit:type_name -> lifecycle.v1.Handler
+	2, // 4: lifecycle.v1.Handler.exec:type_name -> lifecycle.v1.ExecAction
+	3, // 5: lifecycle.v1.Handler.http_get:type_name -> lifecycle.v1.HTTPGetAction
+	5, // 6: lifecycle.v1.Handler.tcp_socket:type_name -> lifecycle.v1.TCPSocketAction
+	6, // 7: lifecycle.v1.Handler.sleep:type_name -> lifecycle.v1.SleepAction
+	4, // 8: lifecycle.v1.HTTPGetAction.http_headers:type_name -> lifecycle.v1.HTTPHeader
+	9, // [9:9] is the sub-list for method output_type
+	9, // [9:9] is the sub-list for method input_type
+	9, // [9:9] is the sub-list for extension type_name
+	9, // [9:9] is the sub-list for extension extendee
+	0, // [0:9] is the sub-list for field type_name
 }
 
 func init() { file_proto_lifecycle_v1_lifecycle_proto_init() }

@@ -232,7 +232,7 @@ func (x *Process) GetHeapBytes() uint64 {
 type RunRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// postStart or preStop.
+	// preStart, postStart, preStop or onExit.
 	Handler       string `protobuf:"bytes,2,opt,name=handler,proto3" json:"handler,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -340,7 +340,7 @@ type ContainerStatus struct {
 	Deadline *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=deadline,proto3" json:"deadline,omitempty"`
 	// The runs of its handlers, the first one first. Of trials, the last ones.
 	Runs []*HandlerRun `protobuf:"bytes,6,rep,name=runs,proto3" json:"runs,omitempty"`
-	// The handlers that it has: postStart, preStop.
+	// The handlers that it has, in the order of a container's life.
 	Handlers      []string `protobuf:"bytes,7,rep,name=handlers,proto3" json:"handlers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -428,7 +428,7 @@ func (x *ContainerStatus) GetHandlers() []string {
 // HandlerRun is one run of a handler, with all its attempts.
 type HandlerRun struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// postStart or preStop.
+	// preStart, postStart, preStop or onExit.
 	Handler string `protobuf:"bytes,1,opt,name=handler,proto3" json:"handler,omitempty"`
 	// exec, httpGet, tcpSocket or sleep.
 	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`

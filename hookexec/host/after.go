@@ -1,0 +1,217 @@
+package host
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"runtime"
+	"strconv"
+	"strings"
+	"syscall"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
+)
+
+// afterID is what an onExit's container is called in the runtime's state below
+// wire.After.Dir, and the last part of its cgroup.
+const afterID = "onExit"
+
+// StartAfter starts an onExit, and returns the pid of its process. The container's
+// own OCI runtime makes it, as a container of its own, from the container's spec:
+// so what it may do is made by what made the container, and by nothing else. A
+// pidfd of its process is sent over pidfds before it runs.
+//
+// Its root filesystem is a copy of the container's mounts, as they are in the
+// mount namespace that was kept: volumes, what the runtime mounted, and what the
+// container mounted itself. It is put over the bundle's rootfs, in a mount
+// namespace of this process, so that nobody else sees it and nothing stays.
+func StartAfter(request wire.StartRequest, pidfds *os.File) (pid int, err error) {
+	defer recovered(&err)
+	after := request.After
+	lock, err := lockAfter(after)
+	if err != nil {
+		return 0, err
+	}
+	defer lock.Close()
+	if os.Getppid() != request.After.Shim {
+		return 0, errors.New("the shim is gone")
+	}
+	spec, err := readSpec(after.Bundle)
+	if err != nil {
+		return 0, err
+	}
+	derived := afterSpec(spec, request)
+	if err := os.MkdirAll(after.Dir, 0o700); err != nil {
+		return 0, err
+	}
+	runtime.LockOSThread() // the process ends with this thread in a namespace of its own
+	if err := copyMounts(after.Namespaces[string(specs.MountNamespace)], derived.Root.Path); err != nil {
+		return 0, fmt.Errorf("the container's mounts: %w", err)
+	}
+	if err := keepDev(derived); err != nil {
+		return 0, fmt.Errorf("the container's /dev: %w", err)
+	}
+	if err := writeJSON(filepath.Join(after.Dir, "config.json"), derived); err != nil {
+		return 0, err
+	}
+	pidFile := filepath.Join(after.Dir, "pid")
+	if err := runRuntime(after, true, "create", "--bundle", after.Dir, "--pid-file", pidFile, afterID); err != nil {
+		return 0, err
+	}
+	if pid, err = readPid(pidFile); err != nil {
+		return 0, err
+	}
+	if err := sendPidfd(pid, pidfds); err != nil {
+		return 0, err
+	}
+	return pid, runRuntime(after, false, "start", afterID)
+}
+
+// Clean removes the container of an onExit, with all its processes.
+func Clean(after wire.After) (err error) {
+	defer recovered(&err)
+	if _, err := os.Stat(after.Dir); errors.Is(err, fs.ErrNotExist) {
+		return nil // none was begun
+	}
+	lock, err := lockAfter(&after)
+	if err != nil {
+		return err
+	}
+	defer lock.Close()
+	runtime.LockOSThread()
+	err = runRuntime(&after, false, "delete", "--force", afterID)
+	return errors.Join(err, os.RemoveAll(after.Dir))
+}
+
+// lockAfter makes sure that an onExit is not removed while it is being made: where
+// the shim dies meanwhile, its host and containerd's delete action meet. Whoever
+// comes second finds all of it, or no shim.
+func lockAfter(after *wire.After) (*os.File, error) {
+	lock, err := os.OpenFile(after.Dir+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		return nil, err
+	}
+	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+		_ = lock.Close()
+		return nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
+	}
+	return lock, nil
+}
+
+// copyMounts puts a copy of all mounts of a mount namespace over target, in a new
+// mount namespace of this thread. Nothing goes from there to any other.
+func copyMounts(namespace, target string) error {
+	kept, err := os.Open(namespace)
+	if err != nil {
+		return err
+	}
+	defer kept.Close()
+	if err := unix.Unshare(unix.CLONE_NEWNS); err != nil {
+		return fmt.Errorf("unshare: %w", err)
+	}
+	if err := unix.Mount("", "/", "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("make the mounts slaves: %w", err)
+	}
+	own, err := os.Open("/proc/thread-self/ns/mnt")
+	if err != nil {
+		return err
+	}
+	defer own.Close()
+	tree, err := openMounts(kept, own)
+	if err != nil {
+		return err
+	}
+	defer unix.Close(tree)
+	if err := unix.MoveMount(tree, "", unix.AT_FDCWD, target, unix.MOVE_MOUNT_F_EMPTY_PATH); err != nil {
+		return fmt.Errorf("move_mount: %w", err)
+	}
+	if err := unix.Mount("", target, "", unix.MS_SLAVE|unix.MS_REC, ""); err != nil {
+		return fmt.Errorf("make the copied mounts slaves: %w", err)
+	}
+	return nil
+}
+
+// openMounts returns a detached copy of the mounts in kept, and comes back to own.
+func openMounts(kept, own *os.File) (tree int, err error) {
+	if err := unix.Setns(int(kept.Fd()), unix.CLONE_NEWNS); err != nil {
+		return -1, fmt.Errorf("setns: %w", err)
+	}
+	tree, err = unix.OpenTree(unix.AT_FDCWD, "/", unix.OPEN_TREE_CLONE|unix.OPEN_TREE_CLOEXEC|unix.AT_RECURSIVE)
+	if err != nil {
+		err = fmt.Errorf("open_tree: %w", err)
+	}
+	return tree, errors.Join(err, unix.Setns(int(own.Fd()), unix.CLONE_NEWNS))
+}
+
+// runRuntime, on a thread that is not going to end, calls the OCI runtime. What it makes has this process's stdio, where
+// output says so; its own words are in its log.
+func runRuntime(after *wire.After, output bool, args ...string) error {
+	log := filepath.Join(after.Dir, "log.json")
+	all := []string{"--root", filepath.Join(after.Dir, "runtime"), "--log", log, "--log-format", "json"}
+	if after.SystemdCgroup {
+		all = append(all, "--systemd-cgroup")
+	}
+	cmd := exec.Command(after.Runtime, append(all, args...)...)
+	cmd.Dir, cmd.Env = after.Dir, []string{"PATH=" + defaultPath, "LC_ALL=C"}
+	// A host that is killed takes it along; what it was making ends with it.
+	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
+	var words bytes.Buffer
+	if cmd.Stderr = &words; output {
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr // no pipe: the handler's process keeps them
+	}
+	if err := cmd.Run(); err != nil {
+		if text := lastError(log); text != "" {
+			err = errors.New(text)
+		}
+		return fmt.Errorf("%s %s: %w", filepath.Base(after.Runtime), args[0], err)
+	}
+	return nil
+}
+
+// defaultPath is where runtimes look for what they call, such as newuidmap.
+const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+// lastError of a runtime's log in JSON, runc's and crun's alike.
+func lastError(path string) string {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return ""
+	}
+	last := ""
+	for line := range strings.Lines(string(data)) {
+		var entry struct{ Level, Msg string }
+		if json.Unmarshal([]byte(line), &entry) == nil && entry.Level == "error" {
+			last = entry.Msg
+		}
+	}
+	return last
+}
+
+func readPid(path string) (int, error) {
+	data, err := os.ReadFile(path)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(data)))
+}
+
+// sendPidfd of a process that waits for its start.
+func sendPidfd(pid int, pidfds *os.File) error {
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return fmt.Errorf("open a pidfd of onExit's process: %w", err)
+	}
+	defer unix.Close(pidfd)
+	if err := unix.Sendmsg(int(pidfds.Fd()), []byte{0}, unix.UnixRights(pidfd), nil, 0); err != nil {
+		return fmt.Errorf("send the pidfd of onExit's process: %w", err)
+	}
+	return nil
+}

@@ -1,0 +1,77 @@
+package host
+
+import (
+	"reflect"
+	"testing"
+
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
+)
+
+func fullSpec() *specs.Spec {
+	most := int64(32)
+	return &specs.Spec{
+		Hostname: "h", Hooks: &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/x"}}},
+		Root: &specs.Root{Path: "rootfs", Readonly: true},
+		Process: &specs.Process{
+			Terminal: true, Args: []string{"own"}, Env: []string{"A=b"}, Cwd: "/w", NoNewPrivileges: true, ApparmorProfile: "p", SelinuxLabel: "l",
+			User: specs.User{UID: 1}, Capabilities: &specs.LinuxCapabilities{Bounding: []string{"CAP_KILL"}}, Rlimits: []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}},
+		},
+		Mounts: []specs.Mount{
+			{Destination: "/proc", Type: "proc"},
+			{Destination: "/proc/meminfo", Type: "bind", Source: "/lxcfs"},
+			{Destination: "/tmp", Type: "tmpfs"},
+			{Destination: "/procession", Type: "tmpfs"},
+		},
+		Linux: &specs.Linux{
+			Namespaces: []specs.LinuxNamespace{
+				{Type: specs.PIDNamespace},
+				{Type: specs.MountNamespace},
+				{Type: specs.NetworkNamespace, Path: "/pod"},
+				{Type: specs.UserNamespace},
+				{Type: specs.TimeNamespace},
+			},
+			Seccomp: &specs.LinuxSeccomp{DefaultAction: specs.ActErrno}, MaskedPaths: []string{"/proc/kcore"}, ReadonlyPaths: []string{"/proc/sys"},
+			Sysctl: map[string]string{"net.x": "1"}, RootfsPropagation: "shared",
+			Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &most}, Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}},
+		},
+	}
+}
+
+// TestAfterSpec: an onExit has the container's identity and confinement, all of it, and of the rest what is left.
+func TestAfterSpec(t *testing.T) {
+	own := fullSpec()
+	derived := afterSpec(own, wire.StartRequest{Args: []string{"its"}, Env: []string{"C=d"}, After: &wire.After{
+		Bundle: "/b", Cgroup: "/g/c1", Namespaces: map[string]string{"network": "//n", "user": "//u"},
+	}})
+	if !reflect.DeepEqual(own, fullSpec()) {
+		t.Error("the container's own spec is changed")
+	}
+	want := fullSpec()
+	want.Hostname, want.Hooks = "", nil
+	want.Root.Path = "/b/rootfs"
+	want.Process.Terminal, want.Process.Args, want.Process.Env = false, []string{"its"}, []string{"A=b", "C=d"}
+	want.Mounts = want.Mounts[:2]
+	want.Linux.Namespaces = []specs.LinuxNamespace{
+		{Type: specs.PIDNamespace},
+		{Type: specs.MountNamespace},
+		{Type: specs.NetworkNamespace, Path: "//n"},
+		{Type: specs.UserNamespace, Path: "//u"},
+	}
+	want.Linux.Sysctl, want.Linux.RootfsPropagation = nil, ""
+	want.Linux.CgroupsPath = "/g/c1/onExit"
+	want.Linux.Resources = &specs.LinuxResources{Devices: own.Linux.Resources.Devices}
+	if !reflect.DeepEqual(derived, want) {
+		t.Errorf("got %+v\n%+v\nwant %+v\n%+v", derived, derived.Linux, want, want.Linux)
+	}
+}
+
+// TestAfterCgroupOfSystemd: a scope beside the container's, with all its limits.
+func TestAfterCgroupOfSystemd(t *testing.T) {
+	linux := fullSpec().Linux
+	afterCgroup(linux, &wire.After{SystemdCgroup: true, Cgroup: "kubepods.slice:cri-containerd:c1"})
+	if linux.CgroupsPath != "kubepods.slice:cri-containerd:c1-onexit" || linux.Resources.Memory == nil {
+		t.Errorf("got %s, %+v", linux.CgroupsPath, linux.Resources)
+	}
+}

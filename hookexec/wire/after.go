@@ -1,0 +1,26 @@
+package wire
+
+// CommandClean reads an After from stdin and removes what an onExit of the container
+// has left behind, however far it came; errors are told on stderr.
+const CommandClean = "clean"
+
+// After is what an onExit needs to know of a container that has ended. With it a
+// StartRequest starts a process tree of its own, which the container's OCI runtime
+// makes of what is left (package host).
+type After struct {
+	// Shim is the shim's pid: without it nothing is begun.
+	Shim int
+	// Bundle is the absolute path of the container's OCI bundle.
+	Bundle string
+	// Dir is an absolute path to a directory that only the shim uses.
+	Dir string
+	// Runtime is the absolute path of the container's OCI runtime.
+	Runtime string
+	// SystemdCgroup is the runtime's option of that name.
+	SystemdCgroup bool
+	// Cgroup is the container's cgroupsPath, which is never empty.
+	Cgroup string
+	// Namespaces of the container that are kept, by their types' names in the OCI
+	// spec: paths that any process of the machine can open. There is always a mount.
+	Namespaces map[string]string
+}

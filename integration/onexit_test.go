@@ -1,0 +1,540 @@
+package integration
+
+import (
+	"errors"
+	"fmt"
+	"net/http"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/containerd/api/types/task"
+	"github.com/containerd/errdefs"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+const keyOnExit = "lifecycle-shim.io/onExit"
+
+// tell is an onExit that says what it was told, a line for each time that it runs.
+const tell = `echo "$LIFECYCLE_HANDLER $LIFECYCLE_RESULT code=$LIFECYCLE_EXIT_CODE signal=$LIFECYCLE_SIGNAL" >> /told; `
+
+// memoryHog is a command that the kernel kills for want of memory.
+var memoryHog = []string{"/bin/sh", "-c", "exec tail /dev/zero"}
+
+func littleMemory(config *harness.ContainerConfig) {
+	edit := config.Edit
+	config.Edit = func(spec *specs.Spec) {
+		if edit != nil {
+			edit(spec)
+		}
+		most := int64(32 << 20)
+		spec.Linux.Resources.Memory = &specs.LinuxMemory{Limit: &most, Swap: &most}
+	}
+}
+
+// SPEC "onExit": once, with the right result, before TaskExit; the status is unchanged.
+func TestOnExitIsToldTheEnd(t *testing.T) {
+	for name, end := range map[string]struct {
+		args   []string
+		kill   syscall.Signal
+		status uint32
+		told   string
+	}{
+		"completed":          {[]string{"/bin/sh", "-c", "exit 0"}, 0, 0, "onExit completed code=0 signal="},
+		"exit code":          {[]string{"/bin/sh", "-c", "exit 3"}, 0, 3, "onExit exit-code code=3 signal="},
+		"SIGKILL":            {forever, syscall.SIGKILL, 137, "onExit signal code= signal=SIGKILL"},
+		"SIGTERM":            {obedient, syscall.SIGTERM, 7, "onExit exit-code code=7 signal="},
+		"looks like SIGKILL": {[]string{"/bin/sh", "-c", "exit 137"}, 0, 137, "onExit exit-code code=137 signal="},
+		"OOM":                {memoryHog, 0, 137, "onExit oom-kill code= signal=SIGKILL"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			on(t, targets, func(b *bench) {
+				c := b.run(with{keyOnExit: shell(tell)}, end.args, littleMemory)
+				if end.kill != 0 {
+					c.waitFor("ready")
+					c.kill(end.kill)
+				}
+				c.wantExit(end.status)
+				if got := c.read("told"); got != end.told+"\n" {
+					b.Errorf("told %q, want %q", got, end.told)
+				}
+				if status, _, err := c.Delete(b.Context()); err != nil || status != end.status {
+					b.Errorf("Delete tells %d, %v", status, err)
+				}
+				want := []string{created, start, exit, deleted}
+				if name == "OOM" {
+					want = []string{created, start, "/tasks/oom", exit, deleted}
+				}
+				c.wantTopics(want...)
+			})
+		})
+	}
+}
+
+// SPEC "onExit": TaskExit, Wait and Delete are held, State says STOPPED with the status.
+func TestOnExitHoldsTheEnd(t *testing.T) {
+	on(t, targets, func(b *bench) {
+		c := b.run(with{keyOnExit: shell("cd /; " + waiting)}, []string{"/bin/sh", "-c", "exit 3"})
+		waited, deletion := make(chan started, 1), make(chan started, 1)
+		c.waitFor("begun")
+		if state := c.state(); state.Status != task.Status_STOPPED || state.ExitStatus != 3 {
+			b.Errorf("state %+v while onExit runs, want STOPPED with 3", state)
+		}
+		go func() {
+			status, err := c.Wait(b.Context())
+			if status != 3 {
+				err = fmt.Errorf("Wait tells %d, %w", status, err)
+			}
+			waited <- started{err: err}
+		}()
+		go func() {
+			_, took, err := c.Delete(b.Context())
+			deletion <- started{err, took}
+		}()
+		if took, err := c.Kill(b.Context(), syscall.SIGTERM); err != nil || took > time.Second {
+			b.Errorf("a stop signal meanwhile: %v after %s", err, took)
+		}
+		if pids, err := c.Pids(b.Context()); b.target != crun && (err != nil || len(pids) == 0) { // crun 1.8.1 crashes on a container that has stopped
+			b.Errorf("pids %v, %v: want those of onExit", pids, err)
+		}
+		select {
+		case r := <-waited:
+			b.Fatalf("Wait is answered while onExit runs: %v", r.err)
+		case r := <-deletion:
+			b.Fatalf("Delete is answered while onExit runs: %v", r.err)
+		default:
+		}
+		if topics := b.topics(c.ID); slices.Contains(topics, exit) {
+			b.Errorf("TaskExit is published while onExit runs: %v", topics)
+		}
+		c.touch("go")
+		if r := b.result(waited); r.err != nil {
+			b.Error(r.err)
+		}
+		if r := b.result(deletion); r.err != nil {
+			b.Error(r.err)
+		}
+		c.wantTopics(created, start, exit, deleted)
+	})
+}
+
+// SPEC "onExit": SIGKILL ends it at once, its own time limit too.
+func TestOnExitIsEnded(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		c := b.run(with{keyOnExit: shell("touch /begun; sleep 1000 & sleep 1000")}, []string{"/bin/true"})
+		c.waitFor("begun")
+		c.kill(syscall.SIGKILL)
+		begin := time.Now()
+		c.wantExit(0)
+		if took := time.Since(begin); took > 2*time.Second {
+			b.Errorf("it took %s after SIGKILL", took)
+		}
+		limited := b.run(with{keyOnExit: "{" + shell("sleep 1000") + ", timeoutSeconds: 1}"}, []string{"/bin/true"})
+		limited.wantExit(0)
+		failing := b.run(with{keyOnExit: "{" + shell(tell+"test $(wc -l < /told) = 3") + ", retryPeriodSeconds: 1}"}, []string{"/bin/true"})
+		failing.wantExit(0)
+		if got := strings.Count(failing.read("told"), "\n"); got != 3 {
+			b.Errorf("%d tries, want 3", got)
+		}
+	})
+}
+
+// SPEC "onExit": after a failed start, with start-failed; Start is answered when it has ended.
+func TestOnExitAfterFailedStart(t *testing.T) {
+	on(t, targets, func(b *bench) {
+		c, result := b.runLater(with{keyPreStart: shell("exit 3"), keyOnExit: shell("sleep 0.2; " + tell)}, forever)
+		b.wantError(b.result(result).err, "preStart handler failed: exit status 3")
+		if got := c.read("told"); got != "onExit start-failed code= signal=\n" {
+			b.Errorf("told %q", got)
+		}
+		c.wantExit(137)
+	})
+}
+
+// SPEC "onExit": the mounts as the container has left them, its network and its other namespaces; a new pid namespace.
+func TestOnExitHasWhatIsLeft(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		tmpfs := func(config *harness.ContainerConfig) {
+			config.Capabilities = []string{"CAP_SYS_ADMIN"}
+			config.Edit = func(spec *specs.Spec) {
+				spec.Mounts = append(spec.Mounts, specs.Mount{Destination: "/tmp", Type: "tmpfs", Source: "tmpfs", Options: []string{"mode=1777"}})
+			}
+		}
+		namespaces := "for ns in cgroup ipc net user uts; do readlink /proc/self/ns/$ns; done > /%s; readlink /proc/self/ns/pid > /%s-pid; hostname > /%s-hostname; "
+		say := func(name string) string { return strings.ReplaceAll(namespaces, "%s", name) }
+		c := b.run(with{keyOnExit: shell(say("after") + "cat /tmp/kept /own/kept > /kept; echo $$ > /pid; ls -d /proc/[0-9]* | wc -l > /processes; id > /id")},
+			[]string{"/bin/sh", "-c", say("before") + "hostname changed; hostname > /before-hostname; echo tmpfs > /tmp/kept; mkdir /own; mount -t tmpfs own /own; echo own > /own/kept; sleep 1000 & exit 0"}, tmpfs)
+		c.wantExit(0)
+		if got := c.read("kept"); got != "tmpfs\nown\n" {
+			b.Errorf("of the mounts there is %q", got)
+		}
+		for _, name := range []string{"", "-hostname"} {
+			if before, after := c.read("before"+name), c.read("after"+name); before != after {
+				b.Errorf("before %q, after %q", before, after)
+			}
+		}
+		if c.read("before-pid") == c.read("after-pid") {
+			b.Error("the pid namespace is the old one")
+		}
+		if pid, processes := c.read("pid"), strings.TrimSpace(c.read("processes")); pid != "1\n" || processes != "3" {
+			b.Errorf("onExit is process %q of %q", pid, processes)
+		}
+	})
+}
+
+// SPEC "onExit": the identity, the limits and the filter of the container's process, in a cgroup below its own.
+func TestOnExitHasTheIdentityOfTheContainer(t *testing.T) {
+	for name, edit := range map[string]func(*harness.ContainerConfig){"default": func(*harness.ContainerConfig) {}, "strict": strict} {
+		t.Run(name, func(t *testing.T) {
+			on(t, []target{pinned, crun}, func(b *bench) {
+				shared := b.TempDir()
+				if err := os.Chmod(shared, 0o777); err != nil {
+					b.Fatal(err)
+				}
+				script := "(" + look + "rmdir /tmp/x1; cat /proc/mounts | grep -v ' /proc' | sort; ls /proc/kcore /proc/sys/kernel; touch /proc/sys/kernel/x 2>&1; cat /proc/self/cgroup) > /out/%s; touch /out/%s-done"
+				own := func(name string) string { return strings.ReplaceAll(script, "%s", name) }
+				c := b.run(with{keyOnExit: shell(own("after"))}, []string{"/bin/sh", "-c", own("init")}, edit, littleMemory,
+					func(config *harness.ContainerConfig) { bindOut(config, shared) })
+				c.wantExit(0)
+				before, after := readFile(b, shared, "init"), readFile(b, shared, "after")
+				after = strings.ReplaceAll(after, "/onExit", "")
+				if differing := lines(before, after); len(differing) > 0 {
+					b.Errorf("onExit differs from pid 1:\n%s", strings.Join(differing, "\n"))
+				}
+				if !strings.Contains(before, "Seccomp:") {
+					b.Errorf("pid 1 says too little of itself: %s", before)
+				}
+			})
+		})
+	}
+}
+
+// lines that only one of two texts has. A new pid or mount namespace has a new number.
+func lines(before, after string) []string {
+	var differing []string
+	for sign, texts := range map[string][2]string{"-": {before, after}, "+": {after, before}} {
+		for line := range strings.Lines(texts[0]) {
+			if !strings.Contains(texts[1], line) && !strings.HasPrefix(line, "mnt:") && !strings.HasPrefix(line, "pid:") {
+				differing = append(differing, sign+strings.TrimSpace(line))
+			}
+		}
+	}
+	return differing
+}
+
+// SPEC "onExit": the container's limits hold for it too.
+func TestOnExitHasTheLimitsOfTheContainer(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		c := b.run(with{keyOnExit: shell("tail /dev/zero; echo $? > /status")}, []string{"/bin/true"}, littleMemory)
+		c.wantExit(0)
+		if got := c.read("status"); got != "137\n" {
+			b.Errorf("a process that takes all memory ended with %q, want 137", got)
+		}
+	})
+}
+
+// SPEC "onExit": no descriptor beyond 0, 1 and 2.
+func TestOnExitDescriptors(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		c := b.run(with{keyOnExit: shell(`sleep 1000 & ls -l /proc/$!/fd > /fds; tty > /tty`)}, []string{"/bin/true"})
+		c.wantExit(0)
+		var fds []string
+		for line := range strings.Lines(c.read("fds")) {
+			if _, link, ok := strings.Cut(strings.TrimSpace(line), " -> "); ok {
+				fds = append(fds, link)
+			}
+		}
+		if len(fds) != 3 || fds[0] != "/dev/null" || !strings.HasPrefix(fds[1], "pipe:") || fds[1] != fds[2] {
+			b.Errorf("descriptors %v, want /dev/null and one pipe twice", fds)
+		}
+		if got := c.read("tty"); got != "not a tty\n" {
+			b.Errorf("terminal %q, want none", got)
+		}
+	})
+}
+
+// SPEC "onExit": containerd, the shim or the host is killed: nothing hangs, nothing is left.
+func TestOnExitAndDeadShim(t *testing.T) {
+	onOwn(t, []target{pinned, crun}, func(b *bench) {
+		b.watch.ShimsKilled = true // with -debug a shim that is killed leaves its profiler's socket, under stock too
+		c := b.run(with{keyOnExit: "{" + shell("touch /begun; sleep 1000") + ", timeoutSeconds: 20}"}, []string{"/bin/sh", "-c", "exit 3"})
+		c.waitFor("begun")
+		shims, err := b.daemon.Shims()
+		if err != nil || len(shims) != 1 {
+			b.Fatalf("shims %v, %v", shims, err)
+		}
+		if err := syscall.Kill(shims[0].PID, syscall.SIGKILL); err != nil {
+			b.Fatal(err)
+		}
+		b.poll("TaskExit of containerd's own", func() bool { return slices.Contains(b.topics(c.ID), exit) })
+	})
+}
+
+// A container with a shared pid namespace: what onExit has started goes with it.
+func TestOnExitInSharedPIDNamespace(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		c := b.run(with{keyOnExit: shell("sleep 1000 & " + tell)}, []string{"/bin/true"}, hostPID)
+		c.wantExit(0)
+		if got := c.read("told"); got != "onExit completed code=0 signal=\n" {
+			b.Errorf("told %q", got)
+		}
+		if _, err := os.Stat(filepath.Join("/proc", "self")); err != nil {
+			b.Fatal(err)
+		}
+	})
+}
+
+// SPEC "onExit": root is the container's in a user namespace too, and the mounts are there.
+func TestOnExitInUserNamespace(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		c := b.newContainer(with{keyOnExit: shell(`(id -u; cat /proc/self/uid_map; echo $LIFECYCLE_RESULT; cat /own/kept) > /tmp/after`)},
+			[]string{"/bin/sh", "-c", "mkdir /tmp/own && mount -t tmpfs own /tmp/own && echo own > /tmp/own/kept && mkdir /own && mount --bind /tmp/own /own; exit 3"},
+			ownUsers, func(config *harness.ContainerConfig) {
+				config.Capabilities = []string{"CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"}
+			})
+		for _, dir := range []string{"tmp", "."} {
+			if err := os.Chown(c.path(dir), 100000, 100000); err != nil {
+				b.Fatal(err)
+			}
+		}
+		if _, _, err := c.Run(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		c.wantExit(3)
+		if got := strings.Join(strings.Fields(c.read("tmp/after")), " "); got != "0 0 100000 65536 exit-code own" {
+			b.Errorf("after the end: %q", got)
+		}
+	})
+}
+
+// SPEC "onExit": httpGet and tcpSocket connect in the network namespace that was kept; a sleep sleeps.
+func TestOnExitInTheContainersNetwork(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		outsideServer(b.T, serverPort, func(_ http.ResponseWriter, r *http.Request) { b.Errorf("%s left the container's network", r.URL) })
+		server := b.run(with{keyPostStart: again("tcpSocket: {port: 8080}")}, serverArgs, b.serverOnly, ownNetwork)
+		join := func(config *harness.ContainerConfig) {
+			addNamespace(config, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: fmt.Sprintf("/proc/%d/ns/net", server.state().PID)})
+		}
+		for handler, want := range map[string]string{
+			"httpGet: {port: 8080, path: /bye}": "Succeeded", "tcpSocket: {port: 8080}": "Succeeded", "tcpSocket: {port: 1}": "Failed", "sleep: {seconds: 0}": "Succeeded",
+		} {
+			c := b.run(with{keyOnExit: "{" + handler + "}"}, []string{"/bin/true"}, join)
+			c.wantExit(0)
+			if got := b.finished(c, "onExit"); got != want {
+				b.Errorf("%s: %q, want %s", handler, got, want)
+			}
+		}
+		if got := server.hits(); fmt.Sprint(got) != fmt.Sprint([]hit{{"http", "localhost:8080", "/bye"}}) {
+			b.Errorf("the server was asked %v", got)
+		}
+	})
+}
+
+// finished is how the container's handler of that name has ended, as the event tells.
+func (b *bench) finished(c *container, handler string) string {
+	b.Helper()
+	result := ""
+	b.poll("HandlerFinished", func() bool {
+		for _, event := range b.events.All() {
+			if finished, ok := event.Value.(*lifecyclev1.HandlerFinished); ok && finished.ContainerId == c.ID && finished.Handler == handler {
+				result = finished.Result
+				return true
+			}
+		}
+		return false
+	})
+	return result
+}
+
+// SPEC "onExit": containerd dies meanwhile: it goes on, or is ended, and nothing hangs or is left.
+func TestDaemonRestartDuringOnExit(t *testing.T) {
+	onOwn(t, targets, func(b *bench) {
+		c := b.run(with{keyOnExit: shell(waiting + tell)}, []string{"/bin/sh", "-c", "exit 3"})
+		c.waitFor("begun")
+		if err := b.daemon.Kill(); err != nil {
+			b.Fatal(err)
+		}
+		if err := b.daemon.Start(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		c.touch("go")
+		c.waitFor("told")
+		b.Logf("after the restart: %v", c.state())
+		c.wantExit(3)
+		if got := c.read("told"); got != "onExit exit-code code=3 signal=\n" {
+			b.Errorf("told %q", got)
+		}
+	})
+}
+
+// SPEC "onExit": whatever is killed of what runs it, the container's end comes, with its status.
+func TestOnExitsOwnProcessesAreKilled(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		c := b.run(with{keyOnExit: shell("touch /begun; sleep 1000 & sleep 1000")}, []string{"/bin/sh", "-c", "exit 3"})
+		c.waitFor("begun")
+		b.killOnExit(c)
+		c.wantExit(3)
+		if got := b.finished(c, "onExit"); got != "Failed" {
+			b.Errorf("result %q", got)
+		}
+	})
+}
+
+// SPEC "onExit": the handler host is killed, or the runtime hangs, while onExit is being made: the end comes, nothing is left.
+func TestOnExitCannotBeMade(t *testing.T) {
+	for name, end := range map[string]struct {
+		do   func(b *bench, c *container)
+		want string
+	}{
+		"host killed": {func(b *bench, _ *container) { b.killHost() }, "Failed"},
+		"SIGKILL":     {func(_ *bench, c *container) { c.kill(syscall.SIGKILL) }, "Aborted"},
+		"time is up":  {func(*bench, *container) {}, "TimedOut"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			on(t, []target{pinned, crun}, func(b *bench) {
+				began := filepath.Join(b.TempDir(), "began")
+				c := b.run(with{keyOnExit: "{" + shell("true") + ", timeoutSeconds: 3}"}, []string{"/bin/sh", "-c", "exit 3"}, b.hangingRuntime(began))
+				b.poll("the making of onExit", func() bool { text, err := os.ReadFile(began); return err == nil && len(text) > 0 })
+				end.do(b, c)
+				c.wantExit(3)
+				if got := b.finished(c, "onExit"); got != end.want {
+					b.Errorf("result %q, want %s", got, end.want)
+				}
+				b.poll("the hanging runtime's end", func() bool {
+					pid, err := strconv.Atoi(strings.TrimSpace(readFile(b, filepath.Dir(began), filepath.Base(began))))
+					return err == nil && errors.Is(syscall.Kill(pid, 0), syscall.ESRCH)
+				})
+			})
+		})
+	}
+}
+
+// hangingRuntime is an OCI runtime that hangs in the create of an onExit, and says when it does.
+func (b *bench) hangingRuntime(began string) func(*harness.ContainerConfig) {
+	b.Helper()
+	real, err := exec.LookPath(b.target.binary)
+	if b.target.binary == "runc" {
+		real, err = filepath.Join(binDir(b), "runc"), nil
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+	script := filepath.Join(b.TempDir(), b.target.binary)
+	text := fmt.Sprintf("#!/bin/sh\ncase \"$*\" in */onExit/runtime*\\ create\\ *) echo $$ > %s; exec sleep 1000;; esac\nexec %s \"$@\"\n", began, real)
+	if err := os.WriteFile(script, []byte(text), 0o755); err != nil {
+		b.Fatal(err)
+	}
+	return func(config *harness.ContainerConfig) {
+		config.Options = &runtimeoptions.Options{ConfigBody: fmt.Appendf(nil, "Root = %q\nBinaryName = %q\n", b.daemon.RuncRoot, script)}
+	}
+}
+
+// killHost kills the handler host, and nothing else: a child of this test's shim.
+func (b *bench) killHost() {
+	b.Helper()
+	shims, err := b.daemon.Shims()
+	if err != nil {
+		b.Fatal(err)
+	}
+	killed := 0
+	for _, shim := range shims {
+		children, err := shim.Children()
+		if err != nil {
+			b.Fatal(err)
+		}
+		for _, child := range children {
+			if len(child.Cmdline) > 1 && child.Cmdline[0] == "lifecycle-hookexec" {
+				killed++
+				if err := syscall.Kill(child.PID, syscall.SIGKILL); err != nil {
+					b.Error(err)
+				}
+			}
+		}
+	}
+	if killed == 0 {
+		b.Error("there is no handler host to kill")
+	}
+}
+
+// killOnExit kills the first process of the container's onExit, which its cgroup tells.
+func (b *bench) killOnExit(c *container) {
+	b.Helper()
+	procs, err := filepath.Glob(filepath.Join("/sys/fs/cgroup", "*", b.target.cgroupParent(), c.ID, "onExit", "cgroup.procs"))
+	unified, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup", b.target.cgroupParent(), c.ID, "onExit", "cgroup.procs"))
+	if procs = append(procs, unified...); err != nil || len(procs) == 0 {
+		b.Fatalf("onExit has no cgroup below the container's: %v", err)
+	}
+	text, err := os.ReadFile(procs[0])
+	pids := strings.Fields(string(text))
+	if err != nil || len(pids) == 0 {
+		b.Fatalf("%s: %q, %v", procs[0], text, err)
+	}
+	pid, err := strconv.Atoi(pids[0])
+	if err == nil {
+		err = syscall.Kill(pid, syscall.SIGKILL)
+	}
+	if err != nil {
+		b.Fatal(err)
+	}
+}
+
+// SPEC "onExit": what cannot be started is a failure, and changes nothing.
+func TestOnExitCannotStart(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		c := b.run(with{keyOnExit: "exec: {command: [/nowhere]}"}, []string{"/bin/sh", "-c", "exit 3"})
+		c.wantExit(3)
+		if got := b.finished(c, "onExit"); got != "Failed" {
+			b.Errorf("result %q", got)
+		}
+		// A link where /dev was would lead out of the container.
+		moved := b.run(with{keyOnExit: shell("touch /wrong")}, []string{"/bin/sh", "-c", "umount -l /dev; rmdir /dev; ln -s / /dev; exit 3"},
+			func(config *harness.ContainerConfig) {
+				config.Capabilities = []string{"CAP_SYS_ADMIN", "CAP_DAC_OVERRIDE"}
+			})
+		moved.wantExit(3)
+		if got := b.finished(moved, "onExit"); got != "Failed" || moved.exists("wrong") {
+			b.Errorf("result %q", got)
+		}
+	})
+}
+
+// SPEC "onExit": the shim dies while onExit is being made, at every moment of it: nothing of it survives.
+func TestShimDiesWhileOnExitIsMade(t *testing.T) {
+	onOwn(t, []target{pinned, crun}, func(b *bench) {
+		b.watch.ShimsKilled = true // with -debug a shim that is killed leaves its profiler's socket, under stock too
+		for i := range 8 {
+			c := b.newContainer(with{keyOnExit: "{" + shell("sleep 1000") + ", timeoutSeconds: 10}"}, forever)
+			if _, _, err := c.Run(b.Context()); err != nil {
+				b.Fatal(err)
+			}
+			c.waitFor("ready")
+			shims, err := b.daemon.Shims()
+			shims = slices.DeleteFunc(shims, func(p harness.Process) bool { return slices.Contains(p.Cmdline, "delete") }) // of the one before
+			if err != nil || len(shims) != 1 {
+				b.Fatalf("shims %v, %v", shims, err)
+			}
+			if _, err := c.Kill(b.Context(), syscall.SIGKILL); err != nil {
+				b.Fatal(err)
+			}
+			time.AfterFunc(time.Duration(i)*20*time.Millisecond, func() { _ = syscall.Kill(shims[0].PID, syscall.SIGKILL) }) // the moment is what is tried
+			b.poll("containerd to take the task away", func() bool {
+				_, err := c.State(b.Context())
+				return errdefs.IsNotFound(err)
+			})
+		}
+		b.poll("the end of all that was made", func() bool {
+			left, _ := filepath.Glob(filepath.Join("/sys/fs/cgroup", "*", b.target.cgroupParent(), "c[0-9]*"))
+			return len(left) == 0
+		})
+	})
+}

@@ -1,0 +1,209 @@
+package shim
+
+import (
+	"context"
+	"os"
+	"os/exec"
+	"slices"
+	"syscall"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/containerd/api/types/task"
+	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
+)
+
+func outer(preStart, onExit bool) lifecycle.Config {
+	config := lifecycle.Config{DefaultPostStartTimeout: 2 * time.Minute}
+	if preStart {
+		config.PreStart = &lifecycle.Handler{}
+	}
+	if onExit {
+		config.OnExit = &lifecycle.Handler{}
+	}
+	return config
+}
+
+func TestTheRuntimesStartWaitsForPreStart(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, outer(true, false), &fakeHandlers{preStart: takes(3*second, succeeded)}).serve()
+		start := w.start(0)
+		pass(2 * second)
+		if !start.isPending() || len(w.inner.asked("Start")) > 0 {
+			t.Errorf("pending %t, the runtime was asked %d times", start.isPending(), len(w.inner.asked("Start")))
+		}
+		if _, err := w.service.Start(t.Context(), &taskapi.StartRequest{ID: "c1"}); status.Code(err) != codes.FailedPrecondition {
+			t.Errorf("another start: %v", err)
+		}
+		if err := start.answered(t, 3*second); err != nil || start.pid != testPid {
+			t.Errorf("pid %d, %v", start.pid, err)
+		}
+		w.publisher.expect(t, "c1 preStart, c1 Succeeded, c1 start")
+		w.exit()
+	})
+}
+
+func TestFailedPreStartNeverStarts(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, outer(true, true), &fakeHandlers{preStart: takes(second, failedBad), onExit: takes(2*second, succeeded)}).exitOnSignal().serve()
+		err := w.start(0).answered(t, 3*second)
+		if status.Code(err) != codes.Unknown || status.Convert(err).Message() != "preStart handler failed: exit status 3: boom" {
+			t.Errorf("got %v", err)
+		}
+		if asked := len(w.inner.asked("Start")); asked > 0 {
+			t.Errorf("the runtime was asked to start it %d times", asked)
+		}
+		w.handlers.expect(t, []string{"preStart Failed", "onExit Succeeded"}, []string{"9 at 1s"})
+		w.publisher.expect(t, "c1 preStart, c1 Failed, c1 onExit, c1 Succeeded, c1 exit")
+	})
+}
+
+func TestWhoWaitsForTheEndWaitsForOnExit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, outer(false, true), &fakeHandlers{onExit: takes(3*second, failedBad)}).serve().mustStart()
+		w.inner.answer["Wait"] = func(context.Context, any) (any, error) { return &taskapi.WaitResponse{ExitStatus: 3}, nil }
+		w.exit()
+		if w.state() != task.Status_STOPPED {
+			t.Errorf("state %s", w.state())
+		}
+		began := time.Now()
+		short, cancel := context.WithTimeout(t.Context(), second)
+		defer cancel()
+		if _, err := w.service.Wait(short, &taskapi.WaitRequest{ID: "c1"}); status.Code(err) != codes.DeadlineExceeded {
+			t.Errorf("a wait whose time is up: %v", err)
+		}
+		w.publisher.expect(t, "c1 start, c1 onExit")
+		w.kill(unix.SIGTERM) // is answered: the container has ended
+		done := make(chan error, 1)
+		go func() {
+			_, err := w.service.Delete(context.Background(), &taskapi.DeleteRequest{ID: "c1"})
+			done <- err
+		}()
+		response, err := w.service.Wait(t.Context(), &taskapi.WaitRequest{ID: "c1"})
+		if err != nil || response.ExitStatus != 3 || time.Since(began) != 3*second {
+			t.Errorf("Wait: %v, %v after %s", response, err, time.Since(began))
+		}
+		if err := <-done; err != nil || time.Since(began) < 3*second {
+			t.Errorf("Delete: %v after %s", err, time.Since(began))
+		}
+		w.publisher.expect(t, "c1 start, c1 onExit, c1 Failed, c1 exit, c1 delete")
+	})
+}
+
+func TestDeleteOfARunningContainerWithOnExitIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, outer(false, true), &fakeHandlers{onExit: takes(0, succeeded)}).serve().mustStart()
+		if _, err := w.service.Delete(t.Context(), &taskapi.DeleteRequest{ID: "c1"}); status.Code(err) != codes.FailedPrecondition || len(w.inner.asked("Delete")) > 0 {
+			t.Errorf("got %v", err)
+		}
+		w.exit()
+	})
+}
+
+func TestSIGKILLEndsOnExit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, outer(false, true), &fakeHandlers{onExit: hangs}).serve().mustStart()
+		w.exit()
+		pass(second)
+		w.kill(unix.SIGKILL)
+		w.handlers.expect(t, []string{"onExit Aborted"}, nil)
+		w.publisher.expect(t, "c1 start, c1 onExit, c1 Aborted, c1 exit")
+	})
+}
+
+func TestTapHoldsTheExit(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		publisher := &fakePublisher{}
+		tap := newTestTap(t, publisher)
+		gate := watch(tap, "a", nothing)
+		gate.created(testPid, true, true)
+		emit(t, tap, "a start", "a exec-exit", "a exit", "a delete")
+		publisher.expect(t, "")
+		gate.releaseExit() // the start comes before the exit, whatever is let go first
+		publisher.expect(t, "")
+		gate.release()
+		publisher.expect(t, "a start, a exec-exit, a exit, a delete")
+
+		gate = watch(tap, "b", nothing)
+		gate.created(testPid, true, true)
+		emit(t, tap, "b start", "b exit", "b delete")
+		gate.release()
+		publisher.expect(t, "a start, a exec-exit, a exit, a delete, b start")
+		gate.releaseExit()
+		publisher.expect(t, "a start, a exec-exit, a exit, a delete, b start, b exit, b delete")
+	})
+}
+
+// TestEndIsTold: what the kernel knows of a real process, and what is told where it
+// does not know.
+func TestEndIsTold(t *testing.T) {
+	for script, want := range map[string][]string{
+		"exit 0":          {"LIFECYCLE_RESULT=completed", "LIFECYCLE_EXIT_CODE=0"},
+		"exit 3":          {"LIFECYCLE_RESULT=exit-code", "LIFECYCLE_EXIT_CODE=3"},
+		"exit 255":        {"LIFECYCLE_RESULT=exit-code", "LIFECYCLE_EXIT_CODE=255"},
+		"exit 137":        {"LIFECYCLE_RESULT=exit-code", "LIFECYCLE_EXIT_CODE=137"},
+		"kill -TERM $$":   {"LIFECYCLE_RESULT=signal", "LIFECYCLE_SIGNAL=SIGTERM"},
+		"kill -s KILL $$": {"LIFECYCLE_RESULT=signal", "LIFECYCLE_SIGNAL=SIGKILL"},
+	} {
+		r := &runner{pidfd: ended(t, script), inner: newFakeTask(), id: "c1"}
+		r.afterlife = afterlife{remains: &hookexec.Remains{}, oomSeen: func() bool { return false }}
+		if got := r.end(t.Context(), false).environment(); !slices.Equal(got, want) {
+			t.Errorf("%s: %q, want %q", script, got, want)
+		}
+	}
+}
+
+// ended returns the pidfd of a shell that has ended.
+func ended(t *testing.T, script string) int {
+	t.Helper()
+	pidfd := -1
+	cmd := exec.CommandContext(t.Context(), "/bin/sh", "-c", script)
+	cmd.SysProcAttr = &syscall.SysProcAttr{PidFD: &pidfd}
+	_ = cmd.Run() // as the script says
+	kept, err := unix.Dup(pidfd)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = unix.Close(kept) })
+	return kept
+}
+
+func TestEndWithoutTheKernelsHelp(t *testing.T) {
+	nothing, err := os.Open(os.DevNull) // knows of no process
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nothing.Close()
+	for _, test := range []struct {
+		status uint32
+		oom    bool
+		want   []string
+	}{
+		{0, true, []string{"LIFECYCLE_RESULT=completed", "LIFECYCLE_EXIT_CODE=0"}},
+		{128, false, []string{"LIFECYCLE_RESULT=exit-code", "LIFECYCLE_EXIT_CODE=128"}},
+		{143, true, []string{"LIFECYCLE_RESULT=signal", "LIFECYCLE_EXIT_CODE=143", "LIFECYCLE_SIGNAL=SIGTERM"}},
+		{137, false, []string{"LIFECYCLE_RESULT=signal", "LIFECYCLE_EXIT_CODE=137", "LIFECYCLE_SIGNAL=SIGKILL"}},
+		{137, true, []string{"LIFECYCLE_RESULT=oom-kill", "LIFECYCLE_EXIT_CODE=137", "LIFECYCLE_SIGNAL=SIGKILL"}},
+		{193, false, []string{"LIFECYCLE_RESULT=exit-code", "LIFECYCLE_EXIT_CODE=193"}},
+	} {
+		inner := newFakeTask()
+		inner.answer["State"] = func(context.Context, any) (any, error) {
+			return &taskapi.StateResponse{Status: task.Status_STOPPED, ExitStatus: test.status}, nil
+		}
+		r := &runner{pidfd: int(nothing.Fd()), inner: inner, id: "c1"}
+		r.afterlife = afterlife{remains: &hookexec.Remains{}, oomSeen: func() bool { return test.oom }}
+		if got := r.end(t.Context(), false).environment(); !slices.Equal(got, test.want) {
+			t.Errorf("%d: %q, want %q", test.status, got, test.want)
+		}
+		if got := r.end(t.Context(), true).environment(); !slices.Equal(got, []string{"LIFECYCLE_RESULT=start-failed"}) {
+			t.Errorf("not started: %q", got)
+		}
+	}
+}
