@@ -123,6 +123,16 @@ e2e: deps build $(BIN)/.servers $(BIN)/.kubernetes ## the handlers on a real Kub
 docker: build $(BIN)/.servers $(BIN)/.docker $(BIN)/nerdctl ## the same under a private dockerd, and nerdctl; runs every command of their page
 	$(STEP) 'tests under docker and nerdctl' go test -race -tags '$(TAGS)' -timeout 15m ./integration/docker/
 
+.PHONY: deps-cgroup2
+deps-cgroup2: deps ## install what cgroup2 needs on top of deps (as root)
+	@.ci/deps cgroup2
+
+# A program, so that it ends in order whatever ends make.
+.PHONY: cgroup2
+cgroup2: build servers ## the integration tests on cgroup v2, in an emulated Debian with systemd (root; an hour; RUN=regexp: those that match)
+	@go build -o $(BIN)/ ./integration/cgroup2
+	$(STEP) 'integration tests on cgroup v2' $(BIN)/cgroup2 -tags '$(TAGS)' -run '$(RUN)'
+
 .PHONY: lint
 lint: ## golangci-lint and gofumpt, pinned in tools/go.mod
 	$(STEP) 'lint (3 min the first time)' $(TOOL) golangci-lint run ./...
