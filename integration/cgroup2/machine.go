@@ -22,7 +22,7 @@ func (m machine) boot(ctx context.Context, console io.Writer) error {
 	qemu := command(ctx, "qemu-system-x86_64", "-machine", "q35", "-cpu", "max", "-accel", "tcg,thread=multi", "-smp", "2", "-m", "4096",
 		"-display", "none", "-monitor", "none", "-serial", "stdio", "-nic", "none", "-no-reboot", "-kernel", m.kernel, "-initrd", m.initrd,
 		"-drive", disk(m.debian), "-drive", disk(m.tests),
-		"-append", "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off systemd.unit=tests.target systemd.show_status=0")
+		"-append", "console=ttyS0 quiet loglevel=1 panic=-1 mitigations=off tsc=reliable clocksource=tsc systemd.unit=tests.target systemd.show_status=0")
 	qemu.Stdout, qemu.Stderr = console, console
 	if err := qemu.Run(); err != nil {
 		if ctx.Err() != nil {

@@ -34,8 +34,8 @@ func TestResult(t *testing.T) {
 			spoke := 0
 			r := &result{out: &out, speaks: func() { spoke++ }}
 			for _, piece := range strings.SplitAfter(test.console, "-") { // as it may come
-				if _, err := fmt.Fprint(r, piece); err != nil {
-					t.Fatal(err)
+				if n, err := fmt.Fprint(r, piece); err != nil || n != len(piece) {
+					t.Fatalf("%d bytes of %d are written, %v", n, len(piece), err)
 				}
 			}
 			err := r.err(false)
