@@ -40,10 +40,12 @@ func skip(pkg string) string {
 	for _, e := range excluded[pkg] {
 		names = append(names, exactly(e.name))
 	}
+	var left []string
 	for _, target := range targets {
-		for depth := 1; depth <= 2; depth++ {
-			names = append(names, strings.Repeat(".*/", depth)+exactly(target.name))
-		}
+		left = append(left, regexp.QuoteMeta(target.name))
+	}
+	for depth := 1; depth <= 2; depth++ { // the less deep first: of the alternatives testing takes the first that matches, if only in part
+		names = append(names, strings.Repeat(".*/", depth)+"^("+strings.Join(left, "|")+")$")
 	}
 	return strings.Join(names, "|")
 }
