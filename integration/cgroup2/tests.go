@@ -2,6 +2,7 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -38,7 +39,7 @@ func newTests(ctx context.Context, repository, dir, tags, pattern string) (disk 
 		if err := buildTests(ctx, repository, tree, tags, pkg); err != nil {
 			return "", err
 		}
-		fmt.Fprintf(&lines, "%s\t%s\t%s\n", pkg, pattern, skip(pkg))
+		fmt.Fprintf(&lines, "%s\t%s\t%s\n", pkg, cmp.Or(pattern, "."), skip(pkg)) // no field may be empty
 	}
 	err = errors.Join(
 		os.WriteFile(filepath.Join(work, "run"), guestFile("run"), 0o755),
