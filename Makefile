@@ -148,6 +148,16 @@ growth-page: deps build $(BIN)/.servers ## the same, and write it into docs/grow
 faults: build servers ## every fault in every phase, and every pair of requests at once (root); test runs a part, each day another
 	$(STEP) 'every fault in every phase (10 min)' go test -race -count=1 -tags '$(TAGS)' -timeout 40m ./integration/faults -whole
 
+.PHONY: deps-cgroup2
+deps-cgroup2: deps ## install what cgroup2 needs on top of deps (as root)
+	@.ci/deps cgroup2
+
+# A program, so that it ends in order whatever ends make.
+.PHONY: cgroup2
+cgroup2: build servers ## the integration tests on cgroup v2, in an emulated Debian with systemd (root; an hour; RUN=regexp: those that match)
+	@go build -o $(BIN)/ ./integration/cgroup2
+	$(STEP) 'integration tests on cgroup v2' $(BIN)/cgroup2 -tags '$(TAGS)' -run '$(RUN)'
+
 .PHONY: lint
 lint: ## golangci-lint and gofumpt, pinned in tools/go.mod
 	$(STEP) 'lint (3 min the first time)' $(TOOL) golangci-lint run ./...

@@ -254,6 +254,7 @@ func TestHostileOutput(t *testing.T) {
 		p := b.newPod()
 		members := map[string]*container{}
 		starts := map[string]<-chan started{}
+		enough := harness.Patience(time.Second) // for all of them to write something
 		for name, script := range map[string]string{
 			"lines":       `yes`,
 			"one line":    `tr '\0' x < /dev/zero`,
@@ -262,11 +263,11 @@ func TestHostileOutput(t *testing.T) {
 			"escapes":     `yes "$(printf '\033[2J\033]0;owned\007\302\233\177\r\b')"`,
 			"half a rune": `yes "$(printf '\360\237\222')"`,
 		} {
-			members[name], starts[name] = b.runLater(with{keyPostStart: "{timeoutSeconds: 1, " + shell(script) + "}"}, obedient, p.member)
+			members[name], starts[name] = b.runLater(with{keyPostStart: fmt.Sprintf("{timeoutSeconds: %d, %s}", enough/time.Second, shell(script))}, obedient, p.member)
 		}
 		for name, c := range members {
 			err := b.result(starts[name]).err
-			b.wantError(err, "postStart handler failed: timed out after 1", "s: [", " bytes dropped] ")
+			b.wantError(err, fmt.Sprintf("postStart handler failed: timed out after %d", enough/time.Second), "s: [", " bytes dropped] ")
 			wantClean(b, name, err.Error())
 			c.delete()
 		}

@@ -227,8 +227,8 @@ func (b *podBench) wantPodWithHandlers(edit ...func(*harness.PodConfig)) {
 	if got := web.read("message"); got != "hello\n" {
 		b.Errorf("postStart has written %q", got)
 	}
-	if scope := "/cri-containerd-" + web.ID + ".scope\n"; strings.Contains(web.read("cgroup"), scope) != (len(edit) > 0) {
-		b.Errorf("the handler's cgroups are\n%s", web.read("cgroup"))
+	if scope := "/cri-containerd-" + web.ID + ".scope\n"; strings.Contains(web.handlersCgroups(), scope) != (len(edit) > 0) {
+		b.Errorf("the handler's cgroups are\n%s", web.handlersCgroups())
 	}
 	if _, err := os.Stat(filepath.Join(b.daemon.RuncRoot, "k8s.io", web.ID)); err != nil {
 		b.Errorf("the option Root did not reach runc: %v", err)
@@ -248,6 +248,26 @@ func (b *podBench) wantPodWithHandlers(edit ...func(*harness.PodConfig)) {
 	if took >= criGrace {
 		b.Errorf("the failed start took %s: the pod's grace period of 2 s is not known", took)
 	}
+}
+
+// handlersCgroups are what the handler has read of itself in proc. On v2 CRI's containers have a cgroup namespace, in which the root is the
+// container's own cgroup, wherever that is: its process knows, seen from outside.
+func (c *podContainer) handlersCgroups() string {
+	c.b.Helper()
+	const root = "0::/\n"
+	seen := c.read("cgroup")
+	if seen != root {
+		return seen
+	}
+	state, err := c.Task().State(c.b.Context())
+	if err != nil {
+		c.b.Fatal(err)
+	}
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/cgroup", state.PID))
+	if err != nil || string(text) == root {
+		c.b.Errorf("the container's process has the cgroups %q, %v", text, err)
+	}
+	return string(text)
 }
 
 // wantSystemdCgroups wants a pod whose cgroups are systemd's scopes. Where none runs, runc must have been asked for them, and say

@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 
@@ -93,7 +94,7 @@ func TestNodeInstall(t *testing.T) {
 				t.Errorf("installing twice is not as once:\n%s", i.read())
 			}
 			restart(t, h.daemon, h.daemon.Start)
-			found := wantFindings(t, h.daemon.Address, []string{})
+			found := wantFindings(t, h.daemon.Address, healthy(i.server, slices.Contains(c.args, "cgroupfs")))
 			if got := found.Containerds[0].Shim.Path; got != filepath.Join(prefix, "bin/containerd-shim-lifecycle-v2") {
 				t.Errorf("the shim is %s", got)
 			}

@@ -30,7 +30,7 @@ const (
 )
 
 // limit bounds every wait. It is long, because it is only reached by a failure.
-const limit = 30 * time.Second
+var limit = harness.Patience(30 * time.Second)
 
 // target is a containerd with an OCI runtime to test under.
 type target struct {

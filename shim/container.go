@@ -48,8 +48,8 @@ type container struct {
 	// metricsFile is where it counts, empty where it does not.
 	metricsFile string
 	counters    *metrics.Adder
-	// ended counts the handlers of all containers that have ended.
-	ended *atomic.Uint64
+	// handlersEnded counts the handlers of all containers that have ended.
+	handlersEnded *atomic.Uint64
 	// trialLimit ends a trial whose handler has no limit of its own, and
 	// trialSignal is the stop signal that a preStop on trial is told.
 	trialLimit  time.Duration
@@ -108,15 +108,15 @@ type verdict struct {
 func newContainer(ctx context.Context, id string, config lifecycle.Config, handlers handlers) *container {
 	namespace, _ := namespaces.Namespace(ctx)
 	c := &container{
-		id:       id,
-		ctx:      log.WithLogger(context.WithoutCancel(ctx), log.G(ctx).WithFields(log.Fields{"namespace": namespace, "id": id})),
-		handlers: handlers,
-		exited:   make(chan struct{}),
-		deleted:  make(chan struct{}),
-		wake:     make(chan struct{}, 1),
-		machine:  lifecycle.New(config),
-		waiting:  make(map[lifecycle.RequestID]chan verdict),
-		ended:    new(atomic.Uint64),
+		id:            id,
+		ctx:           log.WithLogger(context.WithoutCancel(ctx), log.G(ctx).WithFields(log.Fields{"namespace": namespace, "id": id})),
+		handlers:      handlers,
+		exited:        make(chan struct{}),
+		deleted:       make(chan struct{}),
+		wake:          make(chan struct{}, 1),
+		machine:       lifecycle.New(config),
+		waiting:       make(map[lifecycle.RequestID]chan verdict),
+		handlersEnded: new(atomic.Uint64),
 
 		trialLimit: config.DefaultPostStartTimeout, trialSignal: cmp.Or(config.StopSignal, uint32(unix.SIGTERM)),
 	}
@@ -290,7 +290,7 @@ func (c *container) runToEnd(ctx context.Context, run *handlerRun, effect lifecy
 	c.publishStarted(run)
 	ended := c.runHandler(ctx, run, effect)
 	c.finish(run, ended)
-	c.ended.Add(1)
+	c.handlersEnded.Add(1)
 	c.publishFinished(run)
 	result := convert(ended)
 	logger = logger.WithFields(log.Fields{

@@ -125,7 +125,7 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 // leaves nothing behind.
 func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskRequest, config lifecycle.Config, runner *runner, metricsFile string) (*taskapi.CreateTaskResponse, error) {
 	c := newContainer(ctx, r.ID, config, runner)
-	c.block, c.metricsFile, c.counters, c.ended = runner.block, metricsFile, s.counters, &s.handlersEnded
+	c.block, c.metricsFile, c.counters, c.handlersEnded = runner.block, metricsFile, s.counters, &s.handlersEnded
 	gate := newGate(s.tap, r.ID, func() { c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
 	c.gate, runner.afterlife.oomSeen = gate, gate.oom
 	if !s.add(c) {

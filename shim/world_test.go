@@ -276,7 +276,7 @@ func newWorld(t *testing.T, config lifecycle.Config, handlers *fakeHandlers) *wo
 	}
 	w.service = newService(t.Context(), w.inner, w.tap, nil, errors.New("no host in this test"))
 	w.c = newContainer(t.Context(), "c1", config, handlers)
-	w.c.ended = &w.service.handlersEnded
+	w.c.handlersEnded = &w.service.handlersEnded
 	w.service.add(w.c)
 	w.c.gate = watch(w.tap, "c1", func() { w.c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
 	w.c.gate.created(testPid, config.PostStart != nil, w.c.ended != nil)

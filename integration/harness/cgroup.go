@@ -76,10 +76,16 @@ func RemoveCgroupTree(top string) {
 	}
 }
 
+// CgroupV2 says whether the machine has cgroup v2 alone.
+func CgroupV2() bool {
+	_, err := os.Stat(filepath.Join(cgroupMount, "cgroup.controllers"))
+	return err == nil
+}
+
 // cgroupHierarchies lists the directories at which a cgroup path may begin: on v2 the mount itself, on
 // v1 (and hybrid) each mount below it. Where links name one hierarchy twice (cpu, cpu,cpuacct), both count.
 func cgroupHierarchies() []string {
-	if _, err := os.Stat(filepath.Join(cgroupMount, "cgroup.controllers")); err == nil {
+	if CgroupV2() {
 		return []string{cgroupMount}
 	}
 	entries, _ := os.ReadDir(cgroupMount)

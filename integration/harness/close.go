@@ -15,7 +15,7 @@ import (
 )
 
 // closeLimit bounds each step of Close, from the kill to the process or mount having gone.
-const closeLimit = 10 * time.Second
+var closeLimit = Patience(10 * time.Second)
 
 // Close stops the daemon and takes back whatever is left of it: its shims with all their descendants
 // (containers, handlers), their cgroups, the mounts below Dir, and Dir. It ends processes by id, only

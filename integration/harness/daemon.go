@@ -16,15 +16,16 @@ import (
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 )
 
-const (
+var (
 	// readyLimit bounds the time from exec to the first answered gRPC call. Usual: 0.2 s; a machine
 	// with two busy cores and a cold page cache has been seen to take 5 s.
-	readyLimit = 30 * time.Second
+	readyLimit = Patience(30 * time.Second)
 	// stopLimit bounds the time from SIGTERM or SIGKILL to the daemon's exit.
-	stopLimit = 15 * time.Second
-	// logTail is how much of the log an error shows.
-	logTail = 4096
+	stopLimit = Patience(15 * time.Second)
 )
+
+// logTail is how much of the log an error shows.
+const logTail = 4096
 
 // DaemonConfig says which containerd to start and how.
 type DaemonConfig struct {
@@ -251,7 +252,7 @@ func (d *Daemon) waitReady(ctx context.Context, withCRI bool) error {
 		if _, err := os.Stat(d.Address); err != nil {
 			return false, nil // a dial now would start gRPC's backoff
 		}
-		try, cancel := context.WithTimeout(ctx, time.Second)
+		try, cancel := context.WithTimeout(ctx, Patience(time.Second))
 		defer cancel()
 		serving, _ := client.IsServing(try)
 		return serving && (!withCRI || criServes(try, client)), nil

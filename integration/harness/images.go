@@ -25,7 +25,7 @@ const (
 )
 
 // importLimit bounds the time from an import's end to CRI knowing the image, which it learns from an event.
-const importLimit = 30 * time.Second
+var importLimit = Patience(30 * time.Second)
 
 // busyboxImages are the archives by name. They are the same for every daemon.
 var busyboxImages = sync.OnceValues(func() (map[string][]byte, error) {

@@ -15,7 +15,7 @@ import (
 // settleLimit bounds how long Leaks waits for what is on its way out: after Delete was answered, containerd
 // still shuts the shim down (3 s at most) and removes the bundle, and runc's cgroup removal retries while the
 // kernel empties it. All of it together takes 0.1 s as a rule.
-const settleLimit = 10 * time.Second
+var settleLimit = Patience(10 * time.Second)
 
 // Watch says where to look for leaks.
 type Watch struct {

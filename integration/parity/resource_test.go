@@ -1,7 +1,6 @@
 package parity
 
 import (
-	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
@@ -9,6 +8,8 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
 func pointer[T any](value T) *T { return &value }
@@ -151,7 +152,7 @@ func (c *container) thaw() {
 // cgroup reads a file of the container's cgroup, of version 1 or 2.
 func (c *container) cgroup(controller, file string) string {
 	path := filepath.Join("/sys/fs/cgroup", controller, c.config.CgroupParent, c.id, file)
-	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
+	if harness.CgroupV2() {
 		file = strings.Replace(file, "memory.limit_in_bytes", "memory.max", 1)
 		path = filepath.Join("/sys/fs/cgroup", c.config.CgroupParent, c.id, file)
 	}
