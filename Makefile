@@ -157,15 +157,14 @@ demo: deps build $(BIN)/.servers ## watch the Kubernetes example happen, without
 .PHONY: bench
 bench: deps build $(BIN)/.servers ## measure what handlers cost beside the other ways (root; 10 min on an idle machine); dist/bench.json, .svg
 	@mkdir -p $(DIST)
-	@go build -tags '$(TAGS)' -o $(DIST)/ ./integration/bench
-	@$(DIST)/bench -json $(DIST)/bench.json $(BENCHFLAGS)
+	@go run -tags '$(TAGS)' ./integration/bench -json $(DIST)/bench.json $(BENCHFLAGS)
 	@go run -C tools ./benchplot $(abspath $(DIST))/bench.json $(abspath $(DIST))/bench.svg
 
 .PHONY: bench-page
 bench-page: ## put the last result of bench into docs/performance.md
 	@cp $(DIST)/bench.json docs/performance.json
-	@cp $(DIST)/bench.svg docs/performance.svg
-	@go run ./integration/bench -json docs/performance.json -page docs/performance.md
+	@go run -C tools ./benchplot $(abspath docs)/performance.json $(abspath docs)/performance.svg
+	@go run -tags '$(TAGS)' ./integration/bench -json docs/performance.json -page docs/performance.md
 
 .PHONY: ci
 ci: ## what CI runs

@@ -42,13 +42,13 @@ func memoryPlans(quick bool) []plan {
 	for _, count := range counts {
 		all = append(all, plan{
 			name: fmt.Sprintf("%s-%d", report.SceneMemory, count), unit: "MB", measure: measureMemory, pods: count,
-			title:  fmt.Sprintf("%d containers of each shim side by side, %v after the last start; a round is a pair of shims", count, settled),
+			title:  fmt.Sprintf("pods side by side: %d of ours, %[1]d of the stock shim, %v after the last start; a round is a pair", count, settled),
 			rounds: max(1, 5/count),
 		})
 	}
 	return append(all, plan{
 		name: report.SceneRunning, unit: "MB", measure: measureRunning, pods: 10,
-		title: "10 containers of each shim; ours have had a postStart handler, and run a preStop handler, stock an exec",
+		title: "10 pods of each shim; ours have had a postStart handler and have a preStop handler; then each preStop runs, and an exec in each of stock's",
 	})
 }
 

@@ -31,15 +31,22 @@ type plan struct {
 func plans(rounds int, quick bool) []plan {
 	part := func(of int) int { return max(rounds/of, 2) }
 	profile := circumstances{seccomp: true}
+	const (
+		paced     = "idle machine, 200 ms of rest before each step"
+		burst     = "idle machine, one step after the other"
+		load      = "a busy process for each CPU, 200 ms of rest before each step"
+		throttled = "containers limited to 5 % of a CPU, with a busy init; nsenter runs outside of that limit"
+		filter    = "; docker's default seccomp profile"
+	)
 	all := []plan{
-		{name: report.SceneRun, title: "a container without handlers, from ctr's start to its end; paced", measure: measureRuns, rounds: rounds, warmUp: 2, pause: pace},
-		{name: report.ScenePaced, title: "idle machine, 200 ms of rest before each step", measure: measureLives, rounds: rounds, warmUp: 2, pause: pace},
-		{name: report.ScenePaced + report.Seccomp, title: "the same with docker's default seccomp profile", measure: measureLives, rounds: rounds, warmUp: 2, pause: pace, containers: profile},
-		{name: report.SceneBurst, title: "idle machine, without rest", measure: measureLives, rounds: part(2), warmUp: 2},
-		{name: report.SceneBurst + report.Seccomp, title: "the same with docker's default seccomp profile", measure: measureLives, rounds: part(2), warmUp: 2, containers: profile},
-		{name: report.SceneLoad, title: "a busy process for each CPU; paced", measure: measureLives, rounds: part(3), warmUp: 1, pause: pace, loaded: true},
-		{name: report.SceneLoad + report.Seccomp, title: "the same with docker's default seccomp profile", measure: measureLives, rounds: part(3), warmUp: 1, pause: pace, loaded: true, containers: profile},
-		{name: report.SceneThrottled, title: "containers limited to 5 % of a CPU, with a busy init; paced", measure: measureLives, rounds: part(4), warmUp: 1, pause: pace, containers: circumstances{throttled: true}},
+		{name: report.SceneRun, title: "a container without handlers, from ctr's start to its end, 200 ms of rest before each", measure: measureRuns, rounds: rounds, warmUp: 2, pause: pace},
+		{name: report.ScenePaced, title: paced, measure: measureLives, rounds: rounds, warmUp: 2, pause: pace},
+		{name: report.ScenePaced + report.Seccomp, title: paced + filter, measure: measureLives, rounds: rounds, warmUp: 2, pause: pace, containers: profile},
+		{name: report.SceneBurst, title: burst, measure: measureLives, rounds: part(2), warmUp: 2},
+		{name: report.SceneBurst + report.Seccomp, title: burst + filter, measure: measureLives, rounds: part(2), warmUp: 2, containers: profile},
+		{name: report.SceneLoad, title: load, measure: measureLives, rounds: part(3), warmUp: 1, pause: pace, loaded: true},
+		{name: report.SceneLoad + report.Seccomp, title: load + filter, measure: measureLives, rounds: part(3), warmUp: 1, pause: pace, loaded: true, containers: profile},
+		{name: report.SceneThrottled, title: throttled, measure: measureLives, rounds: part(4), warmUp: 1, pause: pace, containers: circumstances{throttled: true}},
 	}
 	for i := range all {
 		all[i].unit = "ms"
@@ -50,7 +57,7 @@ func plans(rounds int, quick bool) []plan {
 // step measures something, once in each round, and returns its values by series.
 type step func(context.Context) (map[string]float64, error)
 
-// rounds takes the steps of each round in an order of its own, so that nothing that comes and goes on the machine meets the same
+// measureRounds takes the steps of each round in an order of its own, so that nothing that comes and goes on the machine meets the same
 // step each time.
 func (p plan) measureRounds(ctx context.Context, s *site, scene *report.Scene, steps []step) error {
 	for round := range p.warmUp + p.rounds {

@@ -205,13 +205,14 @@ func ratios(rows []row) (*plot.Plot, error) {
 	}
 	dots.Color, dots.Shape, dots.Radius = blue, draw.CircleGlyph{}, vg.Points(3.5)
 	p.Add(bars, dots)
+	p.X.Min, p.X.Max = p.X.Min*0.9, p.X.Max*1.1
 	return p, nil
 }
 
 func times(s scene) (*plot.Plot, error) {
 	names := slices.Clone(ways)
 	slices.Reverse(names)
-	p := panel("A no-op command, "+s.Name+" ("+s.Title+")", "ms", names)
+	p := panel(s.Name+": a no-op command; "+s.Title, "ms", names)
 	for i, name := range names {
 		values := s.Series[name]
 		if len(values) == 0 {
@@ -224,6 +225,7 @@ func times(s scene) (*plot.Plot, error) {
 		box.Horizontal, box.FillColor = true, filled
 		p.Add(box)
 	}
+	p.X.Min, p.X.Max = p.X.Min*0.9, p.X.Max*1.1
 	return p, nil
 }
 

@@ -206,15 +206,16 @@ func (q ratio) of(scene *Scene) []float64 {
 // sum adds series up round by round. All series of a scene have the same length.
 func (s *Scene) sum(plus, minus []string) ([]float64, bool) {
 	total := make([]float64, s.Rounds())
-	for sign, names := range map[float64][]string{1: plus, -1: minus} {
-		for _, name := range names {
-			values := s.Series[name]
-			if len(values) != len(total) {
-				return nil, false
-			}
-			for i, value := range values {
-				total[i] += sign * value
-			}
+	for i, name := range slices.Concat(plus, minus) {
+		values, sign := s.Series[name], 1.0
+		if len(values) != len(total) {
+			return nil, false
+		}
+		if i >= len(plus) {
+			sign = -1
+		}
+		for round, value := range values {
+			total[round] += sign * value
 		}
 	}
 	return total, true
