@@ -51,7 +51,7 @@ func plans(rounds int, quick bool) []plan {
 	for i := range all {
 		all[i].unit = "ms"
 	}
-	return append(all, memoryPlans(quick)...)
+	return append(append(all, memoryPlans(quick)...), drainPlan(quick))
 }
 
 // step measures something, once in each round, and returns its values by series.

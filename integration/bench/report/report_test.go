@@ -99,7 +99,7 @@ func TestMissingSeries(t *testing.T) {
 func TestWanted(t *testing.T) {
 	for scene, row := range map[string]string{
 		SceneRun: "ctr-run: ctr run --rm", ScenePaced: "paced: no-op exec handler / crun exec",
-		SceneMemory + "-10": "memory-10: idle PSS", SceneRunning: "memory-handlers: PSS", SceneDrain: "drain: drain of 200",
+		SceneMemory + "-10": "memory-10: idle PSS", SceneRunning: "memory-handlers: PSS", SceneDrain: "drain: all pods",
 	} {
 		if !Wanted(scene, func(name string) bool { return strings.HasPrefix(name, row) }) {
 			t.Errorf("%s does not give %q", scene, row)

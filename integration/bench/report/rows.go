@@ -128,7 +128,7 @@ var running = []ratio{
 }
 
 var drains = []ratio{{
-	what: "drain of 200: wall / preStop's 5 s",
+	what: "all pods stopped at once: wall / preStop's 5 s",
 	plus: []string{DrainSeconds}, over: []string{DrainPreStop},
 	target: map[string]float64{SceneDrain: 1.5}, beyond: map[string]float64{SceneDrain: 1.1},
 }}
