@@ -39,7 +39,7 @@ func plans(rounds int, quick bool) []plan {
 		filter    = "; docker's default seccomp profile"
 	)
 	all := []plan{
-		{name: report.SceneRun, title: "a container without handlers, from ctr's start to its end, 200 ms of rest before each", measure: measureRuns, rounds: rounds, warmUp: 2, pause: pace},
+		{name: report.SceneRun, title: "a container without handlers, from ctr's start to its end, 200 ms of rest before each", measure: measureRuns, rounds: 2 * rounds, warmUp: 2, pause: pace},
 		{name: report.ScenePaced, title: paced, measure: measureLives, rounds: rounds, warmUp: 2, pause: pace},
 		{name: report.ScenePaced + report.Seccomp, title: paced + filter, measure: measureLives, rounds: rounds, warmUp: 2, pause: pace, containers: profile},
 		{name: report.SceneBurst, title: burst, measure: measureLives, rounds: part(2), warmUp: 2},

@@ -54,8 +54,7 @@ func (r *Report) machineTo(b *strings.Builder) {
 func (r *Report) sceneTo(b *strings.Builder, scene *Scene, rows []Row) {
 	fmt.Fprintf(b, "\n### %s: %s\n\n", scene.Name, scene.Title)
 	fmt.Fprintf(b, "| %s | min | quartiles | median | rounds |\n|---|---|---|---|---|\n", scene.Unit)
-	names := slices.SortedFunc(maps.Keys(scene.Series), func(a, c string) int { return strings.Compare(a, c) })
-	for _, name := range names {
+	for _, name := range slices.Sorted(maps.Keys(scene.Series)) {
 		s := Summarize(scene.Series[name])
 		fmt.Fprintf(b, "| %s | %s | %s to %s | %s | %d |\n", name, number(s.Min), number(s.Q1), number(s.Q3), number(s.Median), s.N)
 	}
@@ -100,6 +99,8 @@ func number(value float64) string {
 		return fmt.Sprintf("%.0f", value)
 	case value >= 10 || value <= -10:
 		return fmt.Sprintf("%.1f", value)
+	case value > 0.9 && value < 1.1: // where many targets are
+		return fmt.Sprintf("%.3f", value)
 	default:
 		return fmt.Sprintf("%.2f", value)
 	}
