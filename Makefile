@@ -12,6 +12,8 @@ VERSION := 0.1.0
 PREFIX ?= /usr/local
 DESTDIR ?=
 FUZZTIME ?= 5m
+# Such as -quick, -rounds 50, -rows '^paced: '.
+BENCHFLAGS ?=
 # Where govulncheck looks: Go's own database, or a copy (file:///…) where there is no way to it.
 GOVULNDB ?= https://vuln.go.dev
 # The time of the files in a package, and the date of the man pages: the commit's.
@@ -186,6 +188,18 @@ vulnerabilities: ## known vulnerabilities in what is linked, from the database G
 .PHONY: demo
 demo: deps build $(BIN)/.servers ## watch the Kubernetes example happen, without Kubernetes
 	@go run -tags '$(TAGS)' ./integration/demo
+
+.PHONY: bench
+bench: deps build $(BIN)/.servers ## measure what handlers cost beside the other ways (root; 10 min on an idle machine); dist/bench.json, .svg
+	@mkdir -p $(DIST)
+	@go run -tags '$(TAGS)' ./integration/bench -json $(DIST)/bench.json $(BENCHFLAGS)
+	@go run -C tools ./benchplot $(abspath $(DIST))/bench.json $(abspath $(DIST))/bench.svg
+
+.PHONY: bench-page
+bench-page: ## put the last result of bench into docs/performance.md
+	@cp $(DIST)/bench.json docs/performance.json
+	@go run -C tools ./benchplot $(abspath docs)/performance.json $(abspath docs)/performance.svg
+	@go run -tags '$(TAGS)' ./integration/bench -json docs/performance.json -page docs/performance.md
 
 .PHONY: ci
 ci: ## what CI runs

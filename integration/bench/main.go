@@ -1,0 +1,126 @@
+// Command bench measures what handlers cost, beside the other ways of running a command in a container, and what a
+// container without handlers costs, beside the stock shim. docs/performance.md says how.
+//
+//	make bench        or, with bin/ built:        go run ./integration/bench
+//
+// It ends with an error when something does not work, never because something is slow. It needs root, starts a containerd
+// of its own, and leaves nothing behind.
+//
+// site.go is the place with its containers, life.go and ways.go what is measured in a round, scene.go the circumstances,
+// memory.go and drain.go measure what has no rounds. What follows from the values is in package report.
+package main
+
+import (
+	"context"
+	"errors"
+	"flag"
+	"fmt"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"regexp"
+	"time"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/bench/report"
+)
+
+// tooLong bounds all of it. An idle machine takes 10 minutes.
+const tooLong = time.Hour
+
+type flags struct {
+	bin, rows, json, page string
+	rounds                int
+	quick                 bool
+}
+
+func main() {
+	var f flags
+	flag.StringVar(&f.bin, "bin", "bin", "folder with containerd, ctr, runc and the shims")
+	flag.IntVar(&f.rounds, "rounds", 25, "rounds on the idle machine; slower scenes take a part of them")
+	flag.StringVar(&f.rows, "rows", "", "measure only what gives rows named so, as SCENE: RATIO (a regular expression)")
+	flag.StringVar(&f.json, "json", "dist/bench.json", "file for the result")
+	flag.StringVar(&f.page, "page", "", "measure nothing: put the result in -json into this page")
+	flag.BoolVar(&f.quick, "quick", false, "few rounds, few pods: to see that it works")
+	flag.Parse()
+	if err := run(f); err != nil {
+		fmt.Fprintln(os.Stderr, "bench:", err)
+		os.Exit(1)
+	}
+}
+
+func run(f flags) error {
+	if f.page != "" {
+		r, err := report.Read(f.json)
+		if err != nil {
+			return err
+		}
+		return r.WritePage(f.page)
+	}
+	match, err := regexp.Compile(f.rows)
+	if err != nil {
+		return fmt.Errorf("-rows: %w", err)
+	}
+	if f.rounds < 2 {
+		return errors.New("-rounds: two at least, or there is no spread")
+	}
+	if f.quick {
+		f.rounds = min(f.rounds, 3)
+	}
+	if os.Geteuid() != 0 {
+		return errors.New("containerd needs root: run `sudo make bench`")
+	}
+	ctx, stop := signal.NotifyContext(context.Background(), unix.SIGINT, unix.SIGTERM, unix.SIGHUP)
+	defer stop()
+	ctx, cancel := context.WithTimeoutCause(ctx, tooLong, fmt.Errorf("the benchmark took longer than %v", tooLong))
+	defer cancel()
+	r, err := measure(ctx, f, match)
+	if err != nil {
+		return err
+	}
+	if err := os.MkdirAll(filepath.Dir(f.json), 0o755); err != nil {
+		return err
+	}
+	if err := r.Write(f.json); err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stdout, "\n%s\n\n", "Medians of the ratios of single rounds; lower is better.")
+	if err := r.WriteText(os.Stdout); err != nil {
+		return err
+	}
+	fmt.Fprintf(os.Stdout, "\nwritten to %s, with every single value\n", f.json)
+	return nil
+}
+
+// measure sets the site up, measures all scenes that are wanted, and takes the site down whatever happened.
+func measure(ctx context.Context, f flags, match *regexp.Regexp) (_ *report.Report, err error) {
+	s, err := newSite(ctx, f.bin)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, s.close()) }()
+	r := &report.Report{Began: time.Now().UTC().Truncate(time.Second)}
+	if r.Machine, err = s.machine(ctx); err != nil {
+		return nil, err
+	}
+	for _, plan := range plans(f.rounds, f.quick) {
+		if !report.Wanted(plan.name, match.MatchString) {
+			continue
+		}
+		began := time.Now()
+		s.say("== %s: %s", plan.name, plan.title)
+		scene := &report.Scene{Name: plan.name, Title: plan.title, Unit: plan.unit}
+		if err := plan.measure(ctx, s, plan, scene); err != nil {
+			return nil, fmt.Errorf("%s: %w", plan.name, errors.Join(err, context.Cause(ctx)))
+		}
+		r.Scenes = append(r.Scenes, scene)
+		s.say("   %d rounds in %v", scene.Rounds(), time.Since(began).Round(time.Second))
+	}
+	if len(r.Scenes) == 0 {
+		return nil, errors.New("-rows names no row: they look like \"paced: no-op exec handler / crun exec\"")
+	}
+	r.Machine.LoadAfter, err = loadAverage()
+	r.Seconds = time.Since(r.Began).Round(time.Second).Seconds()
+	return r, err
+}
