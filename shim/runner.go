@@ -43,6 +43,8 @@ type runner struct {
 	init *hookexec.Init
 	// pidfd of init, to signal it where the runtime cannot; -1 until prepare.
 	pidfd int
+	// cgroup is init's HybridCgroup, from prepare on.
+	cgroup string
 }
 
 // newRunner refuses what cannot be run before anything is created.
@@ -76,6 +78,7 @@ func (r *runner) prepare(ctx context.Context, pid int, exited <-chan struct{}) e
 	if !needsHost(r.block) {
 		return nil
 	}
+	r.cgroup = hookexec.HybridCgroup(pid)
 	err = r.host.Prepare(ctx, wire.PrepareRequest{
 		Root: r.root(), ID: r.id, Bundle: r.bundle, Pid: pid, NoNewKeyring: r.noKeyring,
 	})
@@ -151,6 +154,7 @@ func (r *runner) action(kind lifecycle.Kind, handler *lifecyclev1.Handler, effec
 		Request: wire.StartRequest{
 			Root: r.root(), ID: r.id, Args: handler.Exec.Command, Env: r.environment(kind, effect),
 		},
+		Cgroup:      r.cgroup,
 		OutputLimit: r.outputLimit,
 		Progress:    progress,
 	}
