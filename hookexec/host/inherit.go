@@ -1,16 +1,20 @@
 package host
 
 import (
+	"errors"
 	"fmt"
+	"io"
 	"os"
+	"path/filepath"
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/host/filter"
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
 // What the process that becomes the handler inherits, as libcontainer's ExtraFiles:
-// files of cgroups that it joins. It knows them by their
+// files of cgroups that it joins, and then a seccomp program. It knows them by their
 // kind, uses them up before libcontainer's own steps, and closes them, so that none
 // reaches the handler.
 
@@ -18,12 +22,20 @@ import (
 const firstInherited = 3
 
 // inherited opens what take takes.
-func inherited(_ wire.StartRequest, own *handler) ([]*os.File, error) {
+func inherited(request wire.StartRequest, own *handler) ([]*os.File, error) {
 	files, err := joinFiles(own.Cgroups)
 	if err != nil {
 		return nil, fmt.Errorf("open the container's cgroups: %w", err)
 	}
-	return files, nil
+	if !own.Filter {
+		return files, nil
+	}
+	program, err := os.Open(filepath.Join(request.Root, request.ID, filterFile))
+	if err != nil {
+		closeFiles(files)
+		return nil, err
+	}
+	return append(files, program), nil
 }
 
 // take is to be called by the thread that calls execve: it is that thread that joins
@@ -51,5 +63,13 @@ func takeOne(fd int) (bool, error) {
 		}
 		return true, nil
 	}
-	return false, nil
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil || stat.Mode&unix.S_IFMT != unix.S_IFREG {
+		return false, nil //nolint:nilerr // as above
+	}
+	program := make([]byte, stat.Size)
+	if _, err := unix.Pread(fd, program, 0); err != nil && !errors.Is(err, io.EOF) {
+		return false, fmt.Errorf("read the seccomp program: %w", err)
+	}
+	return true, filter.Use(program)
 }

@@ -16,6 +16,7 @@ import (
 	"github.com/opencontainers/runc/libcontainer/system"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/host/filter"
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
@@ -24,6 +25,8 @@ const (
 	stateFile = "state.json"
 	// handlerFile holds what libcontainer's state has no place for.
 	handlerFile = "handler.json"
+	// filterFile is the program of the seccomp profile, where there is one.
+	filterFile = "seccomp.bpf"
 )
 
 // handler is what a Start needs beside libcontainer's state.
@@ -33,6 +36,9 @@ type handler struct {
 	// Cgroups of cgroup v1, by controller, which the handler's process joins
 	// itself (join). libcontainer's state has none then.
 	Cgroups map[string]string
+	// Filter: the seccomp profile of libcontainer's state is filter.Reduce's, and
+	// filterFile has its program.
+	Filter bool
 }
 
 // Prepare writes the container's state under request.Root. The files hold the
@@ -53,6 +59,9 @@ func Prepare(request wire.PrepareRequest) (err error) {
 	}
 	dir := filepath.Join(request.Root, request.ID)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	if own.Filter, err = keepFilter(filepath.Join(dir, filterFile), &state.Config); err != nil {
 		return err
 	}
 	if err := writeJSON(filepath.Join(dir, handlerFile), own); err != nil {
@@ -180,6 +189,25 @@ func cgroupPaths(pid int) (map[string]string, error) {
 		paths[controller] = filepath.Join(mountpoint, relative)
 	}
 	return paths, nil
+}
+
+// keepFilter writes the program of the seccomp profile, and reduces the profile in the
+// config. A profile that libseccomp refuses is left as it is: its handlers fail, and say
+// why.
+func keepFilter(path string, config *configs.Config) (bool, error) {
+	if config.Seccomp == nil {
+		return false, nil
+	}
+	program, err := filter.Compile(config.Seccomp)
+	if err != nil {
+		return false, nil //nolint:nilerr // see above
+	}
+	reduced, err := filter.Reduce(config.Seccomp)
+	if err != nil {
+		return false, nil //nolint:nilerr // see above
+	}
+	config.Seccomp = reduced
+	return true, writeFile(path, program)
 }
 
 func writeJSON(path string, value any) error {
