@@ -15,6 +15,8 @@ type Exec struct {
 	Host *Host
 	// Request as the host takes it.
 	Request wire.StartRequest
+	// Cgroup is the container's HybridCgroup.
+	Cgroup string
 	// OutputLimit is how many bytes of output are kept.
 	OutputLimit int
 	// Log is given the output too, where it is not nil.
@@ -50,7 +52,7 @@ func (e *Exec) begin() (*execRun, error) {
 	e.Progress.show(output)
 	cmd := e.Host.command(wire.CommandStart)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = writer, writer, files
-	child, err := e.Host.start(cmd)
+	child, err := e.Host.start(cmd, e.Cgroup)
 	closeAll(append(files, writer)...)
 	if err != nil {
 		output.finish()

@@ -103,7 +103,7 @@ func (h *Host) call(ctx context.Context, wait time.Duration, command string, req
 	var stderr bytes.Buffer
 	cmd := h.command(command)
 	cmd.Stdin, cmd.Stderr = bytes.NewReader(input), &stderr
-	child, err := h.start(cmd)
+	child, err := h.start(cmd, "")
 	if err != nil {
 		return err
 	}
@@ -126,11 +126,16 @@ type child struct {
 	monitor Monitor
 }
 
-// start runs the host in a process group of its own. It has no Pdeathsig, which
-// is the forking thread's: containerd's mount code ends threads.
-func (h *Host) start(cmd *exec.Cmd) (*child, error) {
+// start runs the host in a process group of its own, and in a cgroup of the v2
+// hierarchy where one is named. It has no Pdeathsig, which is the forking thread's:
+// containerd's mount code ends threads.
+func (h *Host) start(cmd *exec.Cmd, cgroup string) (*child, error) {
 	pidfd := -1
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, PidFD: &pidfd}
+	if fd := openCgroup(cgroup); fd >= 0 {
+		defer unix.Close(fd)
+		cmd.SysProcAttr.UseCgroupFD, cmd.SysProcAttr.CgroupFD = true, fd
+	}
 	exits, err := h.monitor.Start(cmd)
 	if err != nil {
 		return nil, fmt.Errorf("start %s: %w", HostBinary, err)

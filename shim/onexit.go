@@ -144,6 +144,7 @@ func (e containerEnd) environment() []string {
 // afterExec is the exec of an onExit.
 func (r *runner) afterExec(own hookexec.Exec, after *wire.After) hookexec.Action {
 	own.Request.After = after
+	own.Cgroup = "" // the runtime makes one for it
 	return &hookexec.AfterExec{Exec: own, CleanFailed: func(err error) {
 		log.L.WithError(err).WithField("id", r.id).Error("remove what an onExit has left behind")
 	}}

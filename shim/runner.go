@@ -51,6 +51,8 @@ type runner struct {
 	cgroupsPath   string
 	// afterlife is empty until prepare, and where there is no onExit.
 	afterlife afterlife
+	// cgroup is init's HybridCgroup, from prepare on.
+	cgroup string
 }
 
 // newRunner refuses what cannot be run before anything is created.
@@ -90,6 +92,7 @@ func (r *runner) prepare(ctx context.Context, pid int, exited <-chan struct{}) e
 	if !needsHost(r.block) {
 		return nil
 	}
+	r.cgroup = hookexec.HybridCgroup(pid)
 	err = r.host.Prepare(ctx, wire.PrepareRequest{
 		Root: r.root(), ID: r.id, Bundle: r.bundle, Pid: pid, NoNewKeyring: r.noKeyring,
 	})
@@ -177,6 +180,7 @@ func (r *runner) action(handler *lifecyclev1.Handler, progress *hookexec.Progres
 		Request: wire.StartRequest{
 			Root: r.root(), ID: r.id, Args: handler.Exec.Command, Env: env,
 		},
+		Cgroup:      r.cgroup,
 		OutputLimit: r.outputLimit,
 		Progress:    progress,
 	}

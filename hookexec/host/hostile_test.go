@@ -56,7 +56,12 @@ func FuzzPrepare(f *testing.F) {
 			return
 		}
 		wantPrivate(t, root)
-		process, err := newProcess(wire.StartRequest{Root: root, ID: id, Args: []string{"x"}})
+		request := wire.StartRequest{Root: root, ID: id, Args: []string{"x"}}
+		own, err := readHandler(request)
+		if err != nil {
+			t.Fatal(err)
+		}
+		process, err := newProcess(request, own.Process)
 		if err == nil {
 			wantNoMore(t, process, spec.Process)
 		}
@@ -135,24 +140,27 @@ func FuzzStateFiles(f *testing.F) {
 		}
 		return data
 	}
-	f.Add(written(processFile), written(stateFile))
+	f.Add(written(handlerFile), written(stateFile))
 	for _, text := range []string{"", "null", "{}", "[", `{"init_process_pid": -1}`, `{"config": {"cgroups": null}}`, `{"config": {"cgroups": {"path": "../.."}}, "cgroup_paths": {"freezer": "/dev/null", "": "x"}}`} {
 		f.Add([]byte(text), written(stateFile))
-		f.Add(written(processFile), []byte(text))
+		f.Add(written(handlerFile), []byte(text))
 	}
 	f.Fuzz(func(t *testing.T, process, state []byte) {
 		root := t.TempDir()
 		if err := os.Mkdir(filepath.Join(root, id), 0o700); err != nil {
 			t.Fatal(err)
 		}
-		for name, data := range map[string][]byte{processFile: process, stateFile: state} {
+		for name, data := range map[string][]byte{handlerFile: process, stateFile: state} {
 			if err := os.WriteFile(filepath.Join(root, id, name), data, 0o600); err != nil {
 				t.Fatal(err)
 			}
 		}
 		_ = func() (err error) { // either is fine, an end of the process is not
 			defer recovered(&err) // as in Start
-			_, _, err = load(wire.StartRequest{Root: root, ID: id, Args: []string{"x"}})
+			_, started, err := load(wire.StartRequest{Root: root, ID: id, Args: []string{"x"}})
+			if err == nil {
+				closeFiles(started.ExtraFiles)
+			}
 			return err
 		}()
 	})

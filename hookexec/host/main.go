@@ -18,9 +18,14 @@ import (
 // for. It is to be called from an init function, before any other goroutine
 // runs: what it changes, it changes for one thread.
 func Init(args []string) {
-	if len(args) > 1 && args[1] == wire.CommandInit {
-		libcontainer.Init() // does not return
+	if len(args) < 2 || args[1] != wire.CommandInit {
+		return
 	}
+	if err := take(); err != nil {
+		fmt.Fprintln(os.Stderr, err) // the handler's output; its exit says the rest
+		os.Exit(1)
+	}
+	libcontainer.Init() // does not return
 }
 
 // Main runs the command that the arguments name and returns the exit status.

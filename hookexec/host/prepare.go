@@ -16,16 +16,30 @@ import (
 	"github.com/opencontainers/runc/libcontainer/system"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/host/filter"
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
 const (
 	// stateFile is the name that libcontainer.Load reads.
 	stateFile = "state.json"
-	// processFile holds the container's own process, the measure of what a
-	// handler may have.
-	processFile = "process.json"
+	// handlerFile holds what libcontainer's state has no place for.
+	handlerFile = "handler.json"
+	// filterFile is the program of the seccomp profile, where there is one.
+	filterFile = "seccomp.bpf"
 )
+
+// handler is what a Start needs beside libcontainer's state.
+type handler struct {
+	// Process of the container, the measure of what a handler may have.
+	Process *specs.Process
+	// Cgroups of cgroup v1, by controller, which the handler's process joins
+	// itself (join). libcontainer's state has none then.
+	Cgroups map[string]string
+	// Filter: the seccomp profile of libcontainer's state is filter.Reduce's, and
+	// filterFile has its program.
+	Filter bool
+}
 
 // Prepare writes the container's state under request.Root. The files hold the
 // container's environment, so nobody but root can read them.
@@ -39,11 +53,18 @@ func Prepare(request wire.PrepareRequest) (err error) {
 	if err != nil {
 		return err
 	}
+	own := handler{Process: spec.Process}
+	if joinsItself(spec.Process) {
+		own.Cgroups, state.CgroupPaths = state.CgroupPaths, map[string]string{}
+	}
 	dir := filepath.Join(request.Root, request.ID)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	if err := writeJSON(filepath.Join(dir, processFile), spec.Process); err != nil {
+	if own.Filter, err = keepFilter(filepath.Join(dir, filterFile), &state.Config); err != nil {
+		return err
+	}
+	if err := writeJSON(filepath.Join(dir, handlerFile), own); err != nil {
 		return err
 	}
 	return writeJSON(filepath.Join(dir, stateFile), state)
@@ -64,8 +85,16 @@ func readSpec(bundle string) (*specs.Spec, error) {
 	return &spec, nil
 }
 
+// state is libcontainer's. Written by itself it would leave out an empty map of
+// cgroups, and its reader make up cgroups of its own.
+type state struct {
+	*libcontainer.State
+
+	CgroupPaths map[string]string `json:"cgroup_paths"`
+}
+
 // newState is the state of a running container as runc would have written it.
-func newState(request wire.PrepareRequest, spec *specs.Spec) (*libcontainer.State, error) {
+func newState(request wire.PrepareRequest, spec *specs.Spec) (*state, error) {
 	config, err := newConfig(request, spec)
 	if err != nil {
 		return nil, fmt.Errorf("the spec cannot be used for handlers: %w", err)
@@ -84,16 +113,18 @@ func newState(request wire.PrepareRequest, spec *specs.Spec) (*libcontainer.Stat
 			namespaces[ns] = (&configs.Namespace{Type: ns}).GetPath(request.Pid)
 		}
 	}
-	return &libcontainer.State{
-		BaseState: libcontainer.BaseState{
-			ID:                   request.ID,
-			InitProcessPid:       request.Pid,
-			InitProcessStartTime: stat.StartTime,
-			Created:              time.Now(),
-			Config:               *config,
+	return &state{
+		State: &libcontainer.State{
+			BaseState: libcontainer.BaseState{
+				ID:                   request.ID,
+				InitProcessPid:       request.Pid,
+				InitProcessStartTime: stat.StartTime,
+				Created:              time.Now(),
+				Config:               *config,
+			},
+			NamespacePaths: namespaces,
 		},
-		CgroupPaths:    paths,
-		NamespacePaths: namespaces,
+		CgroupPaths: paths,
 	}, nil
 }
 
@@ -160,12 +191,35 @@ func cgroupPaths(pid int) (map[string]string, error) {
 	return paths, nil
 }
 
-// writeJSON replaces path as a whole, so that a Start never reads half a file.
+// keepFilter writes the program of the seccomp profile, and reduces the profile in the
+// config. A profile that libseccomp refuses is left as it is: its handlers fail, and say
+// why.
+func keepFilter(path string, config *configs.Config) (bool, error) {
+	if config.Seccomp == nil {
+		return false, nil
+	}
+	program, err := filter.Compile(config.Seccomp)
+	if err != nil {
+		return false, nil //nolint:nilerr // see above
+	}
+	reduced, err := filter.Reduce(config.Seccomp)
+	if err != nil {
+		return false, nil //nolint:nilerr // see above
+	}
+	config.Seccomp = reduced
+	return true, writeFile(path, program)
+}
+
 func writeJSON(path string, value any) error {
 	data, err := json.Marshal(value)
 	if err != nil {
 		return err
 	}
+	return writeFile(path, data)
+}
+
+// writeFile replaces path as a whole, so that a Start never reads half a file.
+func writeFile(path string, data []byte) error {
 	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
 		return err
 	}

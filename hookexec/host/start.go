@@ -23,6 +23,8 @@ func Start(request wire.StartRequest, pidfds *os.File) (pid int, err error) {
 	if err != nil {
 		return 0, err
 	}
+	defer closeFiles(process.ExtraFiles)
+	process.LogLevel = logLevel
 	process.Stdin, process.Stdout, process.Stderr = os.Stdin, os.Stdout, os.Stderr
 	process.PidfdSocket = pidfds
 	if err := container.Run(process); err != nil {
@@ -31,9 +33,23 @@ func Start(request wire.StartRequest, pidfds *os.File) (pid int, err error) {
 	return process.Pid()
 }
 
-// load returns what Prepare has written.
+// logLevel is logrus' Error: what libcontainer's processes log beside the errors
+// that they return is thrown away, so it need not be written.
+const logLevel = "2"
+
+func closeFiles(files []*os.File) {
+	for _, file := range files {
+		_ = file.Close()
+	}
+}
+
+// load returns what Prepare has written. The process's ExtraFiles are to be closed.
 func load(request wire.StartRequest) (*libcontainer.Container, *libcontainer.Process, error) {
-	process, err := newProcess(request)
+	own, err := readHandler(request)
+	if err != nil {
+		return nil, nil, err
+	}
+	process, err := newProcess(request, own.Process)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -41,15 +57,26 @@ func load(request wire.StartRequest) (*libcontainer.Container, *libcontainer.Pro
 	if err != nil {
 		return nil, nil, fmt.Errorf("load the container's state: %w", err)
 	}
-	return container, process, ready(container)
+	if err := ready(container, own.Cgroups["freezer"]); err != nil {
+		return nil, nil, err
+	}
+	if process.ExtraFiles, err = inherited(request, own); err != nil {
+		return nil, nil, err
+	}
+	return container, process, nil
 }
 
 // ready refuses a container whose init is not the one that was prepared for: its
 // pid may be another process's by now, whose namespaces are not the handler's to
 // join. It refuses a paused one too, in whose cgroup a process would hang before
 // it can be told of.
-func ready(container *libcontainer.Container) error {
+//
+// freezer is the path of the v1 cgroup that libcontainer does not know of, if any.
+func ready(container *libcontainer.Container, freezer string) error {
 	status, err := container.Status()
+	if err == nil && status != libcontainer.Stopped && frozen(freezer) {
+		status = libcontainer.Paused
+	}
 	switch {
 	case err != nil:
 		return fmt.Errorf("look at the container: %w", err)
@@ -63,11 +90,7 @@ func ready(container *libcontainer.Container) error {
 
 // newProcess is the container's own process with another command: a handler has
 // its identity and its limits, never more (SPEC 3).
-func newProcess(request wire.StartRequest) (*libcontainer.Process, error) {
-	own, err := readProcess(filepath.Join(request.Root, request.ID, processFile))
-	if err != nil {
-		return nil, err
-	}
+func newProcess(request wire.StartRequest, own *specs.Process) (_ *libcontainer.Process, err error) {
 	process := &libcontainer.Process{
 		Args:            request.Args,
 		Env:             append(own.Env, request.Env...),
@@ -104,16 +127,20 @@ func newProcess(request wire.StartRequest) (*libcontainer.Process, error) {
 	return process, nil
 }
 
-func readProcess(path string) (*specs.Process, error) {
-	data, err := os.ReadFile(path)
+// readHandler returns what Prepare has written beside libcontainer's state.
+func readHandler(request wire.StartRequest) (*handler, error) {
+	data, err := os.ReadFile(filepath.Join(request.Root, request.ID, handlerFile))
 	if err != nil {
 		return nil, fmt.Errorf("read the container's process: %w", err)
 	}
-	var process specs.Process
-	if err := json.Unmarshal(data, &process); err != nil {
+	var own handler
+	if err := json.Unmarshal(data, &own); err != nil {
 		return nil, fmt.Errorf("decode the container's process: %w", err)
 	}
-	return &process, nil
+	if own.Process == nil {
+		return nil, errors.New("the container's process is missing in its state")
+	}
+	return &own, nil
 }
 
 // rlimits maps the OCI spec's names, which are getrlimit(2)'s.

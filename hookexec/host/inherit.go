@@ -1,0 +1,75 @@
+package host
+
+import (
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/host/filter"
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
+)
+
+// What the process that becomes the handler inherits, as libcontainer's ExtraFiles:
+// files of cgroups that it joins, and then a seccomp program. It knows them by their
+// kind, uses them up before libcontainer's own steps, and closes them, so that none
+// reaches the handler.
+
+// firstInherited is the number of the first of libcontainer's ExtraFiles.
+const firstInherited = 3
+
+// inherited opens what take takes.
+func inherited(request wire.StartRequest, own *handler) ([]*os.File, error) {
+	files, err := joinFiles(own.Cgroups)
+	if err != nil {
+		return nil, fmt.Errorf("open the container's cgroups: %w", err)
+	}
+	if !own.Filter {
+		return files, nil
+	}
+	program, err := os.Open(filepath.Join(request.Root, request.ID, filterFile))
+	if err != nil {
+		closeFiles(files)
+		return nil, err
+	}
+	return append(files, program), nil
+}
+
+// take is to be called by the thread that calls execve: it is that thread that joins
+// the cgroups.
+func take() error {
+	for fd := firstInherited; ; fd++ {
+		used, err := takeOne(fd)
+		if err != nil || !used {
+			return err
+		}
+		_ = unix.Close(fd)
+	}
+}
+
+// takeOne tells whether it was one of those files. The ones of libcontainer that come
+// after them begin with a socket.
+func takeOne(fd int) (bool, error) {
+	var system unix.Statfs_t
+	if err := unix.Fstatfs(fd, &system); err != nil {
+		return false, nil //nolint:nilerr // it is not open
+	}
+	if system.Type == unix.CGROUP_SUPER_MAGIC || system.Type == unix.CGROUP2_SUPER_MAGIC {
+		if _, err := unix.Write(fd, []byte("0")); err != nil {
+			return false, fmt.Errorf("join the container's cgroup: %w", err)
+		}
+		return true, nil
+	}
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil || stat.Mode&unix.S_IFMT != unix.S_IFREG {
+		return false, nil //nolint:nilerr // as above
+	}
+	program := make([]byte, stat.Size)
+	if _, err := unix.Pread(fd, program, 0); err != nil && !errors.Is(err, io.EOF) {
+		return false, fmt.Errorf("read the seccomp program: %w", err)
+	}
+	return true, filter.Use(program)
+}
