@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 
 	runc "github.com/containerd/go-runc"
 
@@ -23,6 +24,9 @@ type Exec struct {
 	Log Log
 	// Progress is shown the output.
 	Progress *Progress
+	// Parked is the same command parked earlier, nil where there is none. The first
+	// attempt uses it up.
+	Parked *Parked
 }
 
 // Attempt starts the command and waits for its process, not for its children.
@@ -30,26 +34,33 @@ func (e *Exec) Attempt(ctx context.Context) Result {
 	if ctx.Err() != nil {
 		return Result{Outcome: Failed, Err: context.Cause(ctx), ExitCode: -1}
 	}
-	run, err := e.begin()
+	if parked := e.Parked; parked != nil {
+		e.Parked = nil
+		if result, ok := parked.resume(ctx, e.Progress); ok {
+			return result
+		}
+	}
+	channel, files, err := newChannel()
 	if err != nil {
 		return Result{Outcome: Failed, Err: err, ExitCode: -1}
 	}
+	run, err := e.begin(channel, files)
+	if err != nil {
+		return Result{Outcome: Failed, Err: err, ExitCode: -1}
+	}
+	e.Progress.show(run.output)
 	return run.wait(ctx)
 }
 
-// begin starts the host and hands it the request.
-func (e *Exec) begin() (*execRun, error) {
-	channel, files, err := newChannel()
-	if err != nil {
-		return nil, err
-	}
+// begin starts the host and hands it the request. The channel and its host's files
+// are closed where it fails, the files always.
+func (e *Exec) begin(channel *channel, files []*os.File) (*execRun, error) {
 	output, writer, err := newOutput(e.OutputLimit, e.Log)
 	if err != nil {
 		channel.close()
 		closeAll(files...)
 		return nil, err
 	}
-	e.Progress.show(output)
 	cmd := e.Host.command(wire.CommandStart)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = writer, writer, files
 	child, err := e.Host.start(cmd, e.Cgroup)
@@ -86,7 +97,7 @@ type execRun struct {
 // cancelled it ends host and handler, and goes on waiting.
 func (r *execRun) wait(ctx context.Context) Result {
 	defer r.release()
-	done := ctx.Done()
+	done, killed := ctx.Done(), false
 	var killErr error
 	for {
 		select {
@@ -94,11 +105,11 @@ func (r *execRun) wait(ctx context.Context) Result {
 			if !ok {
 				return r.result(-1, errors.New("the shim's reaper is gone"))
 			}
-			if end, ended := r.exited(exit, done == nil); ended {
+			if end, ended := r.exited(exit, killed); ended {
 				return r.result(end.status, errors.Join(end.err, killErr))
 			}
 		case <-done:
-			done = nil
+			done, killed = nil, true
 			killErr = r.kill()
 		}
 	}

@@ -183,6 +183,9 @@ type channel struct {
 	pidfds  *os.File
 }
 
+// pidfdFile is the index of wire.PidfdFD among the host's files.
+const pidfdFile = wire.PidfdFD - wire.ControlFD
+
 // newChannel returns the parent's side and the files for the host, in the order
 // of wire's descriptors.
 func newChannel() (*channel, []*os.File, error) {

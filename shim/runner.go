@@ -12,6 +12,7 @@ import (
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
 	"github.com/containerd/errdefs/pkg/errgrpc"
+	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
@@ -53,6 +54,9 @@ type runner struct {
 	afterlife afterlife
 	// cgroup is init's HybridCgroup, from prepare on.
 	cgroup string
+	// parked is the first handler of the start, until it runs; nil where it cannot be
+	// parked.
+	parked *hookexec.Parked
 }
 
 // newRunner refuses what cannot be run before anything is created.
@@ -102,6 +106,32 @@ func (r *runner) prepare(ctx context.Context, pid int, exited <-chan struct{}) e
 	return err
 }
 
+// first is the handler that the start runs first.
+func (r *runner) first() lifecycle.Kind {
+	if r.block.PreStart != nil {
+		return lifecycle.PreStart
+	}
+	return lifecycle.PostStart
+}
+
+// park begins the first handler of the start, where it is an exec, while the
+// container waits for its start. It ends with ctx, and when the container exits before.
+// Nothing is lost where it fails: the handler is begun when it is due. So is one whose
+// output goes to the container's log, which is opened only then.
+func (r *runner) park(ctx context.Context, exited <-chan struct{}) {
+	kind := r.first()
+	handler := oci.HandlerOf(r.block, kind.String())
+	if handler.GetExec() == nil || r.logs(handler) {
+		return
+	}
+	parked, err := r.exec(handler, r.environment(kind, lifecycle.Effect{})).Park(ctx, exited)
+	if err != nil {
+		log.G(ctx).WithError(err).WithField("id", r.id).Debug("begin a handler of the start early")
+		return
+	}
+	r.parked = parked
+}
+
 // started implements handlers: a restored container can be prepared only now.
 func (r *runner) started(ctx context.Context, pid int, exited <-chan struct{}) error {
 	if r.init != nil {
@@ -148,7 +178,7 @@ func (r *runner) runAction(ctx context.Context, kind lifecycle.Kind, exited func
 		defer log.Close() // after a panic too
 	}
 	run := hookexec.Handler{
-		Action:      r.action(handler, progress, log, netns, env, after),
+		Action:      r.action(kind, handler, progress, log, netns, env, after),
 		RetryPeriod: time.Duration(handler.GetRetryPeriodSeconds()) * time.Second,
 		Exited:      exited,
 		Progress:    progress,
@@ -166,7 +196,7 @@ func (r *runner) logs(handler *lifecyclev1.Handler) bool {
 }
 
 // action is what a handler does. It names exactly one, which is checked.
-func (r *runner) action(handler *lifecyclev1.Handler, progress *hookexec.Progress, log *stdout.Writer, netns hookexec.NetNS, env []string, after *wire.After) hookexec.Action {
+func (r *runner) action(kind lifecycle.Kind, handler *lifecyclev1.Handler, progress *hookexec.Progress, log *stdout.Writer, netns hookexec.NetNS, env []string, after *wire.After) hookexec.Action {
 	switch {
 	case handler.HttpGet != nil:
 		return &hookexec.HTTPGet{NetNS: netns, Get: handler.HttpGet, UserAgent: "lifecycle-shim/" + version.Version}
@@ -175,22 +205,27 @@ func (r *runner) action(handler *lifecyclev1.Handler, progress *hookexec.Progres
 	case handler.Sleep != nil:
 		return hookexec.Sleep(time.Duration(handler.Sleep.Seconds) * time.Second)
 	}
-	exec := &hookexec.Exec{
-		Host: r.host,
-		Request: wire.StartRequest{
-			Root: r.root(), ID: r.id, Args: handler.Exec.Command, Env: env,
-		},
-		Cgroup:      r.cgroup,
-		OutputLimit: r.outputLimit,
-		Progress:    progress,
-	}
+	exec := r.exec(handler, env)
+	exec.Progress = progress
 	if log != nil { // an interface with a nil in it is not nil
 		exec.Log = log
 	}
 	if after != nil {
 		return r.afterExec(*exec, after)
 	}
+	if kind == r.first() {
+		exec.Parked, r.parked = r.parked, nil
+	}
 	return exec
+}
+
+func (r *runner) exec(handler *lifecyclev1.Handler, env []string) *hookexec.Exec {
+	return &hookexec.Exec{
+		Host:        r.host,
+		Request:     wire.StartRequest{Root: r.root(), ID: r.id, Args: handler.Exec.Command, Env: env},
+		Cgroup:      r.cgroup,
+		OutputLimit: r.outputLimit,
+	}
 }
 
 func failed(err error) hookexec.Result {

@@ -147,7 +147,7 @@ func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskR
 			stop()
 		}
 	}()
-	response, err := s.createAndPrepare(ctx, r, c, runner)
+	response, err := s.createAndPrepare(ctx, loopCtx, r, c, runner)
 	if err != nil {
 		return nil, err
 	}
@@ -156,7 +156,8 @@ func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskR
 	return response, nil
 }
 
-func (s *service) createAndPrepare(ctx context.Context, r *taskapi.CreateTaskRequest, c *container, runner *runner) (*taskapi.CreateTaskResponse, error) {
+// createAndPrepare creates the container; what it begins for it ends with alive.
+func (s *service) createAndPrepare(ctx, alive context.Context, r *taskapi.CreateTaskRequest, c *container, runner *runner) (*taskapi.CreateTaskResponse, error) {
 	response, err := s.TTRPCTaskService.Create(ctx, r)
 	if err != nil {
 		return nil, err
@@ -171,6 +172,7 @@ func (s *service) createAndPrepare(ctx context.Context, r *taskapi.CreateTaskReq
 		c.gate.undone(response.Pid)
 		return nil, &HandlerError{Err: err}
 	}
+	runner.park(log.WithLogger(alive, log.G(ctx)), c.exited)
 	return response, nil
 }
 

@@ -1,0 +1,92 @@
+package hookexec
+
+import (
+	"errors"
+	"os"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+)
+
+// TestStuffedSocketHoldsItsWriter, until it is read, and loses nothing of what it says.
+func TestStuffedSocketHoldsItsWriter(t *testing.T) {
+	channel, files, err := newChannel()
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer channel.close()
+	defer closeAll(files...)
+	writer := int(files[pidfdFile].Fd())
+	pidfd, err := unix.PidfdOpen(os.Getpid(), 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+
+	stuffing, err := stuff(files[pidfdFile])
+	if err != nil || stuffing == 0 {
+		t.Fatalf("%d bytes, %v", stuffing, err)
+	}
+	message, rights := []byte("setns"), unix.UnixRights(pidfd)
+	if _, err := unix.SendmsgN(writer, message, rights, nil, unix.MSG_DONTWAIT); !errors.Is(err, unix.EAGAIN) {
+		t.Fatalf("a stuffed socket takes more: %v", err)
+	}
+	sent := make(chan error, 1)
+	go func() { sent <- unix.Sendmsg(writer, message, rights, nil, 0) }()
+	if err := channel.unstuff(stuffing); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-sent; err != nil {
+		t.Fatal(err)
+	}
+	handler, err := channel.handler(0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer handler.close()
+	if handler.pid != os.Getpid() {
+		t.Errorf("pid %d, want %d", handler.pid, os.Getpid())
+	}
+}
+
+// TestParkedHostThatFails costs the handler nothing but time.
+func TestParkedHostThatFails(t *testing.T) {
+	runs := filepath.Join(t.TempDir(), "runs")
+	host, monitor := scriptHost(t, "echo run >> "+runs+"; exit 1")
+	before := openFDs(t)
+	action := &Exec{Host: host, OutputLimit: 100, Progress: &Progress{}}
+	parked, err := action.Park(t.Context(), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	<-parked.done
+	nothingIsLeft(t, monitor, before)
+	action.Parked = parked
+	for range 2 {
+		if result := action.Attempt(t.Context()); result.Outcome != Failed || !strings.Contains(result.Err.Error(), "ended without an answer") {
+			t.Errorf("got %+v", result)
+		}
+	}
+	if data, err := os.ReadFile(runs); err != nil || string(data) != "run\nrun\nrun\n" {
+		t.Errorf("got %q, %v: want one parked run and one of each attempt", data, err)
+	}
+}
+
+// TestParkedEndsWithItsContainer, and so does what waits for it.
+func TestParkedEndsWithItsContainer(t *testing.T) {
+	host, monitor := scriptHost(t, "exec sleep 1000")
+	before := openFDs(t)
+	exited := make(chan struct{})
+	parked, err := (&Exec{Host: host, OutputLimit: 100}).Park(t.Context(), exited)
+	if err != nil {
+		t.Fatal(err)
+	}
+	close(exited)
+	<-parked.done
+	nothingIsLeft(t, monitor, before)
+	if _, ok := parked.resume(t.Context(), &Progress{}); ok {
+		t.Error("what has been ended is resumed")
+	}
+}

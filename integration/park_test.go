@@ -1,0 +1,143 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"path/filepath"
+	"strings"
+	"syscall"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+)
+
+// parked waits for the process that is to become the container's first handler, and
+// waits inside it with what it has to say (docs/decisions.md).
+func (c *container) parked(init uint32) harness.Process {
+	c.b.Helper()
+	var found []harness.Process
+	c.b.poll("a handler that waits for the start", func() bool {
+		found = c.b.processes(c, func(p harness.Process) bool {
+			call, err := os.ReadFile(fmt.Sprintf("/proc/%d/syscall", p.PID))
+			return err == nil && p.PID != int(init) && strings.HasPrefix(string(call), fmt.Sprint(unix.SYS_SENDMSG)+" ")
+		})
+		return len(found) == 1
+	})
+	return found[0]
+}
+
+// waitGone waits until a process is there no more, or nobody's but its reaper's.
+func (b *bench) waitGone(process harness.Process) {
+	b.Helper()
+	b.poll("the end of "+process.String(), func() bool {
+		p, err := harness.ProcessByID(process.PID)
+		return err != nil || p.State == "Z"
+	})
+}
+
+// The first handler of a start is begun while the container waits for its start, and
+// its program runs not a moment before it is due.
+func TestFirstHandlerIsBegunEarly(t *testing.T) {
+	for _, key := range []string{keyPreStart, keyPostStart} {
+		t.Run(key, func(t *testing.T) {
+			on(t, targets, func(b *bench) {
+				c := b.newContainer(with{key: shell(`echo "$LIFECYCLE_HANDLER" >> /ran`)}, forever)
+				init, err := c.Create(b.Context())
+				if err != nil {
+					b.Fatal(err)
+				}
+				parked := c.parked(init)
+				if c.exists("ran") {
+					b.Error("the handler has run before the start")
+				}
+				if _, _, err := c.Start(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+				if got := c.read("ran"); got != strings.TrimPrefix(key, "lifecycle-shim.io/")+"\n" {
+					b.Errorf("ran: %q", got)
+				}
+				b.waitGone(parked)
+				c.end(137)
+			})
+		})
+	}
+}
+
+// What has been begun early may die: the handler is begun again when it is due.
+func TestBegunHandlerDies(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		c := b.newContainer(with{keyPostStart: shell("echo ran >> /ran")}, forever)
+		init, err := c.Create(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		parked := c.parked(init)
+		host, err := harness.ProcessByID(parked.PPID)
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := unix.Kill(parked.PID, unix.SIGKILL); err != nil {
+			b.Fatal(err)
+		}
+		b.waitGone(host)
+		if _, _, err := c.Start(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		if got := c.read("ran"); got != "ran\n" {
+			b.Errorf("ran: %q, want once", got)
+		}
+	})
+}
+
+// A container that is killed before its start takes along what has been begun in it,
+// in the host's pid namespace too.
+func TestContainerEndsBeforeItsBegunHandlerIsDue(t *testing.T) {
+	for name, edit := range map[string]func(*harness.ContainerConfig){"private": func(*harness.ContainerConfig) {}, "host": hostPID} {
+		t.Run(name, func(t *testing.T) {
+			on(t, []target{pinned, crun}, func(b *bench) {
+				c := b.newContainer(with{keyPostStart: shell("echo ran >> /ran")}, forever, edit)
+				init, err := c.Create(b.Context())
+				if err != nil {
+					b.Fatal(err)
+				}
+				parked := c.parked(init)
+				c.kill(syscall.SIGKILL)
+				c.wantExit(137)
+				b.waitGone(parked)
+				if _, _, err := c.Delete(b.Context()); err != nil {
+					b.Fatal(err)
+				}
+				if c.exists("ran") {
+					b.Error("the handler has run")
+				}
+			})
+		})
+	}
+}
+
+// A shim that dies takes along what it has begun.
+func TestShimDiesBeforeItsBegunHandlerIsDue(t *testing.T) {
+	on(t, []target{pinned}, func(b *bench) {
+		c := b.newContainer(with{keyPostStart: shell("echo ran >> /ran")}, forever, hostPID)
+		init, err := c.Create(b.Context())
+		if err != nil {
+			b.Fatal(err)
+		}
+		parked := c.parked(init)
+		host, err := harness.ProcessByID(parked.PPID)
+		if err != nil {
+			b.Fatal(err)
+		}
+		socket, err := os.ReadFile(filepath.Join(b.daemon.Dir, "state", "io.containerd.runtime.v2.task", b.client.Namespace, c.ID, "address"))
+		if err != nil {
+			b.Fatal(err)
+		}
+		if err := unix.Kill(host.PPID, unix.SIGKILL); err != nil { // the shim
+			b.Fatal(err)
+		}
+		b.waitGone(parked)
+		_ = os.Remove(strings.TrimPrefix(string(socket), "unix://")) // containerd leaves a killed shim's, the stock one's too
+	})
+}
