@@ -3,7 +3,6 @@ package integration
 import (
 	"fmt"
 	"os"
-	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -115,29 +114,4 @@ func TestContainerEndsBeforeItsBegunHandlerIsDue(t *testing.T) {
 			})
 		})
 	}
-}
-
-// A shim that dies takes along what it has begun.
-func TestShimDiesBeforeItsBegunHandlerIsDue(t *testing.T) {
-	on(t, []target{pinned}, func(b *bench) {
-		c := b.newContainer(with{keyPostStart: shell("echo ran >> /ran")}, forever, hostPID)
-		init, err := c.Create(b.Context())
-		if err != nil {
-			b.Fatal(err)
-		}
-		parked := c.parked(init)
-		host, err := harness.ProcessByID(parked.PPID)
-		if err != nil {
-			b.Fatal(err)
-		}
-		socket, err := os.ReadFile(filepath.Join(b.daemon.Dir, "state", "io.containerd.runtime.v2.task", b.client.Namespace, c.ID, "address"))
-		if err != nil {
-			b.Fatal(err)
-		}
-		if err := unix.Kill(host.PPID, unix.SIGKILL); err != nil { // the shim
-			b.Fatal(err)
-		}
-		b.waitGone(parked)
-		_ = os.Remove(strings.TrimPrefix(string(socket), "unix://")) // containerd leaves a killed shim's, the stock one's too
-	})
 }
