@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"os/exec"
@@ -22,9 +23,6 @@ import (
 
 // HostBinary is the handler host's file name.
 const HostBinary = "lifecycle-hookexec"
-
-// prepareWait bounds one run of the host's prepare, which waits for nothing.
-const prepareWait = 30 * time.Second
 
 // Monitor starts a process and tells the exits of all children, as the shim's
 // reaper does (containerd's pkg/sys/reaper.Monitor).
@@ -86,12 +84,6 @@ func (h *Host) command(name string) *exec.Cmd {
 	return cmd
 }
 
-// Prepare derives the state that handlers of the container need. It is called
-// once, while the container's init is there and before a handler is run.
-func (h *Host) Prepare(ctx context.Context, request wire.PrepareRequest) error {
-	return h.call(ctx, prepareWait, wire.CommandPrepare, request)
-}
-
 // call runs the host to its end, at most for wait. request is its stdin, as JSON.
 func (h *Host) call(ctx context.Context, wait time.Duration, command string, request any) error {
 	ctx, cancel := context.WithTimeout(ctx, wait)
@@ -100,9 +92,14 @@ func (h *Host) call(ctx context.Context, wait time.Duration, command string, req
 	if err != nil {
 		return err
 	}
+	return h.run(ctx, command, bytes.NewReader(input))
+}
+
+// run runs the host to its end.
+func (h *Host) run(ctx context.Context, command string, stdin io.Reader) error {
 	var stderr bytes.Buffer
 	cmd := h.command(command)
-	cmd.Stdin, cmd.Stderr = bytes.NewReader(input), &stderr
+	cmd.Stdin, cmd.Stderr = stdin, &stderr
 	child, err := h.start(cmd, "")
 	if err != nil {
 		return err

@@ -163,22 +163,39 @@ func TestHostIsGivenNothingOfTheShims(t *testing.T) {
 	}
 }
 
+// prepare does all of it at once.
+func prepare(ctx context.Context, host *Host, request wire.PrepareRequest, init wire.Init) error {
+	preparation, err := host.Prepare(ctx, request)
+	if err != nil {
+		return err
+	}
+	defer preparation.Cancel()
+	return preparation.Finish(init)
+}
+
 func TestPrepareHandsTheRequestOver(t *testing.T) {
 	seen := filepath.Join(t.TempDir(), "seen")
 	host, monitor := scriptHost(t, "[ $# = 1 ] && [ $1 = prepare ] && cat > "+seen)
-	request := wire.PrepareRequest{Root: "/r", ID: "c1", Bundle: strings.Repeat("/long", 50_000), Pid: 7, NoNewKeyring: true}
+	request := wire.PrepareRequest{Root: "/r", ID: "c1", Bundle: strings.Repeat("/long", 50_000), NoNewKeyring: true}
+	init := wire.Init{Pid: 7}
 	before := openFDs(t)
-	if err := host.Prepare(t.Context(), request); err != nil {
+	if err := prepare(t.Context(), host, request, init); err != nil {
 		t.Fatal(err)
 	}
-	data, err := os.ReadFile(seen)
+	file, err := os.Open(seen)
 	if err != nil {
 		t.Fatal(err)
 	}
+	data := json.NewDecoder(file)
 	var got wire.PrepareRequest
-	if err := json.Unmarshal(data, &got); err != nil || got != request {
-		t.Errorf("got %.100s, %v", data, err)
+	if err := data.Decode(&got); err != nil || got != request {
+		t.Errorf("got %.100v, %v", got, err)
 	}
+	var gotInit wire.Init
+	if err := data.Decode(&gotInit); err != nil || gotInit != init {
+		t.Errorf("got %v, %v", gotInit, err)
+	}
+	_ = file.Close()
 	nothingIsLeft(t, monitor, before)
 }
 
@@ -192,7 +209,7 @@ func TestPrepareSaysWhyItFailed(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			host, monitor := scriptHost(t, test.script)
 			before := openFDs(t)
-			err := host.Prepare(t.Context(), wire.PrepareRequest{Bundle: strings.Repeat("/long", 50_000)})
+			err := prepare(t.Context(), host, wire.PrepareRequest{Bundle: strings.Repeat("/long", 50_000)}, wire.Init{})
 			if err == nil || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("got %v", err)
 			}
@@ -204,10 +221,25 @@ func TestPrepareSaysWhyItFailed(t *testing.T) {
 		if err := host.file.Chmod(0o600); err != nil {
 			t.Fatal(err)
 		}
-		if err := host.Prepare(t.Context(), wire.PrepareRequest{}); !errors.Is(err, unix.EACCES) {
+		if err := prepare(t.Context(), host, wire.PrepareRequest{}, wire.Init{}); !errors.Is(err, unix.EACCES) {
 			t.Errorf("got %v", err)
 		}
 	})
+}
+
+// TestPrepareIsCancelled where the container could not be created.
+func TestPrepareIsCancelled(t *testing.T) {
+	host, monitor := scriptHost(t, "cat")
+	before := openFDs(t)
+	preparation, err := host.Prepare(t.Context(), wire.PrepareRequest{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	preparation.Cancel()
+	if !errors.Is(preparation.err, errNotCreated) {
+		t.Errorf("got %v", preparation.err)
+	}
+	nothingIsLeft(t, monitor, before)
 }
 
 // TestPrepareIsEndedWithItsContext, and what the host has started with it.
@@ -217,7 +249,7 @@ func TestPrepareIsEndedWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	gaveUp := errors.New("gave up")
 	prepared := make(chan error, 1)
-	go func() { prepared <- host.Prepare(ctx, wire.PrepareRequest{}) }()
+	go func() { prepared <- prepare(ctx, host, wire.PrepareRequest{}, wire.Init{}) }()
 	var child []byte
 	waitFor(t, func() bool {
 		var err error

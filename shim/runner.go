@@ -41,6 +41,8 @@ type runner struct {
 	logOutput bool
 	// stream that the container's stdout goes to, from the creation on.
 	stream stdout.Stream
+	// preparation of what exec handlers need, from begin on; nil where there are none.
+	preparation *hookexec.Preparation
 	// init is nil until prepare; it is set before the first handler runs.
 	init *hookexec.Init
 	// pidfd of init, to signal it where the runtime cannot; -1 until prepare.
@@ -77,8 +79,27 @@ func needsHost(block *lifecyclev1.Block) bool {
 
 func (r *runner) root() string { return filepath.Join(r.bundle, stateDir) }
 
+// begin what prepare finishes. It needs no container yet, and can go on beside its
+// creation. It is to be undone.
+func (r *runner) begin(ctx context.Context) (err error) {
+	if r.preparation != nil || !needsHost(r.block) {
+		return nil
+	}
+	r.preparation, err = r.host.Prepare(ctx, wire.PrepareRequest{
+		Root: r.root(), ID: r.id, Bundle: r.bundle, NoNewKeyring: r.noKeyring,
+	})
+	return err
+}
+
+// undo what begin has begun, where prepare has not finished it.
+func (r *runner) undo() {
+	if r.preparation != nil {
+		r.preparation.Cancel()
+	}
+}
+
 // prepare is called once, when init is there and before a handler runs.
-func (r *runner) prepare(ctx context.Context, pid int, exited <-chan struct{}) error {
+func (r *runner) prepare(pid int, exited <-chan struct{}) error {
 	init, err := hookexec.NewInit(pid, exited)
 	if err != nil {
 		return fmt.Errorf("the container's init: %w", err)
@@ -86,24 +107,19 @@ func (r *runner) prepare(ctx context.Context, pid int, exited <-chan struct{}) e
 	if r.pidfd, err = unix.PidfdOpen(pid, 0); err != nil {
 		return fmt.Errorf("open a pidfd of the container's init: %w", err)
 	}
-	r.init = init
 	if r.block.OnExit != nil {
 		if err := r.keep(pid); err != nil {
-			r.init = nil
 			return err
 		}
 	}
-	if !needsHost(r.block) {
-		return nil
-	}
 	r.cgroup = hookexec.HybridCgroup(pid)
-	err = r.host.Prepare(ctx, wire.PrepareRequest{
-		Root: r.root(), ID: r.id, Bundle: r.bundle, Pid: pid, NoNewKeyring: r.noKeyring,
-	})
-	if err != nil {
-		r.init = nil
+	if r.preparation != nil {
+		if err := r.preparation.Finish(wire.Init{Pid: pid}); err != nil {
+			return err
+		}
 	}
-	return err
+	r.init = init
+	return nil
 }
 
 // first is the handler that the start runs first.
@@ -137,7 +153,11 @@ func (r *runner) started(ctx context.Context, pid int, exited <-chan struct{}) e
 	if r.init != nil {
 		return nil
 	}
-	return r.prepare(ctx, pid, exited)
+	defer r.undo()
+	if err := r.begin(ctx); err != nil {
+		return err
+	}
+	return r.prepare(pid, exited)
 }
 
 // close implements handlers.

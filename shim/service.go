@@ -158,6 +158,12 @@ func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskR
 
 // createAndPrepare creates the container; what it begins for it ends with alive.
 func (s *service) createAndPrepare(ctx, alive context.Context, r *taskapi.CreateTaskRequest, c *container, runner *runner) (*taskapi.CreateTaskResponse, error) {
+	if r.Checkpoint == "" {
+		defer runner.undo()
+		if err := runner.begin(ctx); err != nil {
+			return nil, &HandlerError{Err: err}
+		}
+	}
 	response, err := s.TTRPCTaskService.Create(ctx, r)
 	if err != nil {
 		return nil, err
@@ -167,7 +173,7 @@ func (s *service) createAndPrepare(ctx, alive context.Context, r *taskapi.Create
 	if response.Pid == 0 { // a restored container has no process before its start
 		return response, nil
 	}
-	if err := runner.prepare(ctx, int(response.Pid), c.exited); err != nil {
+	if err := runner.prepare(int(response.Pid), c.exited); err != nil {
 		s.undoCreate(ctx, r.ID)
 		c.gate.undone(response.Pid)
 		return nil, &HandlerError{Err: err}

@@ -52,7 +52,7 @@ func FuzzPrepare(f *testing.F) {
 			t.Fatal(err)
 		}
 		root := filepath.Join(bundle, "lifecycle")
-		if err := Prepare(wire.PrepareRequest{Root: root, ID: id, Bundle: bundle, Pid: os.Getpid()}); err != nil {
+		if err := Prepare(wire.PrepareRequest{Root: root, ID: id, Bundle: bundle}, this); err != nil {
 			return
 		}
 		wantPrivate(t, root)
@@ -127,7 +127,7 @@ func FuzzStateFiles(f *testing.F) {
 	if err != nil {
 		f.Fatal(err)
 	}
-	if err := Prepare(wire.PrepareRequest{Root: filepath.Join(dir, "root"), ID: id, Bundle: dir, Pid: os.Getpid()}); err != nil {
+	if err := Prepare(wire.PrepareRequest{Root: filepath.Join(dir, "root"), ID: id, Bundle: dir}, this); err != nil {
 		f.Fatal(err)
 	}
 	if err := os.Chdir(before); err != nil {
@@ -165,3 +165,6 @@ func FuzzStateFiles(f *testing.F) {
 		}()
 	})
 }
+
+// this process, in the place of a container's.
+func this() (wire.Init, error) { return wire.Init{Pid: os.Getpid()}, nil }

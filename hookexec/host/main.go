@@ -67,11 +67,17 @@ func recovered(err *error) {
 }
 
 func prepareFromStdin() error {
+	stdin := json.NewDecoder(os.Stdin)
 	var request wire.PrepareRequest
-	if err := json.NewDecoder(os.Stdin).Decode(&request); err != nil {
+	if err := stdin.Decode(&request); err != nil {
 		return fmt.Errorf("decode the request: %w", err)
 	}
-	return Prepare(request)
+	return Prepare(request, func() (init wire.Init, err error) {
+		if err = stdin.Decode(&init); err != nil {
+			err = fmt.Errorf("wait for the container: %w", err)
+		}
+		return init, err
+	})
 }
 
 func cleanFromStdin() error {

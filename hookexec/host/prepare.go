@@ -42,27 +42,36 @@ type handler struct {
 }
 
 // Prepare writes the container's state under request.Root. The files hold the
-// container's environment, so nobody but root can read them.
-func Prepare(request wire.PrepareRequest) (err error) {
+// container's environment, so nobody but root can read them. created returns the
+// container's init when there is one; what can be done without is done before.
+func Prepare(request wire.PrepareRequest, created func() (wire.Init, error)) (err error) {
 	defer recovered(&err)
 	spec, err := readSpec(request.Bundle)
 	if err != nil {
 		return err
 	}
-	state, err := newState(request, spec)
+	config, err := newConfig(request, spec)
 	if err != nil {
-		return err
-	}
-	own := handler{Process: spec.Process}
-	if joinsItself(spec.Process) {
-		own.Cgroups, state.CgroupPaths = state.CgroupPaths, map[string]string{}
+		return fmt.Errorf("the spec cannot be used for handlers: %w", err)
 	}
 	dir := filepath.Join(request.Root, request.ID)
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	if own.Filter, err = keepFilter(filepath.Join(dir, filterFile), &state.Config); err != nil {
+	own := handler{Process: spec.Process}
+	if own.Filter, err = keepFilter(filepath.Join(dir, filterFile), config); err != nil {
 		return err
+	}
+	init, err := created()
+	if err != nil {
+		return err
+	}
+	state, err := newState(request.ID, init.Pid, config)
+	if err != nil {
+		return err
+	}
+	if joinsItself(spec.Process) {
+		own.Cgroups, state.CgroupPaths = state.CgroupPaths, map[string]string{}
 	}
 	if err := writeJSON(filepath.Join(dir, handlerFile), own); err != nil {
 		return err
@@ -94,30 +103,26 @@ type state struct {
 }
 
 // newState is the state of a running container as runc would have written it.
-func newState(request wire.PrepareRequest, spec *specs.Spec) (*state, error) {
-	config, err := newConfig(request, spec)
-	if err != nil {
-		return nil, fmt.Errorf("the spec cannot be used for handlers: %w", err)
-	}
-	stat, err := system.Stat(request.Pid)
+func newState(id string, pid int, config *configs.Config) (*state, error) {
+	stat, err := system.Stat(pid)
 	if err != nil {
 		return nil, fmt.Errorf("the container's init is gone: %w", err)
 	}
-	paths, err := cgroupPaths(request.Pid)
+	paths, err := cgroupPaths(pid)
 	if err != nil {
 		return nil, fmt.Errorf("find the container's cgroups: %w", err)
 	}
 	namespaces := map[configs.NamespaceType]string{}
 	for _, ns := range configs.NamespaceTypes() {
 		if configs.IsNamespaceSupported(ns) {
-			namespaces[ns] = (&configs.Namespace{Type: ns}).GetPath(request.Pid)
+			namespaces[ns] = (&configs.Namespace{Type: ns}).GetPath(pid)
 		}
 	}
 	return &state{
 		State: &libcontainer.State{
 			BaseState: libcontainer.BaseState{
-				ID:                   request.ID,
-				InitProcessPid:       request.Pid,
+				ID:                   id,
+				InitProcessPid:       pid,
 				InitProcessStartTime: stat.StartTime,
 				Created:              time.Now(),
 				Config:               *config,

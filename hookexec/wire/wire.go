@@ -5,8 +5,9 @@ package wire
 
 // Commands of the handler host.
 const (
-	// CommandPrepare reads a PrepareRequest from stdin and writes the state of
-	// the container; errors are told on stderr.
+	// CommandPrepare reads a PrepareRequest from stdin, and then, when the container
+	// has been created, an Init, and writes the state of the container; errors are
+	// told on stderr.
 	CommandPrepare = "prepare"
 	// CommandStart starts one handler and leaves.
 	CommandStart = "start"
@@ -24,8 +25,8 @@ const (
 	PidfdFD = 4
 )
 
-// PrepareRequest asks to derive, from the bundle's spec and the container's
-// init, what is needed to run processes in the container.
+// PrepareRequest asks to derive, from the bundle's spec, what is needed to run
+// processes in the container.
 type PrepareRequest struct {
 	// Root is an absolute path to a directory that only the shim uses.
 	Root string
@@ -33,10 +34,14 @@ type PrepareRequest struct {
 	ID string
 	// Bundle is the absolute path of the OCI bundle.
 	Bundle string
-	// Pid of the container's init, which has not been reaped.
-	Pid int
 	// NoNewKeyring is the runc option of that name.
 	NoNewKeyring bool
+}
+
+// Init is the container's first process.
+type Init struct {
+	// Pid of it. It has not been reaped.
+	Pid int
 }
 
 // StartRequest asks to start a handler in a prepared container.
