@@ -47,7 +47,7 @@ var execScenarios = []scenario{
 		in, out := p.fifo("in"), p.fifo("out")
 		stdout, stdin := p.reader(out), p.writer(in)
 		c := p.run("a", sleeper)
-		process := command("/bin/sh", "-c", "touch /tty; read line; stty size; echo \"got $line\"; exit 6")
+		process := command("/bin/sh", "-c", ": > /tty; read line; stty size; echo \"got $line\"; exit 6")
 		process.Terminal = true
 		c.exec("e", process, streams{in: in, out: out, terminal: true})
 		c.resize(80, 25, "e")
@@ -154,7 +154,7 @@ var execScenarios = []scenario{
 	{name: "kill an exec", about: "Kill by exec id: running, ended, not started; with all; the container goes on", program: func(p *program) {
 		c := p.run("a", sleeper)
 		c.ready()
-		c.exec("e", in("trap 'exit 9' TERM; touch /e; sleep 1000 & wait"))
+		c.exec("e", in("trap 'exit 9' TERM; : > /e; sleep 1000 & wait"))
 		c.kill(syscall.SIGTERM, "e")
 		c.start("e")
 		c.ready("e")
@@ -164,7 +164,7 @@ var execScenarios = []scenario{
 		c.kill(syscall.SIGTERM, "e")
 		c.delete("e")
 		c.kill(syscall.SIGTERM, "e")
-		c.exec("f", in("touch /f; exec sleep 1000"))
+		c.exec("f", in(": > /f; exec sleep 1000"))
 		c.start("f")
 		c.ready("f")
 		c.do(c.label("Kill", "f", "all"), &taskapi.KillRequest{ID: c.id, ExecID: "f", Signal: uint32(syscall.SIGKILL), All: true})
@@ -174,7 +174,7 @@ var execScenarios = []scenario{
 	{name: "delete an exec", about: "Delete of one that runs, and of one that was not started", program: func(p *program) {
 		c := p.run("a", sleeper)
 		c.ready()
-		c.exec("e", in("touch /e; exec sleep 1000"))
+		c.exec("e", in(": > /e; exec sleep 1000"))
 		c.exec("created", command("true"))
 		c.delete("created")
 		c.start("e")
@@ -196,7 +196,7 @@ var execScenarios = []scenario{
 	{name: "the container ends before its exec", about: "the order of both TaskExit, in a pid namespace of its own", program: func(p *program) {
 		c := p.run("a", obedient)
 		c.ready()
-		c.exec("e", in("touch /e; exec sleep 1000"))
+		c.exec("e", in(": > /e; exec sleep 1000"))
 		c.start("e")
 		c.ready("e")
 		c.kill(syscall.SIGTERM)

@@ -25,7 +25,7 @@ func edited(edit func(*specs.Spec)) func(*harness.ContainerConfig) {
 
 var lifeScenarios = []scenario{
 	{name: "run to the end", about: "Create, Start, Wait, State and Delete of a process that ends by itself", program: func(p *program) {
-		c := p.container("a", []string{"/bin/sh", "-c", "touch /ready; while [ ! -e /go ]; do sleep 0.02; done"})
+		c := p.container("a", []string{"/bin/sh", "-c", ": > /ready; while [ ! -e /go ]; do sleep 0.02; done"})
 		c.create()
 		c.state()
 		c.start()

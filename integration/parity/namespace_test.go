@@ -91,7 +91,7 @@ var namespaceScenarios = []scenario{
 		p.container("a", obedient, namespace(specs.LinuxNamespace{Type: specs.UserNamespace})).live()
 	}},
 	{name: "host pid namespace", about: "a life in the host's pid namespace: what init leaves behind is ended with it", program: func(p *program) {
-		c := p.container("a", []string{"/bin/sh", "-c", "sleep 1000 & trap 'exit 7' TERM; touch /ready; while :; do wait; done"}, hostPID)
+		c := p.container("a", []string{"/bin/sh", "-c", "sleep 1000 & trap 'exit 7' TERM; : > /ready; while :; do wait; done"}, hostPID)
 		c.live()
 	}},
 	{name: "shared pid namespace", about: "a container in another one's pid namespace, as in a pod with shareProcessNamespace: either ends first", program: func(p *program) {
@@ -133,7 +133,7 @@ var namespaceScenarios = []scenario{
 		p.container("none", obedient, namespace(specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: "/run/netns/none"})).live()
 	}},
 	{name: "read-only and confined", about: "a life with a read-only root, no capabilities, another user and a seccomp profile", program: func(p *program) {
-		c := p.container("a", []string{"/bin/sh", "-c", "trap 'exit 7' TERM; touch /dev/shm/ready; sleep 1000 & while :; do wait; done"}, func(config *harness.ContainerConfig) {
+		c := p.container("a", []string{"/bin/sh", "-c", "trap 'exit 7' TERM; : > /dev/shm/ready; sleep 1000 & while :; do wait; done"}, func(config *harness.ContainerConfig) {
 			config.ReadOnly, config.User, config.Capabilities = true, specs.User{UID: 1000, GID: 1000}, []string{}
 			config.Seccomp = &specs.LinuxSeccomp{
 				DefaultAction: specs.ActAllow, Architectures: []specs.Arch{specs.ArchX86_64},

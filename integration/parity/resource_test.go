@@ -1,18 +1,34 @@
 package parity
 
 import (
+	"fmt"
 	"path/filepath"
+	"slices"
 	"strings"
 	"syscall"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
 func pointer[T any](value T) *T { return &value }
+
+// begun waits until a handler that begins before the start has come as far as it does.
+func (c *container) begun() {
+	c.p.Helper()
+	if len(c.p.side.annotations) == 0 {
+		return
+	}
+	c.p.poll("a handler that waits for the start", func() bool {
+		return slices.ContainsFunc(strings.Fields(c.cgroup("pids", "cgroup.procs")), func(pid string) bool {
+			return strings.HasPrefix(text("/proc/"+pid+"/syscall"), fmt.Sprint(unix.SYS_SENDMSG)+" ")
+		})
+	})
+}
 
 // limits of memory in bytes, and of processes.
 func limits(memory, pids int64) *specs.LinuxResources {
@@ -30,10 +46,11 @@ var resourceScenarios = []scenario{
 	{name: "pids", about: "Pids of a container with children and an exec: created, running, paused, exited", program: func(p *program) {
 		c := p.container("a", children)
 		c.create()
+		c.begun()
 		c.pids()
 		c.start()
 		c.ready()
-		c.exec("e", in("touch /e; exec sleep 1000"))
+		c.exec("e", in(": > /e; exec sleep 1000"))
 		c.start("e")
 		c.ready("e")
 		c.pids()
@@ -124,7 +141,7 @@ var resourceScenarios = []scenario{
 		c.delete()
 	}},
 	{name: "out of memory in a child", about: "TaskOOM of a container that goes on", program: func(p *program) {
-		c := p.run("a", []string{"/bin/sh", "-c", hungry("") + "; touch /survived; sleep 1000"}, edited(noSwap))
+		c := p.run("a", []string{"/bin/sh", "-c", hungry("") + "; : > /survived; sleep 1000"}, edited(noSwap))
 		c.touch("go")
 		c.await("/tasks/oom")
 		c.ready("survived")

@@ -7,7 +7,7 @@ import (
 )
 
 // children starts two more processes.
-var children = []string{"/bin/sh", "-c", "sleep 1000 & sleep 1000 & touch /ready; exec sleep 1000"}
+var children = []string{"/bin/sh", "-c", "sleep 1000 & sleep 1000 & : > /ready; exec sleep 1000"}
 
 func hostPID(config *harness.ContainerConfig) { config.HostPID = true }
 
@@ -30,7 +30,7 @@ var signalScenarios = []scenario{
 	{name: "ended by a signal", about: "the status of a process that SIGTERM, SIGINT, SIGHUP, SIGQUIT or SIGKILL ends", program: func(p *program) {
 		for name, signal := range ordered("term", syscall.SIGTERM, "int", syscall.SIGINT, "hup", syscall.SIGHUP, "quit", syscall.SIGQUIT, "kill", syscall.SIGKILL) {
 			// Not pid 1, for which the kernel's defaults do not count.
-			c := p.run(name, []string{"/bin/sh", "-c", "touch /ready; exec sleep 1000"}, hostPID)
+			c := p.run(name, []string{"/bin/sh", "-c", ": > /ready; exec sleep 1000"}, hostPID)
 			c.ready()
 			c.kill(signal)
 			c.wait()
