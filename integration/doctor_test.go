@@ -165,7 +165,7 @@ func TestDoctor(t *testing.T) {
 		"handler host of another build": {[]string{"2.4"}, good + annotations, func(t *testing.T, config *harness.DaemonConfig) {
 			bin := t.TempDir()
 			copyTo(t, filepath.Join(binDir(t), "containerd-shim-lifecycle-v2"), bin)
-			build := exec.CommandContext(t.Context(), "go", "build", "-tags", "seccomp netgo osusergo", "-ldflags",
+			build := exec.CommandContext(t.Context(), "go", "build", "-tags", "seccomp netgo osusergo grpcnotrace", "-ldflags",
 				"-X github.com/lifecycle-shim/lifecycle-shim/shim/version.Version=0.0.9", "-o", bin+"/", "../cmd/lifecycle-hookexec")
 			if out, err := build.CombinedOutput(); err != nil {
 				t.Fatalf("%v\n%s", err, out)

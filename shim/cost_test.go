@@ -3,6 +3,9 @@ package shim
 import (
 	"context"
 	"fmt"
+	"os"
+	"path/filepath"
+	"runtime"
 	"testing"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -16,6 +19,7 @@ import (
 type idleTask struct{ taskapi.TTRPCTaskService }
 
 var (
+	idleCreate = &taskapi.CreateTaskResponse{}
 	idleState  = &taskapi.StateResponse{Status: task.Status_RUNNING}
 	idleStart  = &taskapi.StartResponse{}
 	idleDelete = &taskapi.DeleteResponse{}
@@ -24,6 +28,10 @@ var (
 
 func (idleTask) State(context.Context, *taskapi.StateRequest) (*taskapi.StateResponse, error) {
 	return idleState, nil
+}
+
+func (idleTask) Create(context.Context, *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+	return idleCreate, nil
 }
 
 func (idleTask) Start(context.Context, *taskapi.StartRequest) (*taskapi.StartResponse, error) {
@@ -81,6 +89,46 @@ func TestPassThroughAllocatesNothing(t *testing.T) {
 			t.Errorf("%s: %v allocations", name, allocated)
 		}
 	}
+}
+
+// TestContainerWithoutHandlersLeavesNothing: its creation reads the bundle and keeps nothing of it, no entry and no goroutine.
+func TestContainerWithoutHandlersLeavesNothing(t *testing.T) {
+	s := newService(t.Context(), idleTask{}, newTap(&fakePublisher{}), nil, nil)
+	t.Cleanup(func() { _ = s.tap.Close() })
+	bundle := t.TempDir()
+	spec := `{"annotations": {"io.kubernetes.cri.sandbox-id": "p"}, "linux": {"cgroupsPath": "/p/c"}, "process": {"args": ["true"]}}`
+	if err := os.WriteFile(filepath.Join(bundle, "config.json"), []byte(spec), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	const containers = 1000
+	create := func(from string) {
+		for i := range containers {
+			if _, err := s.Create(t.Context(), &taskapi.CreateTaskRequest{ID: fmt.Sprint(from, i), Bundle: bundle}); err != nil {
+				t.Fatal(err)
+			}
+		}
+	}
+	create("first") // what all containers share comes with the first of them
+	objects, goroutines := liveObjects(), runtime.NumGoroutine()
+	create("then")
+	if grown := liveObjects() - objects; grown > containers/10 {
+		t.Errorf("%d objects more after %d containers", grown, containers)
+	}
+	if more := runtime.NumGoroutine() - goroutines; more > 0 {
+		t.Errorf("%d goroutines more", more)
+	}
+	if len(s.containers)+len(s.tap.gates) > 0 {
+		t.Errorf("%d containers and %d gates are known", len(s.containers), len(s.tap.gates))
+	}
+}
+
+// liveObjects are those on the heap after a collection.
+func liveObjects() int64 {
+	runtime.GC()
+	runtime.GC() // the first one leaves what is in a pool
+	var stats runtime.MemStats
+	runtime.ReadMemStats(&stats)
+	return int64(stats.Mallocs - stats.Frees)
 }
 
 // BenchmarkPassThrough is what our service adds to the runc service's.
