@@ -76,7 +76,9 @@ func (r *runner) runOnExit(ctx context.Context, effect lifecycle.Effect, progres
 	defer remains.Close()
 	env := append(r.environment(lifecycle.OnExit, effect), r.end(ctx, effect.NotStarted).environment()...)
 	never := func(context.Context) bool { return false } // it has ended before
-	return r.runAction(ctx, lifecycle.OnExit, never, progress, remains.Network(), env, r.afterlife.after)
+	return r.runJob(ctx, job{
+		kind: lifecycle.OnExit, env: env, netns: remains.Network(), exited: never, progress: progress, after: r.afterlife.after,
+	})
 }
 
 // containerEnd is how a container ended. Both exitCode and signal are set where it
