@@ -279,6 +279,7 @@ func (b *podBench) wantSystemdCgroups() {
 	if systemdRuns() {
 		b.wantPodWithHandlers(inSlice)
 		b.wantOnExitInScope(inSlice)
+		b.wantOOMInScope(inSlice)
 		b.Cleanup(func() { _ = exec.Command("systemctl", "stop", slice).Run() }) // runc leaves it, empty
 		return
 	}
@@ -305,6 +306,20 @@ func (b *podBench) wantOnExitInScope(inSlice func(*harness.PodConfig)) {
 	}
 	if got := c.read("hog"); got != "137\n" {
 		b.Errorf("a process that takes all memory ended with %q, want 137", got)
+	}
+}
+
+// wantOOMInScope: systemd may have removed the scope, and with it the count of OOM kills, before onExit is told of one.
+func (b *podBench) wantOOMInScope(inSlice func(*harness.PodConfig)) {
+	b.Helper()
+	pod := b.pod(with{keyLifecycle: "{onExit: {" + shell(tellHere) + "}}"}, inSlice)
+	c := b.create(pod, memoryHog, func(config *harness.PodContainerConfig) { config.Name, config.MemoryLimit = "hog", 32<<20 })
+	c.start()
+	if status := c.wantExit(137); status.Reason != "OOMKilled" {
+		b.Errorf("reason %q", status.Reason)
+	}
+	if got, want := c.read("told"), toldOf(b.T, toldOOM, toldOOMBefore)+"\n"; got != want {
+		b.Errorf("told %q, want %q", got, want)
 	}
 }
 
