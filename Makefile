@@ -160,11 +160,14 @@ faults: build servers ## every fault in every phase, and every pair of requests 
 deps-cgroup2: deps ## install what cgroup2 needs on top of deps (as root)
 	@.ci/deps cgroup2
 
+# The page that a whole run of `make cgroup2` writes; empty: none.
+CGROUP2_PAGE ?=
+
 # A program, so that it ends in order whatever ends make.
 .PHONY: cgroup2
 cgroup2: build servers ## the integration tests on cgroup v2, in an emulated Debian with systemd (root; an hour; RUN=regexp: those that match)
 	@go build -o $(BIN)/ ./integration/cgroup2
-	$(STEP) 'integration tests on cgroup v2' $(BIN)/cgroup2 -tags '$(TAGS)' -run '$(RUN)'
+	$(STEP) 'integration tests on cgroup v2' $(BIN)/cgroup2 -tags '$(TAGS)' -run '$(RUN)' -page '$(CGROUP2_PAGE)'
 
 .PHONY: lint
 lint: ## golangci-lint and gofumpt, pinned in tools/go.mod
