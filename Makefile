@@ -73,9 +73,12 @@ check-package: ## try dist/'s package on a fresh Debian 12, with the README's co
 	$(STEP) 'trying the package on a fresh Debian' go test -race -count 1 -v -timeout 30m ./integration/debian
 
 .PHONY: servers
-servers: $(BIN)/.servers $(BIN)/.containerd-1.7 $(BIN)/criu $(BIN)/previous ## build or fetch what the tests run under: containerd 2.4 and 1.7, runc, CRIU
+servers: $(BIN)/.servers $(BIN)/.containerd-1.7 $(BIN)/criu $(BIN)/previous $(BIN)/testreader ## build or fetch what the tests run under: containerd 2.4 and 1.7, runc, CRIU
 	@CGO_ENABLED=0 go build -o $(BIN)/ ./integration/testserver ./integration/testlogger ./integration/testattacker
 	@go build -race -tags '$(TAGS)' -o $(BIN)/race/ ./cmd/containerd-shim-lifecycle-v2
+
+$(BIN)/testreader: integration/testreader/reader.c
+	@mkdir -p $(BIN) && gcc -O2 -static -nostdlib -ffreestanding -fno-stack-protector -o $@ $<
 
 # Stamps, as the modules alone decide what these binaries are.
 $(BIN)/.servers: go.mod go.sum

@@ -16,7 +16,7 @@ import (
 // binaries of bin/ that the tests use: all but what has targets of its own.
 var binaries = []string{
 	"containerd", "containerd-1.7", "containerd-shim-lifecycle-v2", "containerd-shim-runc-v2", "containerd-shim-runc-v2-1.7", "criu", "criu.d", "ctr",
-	"lifecycle-hookexec", "lifecyclectl", "previous", "runc", "testattacker", "testlogger", "testserver",
+	"lifecycle-hookexec", "lifecyclectl", "previous", "runc", "testattacker", "testlogger", "testreader", "testserver",
 }
 
 // testsDisk is how large the tests' disk looks.
