@@ -61,15 +61,37 @@ func (r *report) results(line func(string, ...any)) {
 	line("")
 	for _, pkg := range packages {
 		if tests := r.NotRun[pkg]; len(tests) > 0 {
-			line("**Not run** of `%s`: %s.\n", pkg, list(tests))
+			line("%s\n", wrap(fmt.Sprintf("**Not run** of `%s`, %d tests: %s.", pkg, len(tests), list(tests))))
 		}
 	}
 	for i, run := range r.Runs {
+		text := fmt.Sprintf("The machine of %s ran for %s", run.Commit, seconds(run.Seconds))
 		if i == 0 || run.machine() != r.Runs[i-1].machine() {
-			line("The machine of %s: %s.", run.Commit, run.machine())
+			text += ": " + run.machine()
 		}
-		line("%s ran for %s.", run.Commit, seconds(run.Seconds))
+		line("%s", wrap(text+"."))
 	}
+}
+
+// wrap a paragraph's lines.
+func wrap(text string) string {
+	const width = 150
+	var b strings.Builder
+	column := 0
+	for _, word := range strings.Fields(text) {
+		switch {
+		case column == 0:
+		case column+1+len(word) > width:
+			b.WriteString("\n")
+			column = 0
+		default:
+			b.WriteString(" ")
+			column++
+		}
+		b.WriteString(word)
+		column += len(word)
+	}
+	return b.String()
 }
 
 func (m *machineRun) machine() string {

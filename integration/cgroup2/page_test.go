@@ -49,7 +49,7 @@ func TestReport(t *testing.T) {
 	plan := map[string][]string{pkg: {"TestA", "TestB", "TestC"}}
 	r := &report{}
 	r.add(run("one", map[string]*verdict{"TestA": passed, "TestB": failed, "TestGone": passed}), plan)
-	wantPage(t, r, "one | `"+pkg+"` | 2 | 3 passed | TestB, TestB/x |", "**Not run** of `"+pkg+"`: TestC.")
+	wantPage(t, r, "one | `"+pkg+"` | 2 | 3 passed | TestB, TestB/x |", "**Not run** of `"+pkg+"`, 1 tests: TestC.")
 	r.add(run("two", map[string]*verdict{"TestB": passed}), plan)
 	wantPage(t, r, "one | `"+pkg+"` | 1 | 3 passed | none |", "two | `"+pkg+"` | 1 | 3 passed | none |", ": TestC.")
 	r.add(run("three", map[string]*verdict{"TestA": passed, "TestC": passed}), plan)

@@ -73,7 +73,6 @@ var points = []point{
 	{"systemd's paths (slice, scope): handlers of all kinds in a pod's scopes, under a real systemd; OOM in a scope; what the doctor says of the driver", []string{
 		"TestDeployContainerd", "TestDoctorSystemdCgroups",
 	}},
-	{"Every call and event as under the stock shim: pause, OOM, stats, pids, limits, systemd cgroups and all else of PARITY.md", []string{"TestParity"}},
 }
 
 const needsGo = "needs Go and make, and nothing of the kernel"
