@@ -73,9 +73,12 @@ check-package: ## try dist/'s package on a fresh Debian 12, with the README's co
 	$(STEP) 'trying the package on a fresh Debian' go test -race -count 1 -v -timeout 30m ./integration/debian
 
 .PHONY: servers
-servers: $(BIN)/.servers $(BIN)/.containerd-1.7 $(BIN)/criu $(BIN)/previous ## build or fetch what the tests run under: containerd 2.4 and 1.7, runc, CRIU
+servers: $(BIN)/.servers $(BIN)/.containerd-1.7 $(BIN)/criu $(BIN)/previous $(BIN)/testreader ## build or fetch what the tests run under: containerd 2.4 and 1.7, runc, CRIU
 	@CGO_ENABLED=0 go build -o $(BIN)/ ./integration/testserver ./integration/testlogger ./integration/testattacker
 	@go build -race -tags '$(TAGS)' -o $(BIN)/race/ ./cmd/containerd-shim-lifecycle-v2
+
+$(BIN)/testreader: integration/testreader/reader.c
+	@mkdir -p $(BIN) && gcc -O2 -static -nostdlib -ffreestanding -fno-stack-protector -o $@ $<
 
 # Stamps, as the modules alone decide what these binaries are.
 $(BIN)/.servers: go.mod go.sum
@@ -160,11 +163,14 @@ faults: build servers ## every fault in every phase, and every pair of requests 
 deps-cgroup2: deps ## install what cgroup2 needs on top of deps (as root)
 	@.ci/deps cgroup2
 
+# The page that a whole run of `make cgroup2` writes; empty: none.
+CGROUP2_PAGE ?=
+
 # A program, so that it ends in order whatever ends make.
 .PHONY: cgroup2
 cgroup2: build servers ## the integration tests on cgroup v2, in an emulated Debian with systemd (root; an hour; RUN=regexp: those that match)
 	@go build -o $(BIN)/ ./integration/cgroup2
-	$(STEP) 'integration tests on cgroup v2' $(BIN)/cgroup2 -tags '$(TAGS)' -run '$(RUN)'
+	$(STEP) 'integration tests on cgroup v2' $(BIN)/cgroup2 -tags '$(TAGS)' -run '$(RUN)' -page '$(CGROUP2_PAGE)'
 
 .PHONY: lint
 lint: ## golangci-lint and gofumpt, pinned in tools/go.mod

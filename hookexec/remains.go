@@ -19,6 +19,10 @@ type Remains struct {
 	namespaces map[string]*os.File
 	// memory is the file that counts OOM kills, and "" where there is none.
 	memory string
+	// around is cgroup v2's file that counts those of the parent cgroup too, and
+	// before what it had counted when the container began.
+	around string
+	before int
 }
 
 // kinds of namespaces by their names in /proc, namespaces(7), and what the OCI spec
@@ -31,6 +35,10 @@ var kinds = map[string]string{
 // reaped. Without all, only the network namespace is kept.
 func Keep(pid int, all bool) (*Remains, error) {
 	remains := &Remains{namespaces: map[string]*os.File{}, memory: oomCounter(pid)}
+	if filepath.Base(remains.memory) == memoryEvents {
+		remains.around = filepath.Join(filepath.Dir(filepath.Dir(remains.memory)), memoryEvents)
+		remains.before, _ = readOOMKills(remains.around)
+	}
 	for name, kind := range kinds {
 		if !all && name != "net" {
 			continue
@@ -77,11 +85,24 @@ func (r *Remains) Paths() map[string]string {
 
 // OOMKills counts those in the container's cgroup. known is false where it cannot be
 // read: systemd removes a scope's with its last process.
-func (r *Remains) OOMKills() (count int, known bool) {
-	if r.memory == "" {
+func (r *Remains) OOMKills() (count int, known bool) { return readOOMKills(r.memory) }
+
+// OOMKillsAround counts those since the container began in its cgroup's parent and
+// all that are or were below it, the container's own among them: what is left to ask
+// of cgroup v2 when systemd has removed the scope. It is 0 where it cannot be read.
+func (r *Remains) OOMKillsAround() int {
+	count, known := readOOMKills(r.around)
+	if !known {
+		return 0
+	}
+	return count - r.before
+}
+
+func readOOMKills(path string) (count int, known bool) {
+	if path == "" {
 		return 0, false
 	}
-	data, err := os.ReadFile(r.memory)
+	data, err := os.ReadFile(path)
 	if err != nil {
 		return 0, false
 	}
@@ -93,6 +114,10 @@ func (r *Remains) OOMKills() (count int, known bool) {
 	}
 	return 0, false
 }
+
+// memoryEvents is the name of cgroup v2's file. It counts what happens below its
+// cgroup too, and keeps that when a cgroup below is removed.
+const memoryEvents = "memory.events"
 
 // oomCounter is the file in which the kernel counts the OOM kills of a process's
 // cgroup: cgroup-v2's memory.events, and since Linux 4.13 v1's memory.oom_control.
@@ -110,7 +135,7 @@ func oomCounter(pid int) string {
 		case fields[1] == "memory":
 			return filepath.Join(mountpoint, "memory", fields[2], "memory.oom_control")
 		case fields[0] == "0":
-			unified = filepath.Join(mountpoint, fields[2], "memory.events")
+			unified = filepath.Join(mountpoint, fields[2], memoryEvents)
 		}
 	}
 	return unified

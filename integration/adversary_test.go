@@ -26,9 +26,9 @@ import (
 // promptly bounds a stop whose preStop has a limit of 1 s. It is well below the
 // grace period of the hostile containers, at whose end a stop that hangs on its
 // handler would go on by itself, and above what a busy machine needs.
-const (
-	hostileGrace = 60
-	promptly     = 25 * time.Second
+var (
+	hostileGrace = int(harness.Patience(60 * time.Second).Seconds())
+	promptly     = harness.Patience(25 * time.Second)
 )
 
 // pod is a shim with a container that does nothing wrong, and nothing that its

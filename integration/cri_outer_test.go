@@ -78,11 +78,12 @@ func TestCRIOnExitIsToldTheEnd(t *testing.T) {
 		code   int32
 		reason string
 		told   string
+		before string
 	}{
-		"completed": {[]string{"/bin/sh", "-c", "exit 0"}, false, 0, "Completed", "completed code=0 signal="},
-		"exit code": {[]string{"/bin/sh", "-c", "exit 3"}, false, 3, "Error", "exit-code code=3 signal="},
-		"OOM":       {memoryHog, false, 137, "OOMKilled", "oom-kill code= signal=SIGKILL"},
-		"SIGKILL":   {forever, true, 137, "Error", "signal code= signal=SIGKILL"},
+		"completed": {[]string{"/bin/sh", "-c", "exit 0"}, false, 0, "Completed", "onExit completed code=0 signal=", ""},
+		"exit code": {[]string{"/bin/sh", "-c", "exit 3"}, false, 3, "Error", "onExit exit-code code=3 signal=", ""},
+		"OOM":       {memoryHog, false, 137, "OOMKilled", toldOOM, toldOOMBefore},
+		"SIGKILL":   {forever, true, 137, "Error", toldSIGKILL, toldSIGKILLBefore},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := onCRI(t)
@@ -93,8 +94,8 @@ func TestCRIOnExitIsToldTheEnd(t *testing.T) {
 				c.stop(0)
 			}
 			status := c.wantExit(end.code)
-			if got := c.read("told"); got != "onExit "+end.told+"\n" {
-				b.Errorf("told %q, want %q", got, end.told)
+			if got, want := c.read("told"), toldOf(t, end.told, end.before)+"\n"; got != want {
+				b.Errorf("told %q, want %q", got, want)
 			}
 			if status.Reason != end.reason {
 				b.Errorf("reason %q, want %q", status.Reason, end.reason)

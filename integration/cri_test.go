@@ -182,6 +182,9 @@ func onOwnCRI(t *testing.T) *podBench {
 func onPodHost(t *testing.T, h *podHost) *podBench {
 	t.Helper()
 	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("containerd's log ends with:\n%s", lastLines(h.daemon.Log(), 100))
+		}
 		if err := h.close(); err != nil {
 			t.Error(err)
 		}

@@ -2,7 +2,6 @@ package integration
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -16,38 +15,6 @@ import (
 )
 
 const keyPreStart = "lifecycle-shim.io/preStart"
-
-// readerSource is an entrypoint whose first instructions read what preStart has
-// written: no library, no loader, nothing that takes its time. Its exit status is
-// the file's first byte, 99 where there is no file.
-const readerSource = `
-static long call(long n, long a, long b, long c) {
-	long r;
-	__asm__ volatile("syscall" : "=a"(r) : "a"(n), "D"(a), "S"(b), "d"(c) : "rcx", "r11", "memory");
-	return r;
-}
-void _start(void) {
-	unsigned char byte = 99;
-	long fd = call(2, (long)"/prestarted", 0, 0);
-	if (fd >= 0) call(0, fd, (long)&byte, 1);
-	call(60, byte, 0, 0);
-}
-`
-
-// reader builds it.
-func reader(t *testing.T) string {
-	t.Helper()
-	dir := t.TempDir()
-	source, binary := filepath.Join(dir, "reader.c"), filepath.Join(dir, "reader")
-	if err := os.WriteFile(source, []byte(readerSource), 0o644); err != nil {
-		t.Fatal(err)
-	}
-	out, err := exec.CommandContext(t.Context(), "gcc", "-O2", "-static", "-nostdlib", "-ffreestanding", "-fno-stack-protector", "-o", binary, source).CombinedOutput()
-	if err != nil {
-		t.Fatalf("%v: %s", err, out)
-	}
-	return binary
-}
 
 // preStarts is how often TestPreStartComesFirst tries: LIFECYCLE_PRESTARTS, else as
 // often as takes CI a few seconds.
@@ -66,11 +33,11 @@ func preStarts(t *testing.T) int {
 
 // SPEC "preStart": it has ended before the entrypoint's first instruction, every time.
 func TestPreStartComesFirst(t *testing.T) {
-	binary, count := reader(t), preStarts(t)
+	binary, count := filepath.Join(binDir(t), "testreader"), preStarts(t)
 	on(t, []target{pinned, crun}, func(b *bench) {
 		program, err := os.ReadFile(binary)
 		if err != nil {
-			b.Fatal(err)
+			b.Fatalf("%v: run `make build servers` first", err)
 		}
 		for i := range count {
 			status := uint32(i%90 + 1)

@@ -77,7 +77,8 @@ func TestUnkillablePreStop(t *testing.T) {
 	onNamespaces(t, []target{pinned}, func(b *bench, edit func(*harness.ContainerConfig)) {
 		p := b.newPod()
 		stuck, mount := b.stick()
-		c := b.run(with{keyLifecycle: "{preStop: {timeoutSeconds: 1, " + shell(hang) + "}, terminationGracePeriodSeconds: 60}"}, obedient, p.member, edit, mount)
+		block := fmt.Sprintf("{preStop: {timeoutSeconds: 1, %s}, terminationGracePeriodSeconds: %d}", shell(hang), hostileGrace)
+		c := b.run(with{keyLifecycle: block}, obedient, p.member, edit, mount)
 		c.waitFor("ready")
 		began := time.Now()
 		c.kill(syscall.SIGTERM)

@@ -58,6 +58,8 @@ type container struct {
 	// status of the machine after its last step. While a start is held, State says
 	// CREATED for RUNNING.
 	status atomic.Pointer[lifecycle.Status]
+	// killed: a SIGKILL was asked for, or sent.
+	killed atomic.Bool
 	// exited is closed at the first exit that is told.
 	exited   chan struct{}
 	exitOnce sync.Once
@@ -326,11 +328,19 @@ func (c *container) signal(signal lifecycle.Signal) {
 	defer cancel()
 	defer c.recovered("send a signal")
 	logger := log.G(ctx).WithField("signal", signal.Number)
+	c.noteSignal(signal.Number)
 	if err := c.handlers.signal(ctx, signal); err != nil {
 		logger.WithError(err).Error("send the signal")
 		return
 	}
 	logger.Info("signal sent")
+}
+
+// noteSignal is called before a signal goes to the container.
+func (c *container) noteSignal(number uint32) {
+	if number == uint32(unix.SIGKILL) {
+		c.killed.Store(true)
+	}
 }
 
 // end lets everybody go who still waits, and makes the container pass

@@ -42,6 +42,19 @@ type afterlife struct {
 	after *wire.After
 	// oomSeen tells whether containerd's watcher has seen an OOM kill.
 	oomSeen func() bool
+	// killed tells whether a SIGKILL was asked for, or sent by the shim.
+	killed func() bool
+}
+
+// oomKilled tells whether the kernel has killed in the container's cgroup for want
+// of memory. With systemd's driver on cgroup v2 the cgroup may be gone before
+// anybody, containerd's watcher too, could read its count: then a SIGKILL that nobody
+// has asked the shim for, with an OOM kill around the container, is taken for one.
+func (a *afterlife) oomKilled() bool {
+	if kills, known := a.remains.OOMKills(); known {
+		return kills > 0
+	}
+	return a.oomSeen() || !a.killed() && a.remains.OOMKillsAround() > 0
 }
 
 // keep what the onExit of a container needs, while its init is there.
@@ -95,10 +108,7 @@ func (r *runner) end(ctx context.Context, notStarted bool) containerEnd {
 	if notStarted {
 		return containerEnd{result: resultStartFailed, exitCode: -1}
 	}
-	oom := func() bool {
-		kills, known := r.afterlife.remains.OOMKills()
-		return kills > 0 || !known && r.afterlife.oomSeen()
-	}
+	oom := r.afterlife.oomKilled
 	if status, ok := hookexec.WaitStatus(r.pidfd); ok {
 		if status.Signaled() {
 			return signalled(status.Signal(), -1, oom)

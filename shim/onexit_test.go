@@ -141,6 +141,8 @@ func TestTapHoldsTheExit(t *testing.T) {
 	})
 }
 
+func never() bool { return false }
+
 // TestEndIsTold: what the kernel knows of a real process, and what is told where it
 // does not know.
 func TestEndIsTold(t *testing.T) {
@@ -153,7 +155,7 @@ func TestEndIsTold(t *testing.T) {
 		"kill -s KILL $$": {"LIFECYCLE_RESULT=signal", "LIFECYCLE_SIGNAL=SIGKILL"},
 	} {
 		r := &runner{pidfd: ended(t, script), inner: newFakeTask(), id: "c1"}
-		r.afterlife = afterlife{remains: &hookexec.Remains{}, oomSeen: func() bool { return false }}
+		r.afterlife = afterlife{remains: &hookexec.Remains{}, oomSeen: never, killed: never}
 		if got := r.end(t.Context(), false).environment(); !slices.Equal(got, want) {
 			t.Errorf("%s: %q, want %q", script, got, want)
 		}
@@ -198,7 +200,7 @@ func TestEndWithoutTheKernelsHelp(t *testing.T) {
 			return &taskapi.StateResponse{Status: task.Status_STOPPED, ExitStatus: test.status}, nil
 		}
 		r := &runner{pidfd: int(nothing.Fd()), inner: inner, id: "c1"}
-		r.afterlife = afterlife{remains: &hookexec.Remains{}, oomSeen: func() bool { return test.oom }}
+		r.afterlife = afterlife{remains: &hookexec.Remains{}, oomSeen: func() bool { return test.oom }, killed: never}
 		if got := r.end(t.Context(), false).environment(); !slices.Equal(got, test.want) {
 			t.Errorf("%d: %q, want %q", test.status, got, test.want)
 		}

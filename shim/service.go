@@ -127,7 +127,8 @@ func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskR
 	c := newContainer(ctx, r.ID, config, runner)
 	c.block, c.metricsFile, c.counters, c.handlersEnded = runner.block, metricsFile, s.counters, &s.handlersEnded
 	gate := newGate(s.tap, r.ID, func() { c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
-	c.gate, runner.afterlife.oomSeen = gate, gate.oom
+	c.gate = gate
+	runner.afterlife.oomSeen, runner.afterlife.killed = gate.oom, c.killed.Load
 	if !s.add(c) {
 		return nil, &existsError{id: r.ID}
 	}
@@ -333,6 +334,7 @@ func (s *service) Kill(ctx context.Context, r *taskapi.KillRequest) (*ptypes.Emp
 		// What has been decided counts on the signal, also if the client goes.
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), signalWait)
 		defer cancel()
+		c.noteSignal(r.Signal)
 		return s.TTRPCTaskService.Kill(ctx, r)
 	}
 	return &ptypes.Empty{}, toGRPC(answer.err)

@@ -4,8 +4,9 @@
 //
 // It needs root, a Debian mirror the first time, and what `make build servers` and `make deps-cgroup2` bring:
 //
-//	make cgroup2            # all of it
-//	make cgroup2 RUN=Pause  # the tests that match
+//	make cgroup2                                      # all of it
+//	make cgroup2 RUN=Pause                            # the tests that match
+//	make cgroup2 CGROUP2_PAGE=docs/cgroup-v2.md       # all of it, and write the page with the result
 //
 // A signal ends it, and with it the machine; nothing of either stays.
 package main

@@ -28,17 +28,35 @@ func main() {
 	repository := flag.String("repository", ".", "the repository's directory")
 	pattern := flag.String("run", "", "only the tests that match; all by default")
 	tags := flag.String("tags", "", "build tags of the tests")
+	page := flag.String("page", "", "put the results into this page, and its data beside it")
+	again := flag.Bool("rewrite", false, "run nothing, but write the page again, from its data")
 	flag.Parse()
+	if *again {
+		end(rewrite(*page))
+		return
+	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	err := cgroup2(ctx, *repository, *tags, *pattern)
+	err := cgroup2(ctx, *repository, *tags, *pattern, *page)
 	stop()
+	end(err)
+}
+
+func end(err error) {
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "cgroup2:", err)
 		os.Exit(1)
 	}
 }
 
-func cgroup2(ctx context.Context, repository, tags, pattern string) (err error) {
+func rewrite(page string) error {
+	r, err := readReport(page)
+	if err != nil {
+		return err
+	}
+	return r.write(page)
+}
+
+func cgroup2(ctx context.Context, repository, tags, pattern, page string) (err error) {
 	if err := possible(); err != nil {
 		return err
 	}
@@ -57,15 +75,32 @@ func cgroup2(ctx context.Context, repository, tags, pattern string) (err error) 
 		return err
 	}
 	fmt.Fprintln(os.Stdout, "cgroup2: building the tests")
-	if m.tests, err = newTests(ctx, repository, dir, tags, pattern); err != nil {
+	now := newRun(ctx, repository)
+	var plan map[string][]string
+	if m.tests, plan, err = newTests(ctx, repository, dir, tags, pattern); err != nil {
 		return err
 	}
 	fmt.Fprintln(os.Stdout, "cgroup2: booting")
 	began := time.Now()
 	console := &result{out: os.Stdout, speaks: func() { _ = os.RemoveAll(dir) }} // it has opened its disks: whatever ends us, nothing stays
 	err = m.boot(ctx, console)
-	fmt.Fprintf(os.Stdout, "cgroup2: the machine ran for %s: %s", time.Since(began).Round(time.Second), console)
-	return errors.Join(err, console.err(pattern != ""))
+	took := time.Since(began).Round(time.Second)
+	fmt.Fprintf(os.Stdout, "cgroup2: the machine ran for %s: %s", took, console)
+	now.Machine, now.Packages, now.Seconds = console.machine, console.packages, int(took.Seconds())
+	return errors.Join(err, console.err(pattern != ""), put(now, plan, page))
+}
+
+// put the run's results into the page, if there is to be one: those too of a run that failed, or was ended.
+func put(now *machineRun, plan map[string][]string, page string) error {
+	if page == "" {
+		return nil
+	}
+	r, err := readReport(page)
+	if err != nil {
+		return err
+	}
+	r.add(now, plan)
+	return r.write(page)
 }
 
 // possible says what is missing for a run here.

@@ -34,6 +34,47 @@ var excluded = map[string][]exclusion{
 	"integration/parity": {},
 }
 
+// elsewhere are the packages of tests that the machine does not run, those below them included.
+var elsewhere = []exclusion{
+	{"integration/faults", "every fault in every phase: 10 min here would be hours there, and most faults are timed. It knows cgroup v2, for a machine that has it"},
+	{"integration/kubernetes", "an API server and a kubelet of their own; what CRI gives the shim is the same in integration's tests of pods"},
+	{"integration/docker", "a dockerd of its own; what it gives the shim is the same as in parity's systemd cgroups and in integration's containers"},
+	{"integration/debian", "the package on a Debian of its own; no part in cgroups"},
+	{"integration/soak", measures},
+	{"integration/bench", measures},
+	{"integration/demo", noContainer},
+	{"integration/image", noContainer},
+	{"integration/podgen", noContainer},
+	{"integration/cgroup2", noContainer},
+}
+
+const (
+	measures    = "measures, and an emulator's numbers say nothing"
+	noContainer = "its tests make no container"
+)
+
+// point is what must be shown on cgroup v2, and the tests that show it.
+type point struct {
+	what  string
+	tests []string
+}
+
+var points = []point{
+	{"A handler is in its container's cgroup, as pid 1 is: also where the container manages cgroups below its own; onExit is in one below it", []string{
+		"TestHandlerHasTheIdentityOfTheContainer", "TestPreStartHasTheIdentityOfTheContainer", "TestOnExitHasTheIdentityOfTheContainer",
+		"TestHandlerOfContainerThatManagesCgroups",
+	}},
+	{"OOM: the container's limit holds for its handlers, whoever is killed is told truly, and containerd hears of it (TaskOOM)", []string{
+		"TestOutOfMemory", "TestOnExitHasTheLimitsOfTheContainer", "TestOnExitIsToldTheEnd", "TestCRIOnExitIsToldTheEnd",
+	}},
+	{"Freeze: a paused container's handlers stand still and can be ended, its clocks go on, SIGKILL passes", []string{
+		"TestPausedContainer", "TestPauseDuringPreStop", "TestPauseDuringPostStart", "TestKillOfPausedContainer", "TestCRIStopOfPausedContainer",
+	}},
+	{"systemd's paths (slice, scope): handlers of all kinds in a pod's scopes, under a real systemd; OOM in a scope; what the doctor says of the driver", []string{
+		"TestDeployContainerd", "TestDoctorSystemdCgroups",
+	}},
+}
+
 const needsGo = "needs Go and make, and nothing of the kernel"
 
 // skip is for -test.skip: the package's excluded tests, and the targets at whatever depth they are.
@@ -54,16 +95,18 @@ func skip(pkg string) string {
 
 func exactly(name string) string { return "^" + regexp.QuoteMeta(name) + "$" }
 
-// check the package's exclusions against the names of its tests, one a line, as -test.list prints them.
-func check(pkg, list string) error {
+// planned are the names of a package's tests, one a line as -test.list prints them, without what is left out.
+func planned(pkg, list string) ([]string, error) {
 	tests := strings.Fields(list)
 	for _, e := range excluded[pkg] {
 		if !slices.Contains(tests, e.name) {
-			return fmt.Errorf("%s has no %s: plan.go leaves it out", pkg, e.name)
+			return nil, fmt.Errorf("%s has no %s: plan.go leaves it out", pkg, e.name)
 		}
 		if e.why == "" {
-			return fmt.Errorf("plan.go leaves %s out, and does not say why", e.name)
+			return nil, fmt.Errorf("plan.go leaves %s out, and does not say why", e.name)
 		}
 	}
-	return nil
+	return slices.DeleteFunc(tests, func(test string) bool {
+		return slices.ContainsFunc(excluded[pkg], func(e exclusion) bool { return e.name == test })
+	}), nil
 }

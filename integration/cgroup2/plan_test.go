@@ -4,7 +4,9 @@ import (
 	"go/ast"
 	"go/parser"
 	"go/token"
+	"io/fs"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -17,16 +19,69 @@ func TestExclusions(t *testing.T) {
 		}
 	}
 	for _, pkg := range packages {
-		if err := check(pkg, testsOf(t, filepath.Join("../..", pkg))); err != nil {
+		tests, err := planned(pkg, testsOf(t, filepath.Join("../..", pkg)))
+		if err != nil {
 			t.Error(err)
 		}
-		if err := check(pkg, ""); (err == nil) != (len(excluded[pkg]) == 0) {
+		for _, e := range excluded[pkg] {
+			if slices.Contains(tests, e.name) {
+				t.Errorf("%s is left out, and planned", e.name)
+			}
+		}
+		if _, err := planned(pkg, ""); (err == nil) != (len(excluded[pkg]) == 0) {
 			t.Errorf("%s without any test: %v", pkg, err)
 		}
 	}
 	for _, target := range targets {
 		if target.why == "" {
 			t.Errorf("%s is left out, and nobody says why", target.name)
+		}
+	}
+}
+
+// Every package of tests is run, or left out for a reason; every test that is pointed at exists.
+func TestPlanIsWhole(t *testing.T) {
+	left := map[string]bool{}
+	for _, pkg := range elsewhere {
+		left[pkg.name] = false
+		if pkg.why == "" {
+			t.Errorf("%s is left out, and nobody says why", pkg.name)
+		}
+	}
+	err := filepath.WalkDir("..", func(path string, _ fs.DirEntry, err error) error {
+		if err != nil || !strings.HasSuffix(path, "_test.go") {
+			return err
+		}
+		pkg := filepath.Dir(filepath.Join("integration", strings.TrimPrefix(path, "../")))
+		if slices.Contains(packages, pkg) {
+			return nil
+		}
+		for out := range left {
+			if pkg == out || strings.HasPrefix(pkg, out+"/") {
+				left[out] = true
+				return nil
+			}
+		}
+		t.Errorf("%s is neither run nor left out", pkg)
+		return nil
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	for pkg, seen := range left {
+		if !seen {
+			t.Errorf("%s is left out, and there is none", pkg)
+		}
+	}
+	var tests string
+	for _, pkg := range packages {
+		tests += testsOf(t, filepath.Join("../..", pkg)) + "\n"
+	}
+	for _, p := range points {
+		for _, test := range p.tests {
+			if !strings.Contains("\n"+tests, "\n"+test+"\n") {
+				t.Errorf("there is no %s, which should show: %s", test, p.what)
+			}
 		}
 	}
 }

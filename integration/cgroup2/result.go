@@ -17,19 +17,27 @@ type result struct {
 
 	line     []byte
 	machine  string
-	packages []outcome
-	now      outcome // of the package that runs
+	packages []*outcome // one more than have ended, while one runs
 	left     []string
 	ended    bool
 }
 
-// outcome of a package: how many of its tests, those within tests included, passed, and which failed.
+// outcome of a package.
 type outcome struct {
-	pkg    string
-	passed int
-	failed []string
-	status string // of its program
-	took   time.Duration
+	Package string `json:"package"`
+	// Tests that have ended, by their names.
+	Tests map[string]*verdict `json:"tests"`
+	// Status of its program; empty until it ends. Seconds that it took.
+	Status  string `json:"status"`
+	Seconds int    `json:"seconds"`
+	// Wrong is what is wrong beside tests that failed: something was left behind, or the program broke.
+	Wrong string `json:"wrong,omitempty"`
+}
+
+// verdict on a test: how many passed, itself and those within it, and which failed.
+type verdict struct {
+	Passed int      `json:"passed"`
+	Failed []string `json:"failed,omitempty"`
 }
 
 func (r *result) Write(p []byte) (int, error) {
@@ -58,13 +66,27 @@ func (r *result) note(line string) {
 		r.noteMachine(what, value)
 		return
 	}
-	verdict, name, found := strings.Cut(strings.TrimLeft(line, " "), ": ")
+	said, name, found := strings.Cut(strings.TrimLeft(line, " "), ": ")
 	name, _, _ = strings.Cut(name, " ")
-	switch {
-	case found && verdict == "--- PASS":
-		r.now.passed++
-	case found && verdict == "--- FAIL":
-		r.now.failed = append(r.now.failed, name)
+	if found && (said == "--- PASS" || said == "--- FAIL") {
+		r.noteTest(name, said == "--- PASS")
+	}
+}
+
+// noteTest: those within a test are said after it.
+func (r *result) noteTest(name string, passed bool) {
+	if len(r.packages) == 0 {
+		return // the machine says each package's name before
+	}
+	tests := r.packages[len(r.packages)-1].Tests
+	top, _, _ := strings.Cut(name, "/")
+	if tests[top] == nil {
+		tests[top] = &verdict{}
+	}
+	if passed {
+		tests[top].Passed++
+	} else {
+		tests[top].Failed = append(tests[top].Failed, name)
 	}
 }
 
@@ -72,15 +94,14 @@ func (r *result) noteMachine(what, value string) {
 	switch what {
 	case "machine":
 		r.machine = value
+	case "begin":
+		r.packages = append(r.packages, &outcome{Package: value, Tests: map[string]*verdict{}})
 	case "package":
-		var seconds int
-		_, err := fmt.Sscan(value, &r.now.pkg, &r.now.status, &seconds)
-		if err != nil {
-			r.now.status = value
+		for _, o := range r.packages {
+			if rest, ok := strings.CutPrefix(value, o.Package+" "); ok {
+				o.end(rest)
+			}
 		}
-		r.now.took = time.Duration(seconds) * time.Second
-		r.packages = append(r.packages, r.now)
-		r.now = outcome{}
 	case "left":
 		r.left = append(r.left, value)
 	case "end":
@@ -88,18 +109,40 @@ func (r *result) noteMachine(what, value string) {
 	}
 }
 
+// end of a package: the status of its program, and the seconds that it took.
+func (o *outcome) end(said string) {
+	if _, err := fmt.Sscan(said, &o.Status, &o.Seconds); err != nil {
+		o.Status = said
+	}
+	if _, failed := o.count(); o.Status != "0" && len(failed) == 0 {
+		o.Wrong = "its program ended with status " + o.Status
+	}
+}
+
+// count of a package's tests, those within tests included, that passed, and which failed.
+func (o *outcome) count() (passed int, failed []string) {
+	for _, v := range o.Tests {
+		passed, failed = passed+v.Passed, append(failed, v.Failed...)
+	}
+	slices.Sort(failed)
+	return passed, failed
+}
+
+func seconds(n int) time.Duration { return time.Duration(n) * time.Second }
+
 // err says why the run is no success: every package must have been run to its end, and passed. Only where a part was asked for may one
 // have no test in it.
 func (r *result) err(part bool) error {
 	var wrong []string
-	for _, o := range r.packages {
-		if o.status != "0" || len(o.failed) > 0 || o.passed == 0 && !part {
-			wrong = append(wrong, fmt.Sprintf("%s: status %s, %d passed, failed: %v", o.pkg, o.status, o.passed, o.failed))
-		}
-	}
 	for _, pkg := range packages {
-		if !slices.ContainsFunc(r.packages, func(o outcome) bool { return o.pkg == pkg }) {
+		i := slices.IndexFunc(r.packages, func(o *outcome) bool { return o.Package == pkg && o.Status != "" })
+		if i < 0 {
 			wrong = append(wrong, pkg+" did not come to its end")
+			continue
+		}
+		o := r.packages[i]
+		if passed, failed := o.count(); o.Status != "0" || len(failed) > 0 || passed == 0 && !part {
+			wrong = append(wrong, fmt.Sprintf("%s: status %s, %d passed, failed: %v", pkg, o.Status, passed, failed))
 		}
 	}
 	for _, left := range r.left {
@@ -118,7 +161,8 @@ func (r *result) err(part bool) error {
 func (r *result) String() string {
 	text := r.machine + "\n"
 	for _, o := range r.packages {
-		text += fmt.Sprintf("%-22s %4d passed, %d failed, %s\n", o.pkg, o.passed, len(o.failed), o.took)
+		passed, failed := o.count()
+		text += fmt.Sprintf("%-22s %4d passed, %d failed, %s\n", o.Package, passed, len(failed), seconds(o.Seconds))
 	}
 	return text
 }

@@ -10,8 +10,11 @@ import (
 // console is what a machine says whose tests pass, as its serial line gives it.
 func console(lines ...string) string {
 	all := []string{"cgroup2: machine: Linux 6.1.0, cgroup2fs with cpu memory"}
-	all = append(all, lines...)
 	for _, pkg := range packages {
+		all = append(all, "cgroup2: begin: "+pkg)
+		if pkg == packages[0] {
+			all = append(all, lines...)
+		}
 		all = append(all, "=== RUN   TestA", "    --- PASS: TestA/b (0.10s)", "--- PASS: TestA (0.20s)", "PASS", "cgroup2: package: "+pkg+" 0 61")
 	}
 	return strings.Join(append(all, "cgroup2: end", ""), "\r\n")
@@ -49,6 +52,15 @@ func TestResult(t *testing.T) {
 	}
 	r := &result{out: &bytes.Buffer{}}
 	_, _ = fmt.Fprint(r, passed)
+	for _, o := range r.packages {
+		if o.Tests["TestA"].Passed != 2 || o.Wrong != "" {
+			t.Errorf("%+v", o)
+		}
+	}
+	_, _ = fmt.Fprintf(r, "cgroup2: begin: x\n--- PASS: TestA (0.20s)\ncgroup2: package: x 1 5\n")
+	if last := r.packages[len(r.packages)-1]; last.Wrong != "its program ended with status 1" {
+		t.Errorf("%+v", last)
+	}
 	if text := r.String(); !strings.Contains(text, "Linux 6.1.0") || !strings.Contains(text, "   2 passed, 0 failed, 1m1s") {
 		t.Errorf("the summary is %q", text)
 	}

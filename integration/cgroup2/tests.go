@@ -16,28 +16,30 @@ import (
 // binaries of bin/ that the tests use: all but what has targets of its own.
 var binaries = []string{
 	"containerd", "containerd-1.7", "containerd-shim-lifecycle-v2", "containerd-shim-runc-v2", "containerd-shim-runc-v2-1.7", "criu", "criu.d", "ctr",
-	"lifecycle-hookexec", "lifecyclectl", "previous", "runc", "testattacker", "testlogger", "testserver",
+	"lifecycle-hookexec", "lifecyclectl", "previous", "runc", "testattacker", "testlogger", "testreader", "testserver",
 }
 
 // testsDisk is how large the tests' disk looks.
 const testsDisk = "2G"
 
 // newTests makes the disk with the repository's files, its programs, and the tests' programs: those that pattern matches are to be run.
-func newTests(ctx context.Context, repository, dir, tags, pattern string) (disk string, err error) {
+// plan are the names of all, by package, but those that are left out.
+func newTests(ctx context.Context, repository, dir, tags, pattern string) (disk string, plan map[string][]string, err error) {
 	work := filepath.Join(dir, "tests")
 	tree := filepath.Join(work, "tree")
 	if err := os.MkdirAll(filepath.Join(tree, "bin"), 0o755); err != nil {
-		return "", err
+		return "", nil, err
 	}
 	err = run(ctx, "sh", append([]string{"-ec", `cd "$1" && git ls-files -co --exclude-standard | cpio --quiet -pdm "$2"
 		cd bin && shift && tree=$1 && shift && cp -a "$@" "$tree/bin/"`, "sh", repository, tree}, binaries...)...)
 	if err != nil {
-		return "", fmt.Errorf("%w: run `make build servers` first", err)
+		return "", nil, fmt.Errorf("%w: run `make build servers` first", err)
 	}
+	plan = map[string][]string{}
 	var lines strings.Builder
 	for _, pkg := range packages {
-		if err := buildTests(ctx, repository, tree, tags, pkg); err != nil {
-			return "", err
+		if plan[pkg], err = buildTests(ctx, repository, tree, tags, pkg); err != nil {
+			return "", nil, err
 		}
 		fmt.Fprintf(&lines, "%s\t%s\t%s\n", pkg, cmp.Or(pattern, "."), skip(pkg)) // no field may be empty
 	}
@@ -48,25 +50,25 @@ func newTests(ctx context.Context, repository, dir, tags, pattern string) (disk 
 		os.WriteFile(filepath.Join(work, "tests"), []byte(lines.String()), 0o644),
 	)
 	if err != nil {
-		return "", err
+		return "", nil, err
 	}
 	disk = filepath.Join(dir, "tests.ext4")
-	return disk, makeDisk(ctx, work, disk, testsDisk)
+	return disk, plan, makeDisk(ctx, work, disk, testsDisk)
 }
 
-// buildTests builds the package's test program, and checks what is left out of it. Without the race detector, which under the emulator
+// buildTests builds the package's test program, checks what is left out of it, and returns the names of the rest. Without the race detector, which under the emulator
 // would take as long again, and has seen the same code on the machine itself.
-func buildTests(ctx context.Context, repository, tree, tags, pkg string) error {
+func buildTests(ctx context.Context, repository, tree, tags, pkg string) ([]string, error) {
 	program := filepath.Join(tree, pkg, "cgroup2.test")
 	if err := run(ctx, "go", "-C", repository, "test", "-c", "-tags", tags, "-o", program, "./"+pkg); err != nil {
-		return err
+		return nil, err
 	}
 	list := command(ctx, program, "-test.list", ".")
 	list.Dir = filepath.Join(repository, pkg)
 	var names bytes.Buffer
 	list.Stdout, list.Stderr = &names, os.Stderr
 	if err := list.Run(); err != nil {
-		return fmt.Errorf("the tests of %s: %w", pkg, err)
+		return nil, fmt.Errorf("the tests of %s: %w", pkg, err)
 	}
-	return check(pkg, names.String())
+	return planned(pkg, names.String())
 }

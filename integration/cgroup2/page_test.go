@@ -1,0 +1,77 @@
+package main
+
+import (
+	"os"
+	"strings"
+	"testing"
+)
+
+// TestPage: docs/cgroup-v2.md is what the program writes of its data, no test has failed, and those that it points at have passed.
+func TestPage(t *testing.T) {
+	const path = "../../docs/cgroup-v2.md"
+	page, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	r, err := readReport(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if string(page) != r.page() {
+		t.Error("docs/cgroup-v2.md is not what is written of its data: `go run ./integration/cgroup2 -rewrite -page docs/cgroup-v2.md`")
+	}
+	for _, run := range r.Runs {
+		if run.Began.IsZero() || run.Commit == "" || run.Host == "" || !strings.Contains(run.Emulator, "QEMU") || !strings.Contains(run.Machine, "cgroup2fs") {
+			t.Errorf("the page does not say when, where and of what it is: %+v", run)
+		}
+		for _, o := range run.Packages {
+			if _, failed := o.count(); len(failed) > 0 || o.Wrong != "" {
+				t.Errorf("%s: failed: %v %s", o.Package, failed, o.Wrong)
+			}
+		}
+	}
+	for _, p := range points {
+		for _, test := range p.tests {
+			if v := r.verdict(test); v == nil || v.Passed == 0 {
+				t.Errorf("%s has not passed", test)
+			}
+		}
+	}
+}
+
+// One run after the other: each test stands with its last result, and once.
+func TestReport(t *testing.T) {
+	pkg := packages[1]
+	run := func(commit string, tests map[string]*verdict) *machineRun {
+		return &machineRun{Commit: commit, Packages: []*outcome{{Package: pkg, Tests: tests}}}
+	}
+	passed, failed := &verdict{Passed: 3}, &verdict{Failed: []string{"TestB/x", "TestB"}}
+	plan := map[string][]string{pkg: {"TestA", "TestB", "TestC"}}
+	r := &report{}
+	r.add(run("one", map[string]*verdict{"TestA": passed, "TestB": failed, "TestGone": passed}), plan)
+	wantPage(t, r, "one | `"+pkg+"` | 2 | 3 passed | TestB, TestB/x |", "**Not run** of `"+pkg+"`, 1 tests: TestC.")
+	r.add(run("two", map[string]*verdict{"TestB": passed}), plan)
+	wantPage(t, r, "one | `"+pkg+"` | 1 | 3 passed | none |", "two | `"+pkg+"` | 1 | 3 passed | none |", ": TestC.")
+	r.add(run("three", map[string]*verdict{"TestA": passed, "TestC": passed}), plan)
+	wantPage(t, r, "two | `"+pkg+"` | 1 |", "three | `"+pkg+"` | 2 | 6 passed |")
+	if text := r.page(); strings.Contains(text, "one | `") || strings.Contains(text, "Not run") {
+		t.Errorf("the page still has what was run again:\n%s", text)
+	}
+	path := t.TempDir() + "/page.md"
+	if err := r.write(path); err != nil {
+		t.Fatal(err)
+	}
+	again, err := readReport(path)
+	if err != nil || again.page() != r.page() {
+		t.Errorf("read again, it is another: %v", err)
+	}
+}
+
+func wantPage(t *testing.T, r *report, parts ...string) {
+	t.Helper()
+	for _, part := range parts {
+		if text := r.page(); !strings.Contains(text, part) {
+			t.Errorf("the page does not have %q:\n%s", part, text)
+		}
+	}
+}
