@@ -177,6 +177,8 @@ func document() string {
 		line("%s", row)
 	}
 	line("")
+	line("Two faults at once: TestShimKilledWhileRuntimeHangs kills the shim while the runtime hangs in making an onExit.")
+	line("")
 	line("## Two clients at once")
 	line("")
 	line("Two connections to the shim make each pair of these requests at the same time, in %s: %s.", strings.Join(pairPhases, ", "), strings.Join(methodNames(), ", "))
