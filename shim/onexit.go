@@ -179,5 +179,6 @@ func cleanDead(ctx context.Context, bundle, runtime string) error {
 	return host.CleanAlone(ctx, wire.After{Dir: dir, Runtime: path})
 }
 
-// deadCleanWait bounds cleanDead: containerd waits for the delete action.
-const deadCleanWait = 10 * time.Second
+// deadCleanWait bounds cleanDead: containerd gives the delete action 5 s
+// (io.containerd.timeout.shim.cleanup), and the container itself is removed after it.
+const deadCleanWait = 3 * time.Second
