@@ -124,7 +124,9 @@ const holderWait = time.Second
 // endHolder kills the process that holds the lock for longer than holderWait. The
 // runtime that it has called ends with it.
 func endHolder(lock *os.File) error {
-	for end := time.Now().Add(holderWait); time.Now().Before(end); time.Sleep(10 * time.Millisecond) {
+	ticker := time.NewTicker(holderWait / 100)
+	defer ticker.Stop()
+	for end := time.Now().Add(holderWait); time.Now().Before(end); <-ticker.C {
 		if pid, err := holder(lock); err != nil || pid == 0 {
 			return err
 		}

@@ -23,7 +23,7 @@ func TestLockOfADeadShim(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _ = os.Stdout.WriteString("locked\n")
-		time.Sleep(time.Hour)
+		_ = unix.Pause() // until it is killed
 		_ = lock.Close()
 	}
 	dir := filepath.Join(t.TempDir(), "onExit")
@@ -36,11 +36,14 @@ func TestLockOfADeadShim(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	ended := make(chan error, 1)
+	ended := make(chan struct{})
 	if _, err := output.Read(make([]byte, 16)); err != nil {
 		t.Fatal(err)
 	}
-	go func() { ended <- hung.Wait() }()
+	go func() {
+		defer close(ended)
+		_ = hung.Wait() // its state says how
+	}()
 	waits := make(chan *os.File, 1)
 	go func() {
 		lock, err := lockAfter(&wire.After{Dir: dir, Shim: os.Getpid()})

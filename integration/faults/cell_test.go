@@ -460,9 +460,9 @@ func exitOf(events *harness.Events, namespace string) (bool, error) {
 // topicsOf the container's own events, those of its execs left out.
 func topicsOf(events *harness.Events, namespace, id string) []string {
 	var topics []string
-	for _, event := range events.Of(id) {
+	for _, event := range events.In(namespace, id) {
 		exit, ok := event.Value.(*eventstypes.TaskExit)
-		if event.Namespace == namespace && (!ok || exit.ID == id) {
+		if !ok || exit.ID == id {
 			topics = append(topics, event.Topic)
 		}
 	}
