@@ -123,8 +123,8 @@ var phases = []*phase{
 	{
 		name: "PostStarting", pending: true, about: "postStart waits", host: "start", preStop: 1, terms: 1, status: 7,
 		reach: func(c *cell) {
+			c.holdHandler(postStart, "start") // its host is started beside the creation
 			c.create()
-			c.holdHandler(postStart, "start")
 			c.askStart(c.front())
 			c.waitHandler(postStart)
 		},
@@ -133,8 +133,8 @@ var phases = []*phase{
 		name: "PostStartEnding", pending: true, about: "postStart's time is up, and it is stuck in the kernel: 1 s", stuck: true, host: "start",
 		start: "timed out", preStop: anyTimes, terms: 1, status: 7,
 		reach: func(c *cell) {
+			c.holdHandler(postStart, "start") // its host is started beside the creation
 			c.create()
-			c.holdHandler(postStart, "start")
 			c.askStart(c.front())
 			c.waitHandler(postStart)
 		},
@@ -143,8 +143,8 @@ var phases = []*phase{
 		name: "PostStartStopping", pending: true, about: "SIGTERM has come, and postStart is stuck in the kernel: 1 s", stuck: true, host: "start",
 		start: "signal 15 arrived", preStop: anyTimes, terms: 1, status: 7,
 		reach: func(c *cell) {
+			c.holdHandler(postStart, "start") // its host is started beside the creation
 			c.create()
-			c.holdHandler(postStart, "start")
 			c.askStart(c.front())
 			c.waitHandler(postStart)
 			c.must(c.answer(c.askStop(c.front())))
@@ -278,8 +278,8 @@ func (p *phase) prepare(c *cell) {
 // preStarting: preStart runs, and is held.
 func (c *cell) preStarting() {
 	c.Helper()
+	c.holdHandler(preStart, "start") // its host is started beside the creation
 	c.create()
-	c.holdHandler(preStart, "start")
 	c.askStart(c.front())
 	c.waitHandler(preStart)
 }
