@@ -401,8 +401,10 @@ func (w *model) key() key {
 		phase: w.machine.phase, running: w.machine.running, stop: w.machine.stop, now: since(w.now),
 		stopSince: since(w.machine.stopSince), limit: since(w.machine.limitAt), signal: since(w.machine.signalAt), kill: since(w.machine.killAt),
 		deletes: len(w.machine.deletes), waiting: len(w.waiting),
-		world: [14]bool{w.startCalled, w.started, w.exited, w.told, w.deleted, w.stopDeferred, w.killPassed, w.failed,
-			w.exitReleased, w.preStarted, w.never, w.machine.notStarted, w.startReleased, w.criKill},
+		world: [14]bool{
+			w.startCalled, w.started, w.exited, w.told, w.deleted, w.stopDeferred, w.killPassed, w.failed,
+			w.exitReleased, w.preStarted, w.never, w.machine.notStarted, w.startReleased, w.criKill,
+		},
 		handler: w.handler, cause: w.cause, deleteCalls: w.deleteCalls, used: w.used,
 		counts: [4]int{w.preStops, w.stopsSent, w.killsSent, w.onExits},
 	}
