@@ -398,6 +398,23 @@ func TestDaemonRestartDuringOnExit(t *testing.T) {
 	})
 }
 
+// SPEC "onExit": the same for one without a process. containerd takes a shim without processes for a leftover when it
+// starts, and asks for a Delete, for 5 s.
+func TestDaemonRestartDuringOnExitWithoutProcess(t *testing.T) {
+	onOwn(t, targets, func(b *bench) {
+		c := b.run(with{keyOnExit: "{tcpSocket: {port: 1, host: localhost}, retryPeriodSeconds: 1, timeoutSeconds: 60}"}, []string{"/bin/sh", "-c", "exit 3"})
+		b.poll("the exit", func() bool { return c.state().Status == task.Status_STOPPED })
+		if err := b.daemon.Kill(); err != nil {
+			b.Fatal(err)
+		}
+		if err := b.daemon.Start(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		c.kill(syscall.SIGKILL) // nobody else ends it
+		c.wantExit(3)
+	})
+}
+
 // SPEC "onExit": whatever is killed of what runs it, the container's end comes, with its status.
 func TestOnExitsOwnProcessesAreKilled(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
@@ -414,17 +431,18 @@ func TestOnExitsOwnProcessesAreKilled(t *testing.T) {
 // SPEC "onExit": the handler host is killed, or the runtime hangs, while onExit is being made: the end comes, nothing is left.
 func TestOnExitCannotBeMade(t *testing.T) {
 	for name, end := range map[string]struct {
-		do   func(b *bench, c *container)
-		want string
+		do      func(b *bench, c *container)
+		want    string
+		seconds int // its time
 	}{
-		"host killed": {func(b *bench, _ *container) { b.killHost() }, "Failed"},
-		"SIGKILL":     {func(_ *bench, c *container) { c.kill(syscall.SIGKILL) }, "Aborted"},
-		"time is up":  {func(*bench, *container) {}, "TimedOut"},
+		"host killed": {func(b *bench, _ *container) { b.killHost() }, "Failed", 60},
+		"SIGKILL":     {func(_ *bench, c *container) { c.kill(syscall.SIGKILL) }, "Aborted", 60},
+		"time is up":  {func(*bench, *container) {}, "TimedOut", 3},
 	} {
 		t.Run(name, func(t *testing.T) {
 			on(t, []target{pinned, crun}, func(b *bench) {
 				began := filepath.Join(b.TempDir(), "began")
-				c := b.run(with{keyOnExit: "{" + shell("true") + ", timeoutSeconds: 3}"}, []string{"/bin/sh", "-c", "exit 3"}, b.hangingRuntime(began))
+				c := b.run(with{keyOnExit: fmt.Sprintf("{%s, timeoutSeconds: %d}", shell("true"), end.seconds)}, []string{"/bin/sh", "-c", "exit 3"}, b.hangingRuntime(began))
 				b.poll("the making of onExit", func() bool { text, err := os.ReadFile(began); return err == nil && len(text) > 0 })
 				end.do(b, c)
 				c.wantExit(3)

@@ -333,7 +333,7 @@ func TestInfo(t *testing.T) {
 	}
 }
 
-// Both binaries are static, and only the handler host carries libcontainer.
+// Both binaries are static, and only the handler host carries libcontainer and C, which would be in memory once for each pod.
 func TestWhatIsLinked(t *testing.T) {
 	for name, carries := range map[string]bool{"containerd-shim-lifecycle-v2": false, "lifecycle-hookexec": true} {
 		path := filepath.Join(binDir(t), name)
@@ -344,6 +344,9 @@ func TestWhatIsLinked(t *testing.T) {
 		found := slices.ContainsFunc(info.Deps, func(m *debug.Module) bool { return m.Path == "github.com/opencontainers/runc" })
 		if found != carries {
 			t.Errorf("%s links runc's module: %t, want %t", name, found, carries)
+		}
+		if c := slices.Contains(info.Settings, debug.BuildSetting{Key: "CGO_ENABLED", Value: "1"}); c != carries {
+			t.Errorf("%s is built with C: %t, want %t", name, c, carries)
 		}
 		file, err := elf.Open(path)
 		if err != nil {

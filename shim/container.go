@@ -372,6 +372,13 @@ func (c *container) end() {
 	c.handlers.close()
 }
 
+// endWaits tells whether the container's process has exited, and its end is not told
+// before onExit's.
+func (c *container) endWaits() bool {
+	phase := c.status.Load().Phase
+	return phase >= lifecycle.OnExitDue && phase <= lifecycle.OnExitEnding
+}
+
 // releaseExit lets everybody know of the container's end.
 func (c *container) releaseExit() {
 	if c.ended != nil {

@@ -89,7 +89,9 @@ func (r *runner) runOnExit(ctx context.Context, effect lifecycle.Effect, progres
 	defer remains.Close()
 	env := append(r.environment(lifecycle.OnExit, effect), r.end(ctx, effect.NotStarted).environment()...)
 	never := func(context.Context) bool { return false } // it has ended before
-	return r.runAction(ctx, lifecycle.OnExit, never, progress, remains.Network(), env, r.afterlife.after)
+	return r.runJob(ctx, job{
+		kind: lifecycle.OnExit, env: env, netns: remains.Network(), exited: never, progress: progress, after: r.afterlife.after,
+	})
 }
 
 // containerEnd is how a container ended. Both exitCode and signal are set where it
@@ -177,5 +179,6 @@ func cleanDead(ctx context.Context, bundle, runtime string) error {
 	return host.CleanAlone(ctx, wire.After{Dir: dir, Runtime: path})
 }
 
-// deadCleanWait bounds cleanDead: containerd waits for the delete action.
-const deadCleanWait = 10 * time.Second
+// deadCleanWait bounds cleanDead: containerd gives the delete action 5 s
+// (io.containerd.timeout.shim.cleanup), and the container itself is removed after it.
+const deadCleanWait = 3 * time.Second

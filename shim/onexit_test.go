@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"os"
 	"os/exec"
 	"slices"
@@ -94,6 +95,32 @@ func TestWhoWaitsForTheEndWaitsForOnExit(t *testing.T) {
 			t.Errorf("Delete: %v after %s", err, time.Since(began))
 		}
 		w.publisher.expect(t, "c1 start, c1 onExit, c1 Failed, c1 exit, c1 delete")
+	})
+}
+
+// TestPidsWhileOnExitRuns: a containerd that starts must not take the shim for a leftover, whatever the runtime says.
+func TestPidsWhileOnExitRuns(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, outer(false, true), &fakeHandlers{onExit: takes(3*second, succeeded)}).serve().mustStart()
+		gone := status.Error(codes.Unknown, "runc: container is not running")
+		expect := func(when string, answer []*task.ProcessInfo, answerErr error, want uint32, wantErr error) {
+			w.inner.answer["Pids"] = func(context.Context, any) (any, error) {
+				return &taskapi.PidsResponse{Processes: answer}, answerErr
+			}
+			response, err := w.service.Pids(t.Context(), &taskapi.PidsRequest{ID: "c1"})
+			if !errors.Is(err, wantErr) || want == 0 && len(response.GetProcesses()) > 0 ||
+				want > 0 && (len(response.GetProcesses()) != 1 || response.Processes[0].Pid != want) {
+				t.Errorf("%s: %v, %v, want %d, %v", when, response, err, want, wantErr)
+			}
+		}
+		expect("running", nil, gone, 0, gone)
+		w.exit()
+		pass(second)
+		expect("onExit is being made", nil, nil, testPid, nil)
+		expect("the runtime refuses", nil, gone, testPid, nil)
+		expect("onExit's own process", []*task.ProcessInfo{{Pid: 99}}, nil, 99, nil)
+		pass(3 * second)
+		expect("exited", nil, nil, 0, nil)
 	})
 }
 

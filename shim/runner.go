@@ -186,22 +186,35 @@ func (r *runner) run(ctx context.Context, kind lifecycle.Kind, effect lifecycle.
 	if kind == lifecycle.OnExit { // on trial
 		env = append(env, containerEnd{result: resultCompleted}.environment()...)
 	}
-	return r.runAction(ctx, kind, r.init.Ended, progress, hookexec.NetNS{Pidfd: r.pidfd}, env, nil)
+	return r.runJob(ctx, job{kind: kind, env: env, netns: hookexec.NetNS{Pidfd: r.pidfd}, exited: r.init.Ended, progress: progress})
 }
 
-// runAction runs what the handler does to its end.
-func (r *runner) runAction(ctx context.Context, kind lifecycle.Kind, exited func(context.Context) bool, progress *hookexec.Progress, netns hookexec.NetNS, env []string, after *wire.After) hookexec.Result {
-	handler := oci.HandlerOf(r.block, kind.String())
+// job is one run of a handler.
+type job struct {
+	kind lifecycle.Kind
+	// env is for an exec, netns for what connects.
+	env   []string
+	netns hookexec.NetNS
+	// exited is Init.Ended.
+	exited   func(context.Context) bool
+	progress *hookexec.Progress
+	// after is set for the exec of an onExit.
+	after *wire.After
+}
+
+// runJob runs what the handler does to its end.
+func (r *runner) runJob(ctx context.Context, job job) hookexec.Result {
+	handler := oci.HandlerOf(r.block, job.kind.String())
 	var log *stdout.Writer
 	if r.logs(handler) {
-		log = r.stream.Open(kind.String())
+		log = r.stream.Open(job.kind.String())
 		defer log.Close() // after a panic too
 	}
 	run := hookexec.Handler{
-		Action:      r.action(kind, handler, progress, log, netns, env, after),
+		Action:      r.action(job, handler, log),
 		RetryPeriod: time.Duration(handler.GetRetryPeriodSeconds()) * time.Second,
-		Exited:      exited,
-		Progress:    progress,
+		Exited:      job.exited,
+		Progress:    job.progress,
 	}
 	result := run.Run(ctx)
 	if log != nil {
@@ -216,24 +229,24 @@ func (r *runner) logs(handler *lifecyclev1.Handler) bool {
 }
 
 // action is what a handler does. It names exactly one, which is checked.
-func (r *runner) action(kind lifecycle.Kind, handler *lifecyclev1.Handler, progress *hookexec.Progress, log *stdout.Writer, netns hookexec.NetNS, env []string, after *wire.After) hookexec.Action {
+func (r *runner) action(job job, handler *lifecyclev1.Handler, log *stdout.Writer) hookexec.Action {
 	switch {
 	case handler.HttpGet != nil:
-		return &hookexec.HTTPGet{NetNS: netns, Get: handler.HttpGet, UserAgent: "lifecycle-shim/" + version.Version}
+		return &hookexec.HTTPGet{NetNS: job.netns, Get: handler.HttpGet, UserAgent: "lifecycle-shim/" + version.Version}
 	case handler.TcpSocket != nil:
-		return &hookexec.TCPSocket{NetNS: netns, Socket: handler.TcpSocket}
+		return &hookexec.TCPSocket{NetNS: job.netns, Socket: handler.TcpSocket}
 	case handler.Sleep != nil:
 		return hookexec.Sleep(time.Duration(handler.Sleep.Seconds) * time.Second)
 	}
-	exec := r.exec(handler, env)
-	exec.Progress = progress
+	exec := r.exec(handler, job.env)
+	exec.Progress = job.progress
 	if log != nil { // an interface with a nil in it is not nil
 		exec.Log = log
 	}
-	if after != nil {
-		return r.afterExec(*exec, after)
+	if job.after != nil {
+		return r.afterExec(*exec, job.after)
 	}
-	if kind == r.first() {
+	if job.kind == r.first() {
 		exec.Parked, r.parked = r.parked, nil
 	}
 	return exec

@@ -355,6 +355,22 @@ func (s *service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.Wa
 	}
 }
 
+// Pids of a container that waits for its onExit are never none. A containerd that starts takes a shim without processes for
+// a leftover: it asks for a Delete, which waits for onExit too, and after 5 s forgets the shim, which nobody would end
+// then (loadShim and cleanupShimTask, core/runtime/v2). So where nothing else is listed, the process that has ended is.
+func (s *service) Pids(ctx context.Context, r *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
+	response, err := s.TTRPCTaskService.Pids(ctx, r)
+	c := s.container(r.ID)
+	if c == nil || !c.endWaits() || len(response.GetProcesses()) > 0 {
+		return response, err
+	}
+	state, stateErr := s.TTRPCTaskService.State(ctx, &taskapi.StateRequest{ID: r.ID})
+	if stateErr != nil {
+		return response, err
+	}
+	return &taskapi.PidsResponse{Processes: []*task.ProcessInfo{{Pid: state.Pid}}}, nil
+}
+
 // Delete first ends what still runs in a container that has exited.
 func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
 	c := s.container(r.ID)

@@ -13,6 +13,7 @@ import (
 	"strconv"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -93,17 +94,68 @@ func Clean(after wire.After) (err error) {
 
 // lockAfter makes sure that an onExit is not removed while it is being made: where
 // the shim dies meanwhile, its host and containerd's delete action meet. Whoever
-// comes second finds all of it, or no shim.
+// comes second finds all of it, or no shim. The delete action, which names no shim,
+// has little time, and ends a host that keeps it waiting: its runtime may hang.
 func lockAfter(after *wire.After) (*os.File, error) {
 	lock, err := os.OpenFile(after.Dir+".lock", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.Flock(int(lock.Fd()), unix.LOCK_EX); err != nil {
+	if after.Shim == 0 {
+		err = endHolder(lock)
+	}
+	if err == nil {
+		err = unix.FcntlFlock(lock.Fd(), unix.F_SETLKW, wholeFile())
+	}
+	if err != nil {
 		_ = lock.Close()
 		return nil, fmt.Errorf("lock %s: %w", lock.Name(), err)
 	}
 	return lock, nil
+}
+
+// wholeFile is a lock whose holder the kernel tells, which flock(2)'s is not.
+func wholeFile() *unix.Flock_t { return &unix.Flock_t{Type: unix.F_WRLCK} }
+
+// holderWait is what a host has to come to its end after its shim. Making an onExit
+// takes 0.1 s as a rule, and containerd gives its delete action 5 s for everything.
+const holderWait = time.Second
+
+// endHolder kills the process that holds the lock for longer than holderWait. The
+// runtime that it has called ends with it.
+func endHolder(lock *os.File) error {
+	ticker := time.NewTicker(holderWait / 100)
+	defer ticker.Stop()
+	for end := time.Now().Add(holderWait); time.Now().Before(end); <-ticker.C {
+		if pid, err := holder(lock); err != nil || pid == 0 {
+			return err
+		}
+	}
+	pid, err := holder(lock)
+	if err != nil || pid == 0 {
+		return err
+	}
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		return nil //nolint:nilerr // it has ended
+	}
+	defer unix.Close(pidfd)
+	if again, err := holder(lock); err != nil || again != pid { // else the number may be another process's by now
+		return err
+	}
+	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
+		return fmt.Errorf("kill the holder %d: %w", pid, err)
+	}
+	return nil
+}
+
+// holder of the lock, 0 where nobody but this process holds it.
+func holder(lock *os.File) (pid int, err error) {
+	held := wholeFile()
+	if err := unix.FcntlFlock(lock.Fd(), unix.F_GETLK, held); err != nil || held.Type == unix.F_UNLCK {
+		return 0, err
+	}
+	return int(held.Pid), nil
 }
 
 // copyMounts puts a copy of all mounts of a mount namespace over target, in a new

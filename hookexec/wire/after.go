@@ -8,7 +8,8 @@ const CommandClean = "clean"
 // StartRequest starts a process tree of its own, which the container's OCI runtime
 // makes of what is left (package host).
 type After struct {
-	// Shim is the shim's pid: without it nothing is begun.
+	// Shim is the shim's pid: without it nothing is begun. It is 0 where the shim has
+	// died, for CommandClean.
 	Shim int
 	// Bundle is the absolute path of the container's OCI bundle.
 	Bundle string

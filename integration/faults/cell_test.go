@@ -47,10 +47,12 @@ type cell struct {
 
 	// How the container is made.
 	hostPID    bool
-	timeout    int    // of both handlers in seconds, 0 for none
-	holdsHost  bool   // a handler is held while its host runs, instead of itself
-	sticksHost bool   // the same for one that cannot be killed
-	held       []file // what is to be let go
+	handlers   []string // those that it has
+	timeout    int      // of its handlers in seconds, 0 for none; an onExit has it only where the phase holds that
+	ending     string   // the handler whose time is up in the phase
+	holdsHost  bool     // a handler is held while its host runs, instead of itself
+	sticksHost bool     // the same for one that cannot be killed
+	held       []file   // what is to be let go
 
 	mu       sync.Mutex
 	requests []*request
@@ -90,7 +92,10 @@ func newCell(t *testing.T, w *world, p *phase, runtime string) *cell {
 // newCellNamed is for a test with more than one cell.
 func newCellNamed(t *testing.T, w *world, p *phase, runtime, namespace string) *cell {
 	t.Helper()
-	c := &cell{T: t, phase: p, world: w, runtime: runtime, id: "c", namespace: namespace}
+	c := &cell{T: t, phase: p, world: w, runtime: runtime, id: "c", namespace: namespace, handlers: p.handlers}
+	if c.handlers == nil {
+		c.handlers = []string{postStart, preStop}
+	}
 	c.dir = filepath.Join(base, "d", c.namespace)
 	c.parent = cgroupParent + "/" + c.namespace
 	c.bundle = filepath.Join(w.Dir, "state", "io.containerd.runtime.v2.task", c.namespace, c.id)
@@ -124,7 +129,7 @@ verb=
 for word; do
 	case $word in create | start | kill | delete | pause | resume | exec | ps | update | checkpoint | state) verb=$word; break ;; esac
 done
-wait_for() { : > DIR/at-$1; while [ -e DIR/$1 ]; do /bin/sleep 0.02; done; }
+wait_for() { echo $verb > DIR/at-$1; while [ -e DIR/$1 ]; do /bin/sleep 0.02; done; }
 [ -e DIR/hold-$verb ] && wait_for hold-$verb
 [ -e DIR/hang ] && wait_for hang
 if [ -e DIR/fail ]; then echo "this runtime fails" >&2; exit 1; fi
@@ -154,15 +159,51 @@ echo entrypoint >> /journal
 touch /ready
 sleep 1000 & while :; do wait; done`
 
-// handler waits for the entrypoint, so that no signal comes before its traps, then for what holds it.
+// The handlers, by their names in a block.
+const preStart, postStart, preStop, onExit = "preStart", "postStart", "preStop", "onExit"
+
+// handler waits for what holds it. One beside the entrypoint waits for that first, so that no signal comes before its traps.
+// An onExit notes what it is told, and leaves a process behind.
 func (c *cell) handler(kind string) string {
-	script := fmt.Sprintf(`while [ ! -e /ready ]; do sleep 0.02; done; echo %[1]s >> /journal; [ -e /stick-%[1]s ] && exec cat /stuck/x; `+
-		`while [ -e /hold-%[1]s ]; do sleep 0.02; done; echo "end of %[1]s" >> /journal`, kind)
+	before, after := "", ""
+	switch kind {
+	case postStart, preStop:
+		before = "while [ ! -e /ready ]; do sleep 0.02; done; "
+	case onExit:
+		after = `; echo "told $LIFECYCLE_RESULT" >> /journal; sleep 1000 &`
+	}
+	script := before + fmt.Sprintf(`echo %[1]s >> /journal; [ -e /stick-%[1]s ] && exec cat /stuck/x; `+
+		`while [ -e /hold-%[1]s ]; do sleep 0.02; done; echo "end of %[1]s" >> /journal`, kind) + after
 	limits := ""
-	if c.timeout > 0 {
-		limits = fmt.Sprintf("timeoutSeconds: %d, ", c.timeout)
+	if seconds := c.timeoutOf(kind); seconds > 0 {
+		limits = fmt.Sprintf("timeoutSeconds: %d, ", seconds)
 	}
 	return fmt.Sprintf("%s: {%sexec: {command: [/bin/sh, -c, %q]}}", kind, limits, script)
+}
+
+// timeoutOf a handler in seconds, 0 for none.
+func (c *cell) timeoutOf(kind string) int {
+	switch {
+	case kind == c.ending && kind == onExit:
+		return 3 // it is made by the runtime first
+	case kind == c.ending:
+		return 1
+	case kind == onExit && c.phase.name != "OnExiting" && c.phase.name != "OnExitMaking":
+		return 0
+	}
+	return c.timeout
+}
+
+// has says whether the container has that handler.
+func (c *cell) has(kind string) bool { return slices.Contains(c.handlers, kind) }
+
+// blockOf the container's annotation.
+func (c *cell) blockOf() string {
+	var fields []string
+	for _, kind := range c.handlers {
+		fields = append(fields, c.handler(kind))
+	}
+	return "{" + strings.Join(fields, ", ") + ", terminationGracePeriodSeconds: 60}"
 }
 
 // make makes the container's record, after its neighbour.
@@ -175,9 +216,7 @@ func (c *cell) make() {
 		ID: c.id, Args: []string{"/bin/sh", "-c", entrypoint}, Runtime: filepath.Join(c.dir, shimBinary),
 		Options: &runtimeoptions.Options{ConfigBody: []byte(fmt.Sprintf(
 			"Root = %q\nBinaryName = %q\n", c.world.RuncRoot, filepath.Join(c.dir, "runtime")))},
-		Annotations: map[string]string{
-			"lifecycle-shim.io/lifecycle": "{" + c.handler("postStart") + ", " + c.handler("preStop") + ", terminationGracePeriodSeconds: 60}",
-		},
+		Annotations:  map[string]string{"lifecycle-shim.io/lifecycle": c.blockOf()},
 		CgroupParent: c.parent, HostPID: c.hostPID,
 	}
 	if c.group != "" {
@@ -421,9 +460,9 @@ func exitOf(events *harness.Events, namespace string) (bool, error) {
 // topicsOf the container's own events, those of its execs left out.
 func topicsOf(events *harness.Events, namespace, id string) []string {
 	var topics []string
-	for _, event := range events.Of(id) {
+	for _, event := range events.In(namespace, id) {
 		exit, ok := event.Value.(*eventstypes.TaskExit)
-		if event.Namespace == namespace && (!ok || exit.ID == id) {
+		if !ok || exit.ID == id {
 			topics = append(topics, event.Topic)
 		}
 	}

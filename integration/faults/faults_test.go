@@ -147,6 +147,14 @@ func restarted(p *phase, e end) end {
 // shows that none runs.
 func (c *cell) onHost(signal syscall.Signal) {
 	c.Helper()
+	if c.phase.host == "make" {
+		hosts := c.hosts()
+		if len(hosts) != 1 {
+			c.Fatalf("handler hosts %v, want one", hosts)
+		}
+		c.must(unix.Kill(hosts[0], signal))
+		return
+	}
 	if !c.beside("host").exists() {
 		if hosts := c.hosts(); len(hosts) > 0 {
 			c.Errorf("a handler host runs in a phase that has none: %v", hosts)
@@ -171,6 +179,10 @@ func hostKilled(p *phase, e end) end {
 		e.fails, e.text = []string{"Create"}, "Create fails"
 	}
 	switch p.name {
+	case "PreStarting":
+		e = e.notStarted("cannot start")
+	case "OnExitMaking", "OnExiting":
+		e.onExit = 0
 	case "PostStarting":
 		e.start, e.text = "cannot start", "Start fails, stopped"
 	case "PreStopping":
@@ -187,6 +199,10 @@ func hostHung(p *phase, e end) end {
 		e.fails, e.text = []string{"Create"}, "Create fails in time"
 	}
 	switch p.name {
+	case "PreStarting":
+		e = e.notStarted("timed out")
+	case "OnExitMaking", "OnExiting":
+		e.onExit = 0
 	case "PostStarting":
 		e.start, e.text = "timed out", "Start fails in time, stopped"
 	case "PreStopping":
@@ -211,6 +227,11 @@ func runtimeFails(p *phase, e end) end {
 		e.fails = []string{neighbourKill}
 	}
 	switch p.name {
+	case "PreStarting": // an onExit is not to be lost with another try, so there is none
+		e = e.notStarted("this runtime fails")
+		e.onExit = 0
+	case "PreStartEnding", "NotStarting", "OnExitDue", "OnExitMaking":
+		e.onExit = 0
 	case "StartingStop": // the runtime's init gets the signal, which is no shell with a trap
 		e.start, e.preStop, e.terms, e.status, e.unstarted = "this runtime fails", 0, 0, 2, true
 	case "StartingPassed":
@@ -221,7 +242,21 @@ func runtimeFails(p *phase, e end) end {
 	return e
 }
 
-// hang makes the runtime hang until it has, and longer where the signal comes all the same.
+// nextCall of the runtime in a phase. The stop signal is none: the shim sends it itself.
+func nextCall(p *phase) string {
+	switch p.name {
+	case "Creating", "OnExitDue", "OnExitMaking":
+		return "create"
+	case "Created", "PreStarting", "Starting", "StartingStop", "StartingPassed":
+		return "start"
+	case "PreStartEnding", "NotStarting", "Stopping", "Deleted":
+		return "kill"
+	default:
+		return "delete"
+	}
+}
+
+// hang makes the runtime hang until it has.
 func (c *cell) hang() {
 	c.Helper()
 	f := c.beside("hang")
@@ -237,8 +272,8 @@ func (c *cell) hang() {
 		_ = os.Remove(string(f))
 	}()
 	c.heal = func() {
-		if !c.beside("at-hang").exists() {
-			c.Error("nobody has called the runtime, so it has not hung")
+		if call, err := os.ReadFile(string(c.beside("at-hang"))); err != nil || strings.TrimSpace(string(call)) != nextCall(c.phase) {
+			c.Errorf("the call that hung is %q (%v), want %s", call, err, nextCall(c.phase))
 		}
 		cancel()
 		<-done
@@ -284,8 +319,11 @@ func (c *cell) fillDisks() {
 }
 
 func diskFull(p *phase, e end) end {
-	if p.name == "Creating" {
+	switch p.name {
+	case "Creating":
 		e.fails = []string{"Create"}
+	case "PreStarting", "PreStartEnding", "NotStarting", "OnExitDue", "OnExitMaking": // it is made from files in the bundle
+		e.onExit = 0
 	}
 	return e
 }
@@ -316,6 +354,10 @@ func (c *cell) freeze() {
 		c.wantPhase("Stopping")
 	case "PostStarting", "PostStartEnding", "PostStartStopping", "PreStopping", "PreStopEnding":
 		c.wantPhase("Stopping")
+	case "PreStarting", "PreStartEnding":
+		c.wantPhase("NotStarting", "OnExitDue", "OnExiting", "Exited") // runc thaws what it kills
+	case "OnExitMaking", "OnExiting", "OnExitEnding":
+		c.wantPhase("Exited")
 	case "Stopping":
 		c.kill()
 	}
@@ -324,6 +366,10 @@ func (c *cell) freeze() {
 
 func frozen(p *phase, e end) end {
 	switch p.name {
+	case "PreStarting":
+		e = e.notStarted("timed out")
+	case "OnExitMaking":
+		e.onExit = 0
 	case "PostStarting":
 		e.start, e.preStop = "timed out", 0
 	case "Running":
@@ -401,6 +447,11 @@ func processesFull(p *phase, e end) end {
 		e.fails = []string{"Create"}
 	case "Created":
 		e.fails = []string{"Start"}
+	case "PreStarting":
+		e = e.notStarted("OCI runtime start failed")
+		e.onExit = 0
+	case "PreStartEnding", "NotStarting", "OnExitDue":
+		e.onExit = 0
 	case "Starting":
 		e.start, e.preStop = "cannot start", 0
 	case "StartingStop", "PostStarting", "Running":

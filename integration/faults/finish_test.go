@@ -21,19 +21,30 @@ type end struct {
 	lost bool
 	// unanswered: who waited when the fault came is told an error, or what it would have been told.
 	unanswered bool
-	// unstarted: the runtime says that the process was not started, so there is no TaskStart.
+	// unstarted: the runtime says that the process was not started, or it never was, so there is no TaskStart.
 	unstarted bool
+	// over: the shim ends it by itself.
+	over bool
 	// fails are the requests that fail under the fault, in their order. Each is made again when it is healed.
 	fails []string
 	// The rest is as a phase has it.
-	start          string
-	preStop, terms int
-	status         uint32
+	start                  string
+	preStop, terms, onExit int
+	status                 uint32
 }
 
 // goesOn is a phase's own end.
 func (p *phase) goesOn() end {
-	return end{text: "goes on", start: p.start, preStop: p.preStop, terms: p.terms, status: p.status}
+	return end{
+		text: "goes on", start: p.start, preStop: p.preStop, terms: p.terms, onExit: p.onExit, status: p.status,
+		unstarted: p.unstarted, over: p.unstarted,
+	}
+}
+
+// notStarted is the end where preStart, or the runtime's start after it, has failed with these words.
+func (e end) notStarted(words string) end {
+	e.start, e.preStop, e.terms, e.status, e.unstarted, e.over = words, 0, 0, 137, true, true
+	return e
 }
 
 // finish brings the container to its end, as a client would, and looks at everything.
@@ -155,7 +166,9 @@ func (c *cell) awaitStart() {
 	c.Helper()
 	c.poll("the start's end", func() bool {
 		told, err := c.told()
-		return err == nil && told != "Created" && !strings.HasPrefix(told, "Starting") && !strings.HasPrefix(told, "PostStart")
+		return err == nil && !slices.ContainsFunc([]string{"Created", "PreStart", "NotStarting", "Starting", "PostStart", "OnExit"}, func(before string) bool {
+			return strings.HasPrefix(told, before)
+		})
 	})
 }
 
@@ -202,7 +215,7 @@ func (c *cell) finishStop(e end) {
 		c.poll("the entrypoint", c.inside("ready").exists)
 		c.must(c.try("Kill", func() *request { return c.askStop(c.api) }))
 	}
-	if e.status == 137 && !c.killed {
+	if e.status == 137 && !c.killed && !e.over {
 		if e.terms == 1 {
 			c.poll("TERM", func() bool { return c.noted("TERM") == 1 })
 		}
@@ -335,34 +348,71 @@ func (c *cell) wantOnce() {
 	c.Helper()
 	journal := c.journal()
 	at := func(line string) int { return slices.Index(journal, line) }
-	for _, line := range []string{"entrypoint", "postStart", "preStop", "TERM"} {
+	for _, line := range []string{preStart, "entrypoint", postStart, preStop, "TERM", onExit} {
 		if count := c.noted(line); count > 1 {
 			c.Errorf("%d times %q in %q", count, line, journal)
 		}
 	}
-	if term := at("TERM"); term >= 0 && at("preStop") > term {
+	if term := at("TERM"); term >= 0 && at(preStop) > term {
 		c.Errorf("preStop runs after the signal was sent: %q", journal)
 	}
-	for i, line := range journal {
-		if strings.HasPrefix(line, "exit ") && i != len(journal)-1 {
+	if begin := at("entrypoint"); begin >= 0 && c.has(preStart) && (at("end of "+preStart) < 0 || at("end of "+preStart) > begin) {
+		c.Errorf("the entrypoint runs before preStart has ended: %q", journal)
+	}
+	life, after := c.parts()
+	for i, line := range life {
+		if strings.HasPrefix(line, "exit ") && i != len(life)-1 {
 			c.Errorf("something runs after the exit: %q", journal)
 		}
 	}
+	for _, line := range after {
+		if line != onExit && line != "end of "+onExit && !strings.HasPrefix(line, "told ") {
+			c.Errorf("something runs after onExit has begun: %q", journal)
+		}
+	}
+}
+
+// parts of the journal: what onExit has noted is after the life.
+func (c *cell) parts() (life, after []string) {
+	journal := c.journal()
+	if at := slices.Index(journal, onExit); at >= 0 {
+		return journal[:at], journal[at:]
+	}
+	return journal, nil
 }
 
 // wantJournal: SPEC 7.2, 7.4 and 7.5.
 func (c *cell) wantJournal(e end) {
 	c.Helper()
 	c.wantOnce()
-	for line, want := range map[string]int{"preStop": e.preStop, "TERM": e.terms} {
+	for line, want := range map[string]int{preStop: e.preStop, "TERM": e.terms, onExit: e.onExit} {
 		if got := c.noted(line); want != anyTimes && got != want {
 			c.Errorf("%d times %q, want %d: %q", got, line, want, c.journal())
 		}
 	}
-	last := c.journal()[len(c.journal())-1]
+	life, after := c.parts()
+	if at := slices.Index(after, "end of "+onExit); at >= 0 && (at+1 >= len(after) || after[at+1] != "told "+e.result()) {
+		c.Errorf("onExit is not told %q: %q", e.result(), after)
+	}
+	last := ""
+	if len(life) > 0 {
+		last = life[len(life)-1]
+	}
 	said, own := strings.CutPrefix(last, "exit ")
 	if own && said != strconv.Itoa(int(e.status)) || !own && e.status < 128 && c.noted("entrypoint") > 0 {
 		c.Errorf("the status is %d, and the last that the entrypoint has noted is %q", e.status, last)
+	}
+}
+
+// result is what an onExit is told of the end, docs/handlers.md.
+func (e end) result() string {
+	switch {
+	case e.unstarted:
+		return "start-failed"
+	case e.status > 128:
+		return "signal"
+	default:
+		return "exit-code"
 	}
 }
 

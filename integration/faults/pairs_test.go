@@ -19,12 +19,12 @@ import (
 )
 
 // pairPhases are those in which two clients meet: the ones that last.
-var pairPhases = []string{"PostStarting", "Running", "PreStopping", "Exited"}
+var pairPhases = []string{"PreStarting", "PostStarting", "Running", "PreStopping", "OnExiting", "Exited"}
 
 // method of the shim's task service, as a client calls it.
 type method struct {
 	name string
-	// ends: the container may not be in its phase when it has been answered.
+	// ends: the container may be in another phase when it has been answered.
 	ends bool
 	// undo takes back what it has left; nil for nothing.
 	undo func(context.Context, taskapi.TTRPCTaskService)
@@ -40,7 +40,7 @@ type caller struct {
 
 func drop[T any](_ T, err error) error { return err }
 
-const waitMethod = "Wait"
+const waitMethod, deleteMethod = "Wait", "Delete"
 
 // thaw lets go who has been paused.
 func thaw(ctx context.Context, s taskapi.TTRPCTaskService) {
@@ -58,7 +58,7 @@ var methods = []method{
 	{name: "Kill", ends: true, do: func(ctx context.Context, s taskapi.TTRPCTaskService, _ *caller) error {
 		return drop(s.Kill(ctx, &taskapi.KillRequest{ID: "c", Signal: uint32(unix.SIGTERM)}))
 	}},
-	{name: "Delete", ends: true, do: func(ctx context.Context, s taskapi.TTRPCTaskService, _ *caller) error {
+	{name: deleteMethod, ends: true, do: func(ctx context.Context, s taskapi.TTRPCTaskService, _ *caller) error {
 		return drop(s.Delete(ctx, &taskapi.DeleteRequest{ID: "c"}))
 	}},
 	{name: "Exec", do: func(ctx context.Context, s taskapi.TTRPCTaskService, c *caller) error {
@@ -119,7 +119,7 @@ var methods = []method{
 		return drop(s.Connect(ctx, &taskapi.ConnectRequest{ID: "c"}))
 	}},
 	// With a container it does nothing; without, it ends the shim.
-	{name: "Shutdown", do: func(ctx context.Context, s taskapi.TTRPCTaskService, _ *caller) error {
+	{name: "Shutdown", ends: true, do: func(ctx context.Context, s taskapi.TTRPCTaskService, _ *caller) error {
 		return drop(s.Shutdown(ctx, &taskapi.ShutdownRequest{ID: "c"}))
 	}},
 }
@@ -145,18 +145,30 @@ func TestMethods(t *testing.T) {
 	}
 }
 
-// TestPairs: each phase is one test for each method, which meets every method from itself on.
+// TestPairs: each phase is one test for each method, which meets every method from itself on, and one for each pair that may
+// move the container on.
 func TestPairs(t *testing.T) {
 	for _, name := range pairPhases {
 		p := phases[slices.IndexFunc(phases, func(p *phase) bool { return p.name == name })]
 		t.Run("pairs in "+name, func(t *testing.T) {
-			for i, first := range methods {
-				if isChosen("pairs of " + first.name + " in " + name) {
-					t.Run(first.name, func(t *testing.T) {
+			run := func(what string, first method, others ...method) {
+				if len(others) > 0 && isChosen("pairs of "+what+" in "+name) {
+					t.Run(what, func(t *testing.T) {
 						t.Parallel()
-						meet(t, p, first, methods[i:])
+						meet(t, p, first, others)
 					})
 				}
+			}
+			for i, first := range methods {
+				var staying []method
+				for _, other := range methods[i:] {
+					if first.ends || other.ends {
+						run(first.name+" with "+other.name, first, other)
+					} else {
+						staying = append(staying, other)
+					}
+				}
+				run(first.name, first, staying...)
 			}
 		})
 	}
@@ -194,7 +206,7 @@ type pairCell struct {
 	callers [2]*caller
 	shims   [2]taskapi.TTRPCTaskService
 	calls   int
-	paused  bool // so preStop may have found it so
+	paused  bool // at a stop, so preStop may have found it so
 	stopped bool // a stop was asked for by a pair, and accepted
 	deleted bool
 }
@@ -244,33 +256,31 @@ func (c *pairCell) together(first, other method) bool {
 			return pair[1-i].answered() || []method{first, other}[1-i].name == waitMethod
 		})
 		[]method{first, other}[i].undo(ctx, c.shims[i])
-		c.paused = true
+		c.paused = c.paused || []method{first, other}[1-i].name == "Kill"
 	}
-	moved := false
+	if c.phase.name == "OnExiting" && (first.name == deleteMethod || other.name == deleteMethod) {
+		c.letGo() // it waits for onExit
+	}
 	for i, m := range []method{first, other} {
 		if m.name == waitMethod {
 			continue
 		}
 		err := c.answer(pair[i])
-		moved = moved || m.ends || m.name == "Pause" || m.name == "Shutdown"
 		switch {
 		case m.name == "Kill" && err == nil:
 			c.stopped = true
-		case m.name == "Delete" && err == nil:
+		case m.name == deleteMethod && err == nil:
 			c.deleted = true
 		case err != nil && strings.Contains(err.Error(), "internal error"):
 			c.Errorf("%s with %s: %v", first.name, other.name, err)
 		}
 	}
-	if moved {
-		return false
-	}
 	told, err := c.told()
-	if err != nil || !slices.Contains(c.phase.isTold(), told) {
+	stays := err == nil && slices.Contains(c.phase.isTold(), told)
+	if !stays && !first.ends && !other.ends {
 		c.Errorf("%s with %s: the phase was %s and is %q (%v)", first.name, other.name, c.phase.name, told, err)
-		return false
 	}
-	return true
+	return stays
 }
 
 // finishPairs brings the container to the phase's end.
@@ -279,6 +289,9 @@ func (c *pairCell) finishPairs(after string) {
 	e := c.phase.goesOn()
 	if c.paused {
 		e.preStop = anyTimes
+	}
+	if c.phase.name == "PreStarting" && (c.stopped || c.deleted) {
+		e = e.notStarted("signal 15 arrived")
 	}
 	if c.deleted {
 		// containerd has not been asked. It learns of it when the shim has ended, which a shim without containers does if it is told to.
@@ -292,7 +305,7 @@ func (c *pairCell) finishPairs(after string) {
 			c.Errorf("left behind: %s", leak)
 		}
 	} else {
-		if c.stopped && c.phase.name == "PostStarting" {
+		if c.stopped && c.phase.pending {
 			e.start = "signal 15 arrived"
 		}
 		if c.stopped {

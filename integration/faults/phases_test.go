@@ -12,7 +12,7 @@ import (
 // phase is a column of the matrix.
 type phase struct {
 	// name is the machine's, as docs/lifecycle.md and the status service have it; for what comes before the machine's
-	// first and after its last, a word of its own.
+	// first, and for a part of one of its, a word of its own.
 	name string
 	// about says how the phase is come to and what holds it there.
 	about string
@@ -24,17 +24,25 @@ type phase struct {
 	stuck bool
 	// pending: a Create, a Start or a Delete is waited for.
 	pending bool
-	// host is what a handler host would be doing: "start" and "prepare" can be held, "" is where none runs.
+	// host is what a handler host would be doing: "start" and "prepare" can be held, in "make" it waits for the runtime,
+	// "" is where none runs.
 	host string
+	// handlers that the container has; nil for postStart and preStop.
+	handlers []string
 	// The end, when nothing but time was lost: what the start is answered with (a part of the words, empty for success),
-	// how often preStop and TERM come (any: 0 or 1), and the exit status.
-	start          string
-	preStop, terms int
-	status         uint32
+	// how often preStop, TERM and onExit come (any: 0 or 1), and the exit status.
+	start                  string
+	preStop, terms, onExit int
+	status                 uint32
+	// unstarted: the entrypoint never runs, and the shim ends what would have become it.
+	unstarted bool
 }
 
 // any number of times but no more than once: both are right.
 const anyTimes = -1
+
+// allHandlers that there are.
+var allHandlers = []string{preStart, postStart, preStop, onExit}
 
 // phases, in the order of a life. TestPhases holds them to docs/lifecycle.md.
 var phases = []*phase{
@@ -56,6 +64,25 @@ var phases = []*phase{
 	{
 		name: "Created", about: "created, and not started", preStop: 1, terms: 1, status: 7,
 		reach: func(c *cell) { c.create() },
+	},
+	{
+		name: "PreStarting", pending: true, about: "preStart waits", host: "start", handlers: allHandlers, preStop: 1, terms: 1, onExit: 1, status: 7,
+		reach: func(c *cell) { c.preStarting() },
+	},
+	{
+		name: "PreStartEnding", pending: true, about: "preStart's time is up, and it is stuck in the kernel: 1 s", stuck: true, host: "start",
+		handlers: allHandlers, start: "timed out", onExit: 1, status: 137, unstarted: true,
+		reach: func(c *cell) { c.preStarting() },
+	},
+	{
+		name: "NotStarting", pending: true, about: "SIGTERM has come during preStart, and the runtime's kill of what waits to become the entrypoint is held",
+		handlers: allHandlers, start: "signal 15 arrived", onExit: 1, status: 137, unstarted: true,
+		reach: func(c *cell) {
+			c.preStarting()
+			c.hold(c.beside("hold-kill"))
+			c.must(c.answer(c.askStop(c.front())))
+			c.poll("the runtime's kill", c.beside("at-hold-kill").exists)
+		},
 	},
 	{
 		name: "Starting", pending: true, about: "the runtime's start is held", preStop: 1, terms: 1, status: 7,
@@ -96,30 +123,30 @@ var phases = []*phase{
 	{
 		name: "PostStarting", pending: true, about: "postStart waits", host: "start", preStop: 1, terms: 1, status: 7,
 		reach: func(c *cell) {
+			c.holdHandler(postStart, "start") // its host is started beside the creation
 			c.create()
-			c.holdHandler("postStart", "start")
 			c.askStart(c.front())
-			c.waitHandler("postStart")
+			c.waitHandler(postStart)
 		},
 	},
 	{
 		name: "PostStartEnding", pending: true, about: "postStart's time is up, and it is stuck in the kernel: 1 s", stuck: true, host: "start",
 		start: "timed out", preStop: anyTimes, terms: 1, status: 7,
 		reach: func(c *cell) {
+			c.holdHandler(postStart, "start") // its host is started beside the creation
 			c.create()
-			c.holdHandler("postStart", "start")
 			c.askStart(c.front())
-			c.waitHandler("postStart")
+			c.waitHandler(postStart)
 		},
 	},
 	{
 		name: "PostStartStopping", pending: true, about: "SIGTERM has come, and postStart is stuck in the kernel: 1 s", stuck: true, host: "start",
 		start: "signal 15 arrived", preStop: anyTimes, terms: 1, status: 7,
 		reach: func(c *cell) {
+			c.holdHandler(postStart, "start") // its host is started beside the creation
 			c.create()
-			c.holdHandler("postStart", "start")
 			c.askStart(c.front())
-			c.waitHandler("postStart")
+			c.waitHandler(postStart)
 			c.must(c.answer(c.askStop(c.front())))
 		},
 	},
@@ -131,9 +158,9 @@ var phases = []*phase{
 		name: "PreStopping", about: "preStop waits", host: "start", preStop: 1, terms: 1, status: 7,
 		reach: func(c *cell) {
 			c.running()
-			c.holdHandler("preStop", "start")
+			c.holdHandler(preStop, "start")
 			c.must(c.answer(c.askStop(c.front())))
-			c.waitHandler("preStop")
+			c.waitHandler(preStop)
 		},
 	},
 	{
@@ -141,9 +168,9 @@ var phases = []*phase{
 		preStop: anyTimes, terms: 1, status: 7,
 		reach: func(c *cell) {
 			c.running()
-			c.holdHandler("preStop", "start")
+			c.holdHandler(preStop, "start")
 			c.must(c.answer(c.askStop(c.front())))
-			c.waitHandler("preStop")
+			c.waitHandler(preStop)
 		},
 	},
 	{
@@ -156,6 +183,40 @@ var phases = []*phase{
 		},
 	},
 	{
+		name: "OnExitDue", pending: true, about: "SIGKILL has come, and onExit and a Delete wait for a preStop that is stuck in the kernel", stuck: true, host: "start",
+		handlers: allHandlers, preStop: anyTimes, onExit: 1, status: 137,
+		reach: func(c *cell) {
+			c.running()
+			c.must(os.WriteFile(string(c.inside("deaf")), nil, 0o644))
+			c.holdHandler(preStop, "start")
+			c.must(c.answer(c.askStop(c.front())))
+			c.waitHandler(preStop)
+			c.kill()
+			c.wantPhase("OnExitDue")
+			c.askDelete(c.front())
+		},
+	},
+	{
+		name: "OnExitMaking", about: "the entrypoint has ended by itself, and the runtime's create of onExit's container is held: a part of OnExiting",
+		told: []string{"OnExiting"}, host: "make", handlers: allHandlers, onExit: 1, status: 3,
+		reach: func(c *cell) {
+			c.running()
+			c.hold(c.beside("hold-create"))
+			c.must(unix.Kill(c.init(), unix.SIGUSR1))
+			c.poll("the runtime's create", c.beside("at-hold-create").exists)
+		},
+	},
+	{
+		name: "OnExiting", about: "the entrypoint has ended by itself, and onExit, in the host's pid namespace, waits", host: "start",
+		handlers: allHandlers, onExit: 1, status: 3,
+		reach: func(c *cell) { c.completing() },
+	},
+	{
+		name: "OnExitEnding", about: "onExit's time is up, and it is stuck in the kernel: 1 s", stuck: true, host: "start",
+		handlers: allHandlers, onExit: anyTimes, status: 3,
+		reach: func(c *cell) { c.completing() },
+	},
+	{
 		name: "Exited", about: "exited, and not deleted", preStop: 1, terms: 1, status: 7,
 		reach: func(c *cell) { c.exited() },
 	},
@@ -165,9 +226,9 @@ var phases = []*phase{
 		reach: func(c *cell) {
 			c.running()
 			c.must(os.WriteFile(string(c.inside("deaf")), nil, 0o644))
-			c.holdHandler("preStop", "start")
+			c.holdHandler(preStop, "start")
 			c.must(c.answer(c.askStop(c.front())))
-			c.waitHandler("preStop")
+			c.waitHandler(preStop)
 			c.kill()
 			c.wantPhase("Exited")
 			c.askDelete(c.front())
@@ -193,10 +254,18 @@ func (p *phase) isTold() []string {
 // prepare decides what has to be known before the container is made.
 func (p *phase) prepare(c *cell) {
 	switch p.name {
-	case "PostStartEnding", "PreStopEnding":
-		c.timeout = 1
-	case "Deleting":
+	case "PreStartEnding":
+		c.ending = preStart
+	case "PostStartEnding":
+		c.ending = postStart
+	case "PreStopEnding":
+		c.ending = preStop
+	case "OnExitEnding":
+		c.ending = onExit
+	case "Deleting", "OnExitDue":
 		c.hostPID = true // in a pid namespace of its own the process exits after all others
+	case "OnExiting":
+		c.hostPID = true // in a pid namespace of its own what onExit leaves behind ends with it
 	case "Deleted":
 		c.group = "group"
 	}
@@ -204,6 +273,24 @@ func (p *phase) prepare(c *cell) {
 		c.sticksHost = c.holdsHost
 		c.mountStuck()
 	}
+}
+
+// preStarting: preStart runs, and is held.
+func (c *cell) preStarting() {
+	c.Helper()
+	c.holdHandler(preStart, "start") // its host is started beside the creation
+	c.create()
+	c.askStart(c.front())
+	c.waitHandler(preStart)
+}
+
+// completing: the entrypoint has ended by itself, onExit runs and is held.
+func (c *cell) completing() {
+	c.Helper()
+	c.running()
+	c.holdHandler(onExit, "start")
+	c.must(unix.Kill(c.init(), unix.SIGUSR1))
+	c.waitHandler(onExit)
 }
 
 // starting: the runtime has been called, and is held.
@@ -259,7 +346,7 @@ func (c *cell) waitHandler(kind string) {
 		case <-c.Context().Done():
 		}
 	}
-	if kind == "postStart" {
+	if kind == postStart {
 		c.poll("the entrypoint", c.inside("ready").exists)
 	}
 }

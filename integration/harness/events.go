@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -34,7 +35,8 @@ type Events struct {
 
 	mu      sync.Mutex // guards what follows
 	seen    []Event
-	changed chan struct{} // closed and replaced at each event, so that any number of waiters wake up
+	of      map[[2]string][]Event // the same by namespace and container
+	changed chan struct{}         // closed and replaced at each event, so that any number of waiters wake up
 	err     error
 }
 
@@ -43,7 +45,7 @@ type Events struct {
 func (c *Client) Events(ctx context.Context) (*Events, error) {
 	ctx, cancel := context.WithCancel(ctx)
 	stream, errs := c.EventService().Subscribe(ctx)
-	e := &Events{cancel: cancel, ended: make(chan struct{}), changed: make(chan struct{})}
+	e := &Events{cancel: cancel, ended: make(chan struct{}), changed: make(chan struct{}), of: map[[2]string][]Event{}}
 	go e.collect(stream, errs)
 
 	probe := &apievents.NamespaceCreate{Name: c.Namespace} // any known type will do
@@ -86,6 +88,8 @@ func (e *Events) add(env *events.Envelope) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	e.seen = append(e.seen, ev)
+	whose := [2]string{ev.Namespace, ev.ContainerID}
+	e.of[whose] = append(e.of[whose], ev)
 	close(e.changed)
 	e.changed = make(chan struct{})
 }
@@ -116,6 +120,13 @@ func (e *Events) All() []Event {
 // Of lists the events of one container so far.
 func (e *Events) Of(id string) []Event {
 	return e.filter(func(ev Event) bool { return ev.ContainerID == id })
+}
+
+// In lists the events of one container of that namespace so far. Its cost does not grow with what else has been seen.
+func (e *Events) In(namespace, id string) []Event {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return slices.Clone(e.of[[2]string{namespace, id}])
 }
 
 // Topics lists the topics of one container's events so far, in order.

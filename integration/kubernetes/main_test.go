@@ -93,9 +93,11 @@ func newHost(ctx context.Context) (_ *host, err error) {
 
 // watch from before the first pod on.
 func (h *host) watch() (err error) {
-	// On cgroup v1 the first pod's containers would make it, for good, where the kubelet has no use for it.
-	if err := harness.MakeCgroupParent(h.CgroupRoot() + "/kubepods/besteffort"); err != nil {
-		return err
+	// On cgroup v1 the first pod's containers would make them, for good, where the kubelet has no use for them.
+	for _, class := range []string{"besteffort", "burstable"} {
+		if err := harness.MakeCgroupParent(h.CgroupRoot() + "/kubepods/" + class); err != nil {
+			return err
+		}
 	}
 	h.pods = harness.Watch{
 		Daemons: []*harness.Daemon{h.Containerd}, CgroupParents: []string{h.CgroupRoot()}, NetNS: true, Sysctls: true,
