@@ -48,7 +48,7 @@ func (r *report) results(line func(string, ...any)) {
 	line("\n## The last result\n")
 	line("%s\n", r.summary())
 	line("A test counts once, and those within it, such as one for each runtime, once more. Where parts were run again, each test stands with its last run.\n")
-	line("| run | package | tests | with those within them | failed | the package took |")
+	line("| run | package | tests | with those within them | failed, or did not end | the package took |")
 	line("|---|---|---|---|---|---|")
 	for _, run := range r.Runs {
 		for _, o := range run.Packages {
