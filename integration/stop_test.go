@@ -1,6 +1,7 @@
 package integration
 
 import (
+	"fmt"
 	"strings"
 	"syscall"
 	"testing"
@@ -8,6 +9,8 @@ import (
 
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/errdefs"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
 // SPEC 5, steps 1 to 3: Kill returns while preStop runs, the signal comes once,
@@ -198,10 +201,13 @@ func TestPausedContainer(t *testing.T) {
 	})
 }
 
+// shortly is a time limit that lets a handler begin, and be paused, before it is over.
+var shortly = fmt.Sprintf("timeoutSeconds: %.0f, ", harness.Patience(time.Second).Seconds())
+
 // SPEC 3: a forced end thaws to kill, and the container stays paused.
 func TestPauseDuringPreStop(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
-		c := b.run(with{keyPreStop: "{timeoutSeconds: 1, " + shell(waiting) + "}"}, obedient)
+		c := b.run(with{keyPreStop: "{" + shortly + shell(waiting) + "}"}, obedient)
 		c.waitFor("ready")
 		c.kill(syscall.SIGTERM)
 		c.waitFor("begun")

@@ -211,7 +211,7 @@ func TestOutOfMemory(t *testing.T) {
 func TestPauseDuringPostStart(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		p := b.newPod()
-		c, result := b.runLater(with{keyPostStart: "{timeoutSeconds: 1, failurePolicy: Ignore, " + shell(waiting) + "}"}, obedient, p.member)
+		c, result := b.runLater(with{keyPostStart: "{" + shortly + "failurePolicy: Ignore, " + shell(waiting) + "}"}, obedient, p.member)
 		c.waitFor("begun")
 		c.waitFor("ready")
 		b.pause(c)

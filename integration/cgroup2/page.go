@@ -46,8 +46,9 @@ func (r *report) page() string {
 // results are the last ones, by run.
 func (r *report) results(line func(string, ...any)) {
 	line("\n## The last result\n")
+	line("%s\n", r.summary())
 	line("A test counts once, and those within it, such as one for each runtime, once more. Where parts were run again, each test stands with its last run.\n")
-	line("| run | package | tests | with those within them | failed | the package took |")
+	line("| run | package | tests | with those within them | failed, or did not end | the package took |")
 	line("|---|---|---|---|---|---|")
 	for _, run := range r.Runs {
 		for _, o := range run.Packages {
@@ -94,6 +95,30 @@ func wrap(text string) string {
 	return b.String()
 }
 
+// summary says whether all is well.
+func (r *report) summary() string {
+	failed, left := 0, 0
+	for _, run := range r.Runs {
+		for _, o := range run.Packages {
+			for _, v := range o.Tests {
+				if len(v.Failed) > 0 || !v.ended() {
+					failed++
+				}
+			}
+			if o.Wrong != "" {
+				failed++
+			}
+		}
+	}
+	for _, tests := range r.NotRun {
+		left += len(tests)
+	}
+	if failed == 0 && left == 0 {
+		return "Every test has passed."
+	}
+	return fmt.Sprintf("**Not whole**: of %d tests the last run failed or did not end, and %d have not been run.", failed, left)
+}
+
 func (m *machineRun) machine() string {
 	return fmt.Sprintf("%s; emulated by %s, on %s", m.Machine, m.Emulator, m.Host)
 }
@@ -109,6 +134,8 @@ func (v *verdict) String() string {
 	switch {
 	case v == nil:
 		return "not run"
+	case !v.ended():
+		return "did not end"
 	case len(v.Failed) > 0:
 		return "failed"
 	}

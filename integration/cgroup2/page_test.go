@@ -6,7 +6,7 @@ import (
 	"testing"
 )
 
-// TestPage: docs/cgroup-v2.md is what the program writes of its data, no test has failed, and those that it points at have passed.
+// TestPage: docs/cgroup-v2.md is what the program writes of its data, whatever that is: it tells of failures too.
 func TestPage(t *testing.T) {
 	const path = "../../docs/cgroup-v2.md"
 	page, err := os.ReadFile(path)
@@ -20,21 +20,12 @@ func TestPage(t *testing.T) {
 	if string(page) != r.page() {
 		t.Error("docs/cgroup-v2.md is not what is written of its data: `go run ./integration/cgroup2 -rewrite -page docs/cgroup-v2.md`")
 	}
+	if len(r.Runs) == 0 {
+		t.Error("the page tells of no run")
+	}
 	for _, run := range r.Runs {
 		if run.Began.IsZero() || run.Commit == "" || run.Host == "" || !strings.Contains(run.Emulator, "QEMU") || !strings.Contains(run.Machine, "cgroup2fs") {
 			t.Errorf("the page does not say when, where and of what it is: %+v", run)
-		}
-		for _, o := range run.Packages {
-			if _, failed := o.count(); len(failed) > 0 || o.Wrong != "" {
-				t.Errorf("%s: failed: %v %s", o.Package, failed, o.Wrong)
-			}
-		}
-	}
-	for _, p := range points {
-		for _, test := range p.tests {
-			if v := r.verdict(test); v == nil || v.Passed == 0 {
-				t.Errorf("%s has not passed", test)
-			}
 		}
 	}
 }
@@ -49,11 +40,11 @@ func TestReport(t *testing.T) {
 	plan := map[string][]string{pkg: {"TestA", "TestB", "TestC"}}
 	r := &report{}
 	r.add(run("one", map[string]*verdict{"TestA": passed, "TestB": failed, "TestGone": passed}), plan)
-	wantPage(t, r, "one | `"+pkg+"` | 2 | 3 passed | TestB, TestB/x |", "**Not run** of `"+pkg+"`, 1 tests: TestC.")
+	wantPage(t, r, "one | `"+pkg+"` | 2 | 3 passed | TestB, TestB/x |", "**Not run** of `"+pkg+"`, 1 tests: TestC.", "**Not whole**: of 1 tests the last run failed or did not end, and 1 have")
 	r.add(run("two", map[string]*verdict{"TestB": passed}), plan)
 	wantPage(t, r, "one | `"+pkg+"` | 1 | 3 passed | none |", "two | `"+pkg+"` | 1 | 3 passed | none |", ": TestC.")
 	r.add(run("three", map[string]*verdict{"TestA": passed, "TestC": passed}), plan)
-	wantPage(t, r, "two | `"+pkg+"` | 1 |", "three | `"+pkg+"` | 2 | 6 passed |")
+	wantPage(t, r, "Every test has passed.", "two | `"+pkg+"` | 1 |", "three | `"+pkg+"` | 2 | 6 passed |")
 	if text := r.page(); strings.Contains(text, "one | `") || strings.Contains(text, "Not run") {
 		t.Errorf("the page still has what was run again:\n%s", text)
 	}

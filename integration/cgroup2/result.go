@@ -25,7 +25,7 @@ type result struct {
 // outcome of a package.
 type outcome struct {
 	Package string `json:"package"`
-	// Tests that have ended, by their names.
+	// Tests that have begun, by their names.
 	Tests map[string]*verdict `json:"tests"`
 	// Status of its program; empty until it ends. Seconds that it took.
 	Status  string `json:"status"`
@@ -34,7 +34,7 @@ type outcome struct {
 	Wrong string `json:"wrong,omitempty"`
 }
 
-// verdict on a test: how many passed, itself and those within it, and which failed.
+// verdict on a test: how many passed, itself and those within it, and which failed. Of one that did not end there is neither.
 type verdict struct {
 	Passed int      `json:"passed"`
 	Failed []string `json:"failed,omitempty"`
@@ -66,6 +66,10 @@ func (r *result) note(line string) {
 		r.noteMachine(what, value)
 		return
 	}
+	if name, ok := strings.CutPrefix(line, "=== RUN   "); ok && !strings.Contains(name, "/") {
+		r.verdict(name)
+		return
+	}
 	said, name, found := strings.Cut(strings.TrimLeft(line, " "), ": ")
 	name, _, _ = strings.Cut(name, " ")
 	if found && (said == "--- PASS" || said == "--- FAIL") {
@@ -73,21 +77,26 @@ func (r *result) note(line string) {
 	}
 }
 
-// noteTest: those within a test are said after it.
 func (r *result) noteTest(name string, passed bool) {
+	top, _, _ := strings.Cut(name, "/")
+	v := r.verdict(top)
+	if passed {
+		v.Passed++
+	} else {
+		v.Failed = append(v.Failed, name)
+	}
+}
+
+// verdict on a test of the package that runs; the machine says each package's name before.
+func (r *result) verdict(test string) *verdict {
 	if len(r.packages) == 0 {
-		return // the machine says each package's name before
+		return &verdict{}
 	}
 	tests := r.packages[len(r.packages)-1].Tests
-	top, _, _ := strings.Cut(name, "/")
-	if tests[top] == nil {
-		tests[top] = &verdict{}
+	if tests[test] == nil {
+		tests[test] = &verdict{}
 	}
-	if passed {
-		tests[top].Passed++
-	} else {
-		tests[top].Failed = append(tests[top].Failed, name)
-	}
+	return tests[test]
 }
 
 func (r *result) noteMachine(what, value string) {
@@ -109,6 +118,8 @@ func (r *result) noteMachine(what, value string) {
 	}
 }
 
+func (v *verdict) ended() bool { return v.Passed > 0 || len(v.Failed) > 0 }
+
 // end of a package: the status of its program, and the seconds that it took.
 func (o *outcome) end(said string) {
 	if _, err := fmt.Sscan(said, &o.Status, &o.Seconds); err != nil {
@@ -121,8 +132,12 @@ func (o *outcome) end(said string) {
 
 // count of a package's tests, those within tests included, that passed, and which failed.
 func (o *outcome) count() (passed int, failed []string) {
-	for _, v := range o.Tests {
+	for name, v := range o.Tests {
 		passed, failed = passed+v.Passed, append(failed, v.Failed...)
+		if v.ended() {
+			continue
+		}
+		failed = append(failed, name+" (did not end)")
 	}
 	slices.Sort(failed)
 	return passed, failed

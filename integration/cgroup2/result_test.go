@@ -28,6 +28,7 @@ func TestResult(t *testing.T) {
 		"its program fails":     {strings.Replace(passed, packages[0]+" 0", packages[0]+" 2", 1), packages[0] + ": status 2"},
 		"no test":               {strings.ReplaceAll(passed, "--- PASS", "--- SKIP"), "0 passed"},
 		"a package is missing":  {strings.Replace(passed, "cgroup2: package: "+packages[1]+" 0 61", "", 1), packages[1] + " did not come to its end"},
+		"a test does not end":   {strings.Replace(passed, "PASS\r", "=== RUN   TestX\r", 1), "failed: [TestX (did not end)]"},
 		"something stays":       {strings.Replace(passed, "cgroup2: end", "cgroup2: left: /sys/fs/cgroup/lcs", 1), "left behind: /sys/fs/cgroup/lcs"},
 		"the machine breaks":    {strings.Replace(passed, "cgroup2: end", "Kernel panic", 1), "the machine did not come to its end"},
 		"it never said a thing": {"", "the machine did not come to its end"},
