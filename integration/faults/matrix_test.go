@@ -77,7 +77,7 @@ func meetFault(t *testing.T, f *fault, p *phase, runtime string) {
 		t.Fatal(err)
 	}
 	c := newCell(t, w, p, runtime)
-	c.holdsHost = f.holdsHost && p.host != "" && p.host != "make"
+	c.holdsHost = f.holdsHost && (p.host == "start" || p.host == "prepare")
 	if f.prepare != nil {
 		f.prepare(c)
 	}

@@ -25,7 +25,7 @@ type phase struct {
 	// pending: a Create, a Start or a Delete is waited for.
 	pending bool
 	// host is what a handler host would be doing: "start" and "prepare" can be held, in "make" it waits for the runtime,
-	// "" is where none runs.
+	// in "park" it has begun the start's first handler, "" is where none runs.
 	host string
 	// handlers that the container has; nil for postStart and preStop.
 	handlers []string
@@ -62,7 +62,7 @@ var phases = []*phase{
 		},
 	},
 	{
-		name: "Created", about: "created, and not started", preStop: 1, terms: 1, status: 7,
+		name: "Created", about: "created, and not started", host: "park", preStop: 1, terms: 1, status: 7,
 		reach: func(c *cell) { c.create() },
 	},
 	{
@@ -85,18 +85,18 @@ var phases = []*phase{
 		},
 	},
 	{
-		name: "Starting", pending: true, about: "the runtime's start is held", preStop: 1, terms: 1, status: 7,
+		name: "Starting", pending: true, host: "park", about: "the runtime's start is held", preStop: 1, terms: 1, status: 7,
 		reach: func(c *cell) { c.starting() },
 	},
 	{
-		name: "StartingStop", pending: true, about: "the runtime's start is held, and SIGTERM has come", start: "signal 15 arrived", preStop: 1, terms: 1, status: 7,
+		name: "StartingStop", pending: true, host: "park", about: "the runtime's start is held, and SIGTERM has come", start: "signal 15 arrived", preStop: 1, terms: 1, status: 7,
 		reach: func(c *cell) {
 			c.starting()
 			c.must(c.answer(c.askStop(c.front())))
 		},
 	},
 	{
-		name: "StartingPassed", pending: true, about: "the runtime's start is held, and SIGKILL has come", start: "signal 9 arrived", status: 137, terms: 0,
+		name: "StartingPassed", pending: true, host: "park", about: "the runtime's start is held, and SIGKILL has come", start: "signal 9 arrived", status: 137, terms: 0,
 		reach: func(c *cell) {
 			c.starting()
 			c.killReq = c.askKill(c.front(), syscall.SIGKILL)
