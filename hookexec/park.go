@@ -67,6 +67,11 @@ func (e *Exec) Park(ctx context.Context, exited <-chan struct{}) (*Parked, error
 	return p, nil
 }
 
+// Cancel ends what has not been resumed, and does not wait for its end.
+func (p *Parked) Cancel() { p.cancel(errNotDue) }
+
+var errNotDue = errors.New("it was not due any more")
+
 // resume lets the command go on, and follows it to its end. ok is false where it has
 // ended before: it was not more than a preparation then, and nothing is lost.
 func (p *Parked) resume(ctx context.Context, progress *Progress) (_ Result, ok bool) {

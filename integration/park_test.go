@@ -91,17 +91,29 @@ func TestBegunHandlerDies(t *testing.T) {
 }
 
 // A container that is killed before its start takes along what has been begun in it,
-// in the host's pid namespace too.
+// in the host's pid namespace too, and where the handler host hangs: what it does not
+// reap would hold back the end of the container's own pid namespace.
 func TestContainerEndsBeforeItsBegunHandlerIsDue(t *testing.T) {
-	for name, edit := range map[string]func(*harness.ContainerConfig){"private": func(*harness.ContainerConfig) {}, "host": hostPID} {
+	private := func(*harness.ContainerConfig) {}
+	for name, test := range map[string]struct {
+		edit  func(*harness.ContainerConfig)
+		hangs bool
+	}{
+		"private": {edit: private}, "host": {edit: hostPID}, "hung": {edit: private, hangs: true},
+	} {
 		t.Run(name, func(t *testing.T) {
 			on(t, []target{pinned, crun}, func(b *bench) {
-				c := b.newContainer(with{keyPostStart: shell("echo ran >> /ran")}, forever, edit)
+				c := b.newContainer(with{keyPostStart: shell("echo ran >> /ran")}, forever, test.edit)
 				init, err := c.Create(b.Context())
 				if err != nil {
 					b.Fatal(err)
 				}
 				parked := c.parked(init)
+				if test.hangs {
+					if err := unix.Kill(parked.PPID, unix.SIGSTOP); err != nil {
+						b.Fatal(err)
+					}
+				}
 				c.kill(syscall.SIGKILL)
 				c.wantExit(137)
 				b.waitGone(parked)

@@ -29,6 +29,9 @@ type handlers interface {
 	// run runs one handler until it has ended or ctx is cancelled, and keeps
 	// progress up to date.
 	run(ctx context.Context, kind lifecycle.Kind, effect lifecycle.Effect, progress *hookexec.Progress) hookexec.Result
+	// unpark ends what has been begun of a start's handler before it is due. It may be
+	// called at any time, by anybody.
+	unpark()
 	// signal sends a signal to the container, on nobody's request.
 	signal(ctx context.Context, signal lifecycle.Signal) error
 	// close is called once, when nothing is going to be run or signalled.

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"path/filepath"
 	"slices"
+	"sync/atomic"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -56,9 +57,9 @@ type runner struct {
 	afterlife afterlife
 	// cgroup is init's HybridCgroup, from prepare on.
 	cgroup string
-	// parked is the first handler of the start, until it runs; nil where it cannot be
-	// parked.
-	parked *hookexec.Parked
+	// parked is the first handler of the start, until it runs; nil where it is not
+	// parked, or not any more.
+	parked atomic.Pointer[hookexec.Parked]
 }
 
 // newRunner refuses what cannot be run before anything is created.
@@ -145,7 +146,14 @@ func (r *runner) park(ctx context.Context, exited <-chan struct{}) {
 		log.G(ctx).WithError(err).WithField("id", r.id).Debug("begin a handler of the start early")
 		return
 	}
-	r.parked = parked
+	r.parked.Store(parked)
+}
+
+// unpark implements handlers.
+func (r *runner) unpark() {
+	if parked := r.parked.Swap(nil); parked != nil {
+		parked.Cancel()
+	}
 }
 
 // started implements handlers: a restored container can be prepared only now.
@@ -247,7 +255,7 @@ func (r *runner) action(job job, handler *lifecyclev1.Handler, log *stdout.Write
 		return r.afterExec(*exec, job.after)
 	}
 	if job.kind == r.first() {
-		exec.Parked, r.parked = r.parked, nil
+		exec.Parked = r.parked.Swap(nil)
 	}
 	return exec
 }

@@ -327,6 +327,8 @@ func (s *service) Kill(ctx context.Context, r *taskapi.KillRequest) (*ptypes.Emp
 	if c == nil || r.ExecID != "" {
 		return s.TTRPCTaskService.Kill(ctx, r)
 	}
+	// What is in the container's pid namespace holds its end back until it has been reaped, by a host that may hang.
+	c.handlers.unpark()
 	s.noteExit(ctx, c)
 	request := c.ask(lifecycle.Event{Kind: lifecycle.KillRequested, Signal: lifecycle.Signal{Number: r.Signal, All: r.All}})
 	answer := request.wait()
@@ -377,6 +379,7 @@ func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	if c == nil || r.ExecID != "" {
 		return s.TTRPCTaskService.Delete(ctx, r)
 	}
+	c.handlers.unpark()
 	s.noteExit(ctx, c)
 	c.endTrialOfExited(ctx)
 	verdict := c.ask(lifecycle.Event{Kind: lifecycle.DeleteRequested}).wait()

@@ -176,6 +176,8 @@ type fakeHandlers struct {
 	closed int
 }
 
+func (f *fakeHandlers) unpark() {}
+
 func (h *fakeHandlers) started(_ context.Context, pid int, _ <-chan struct{}) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()

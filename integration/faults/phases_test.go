@@ -89,14 +89,14 @@ var phases = []*phase{
 		reach: func(c *cell) { c.starting() },
 	},
 	{
-		name: "StartingStop", pending: true, host: "park", about: "the runtime's start is held, and SIGTERM has come", start: "signal 15 arrived", preStop: 1, terms: 1, status: 7,
+		name: "StartingStop", pending: true, about: "the runtime's start is held, and SIGTERM has come", start: "signal 15 arrived", preStop: 1, terms: 1, status: 7,
 		reach: func(c *cell) {
 			c.starting()
 			c.must(c.answer(c.askStop(c.front())))
 		},
 	},
 	{
-		name: "StartingPassed", pending: true, host: "park", about: "the runtime's start is held, and SIGKILL has come", start: "signal 9 arrived", status: 137, terms: 0,
+		name: "StartingPassed", pending: true, about: "the runtime's start is held, and SIGKILL has come", start: "signal 9 arrived", status: 137, terms: 0,
 		reach: func(c *cell) {
 			c.starting()
 			c.killReq = c.askKill(c.front(), syscall.SIGKILL)
