@@ -224,6 +224,7 @@ func (b *podBench) wantPodWithHandlers(edit ...func(*harness.PodConfig)) {
 	}, edit...)
 	web := b.create(pod, obedient, func(config *harness.PodContainerConfig) { config.Name = "web" })
 	web.start()
+	web.waitFor("ready")
 	if got := web.read("message"); got != "hello\n" {
 		b.Errorf("postStart has written %q", got)
 	}

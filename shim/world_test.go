@@ -176,7 +176,7 @@ type fakeHandlers struct {
 	closed int
 }
 
-func (f *fakeHandlers) unpark() {}
+func (h *fakeHandlers) unpark() {}
 
 func (h *fakeHandlers) started(_ context.Context, pid int, _ <-chan struct{}) error {
 	h.mu.Lock()
