@@ -100,6 +100,7 @@ func TestContainersStartInOrder(t *testing.T) {
 	p.waitFor("begun")
 	p.touch("go")
 	p.ready()
+	b.poll("the second's first command, which a ready pod need not have run", func() bool { return strings.HasSuffix(p.log(), "second") })
 	p.wantLog("first begun through second")
 }
 
