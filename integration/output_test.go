@@ -337,8 +337,9 @@ func TestOutputThatNobodyReads(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		const lines = 100_000
 		p := b.newPod()
-		out := b.newStream() // not followed
-		c := b.newContainer(with{keyLifecycle: "{postStart: " + logged(bulk(lines)) + ", preStop: " + logged("echo "+strings.Repeat("y", 200)+"; touch /stopped") + "}"}, obedient, p.member)
+		out := b.newStream()              // not followed
+		line := strings.Repeat("y", 4000) // too long for what is left of a page of the FIFO, once it has a line of postStart's
+		c := b.newContainer(with{keyLifecycle: "{postStart: " + logged(bulk(lines)) + ", preStop: " + logged("echo "+line+"; touch /stopped") + "}"}, obedient, p.member)
 		c.createWith(out.path, false)
 		_, took, err := c.Start(b.Context())
 		if err != nil || took > 15*time.Second {
