@@ -3,7 +3,6 @@ package integration
 import (
 	"context"
 	"errors"
-	"flag"
 	"fmt"
 	"os"
 	"path/filepath"
@@ -34,17 +33,6 @@ const imageServer = "localhost/lifecycle-shim/testserver:test"
 
 // keyGrace is the kubelet's, which the README's configuration lets through.
 const keyGrace = "io.kubernetes.pod.terminationGracePeriod"
-
-// parallel lets tests that call t.Parallel run beside each other although there
-// may be fewer processors: they mostly wait.
-func parallel() {
-	flag.Parse()
-	set := false
-	flag.Visit(func(f *flag.Flag) { set = set || f.Name == "test.parallel" })
-	if !set {
-		_ = flag.Set("test.parallel", "16")
-	}
-}
 
 // podHost is a containerd with CRI and NRI, and what there was before its first
 // pod.

@@ -60,7 +60,7 @@ var daemons = struct {
 }{started: map[string]*harness.Daemon{}}
 
 func TestMain(m *testing.M) {
-	parallel()
+	harness.Parallel(16)
 	code := m.Run()
 	if err := errors.Join(closeCRI(), closeDaemons()); err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -141,10 +141,12 @@ type bench struct {
 	logged int
 }
 
-// on runs the test under each of the targets, and looks for leaks after it.
+// on runs the test under each of the targets, and looks for leaks after it. They
+// run side by side: each has its own containerd, and its own cgroups.
 func on(t *testing.T, targets []target, test func(*bench)) {
 	for _, target := range targets {
 		t.Run(target.name, func(t *testing.T) {
+			t.Parallel()
 			test(newBench(t, target, sharedDaemon(t, target)))
 		})
 	}
@@ -154,6 +156,7 @@ func on(t *testing.T, targets []target, test func(*bench)) {
 func onOwn(t *testing.T, targets []target, test func(*bench)) {
 	for _, target := range targets {
 		t.Run(target.name, func(t *testing.T) {
+			t.Parallel()
 			daemon := startDaemon(t, target)
 			t.Cleanup(func() {
 				if err := daemon.Close(); err != nil {

@@ -9,6 +9,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -57,10 +58,18 @@ func addNamespace(config *harness.ContainerConfig, namespace specs.LinuxNamespac
 	}
 }
 
+// hostPort is held by the one test that listens on serverPort outside of every
+// container.
+var hostPort sync.Mutex
+
 // outsideServer answers on loopback, outside of every container, on the port or
 // on any if it is 0.
 func outsideServer(t *testing.T, port int, served http.HandlerFunc) int {
 	t.Helper()
+	if port == serverPort {
+		hostPort.Lock()
+		t.Cleanup(hostPort.Unlock)
+	}
 	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 	if err != nil {
 		t.Fatal(err)

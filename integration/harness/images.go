@@ -34,7 +34,9 @@ var busyboxImages = sync.OnceValues(func() (map[string][]byte, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	if err := NewRootFS(dir); err != nil {
+	// An archive would hold each hard link as a file of its own.
+	symbolic := func(old, name string) error { return os.Symlink(filepath.Base(old), name) }
+	if err := newRootFS(dir, symbolic); err != nil {
 		return nil, err
 	}
 	archives := map[string][]byte{}

@@ -15,7 +15,9 @@ const busyboxPath = "/bin/busybox"
 // NewRootFS makes a root filesystem in dir: busybox with all its applets in /bin, the users root, app
 // (1000) and nobody, and the usual mount points. It takes about 10 ms and 2 MB, so each container gets its
 // own and may spoil it.
-func NewRootFS(dir string) error {
+func NewRootFS(dir string) error { return newRootFS(dir, os.Link) }
+
+func newRootFS(dir string, link func(old, name string) error) error {
 	// Readable for all: the container's process may be any user.
 	for _, sub := range []string{"bin", "dev", "etc", "proc", "root", "run", "sys", "tmp", "usr/share", "var"} {
 		if err := os.MkdirAll(filepath.Join(dir, sub), 0o755); err != nil {
@@ -40,11 +42,12 @@ func NewRootFS(dir string) error {
 			return fmt.Errorf("root filesystem: %w", err)
 		}
 	}
-	return installBusybox(filepath.Join(dir, "bin"))
+	return installBusybox(filepath.Join(dir, "bin"), link)
 }
 
-// installBusybox copies the binary, as a container may write to its own, and links the applets to it.
-func installBusybox(bin string) error {
+// installBusybox copies the binary, as a container may write to its own, and links the applets to it: by hard links a
+// container's, as 270 symbolic ones need an inode each, which is five times the time.
+func installBusybox(bin string, link func(old, name string) error) error {
 	if err := copyFile(busyboxPath, filepath.Join(bin, "busybox"), 0o755); err != nil {
 		return fmt.Errorf("busybox (`make deps` installs the package busybox-static): %w", err)
 	}
@@ -56,7 +59,7 @@ func installBusybox(bin string) error {
 		if name == "busybox" {
 			continue
 		}
-		if err := os.Symlink("busybox", filepath.Join(bin, name)); err != nil {
+		if err := link(filepath.Join(bin, "busybox"), filepath.Join(bin, name)); err != nil {
 			return fmt.Errorf("applets of busybox: %w", err)
 		}
 	}
