@@ -32,7 +32,7 @@ STEP := @tools/step
 TOOL := go tool -modfile=tools/go.mod
 UNIT = $$(go list -tags '$(TAGS)' ./... | grep -v /integration)
 # Those with servers or a machine of their own have targets of their own.
-INTEGRATION = $$(go list -tags '$(TAGS)' ./integration/... | grep -vE '/integration/(kubernetes|debian|docker)')
+INTEGRATION = $$(go list -tags '$(TAGS)' ./integration/... | grep -vE '/integration/(kubernetes|debian|docker|apparmor)')
 
 .PHONY: help
 help: ## list the targets
@@ -158,6 +158,18 @@ growth-page: deps build $(BIN)/.servers ## the same, and write it into docs/grow
 .PHONY: faults
 faults: build servers ## every fault in every phase, and every pair of requests at once (root); test runs a part, each day another
 	$(STEP) 'every fault in every phase (15 min)' go test -race -count=1 -tags '$(TAGS)' -timeout 40m ./integration/faults -whole
+
+# How often `make repeat` runs everything.
+TIMES ?= 20
+
+.PHONY: deps-repeat
+deps-repeat: deps ## install what repeat needs on top of deps (as root)
+	@.ci/deps repeat
+
+.PHONY: repeat
+repeat: build servers ## all tests TIMES times (20), nothing cached, with all processors busy besides; says which failed (root; 25 min each)
+	$(STEP) 'the suite under load, $(TIMES) times' tools/repeat $(TIMES) \
+		go test -race -count=1 -tags '$(TAGS)' -p 1 -timeout 60m $(UNIT) $(INTEGRATION)
 
 .PHONY: deps-cgroup2
 deps-cgroup2: deps ## install what cgroup2 needs on top of deps (as root)

@@ -16,7 +16,7 @@ var guest embed.FS
 
 // debianPackages are what the machine has beside a minimal Debian 12: an init with its bus, what the tests run under and with.
 var debianPackages = []string{
-	"systemd-sysv", "dbus", "kmod", "busybox-static", "containerd", "runc", "crun", "containernetworking-plugins", "iproute2", "openssl", "procps", "ca-certificates",
+	"systemd-sysv", "dbus", "kmod", "busybox-static", "containerd", "runc", "crun", "containernetworking-plugins", "iproute2", "openssl", "procps", "ca-certificates", "apparmor",
 }
 
 // diskModules are what the kernel needs for its disks, in this order; on Debian's all of them are modules.
@@ -28,7 +28,7 @@ const debianDisk = "4G"
 // newDebian returns the machine without the tests' disk. It is made once for what it is made of, and kept in cache.
 func newDebian(ctx context.Context, cache, foreign string) (machine, error) {
 	sum := sha256.New()
-	fmt.Fprintln(sum, debianPackages, diskModules, debianDisk)
+	fmt.Fprintln(sum, debianPackages, diskModules, debianDisk, "parser hidden")
 	for _, name := range []string{"init", "tests.service", "tests.target"} {
 		sum.Write(guestFile(name))
 	}
@@ -84,6 +84,9 @@ func (b builder) build() error {
 	if err != nil {
 		return err
 	}
+	if err := b.hideParser(); err != nil {
+		return err
+	}
 	release, err := b.kernel()
 	if err != nil {
 		return err
@@ -92,6 +95,12 @@ func (b builder) build() error {
 		return err
 	}
 	return b.disk()
+}
+
+// hideParser moves AppArmor's parser to where integration/apparmor has it, and containerd's CRI plugin does not look.
+func (b builder) hideParser() error {
+	hidden := filepath.Join(b.root, "usr/lib/lifecycle-shim-tests")
+	return errors.Join(os.Mkdir(hidden, 0o755), os.Rename(filepath.Join(b.root, "sbin/apparmor_parser"), filepath.Join(hidden, "apparmor_parser")))
 }
 
 // kernel fetches Debian's, puts its modules into the root, and returns its release.

@@ -11,7 +11,7 @@ import (
 const slowness = 10
 
 // packages of tests that the machine runs, in this order: the harness first, as the others rely on what it says.
-var packages = []string{"integration/harness", "integration", "integration/parity"}
+var packages = []string{"integration/harness", "integration/apparmor", "integration", "integration/parity"}
 
 // targets, as the tests name them, that are left out wherever a test has them.
 var targets = []exclusion{
@@ -24,7 +24,8 @@ type exclusion struct{ name, why string }
 
 // excluded tests, by package. A name that no test has is an error.
 var excluded = map[string][]exclusion{
-	"integration/harness": {},
+	"integration/harness":  {},
+	"integration/apparmor": {},
 	"integration": {
 		{"TestInstall", needsGo},
 		{"TestSecurityDocument", needsGo},
@@ -72,6 +73,9 @@ var points = []point{
 	}},
 	{"systemd's paths (slice, scope): handlers of all kinds in a pod's scopes, under a real systemd; OOM in a scope; what the doctor says of the driver", []string{
 		"TestDeployContainerd", "TestDoctorSystemdCgroups",
+	}},
+	{"AppArmor, which Debian's kernel has: each handler has its container's profile, and one whose label cannot be set does not run", []string{
+		"TestHandlersHaveTheProfileOfTheContainer", "TestHandlerWithoutItsLabelDoesNotRun",
 	}},
 }
 

@@ -53,7 +53,7 @@ func (p *program) keep() {
 // stored is the checkpoint among what containerd has put into its content store.
 func stored(response proto.Message) *types.Descriptor {
 	if r, ok := response.(*tasks.CheckpointTaskResponse); ok {
-		for _, d := range r.Descriptors {
+		for _, d := range r.GetDescriptors() {
 			if d.MediaType == images.MediaTypeContainerd1Checkpoint {
 				return d
 			}
