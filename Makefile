@@ -167,7 +167,7 @@ deps-repeat: deps ## install what repeat needs on top of deps (as root)
 	@.ci/deps repeat
 
 .PHONY: repeat
-repeat: build servers ## all tests TIMES times (20), nothing cached, with all processors busy besides; says which failed (root; 25 min each)
+repeat: build servers ## all tests TIMES times (20), nothing cached, with all processors busy besides; says which failed (root; hours)
 	$(STEP) 'the suite under load, $(TIMES) times' tools/repeat $(TIMES) \
 		go test -race -count=1 -tags '$(TAGS)' -p 1 -timeout 60m $(UNIT) $(INTEGRATION)
 
