@@ -98,8 +98,8 @@ func TestManyAtOnce(t *testing.T) {
 			for i := range 50 {
 				containers = append(containers, b.newContainer(with{
 					"io.kubernetes.cri.sandbox-id": fmt.Sprintf("pod%d", i%10),
-					// A grace period that 50 preStops at once stay within on any machine.
-					keyLifecycle: "{postStart: {" + shell("echo started > /handlers") + "}, preStop: {" + shell("echo stopped >> /handlers") + "}, terminationGracePeriodSeconds: 600}",
+					keyPostStart:                   shell("echo started > /handlers"),
+					keyPreStop:                     shell("echo stopped >> /handlers"),
 				}, obedient))
 			}
 			b.all(containers, func(ctx context.Context, c *container) error {

@@ -30,7 +30,6 @@ var excluded = map[string][]exclusion{
 		{"TestInstall", needsGo},
 		{"TestSecurityDocument", needsGo},
 		{"TestDoctor", "one of its cases needs Go, and each may reach the 5 s that the doctor has for a program, in an emulator; no part in cgroups"},
-		{"TestManyAtOnce", "50 shims end at once there, each within the 3 s that containerd gives it for its last events: too short in an emulator; no part in cgroups"},
 		{"TestNodeInstall", "its doctor may reach these 5 s; TestDoctorFindsNothing shows the same files"},
 	},
 	"integration/parity": {},
