@@ -278,10 +278,10 @@ func (b *podBench) wantSystemdCgroups() {
 	slice := strings.ReplaceAll(strings.TrimPrefix(b.cgroupParent(), "/"), "-", "_") + ".slice" // a dash would be a slice in a slice
 	inSlice := func(config *harness.PodConfig) { config.CgroupParent = "/" + slice }
 	if systemdRuns() {
+		b.Cleanup(func() { _ = exec.Command("systemctl", "stop", slice).Run() }) // after the pods, as it kills them: runc leaves it, empty
 		b.wantPodWithHandlers(inSlice)
 		b.wantOnExitInScope(inSlice)
 		b.wantOOMInScope(inSlice)
-		b.Cleanup(func() { _ = exec.Command("systemctl", "stop", slice).Run() }) // runc leaves it, empty
 		return
 	}
 	config := harness.PodConfig{Name: b.Name() + "-systemd", Handler: handlerLifecycle, HostNetwork: true}

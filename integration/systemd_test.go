@@ -50,7 +50,7 @@ func TestUnderSystemd(t *testing.T) {
 		}
 	}
 	if err != nil || t.Failed() {
-		t.Errorf("%v\n%s\n%s", err, log, lastLines(string(text), 100))
+		t.Errorf("%v\n%s\n%s", err, log, lastLines(string(text), 1000))
 	}
 }
 

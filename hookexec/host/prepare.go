@@ -1,6 +1,7 @@
 package host
 
 import (
+	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -44,33 +45,68 @@ type handler struct {
 // Prepare writes the container's state under request.Root. The files hold the
 // container's environment, so nobody but root can read them. created returns the
 // container's init when there is one; what can be done without is done before.
+//
+// Runtimes that wrap another edit config.json while they create the container, as
+// nvidia-container-runtime does: what it says then, or half says, is not yet the
+// container's, and is read again if it has changed.
 func Prepare(request wire.PrepareRequest, created func() (wire.Init, error)) (err error) {
 	defer recovered(&err)
-	spec, err := readSpec(request.Bundle)
-	if err != nil {
-		return err
-	}
-	config, err := newConfig(request, spec)
-	if err != nil {
-		return fmt.Errorf("the spec cannot be used for handlers: %w", err)
-	}
-	dir := filepath.Join(request.Root, request.ID)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return err
-	}
-	own := handler{Process: spec.Process}
-	if own.Filter, err = keepFilter(filepath.Join(dir, filterFile), config); err != nil {
-		return err
+	var early *preparation
+	if config, err := readConfig(request.Bundle); err == nil {
+		early, _ = prepare(request, config) // it fails again below, if it has to
 	}
 	init, err := created()
 	if err != nil {
 		return err
 	}
-	state, err := newState(request.ID, init.Pid, config)
+	config, err := readConfig(request.Bundle)
 	if err != nil {
 		return err
 	}
-	if joinsItself(spec.Process) {
+	if early == nil || !bytes.Equal(config, early.of) {
+		if early, err = prepare(request, config); err != nil {
+			return err
+		}
+	}
+	return early.write(request, init)
+}
+
+// preparation is what is made of a bundle without its container.
+type preparation struct {
+	of      []byte // the config.json
+	process *specs.Process
+	config  *configs.Config
+	filter  []byte // the program of the seccomp profile; empty: libcontainer makes it each time
+}
+
+func prepare(request wire.PrepareRequest, data []byte) (*preparation, error) {
+	spec, err := decodeSpec(data)
+	if err != nil {
+		return nil, err
+	}
+	config, err := newConfig(request, spec)
+	if err != nil {
+		return nil, fmt.Errorf("the spec cannot be used for handlers: %w", err)
+	}
+	return &preparation{of: data, process: spec.Process, config: config, filter: takeFilter(config)}, nil
+}
+
+func (p *preparation) write(request wire.PrepareRequest, init wire.Init) error {
+	state, err := newState(request.ID, init.Pid, p.config)
+	if err != nil {
+		return err
+	}
+	dir := filepath.Join(request.Root, request.ID)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return err
+	}
+	own := handler{Process: p.process, Filter: len(p.filter) > 0}
+	if own.Filter {
+		if err := writeFile(filepath.Join(dir, filterFile), p.filter); err != nil {
+			return err
+		}
+	}
+	if joinsItself(p.process) {
 		own.Cgroups, state.CgroupPaths = state.CgroupPaths, map[string]string{}
 	}
 	if err := writeJSON(filepath.Join(dir, handlerFile), own); err != nil {
@@ -79,11 +115,19 @@ func Prepare(request wire.PrepareRequest, created func() (wire.Init, error)) (er
 	return writeJSON(filepath.Join(dir, stateFile), state)
 }
 
+func readConfig(bundle string) ([]byte, error) {
+	return os.ReadFile(filepath.Join(bundle, "config.json"))
+}
+
 func readSpec(bundle string) (*specs.Spec, error) {
-	data, err := os.ReadFile(filepath.Join(bundle, "config.json"))
+	data, err := readConfig(bundle)
 	if err != nil {
 		return nil, err
 	}
+	return decodeSpec(data)
+}
+
+func decodeSpec(data []byte) (*specs.Spec, error) {
 	var spec specs.Spec
 	if err := json.Unmarshal(data, &spec); err != nil {
 		return nil, fmt.Errorf("decode the bundle's config.json: %w", err)
@@ -196,23 +240,23 @@ func cgroupPaths(pid int) (map[string]string, error) {
 	return paths, nil
 }
 
-// keepFilter writes the program of the seccomp profile, and reduces the profile in the
+// takeFilter returns the program of the seccomp profile, and reduces the profile in the
 // config. A profile that libseccomp refuses is left as it is: its handlers fail, and say
 // why.
-func keepFilter(path string, config *configs.Config) (bool, error) {
+func takeFilter(config *configs.Config) []byte {
 	if config.Seccomp == nil {
-		return false, nil
+		return nil
 	}
 	program, err := filter.Compile(config.Seccomp)
 	if err != nil {
-		return false, nil //nolint:nilerr // see above
+		return nil
 	}
 	reduced, err := filter.Reduce(config.Seccomp)
 	if err != nil {
-		return false, nil //nolint:nilerr // see above
+		return nil
 	}
 	config.Seccomp = reduced
-	return true, writeFile(path, program)
+	return program
 }
 
 func writeJSON(path string, value any) error {

@@ -1,0 +1,61 @@
+package host
+
+import (
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/opencontainers/runc/libcontainer"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
+)
+
+// A handler has what config.json says when the container has been created: a runtime that wraps another edits it in place before, and
+// may be met in the middle of it.
+func TestPrepareReadsWhatTheRuntimeEdits(t *testing.T) {
+	const start = `{"process": {"args": ["x"], "cwd": "/", "user": {"uid": 1}, "env": ["A=`
+	config := func(env, seccomp string) string {
+		return start + env + `"]}, "root": {"path": "r"}, "linux": {"namespaces": [{"type": "pid"}]` + seccomp + `}}`
+	}
+	const profile = `, "seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["mkdir"], "action": "SCMP_ACT_ERRNO"}]}`
+	for name, before := range map[string]string{
+		"nothing yet":     "",
+		"half of it":      start,
+		"the same":        config("after", profile),
+		"another":         config("before", profile),
+		"without profile": config("before", ""),
+	} {
+		t.Run(name, func(t *testing.T) {
+			bundle := t.TempDir()
+			t.Chdir(bundle) // as Prepare does, and back
+			write := func(text string) {
+				if err := os.WriteFile("config.json", []byte(text), 0o600); err != nil {
+					t.Fatal(err)
+				}
+			}
+			write(before)
+			root := filepath.Join(bundle, "lifecycle")
+			err := Prepare(wire.PrepareRequest{Root: root, ID: id, Bundle: bundle}, func() (wire.Init, error) {
+				write(config("after", profile))
+				return this()
+			})
+			if err != nil {
+				t.Fatal(err)
+			}
+			own, err := readHandler(wire.StartRequest{Root: root, ID: id})
+			if err != nil {
+				t.Fatal(err)
+			}
+			if own.Process.Env[0] != "A=after" || !own.Filter {
+				t.Errorf("a handler has %+v", own)
+			}
+			container, err := libcontainer.Load(root, id)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if config := container.Config(); config.Seccomp == nil {
+				t.Error("the state has no seccomp profile")
+			}
+		})
+	}
+}
