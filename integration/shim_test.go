@@ -98,8 +98,8 @@ func TestManyAtOnce(t *testing.T) {
 			for i := range 50 {
 				containers = append(containers, b.newContainer(with{
 					"io.kubernetes.cri.sandbox-id": fmt.Sprintf("pod%d", i%10),
-					keyPostStart:                   shell("echo started > /handlers"),
-					keyPreStop:                     shell("echo stopped >> /handlers"),
+					// Fifty preStops at once take an emulated machine (make cgroup2) longer than the grace period of a container without one.
+					keyLifecycle: "{postStart: {" + shell("echo started > /handlers") + "}, preStop: {" + shell("echo stopped >> /handlers") + "}, terminationGracePeriodSeconds: 600}",
 				}, obedient))
 			}
 			b.all(containers, func(ctx context.Context, c *container) error {

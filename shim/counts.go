@@ -2,6 +2,7 @@ package shim
 
 import (
 	"context"
+	"time"
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
@@ -28,16 +29,18 @@ func newCounters(ctx context.Context) *metrics.Adder {
 	}}
 }
 
+// countWait bounds flushCounts: the lock of the file may be held.
+const countWait = 2 * time.Second
+
 // flushCounts waits until what handlers did has been counted: the shim ends when
 // its shutdown callbacks have.
-func (s *service) flushCounts(ctx context.Context) error {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushWait)
+func (s *service) flushCounts(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), countWait)
 	defer cancel()
 	s.counters.Flush(ctx)
 	if ctx.Err() != nil {
 		log.G(ctx).Error("what handlers did is not all counted: the lock beside MetricsFile is held")
 	}
-	return nil
 }
 
 // countStep counts what a step of the machine has begun or ended.

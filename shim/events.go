@@ -301,12 +301,14 @@ func (t *tap) take() (batch []publication, closed bool) {
 	return batch, t.closed
 }
 
-// flushWait bounds flush: nobody may be listening any more.
-const flushWait = 2 * time.Second
+// flushWait bounds flush: nobody may be listening any more. It is twice what the
+// publisher gives an event. Nobody waits for the process of a shim whose
+// containers are gone, and its socket is removed before.
+const flushWait = 10 * time.Second
 
 // flush waits until what was published before has gone out: the shim ends when
 // its shutdown callbacks have, and TaskDelete must not be lost with it.
-func (t *tap) flush(ctx context.Context) error {
+func (t *tap) flush(ctx context.Context) {
 	// The failure of another shutdown callback cancels the context of them all.
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), flushWait)
 	defer cancel()
@@ -316,15 +318,13 @@ func (t *tap) flush(ctx context.Context) error {
 	t.enqueue(publication{passed: passed})
 	t.mu.Unlock()
 	if closed {
-		return nil
+		return
 	}
 	select {
 	case <-passed:
 	case <-ctx.Done():
-		// An error would make the shim end as failed, before it has tidied up.
 		log.G(ctx).Error("events are left unpublished")
 	}
-	return nil
 }
 
 // Close publishes what is queued and closes the publisher.

@@ -352,9 +352,7 @@ func TestTapFlush(t *testing.T) {
 			tap := newTestTap(t, publisher)
 			emit(t, tap, "a create", "a delete")
 			time.AfterFunc(time.Second, func() { close(publisher.hang) })
-			if err := tap.flush(t.Context()); err != nil {
-				t.Fatal(err)
-			}
+			tap.flush(t.Context())
 			publisher.mu.Lock()
 			defer publisher.mu.Unlock()
 			if len(publisher.seen) != 2 {
@@ -369,10 +367,7 @@ func TestTapFlush(t *testing.T) {
 			defer close(publisher.hang)
 			emit(t, tap, "a create")
 			began := time.Now()
-			// An error would end the shim before it has tidied up.
-			if err := tap.flush(t.Context()); err != nil {
-				t.Error(err)
-			}
+			tap.flush(t.Context())
 			if waited := time.Since(began); waited != flushWait {
 				t.Errorf("it waited %s", waited)
 			}
@@ -387,8 +382,9 @@ func TestTapFlush(t *testing.T) {
 			ctx, cancel := context.WithCancel(t.Context())
 			cancel()
 			began := time.Now()
-			if err := tap.flush(ctx); err != nil || time.Since(began) != time.Second {
-				t.Errorf("got %v after %s", err, time.Since(began))
+			tap.flush(ctx)
+			if waited := time.Since(began); waited != time.Second {
+				t.Errorf("it waited %s", waited)
 			}
 		})
 	})
@@ -400,9 +396,7 @@ func TestTapFlush(t *testing.T) {
 			if err := tap.Close(); err != nil {
 				t.Fatal(err)
 			}
-			if err := tap.flush(t.Context()); err != nil {
-				t.Error(err)
-			}
+			tap.flush(t.Context())
 			publisher.expect(t, "a create")
 			if publisher.closed != 1 {
 				t.Errorf("the publisher was closed %d times", publisher.closed)
@@ -418,9 +412,7 @@ func TestTapFlush(t *testing.T) {
 			gate := watch(tap, "a", nothing)
 			gate.created(testPid, true, false)
 			emit(t, tap, "a start")
-			if err := tap.flush(t.Context()); err != nil {
-				t.Error(err)
-			}
+			tap.flush(t.Context())
 			publisher.expect(t, "")
 		})
 	})

@@ -1,8 +1,6 @@
 package shim
 
 import (
-	"context"
-
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
@@ -36,7 +34,6 @@ func initService(ic *plugin.InitContext) (any, error) {
 	}
 	sd := ended.(shutdown.Service)
 	tap := newTap(publisher.(shim.Publisher))
-	sd.RegisterCallback(tap.flush)
 	inner, err := task.NewTaskService(ic.Context, tap, sd)
 	if err != nil {
 		return nil, err
@@ -45,9 +42,7 @@ func initService(ic *plugin.InitContext) (any, error) {
 	// Opened now, so that a shim never meets a host of another build. That there
 	// is none is told to whoever needs it.
 	host, hostErr := hookexec.OpenHost(reaper.Default)
-	ctx, cancel := context.WithCancel(ic.Context)
-	sd.RegisterCallback(func(context.Context) error { cancel(); return nil })
-	service := newService(ctx, inner, tap, host, hostErr)
-	sd.RegisterCallback(service.flushCounts)
+	service := newService(ic.Context, inner, tap, host, hostErr)
+	sd.RegisterCallback(service.end)
 	return service, nil
 }

@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"maps"
+	"math"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -18,6 +19,7 @@ import (
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
+	"golang.org/x/sync/semaphore"
 	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
@@ -32,8 +34,9 @@ import (
 type service struct {
 	taskapi.TTRPCTaskService // the runc service
 
-	ctx context.Context // ends with the shim
-	tap *tap
+	ctx  context.Context // ends with the shim
+	stop context.CancelFunc
+	tap  *tap
 	// host is nil where hostErr says why there is none.
 	host    *hookexec.Host
 	hostErr error
@@ -41,6 +44,8 @@ type service struct {
 	counters *metrics.Adder
 	// handlersEnded counts handlers, trials among them.
 	handlersEnded atomic.Uint64
+	// deletes: each that is being answered holds one, and the end of the shim all.
+	deletes *semaphore.Weighted
 
 	mu sync.RWMutex
 	// containers with handlers, by id.
@@ -48,11 +53,41 @@ type service struct {
 }
 
 func newService(ctx context.Context, inner taskapi.TTRPCTaskService, tap *tap, host *hookexec.Host, hostErr error) *service {
+	ctx, stop := context.WithCancel(ctx)
 	return &service{
-		TTRPCTaskService: inner, ctx: ctx, tap: tap, host: host, hostErr: hostErr,
+		TTRPCTaskService: inner, ctx: ctx, stop: stop, tap: tap, host: host, hostErr: hostErr,
 		counters:   newCounters(ctx),
+		deletes:    semaphore.NewWeighted(allDeletes),
 		containers: make(map[string]*container),
 	}
+}
+
+const (
+	allDeletes = math.MaxInt64
+	// deleteWait bounds the wait for Deletes: a runtime may hang in one.
+	deleteWait = 2 * time.Second
+)
+
+// end is the shim's, which ends when it has returned. To the runc service a
+// container is gone before its TaskDelete is sent: the Shutdown that follows
+// another one's Delete may come in between.
+func (s *service) end(ctx context.Context) error {
+	s.awaitDeletes(ctx)
+	s.stop()
+	s.tap.flush(ctx)
+	s.flushCounts(ctx)
+	return nil // an error would make the shim end as failed, before it has tidied up
+}
+
+// awaitDeletes waits until those that are being answered have been.
+func (s *service) awaitDeletes(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteWait)
+	defer cancel()
+	if err := s.deletes.Acquire(ctx, allDeletes); err != nil {
+		log.G(ctx).Error("the shim ends during a Delete")
+		return
+	}
+	s.deletes.Release(allDeletes)
 }
 
 // RegisterTTRPC serves the task API in both its versions.
@@ -379,6 +414,8 @@ func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	if c == nil || r.ExecID != "" {
 		return s.TTRPCTaskService.Delete(ctx, r)
 	}
+	_ = s.deletes.Acquire(context.WithoutCancel(ctx), 1) // waits for the end of the shim at most
+	defer s.deletes.Release(1)
 	c.handlers.unpark()
 	s.noteExit(ctx, c)
 	c.endTrialOfExited(ctx)

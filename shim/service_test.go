@@ -12,6 +12,7 @@ import (
 	"reflect"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -429,6 +430,48 @@ func TestRequestsAfterAnExitComeAfterItsEvent(t *testing.T) {
 				if len(w.inner.asked(name)) != 1 {
 					t.Error("the runc service is not called")
 				}
+			})
+		})
+	}
+}
+
+// TestEndOfTheShimAwaitsDeletes: the Shutdown that follows another container's Delete ends the shim as soon as the runc service has
+// none, which is before it sends TaskDelete.
+func TestEndOfTheShimAwaitsDeletes(t *testing.T) {
+	for name, c := range map[string]struct{ takes, want time.Duration }{
+		"that end":  {deleteWait / 2, deleteWait / 2},
+		"that hang": {time.Hour, deleteWait},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, preStop(0), &fakeHandlers{}).serve().mustStart()
+				w.exit()
+				ended := make(chan time.Duration)
+				w.inner.answer["Delete"] = func(context.Context, any) (any, error) {
+					began := time.Now()
+					go func() {
+						if err := w.service.end(t.Context()); err != nil {
+							t.Error(err)
+						}
+						ended <- time.Since(began)
+					}()
+					pass(c.takes)
+					w.emit(&eventstypes.TaskDelete{ContainerID: "c1"})
+					return &taskapi.DeleteResponse{}, nil
+				}
+				var group sync.WaitGroup
+				group.Go(func() {
+					if _, err := w.service.Delete(t.Context(), &taskapi.DeleteRequest{ID: "c1"}); err != nil {
+						t.Error(err)
+					}
+				})
+				if waited := <-ended; waited != c.want {
+					t.Errorf("the shim ended after %s", waited)
+				}
+				if published := strings.Contains(w.publisher.published(), "delete"); published != (c.takes == c.want) {
+					t.Errorf("published %q", w.publisher.published())
+				}
+				group.Wait()
 			})
 		})
 	}
