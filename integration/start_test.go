@@ -15,6 +15,7 @@ const (
 	start   = "/tasks/start"
 	exit    = "/tasks/exit"
 	deleted = "/tasks/delete"
+	oom     = "/tasks/oom"
 )
 
 // SPEC 4, "no postStart": the runc service's own start, nothing else.
