@@ -15,6 +15,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"time"
 
 	"github.com/containerd/containerd/api/types"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
@@ -92,14 +93,15 @@ func TestSameIDAgain(t *testing.T) {
 
 // Fifty containers with both handlers, started and stopped at once, twice.
 func TestManyAtOnce(t *testing.T) {
+	block := fmt.Sprintf("{postStart: {%s}, preStop: {%s}, terminationGracePeriodSeconds: %.0f}", shell("echo started > /handlers"), shell("echo stopped >> /handlers"),
+		harness.Patience(10*time.Second).Seconds()) // 10 s is the default
 	on(t, []target{pinned}, func(b *bench) {
 		for range 2 {
 			var containers []*container
 			for i := range 50 {
 				containers = append(containers, b.newContainer(with{
 					"io.kubernetes.cri.sandbox-id": fmt.Sprintf("pod%d", i%10),
-					// Fifty preStops at once take an emulated machine (make cgroup2) longer than the grace period of a container without one.
-					keyLifecycle: "{postStart: {" + shell("echo started > /handlers") + "}, preStop: {" + shell("echo stopped >> /handlers") + "}, terminationGracePeriodSeconds: 600}",
+					keyLifecycle:                   block,
 				}, obedient))
 			}
 			b.all(containers, func(ctx context.Context, c *container) error {

@@ -51,9 +51,9 @@ type handler struct {
 // container's, and is read again if it has changed.
 func Prepare(request wire.PrepareRequest, created func() (wire.Init, error)) (err error) {
 	defer recovered(&err)
-	var early *preparation
+	var prepared *preparation
 	if config, err := readConfig(request.Bundle); err == nil {
-		early, _ = prepare(request, config) // it fails again below, if it has to
+		prepared, _ = prepare(request, config) // it fails again below, if it has to
 	}
 	init, err := created()
 	if err != nil {
@@ -63,12 +63,12 @@ func Prepare(request wire.PrepareRequest, created func() (wire.Init, error)) (er
 	if err != nil {
 		return err
 	}
-	if early == nil || !bytes.Equal(config, early.of) {
-		if early, err = prepare(request, config); err != nil {
+	if prepared == nil || !bytes.Equal(config, prepared.of) {
+		if prepared, err = prepare(request, config); err != nil {
 			return err
 		}
 	}
-	return early.write(request, init)
+	return prepared.write(request, init)
 }
 
 // preparation is what is made of a bundle without its container.
