@@ -157,7 +157,7 @@ growth-page: deps build $(BIN)/.servers ## the same, and write it into docs/grow
 
 .PHONY: faults
 faults: build servers ## every fault in every phase, and every pair of requests at once (root); test runs a part, each day another
-	$(STEP) 'every fault in every phase (15 min)' go test -race -count=1 -tags '$(TAGS)' -timeout 40m ./integration/faults -whole
+	$(STEP) 'every fault in every phase (10 min)' go test -race -count=1 -tags '$(TAGS)' -timeout 40m ./integration/faults -whole
 
 # How often `make repeat` runs everything.
 TIMES ?= 20

@@ -128,18 +128,18 @@ func socket(bundle string) (*ttrpc.Client, error) {
 // askWait bounds a question that no fault may leave unanswered while the shim lives.
 const askWait = 5 * time.Second
 
-// phaseOf the container, as its shim tells it; empty where it tells of none.
-func phaseOf(client *ttrpc.Client, id string) (string, error) {
+// statusOf the container, as its shim tells it; nil where it tells of none.
+func statusOf(client *ttrpc.Client, id string) (*lifecyclev1.ContainerStatus, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), askWait)
 	defer cancel()
 	response, err := lifecyclev1.NewLifecycleClient(client).Status(ctx, &lifecyclev1.StatusRequest{})
 	if err != nil {
-		return "", err
+		return nil, err
 	}
 	for _, c := range response.Containers {
 		if c.Id == id {
-			return c.Phase, nil
+			return c, nil
 		}
 	}
-	return "", nil
+	return nil, nil
 }

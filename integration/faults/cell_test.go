@@ -23,6 +23,7 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
 // cell is one container, in a phase and with a fault.
@@ -487,13 +488,18 @@ func (c *cell) connect() (*ttrpc.Client, error) {
 	return client, err
 }
 
-// told is the phase that the shim tells.
+// told is the phase that the shim tells, empty where it tells of no container.
 func (c *cell) told() (string, error) {
+	status, err := c.status()
+	return status.GetPhase(), err
+}
+
+func (c *cell) status() (*lifecyclev1.ContainerStatus, error) {
 	client, err := c.connect()
 	if err != nil {
-		return "", err
+		return nil, err
 	}
-	return phaseOf(client, c.id)
+	return statusOf(client, c.id)
 }
 
 func (c *cell) wantPhase(names ...string) {

@@ -337,6 +337,7 @@ func (c *cell) waitHandler(kind string) {
 	c.Helper()
 	if c.holdsHost {
 		c.host()
+		c.poll("the attempt whose host that is", func() bool { return c.attempts(kind) == 1 }) // until then what was begun early may be dropped
 	} else {
 		c.poll(kind, func() bool { return c.noted(kind) == 1 })
 	}
@@ -349,4 +350,15 @@ func (c *cell) waitHandler(kind string) {
 	if kind == postStart {
 		c.poll("the entrypoint", c.inside("ready").exists)
 	}
+}
+
+// attempts of the handler, as the shim tells them.
+func (c *cell) attempts(kind string) uint32 {
+	status, _ := c.status() // not there before the shim is
+	for _, run := range status.GetRuns() {
+		if run.Handler == kind {
+			return run.Attempts
+		}
+	}
+	return 0
 }
