@@ -355,6 +355,17 @@ func (c *container) ready(names ...string) {
 	}
 }
 
+// executes waits until the process is that program, and no runtime's or shell's any more, which have their own ways with
+// signals: busybox' sh ignores SIGQUIT.
+func (c *container) executes(program string) {
+	c.p.Helper()
+	comm := fmt.Sprintf("/proc/%d/comm", c.pid())
+	c.p.poll(program+" in "+c.id, func() bool {
+		name, _ := os.ReadFile(comm) // gone, if it has ended
+		return string(name) == program+"\n"
+	})
+}
+
 // settled waits until the process is ready or has ended.
 func (c *container) settled() {
 	c.p.Helper()

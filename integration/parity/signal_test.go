@@ -30,8 +30,8 @@ var signalScenarios = []scenario{
 	{name: "ended by a signal", about: "the status of a process that SIGTERM, SIGINT, SIGHUP, SIGQUIT or SIGKILL ends", program: func(p *program) {
 		for name, signal := range ordered("term", syscall.SIGTERM, "int", syscall.SIGINT, "hup", syscall.SIGHUP, "quit", syscall.SIGQUIT, "kill", syscall.SIGKILL) {
 			// Not pid 1, for which the kernel's defaults do not count.
-			c := p.run(name, []string{"/bin/sh", "-c", ": > /ready; exec sleep 1000"}, hostPID)
-			c.ready()
+			c := p.run(name, []string{"/bin/sleep", "1000"}, hostPID)
+			c.executes("sleep")
 			c.kill(signal)
 			c.wait()
 			c.delete()
