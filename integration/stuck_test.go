@@ -261,6 +261,7 @@ func TestHandlerHostIsOutOfReach(t *testing.T) {
 		stuck, mount := b.stick()
 		c, result := b.runLater(with{keyPostStart: "{failurePolicy: Ignore, exec: {command: [/stuck/x]}}"}, forever, mount)
 		b.sticks(stuck)                                                                                     // it looks for its command, and is the host's program still
+		c.waitFor("ready")                                                                                  // before, the entrypoint is the runtime's program, under libcontainer's name too
 		host := b.processes(c, func(p harness.Process) bool { return strings.HasPrefix(p.Comm, "runc:[") }) // libcontainer's name
 		if len(host) != 1 {
 			b.Fatalf("processes %v, want the host's", host)

@@ -221,8 +221,8 @@ func (c *cell) finishStop(e end) {
 		}
 		c.kill()
 	}
-	if c.deleteReq != nil && (e.unanswered || c.waits()) {
-		return // the Delete whose answer is not to be had may have taken it away
+	if c.deleteReq != nil {
+		return // it has been waited for, and the Delete may have taken it away, its shim too
 	}
 	c.wait(e.status)
 }

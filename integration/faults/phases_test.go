@@ -231,6 +231,7 @@ var phases = []*phase{
 			c.waitHandler(preStop)
 			c.kill()
 			c.wantPhase("Exited")
+			c.wait(137)
 			c.askDelete(c.front())
 		},
 	},
