@@ -1,6 +1,7 @@
 package hookexec
 
 import (
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"io/fs"
@@ -8,7 +9,9 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
+	"time"
 
+	"github.com/containerd/cgroups/v3/cgroup1"
 	"golang.org/x/sys/unix"
 )
 
@@ -23,6 +26,10 @@ type Remains struct {
 	// before what it had counted when the container began.
 	around string
 	before int
+	// told is cgroup v1's eventfd: it counts the times that the kernel was out of
+	// memory in the container's cgroup, and one for that cgroup's end. nil on v2, and
+	// where there is none.
+	told *os.File
 }
 
 // kinds of namespaces by their names in /proc, namespaces(7), and what the OCI spec
@@ -35,9 +42,12 @@ var kinds = map[string]string{
 // reaped. Without all, only the network namespace is kept.
 func Keep(pid int, all bool) (*Remains, error) {
 	remains := &Remains{namespaces: map[string]*os.File{}, memory: oomCounter(pid)}
-	if filepath.Base(remains.memory) == memoryEvents {
-		remains.around = filepath.Join(filepath.Dir(filepath.Dir(remains.memory)), memoryEvents)
+	switch dir, name := filepath.Split(remains.memory); name {
+	case memoryEvents:
+		remains.around = filepath.Join(filepath.Dir(filepath.Clean(dir)), memoryEvents)
 		remains.before, _ = readOOMKills(remains.around)
+	case oomControl:
+		remains.told = oomEvents(dir)
 	}
 	for name, kind := range kinds {
 		if !all && name != "net" {
@@ -56,8 +66,13 @@ func Keep(pid int, all bool) (*Remains, error) {
 	return remains, nil
 }
 
-// Close lets the namespaces and mounts go.
-func (r *Remains) Close() { closeAll(valuesOf(r.namespaces)...) }
+// Close lets the namespaces and mounts go. Twice is no harm.
+func (r *Remains) Close() {
+	closeAll(valuesOf(r.namespaces)...)
+	if r.told != nil {
+		_ = r.told.Close()
+	}
+}
 
 func valuesOf(files map[string]*os.File) []*os.File {
 	all := make([]*os.File, 0, len(files))
@@ -87,15 +102,41 @@ func (r *Remains) Paths() map[string]string {
 // read: systemd removes a scope's with its last process.
 func (r *Remains) OOMKills() (count int, known bool) { return readOOMKills(r.memory) }
 
-// OOMKillsAround counts those since the container began in its cgroup's parent and
-// all that are or were below it, the container's own among them: what is left to ask
-// of cgroup v2 when systemd has removed the scope. It is 0 where it cannot be read.
-func (r *Remains) OOMKillsAround() int {
-	count, known := readOOMKills(r.around)
-	if !known {
-		return 0
+// OOMAround tells, when the container has ended, whether there was an OOM kill where it
+// could have been the container's: what is left to ask when systemd has removed the
+// scope. On cgroup v2 that is in its cgroup's parent and all that are or were below
+// it, since the container began; on v1 in its own cgroup.
+func (r *Remains) OOMAround() bool {
+	if r.told != nil {
+		return r.wasTold()
 	}
-	return count - r.before
+	count, known := readOOMKills(r.around)
+	return known && count > r.before
+}
+
+// endWait is how long the kernel has to tell of a removed cgroup's end: it does that
+// in a worker (memcg_event_remove, mm/memcontrol-v1.c).
+const endWait = time.Second
+
+// wasTold asks the eventfd, once: one that counts 0 has seen no OOM, as that is told
+// before the process is killed; one that counts 1 may have seen the cgroup's end.
+func (r *Remains) wasTold() bool {
+	conn, err := r.told.SyscallConn()
+	if err == nil {
+		err = r.told.SetReadDeadline(time.Now().Add(endWait))
+	}
+	if err != nil {
+		return false // closed
+	}
+	count := uint64(0)
+	_ = conn.Read(func(fd uintptr) (done bool) { // its only error is the deadline's
+		buffer := make([]byte, 8)
+		if n, _ := unix.Read(int(fd), buffer); n == len(buffer) {
+			count += binary.NativeEndian.Uint64(buffer)
+		}
+		return count != 1
+	})
+	return count > 1
 }
 
 func readOOMKills(path string) (count int, known bool) {
@@ -119,6 +160,29 @@ func readOOMKills(path string) (count int, known bool) {
 // cgroup too, and keeps that when a cgroup below is removed.
 const memoryEvents = "memory.events"
 
+// oomControl is the name of v1's, which counts only what happens in its own cgroup.
+const oomControl = "memory.oom_control"
+
+// cgroupMount is where cgroups are, of both versions (systemd, file-hierarchy(7)).
+const cgroupMount = "/sys/fs/cgroup"
+
+// oomEvents returns the eventfd of a v1 memory cgroup, or nil where there is none to
+// be had.
+func oomEvents(dir string) *os.File {
+	memory := func() ([]cgroup1.Subsystem, error) { return []cgroup1.Subsystem{cgroup1.NewMemory(cgroupMount)}, nil }
+	path := strings.TrimPrefix(dir, filepath.Join(cgroupMount, "memory"))
+	cgroup, err := cgroup1.Load(cgroup1.StaticPath(path), cgroup1.WithHierarchy(memory))
+	if err != nil {
+		return nil
+	}
+	fd, err := cgroup.OOMEventFD()
+	if err != nil {
+		return nil
+	}
+	_ = unix.SetNonblock(int(fd), true) // so that os.File can wait for it; of an eventfd it cannot fail
+	return os.NewFile(fd, "eventfd of "+dir)
+}
+
 // oomCounter is the file in which the kernel counts the OOM kills of a process's
 // cgroup: cgroup-v2's memory.events, and since Linux 4.13 v1's memory.oom_control.
 func oomCounter(pid int) string {
@@ -126,16 +190,15 @@ func oomCounter(pid int) string {
 	if err != nil {
 		return ""
 	}
-	const mountpoint = "/sys/fs/cgroup"
 	unified := ""
 	for line := range strings.Lines(string(data)) {
 		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		switch {
 		case len(fields) != 3:
 		case fields[1] == "memory":
-			return filepath.Join(mountpoint, "memory", fields[2], "memory.oom_control")
+			return filepath.Join(cgroupMount, "memory", fields[2], oomControl)
 		case fields[0] == "0":
-			unified = filepath.Join(mountpoint, fields[2], memoryEvents)
+			unified = filepath.Join(cgroupMount, fields[2], memoryEvents)
 		}
 	}
 	return unified

@@ -47,14 +47,14 @@ type afterlife struct {
 }
 
 // oomKilled tells whether the kernel has killed in the container's cgroup for want
-// of memory. With systemd's driver on cgroup v2 the cgroup may be gone before
-// anybody, containerd's watcher too, could read its count: then a SIGKILL that nobody
+// of memory. With systemd's driver the cgroup may be gone before anybody,
+// containerd's watcher too, could read its count: then a SIGKILL that nobody
 // has asked the shim for, with an OOM kill around the container, is taken for one.
 func (a *afterlife) oomKilled() bool {
 	if kills, known := a.remains.OOMKills(); known {
 		return kills > 0
 	}
-	return a.oomSeen() || !a.killed() && a.remains.OOMKillsAround() > 0
+	return a.oomSeen() || !a.killed() && a.remains.OOMAround()
 }
 
 // keep what the onExit of a container needs, while its init is there.
