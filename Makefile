@@ -159,16 +159,17 @@ growth-page: deps build $(BIN)/.servers ## the same, and write it into docs/grow
 faults: build servers ## every fault in every phase, and every pair of requests at once (root); test runs a part, each day another
 	$(STEP) 'every fault in every phase (10 min)' go test -race -count=1 -tags '$(TAGS)' -timeout 40m ./integration/faults -whole
 
-# How often `make repeat` runs everything.
+# How often `make repeat` runs everything, and how many of them beside each other.
 TIMES ?= 20
+AT_ONCE ?= 2
 
 .PHONY: deps-repeat
 deps-repeat: deps ## install what repeat needs on top of deps (as root)
 	@.ci/deps repeat
 
 .PHONY: repeat
-repeat: build servers ## all tests TIMES times (20), nothing cached, with all processors busy besides; says which failed (root; hours)
-	$(STEP) 'the suite under load, $(TIMES) times' tools/repeat $(TIMES) \
+repeat: build servers ## all tests TIMES times (20), AT_ONCE (2) beside each other, nothing cached, all processors busy besides; says which failed (root; hours)
+	$(STEP) 'the suite under load, $(TIMES) times' tools/repeat $(TIMES) $(AT_ONCE) \
 		go test -race -count=1 -tags '$(TAGS)' -p 1 -timeout 60m $(UNIT) $(INTEGRATION)
 
 .PHONY: deps-cgroup2

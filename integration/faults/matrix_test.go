@@ -2,26 +2,47 @@ package faults
 
 import (
 	"flag"
+	"fmt"
 	"hash/fnv"
+	"os"
+	"strconv"
 	"testing"
 	"time"
 )
 
-var whole = flag.Bool("whole", false, "run every cell and every pair, not the day's part of them")
+var whole = flag.Bool("whole", false, "run every cell and every pair, not a part of them")
 
-// parts is into how many the cells and pairs are divided: each day has one of them, so that a few days have them all.
+// parts is into how many the cells and pairs are divided.
 const parts = 8
 
-// isChosen says whether it is run today.
-func isChosen(name string) bool { return *whole || isOf(name, time.Now().YearDay()) }
+// partVariable of the environment says which part is run: any whole number, of which the remainder counts. Without it the day
+// says it, so that a few days have them all.
+const partVariable = "LIFECYCLE_FAULTS_PART"
 
-func isOf(name string, day int) bool {
-	sum := fnv.New32a()
-	_, _ = sum.Write([]byte(name)) // never fails
-	return int(sum.Sum32()%parts) == day%parts
+var part = mustPart(os.Getenv(partVariable))
+
+// mustPart panics, as nothing that a test could do with a wrong number would be what was meant.
+func mustPart(text string) int {
+	if text == "" {
+		return time.Now().YearDay()
+	}
+	number, err := strconv.Atoi(text)
+	if err != nil || number < 0 {
+		panic(fmt.Sprintf("%s=%s: allowed are whole numbers from 0", partVariable, text))
+	}
+	return number
 }
 
-// TestMatrix is every cell, or the day's.
+// isChosen says whether it is run.
+func isChosen(name string) bool { return *whole || isOf(name, part) }
+
+func isOf(name string, part int) bool {
+	sum := fnv.New32a()
+	_, _ = sum.Write([]byte(name)) // never fails
+	return int(sum.Sum32()%parts) == part%parts
+}
+
+// TestMatrix is every cell, or those of the part.
 func TestMatrix(t *testing.T) {
 	for _, f := range faults {
 		t.Run(f.name, func(t *testing.T) {

@@ -71,11 +71,11 @@ func TestPromisesOnAllPaths(t *testing.T) {
 	for name, config := range configs() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
-			explorer := explorer{t: t, seen: map[key]int{}}
+			explorer := explorer{t: t}
 			if config.PreStart != nil || config.OnExit != nil {
-				explorer.explore(newModel(config), nil, depth-1) // there is more to try at each step
+				explorer.explore(newModel(config), depth-1) // there is more to try at each step
 			} else {
-				explorer.explore(newModel(config), nil, depth)
+				explorer.explore(newModel(config), depth)
 			}
 			if explorer.steps == 0 {
 				t.Fatal("nothing was explored")
@@ -86,34 +86,56 @@ func TestPromisesOnAllPaths(t *testing.T) {
 
 type explorer struct {
 	t     *testing.T
-	seen  map[key]int // the depth that was left when it was met
 	steps int
 }
 
-func (x *explorer) explore(w *model, path []string, depth int) {
-	if x.t.Failed() {
-		return
+// reached is a world, and how it was come to: by what action, from where.
+type reached struct {
+	world  *model
+	action string
+	from   *reached // nil at the start
+}
+
+func (r *reached) path() []string {
+	if r.from == nil {
+		return nil
 	}
-	rest := w.clone()
-	rest.onlyTime()
-	x.check(rest, append(path, "(only time passes)"))
-	if depth == 0 || x.seen[w.key()] >= depth {
-		return
-	}
-	x.seen[w.key()] = depth
-	for _, action := range w.actions() {
-		next := w.clone()
-		action.do(next)
-		x.steps++
-		here := append(path[:len(path):len(path)], action.name)
-		x.check(next, here)
-		x.explore(next, here, depth-1)
+	return append(r.from.path(), r.action)
+}
+
+// explore goes from the worlds that so many steps come to, to those of one more: a world
+// that has been met was met with no fewer steps left, and need not be tried again.
+func (x *explorer) explore(start *model, depth int) {
+	seen := map[key]bool{start.key(): true}
+	worlds := []*reached{{world: start}}
+	for ; len(worlds) > 0 && !x.t.Failed(); depth-- {
+		var next []*reached
+		for _, at := range worlds {
+			rest := &reached{world: at.world.clone(), action: "(only time passes)", from: at}
+			rest.world.onlyTime()
+			x.check(rest)
+			if depth == 0 {
+				continue
+			}
+			for _, action := range at.world.actions() {
+				to := &reached{world: at.world.clone(), action: action.name, from: at}
+				action.do(to.world)
+				x.steps++
+				x.check(to)
+				if k := to.world.key(); !seen[k] {
+					seen[k] = true
+					next = append(next, to)
+				}
+			}
+			at.world = nil // only its path is asked for from now on
+		}
+		worlds = next
 	}
 }
 
-func (x *explorer) check(w *model, path []string) {
-	if w.broken != "" && !x.t.Failed() {
-		x.t.Errorf("%s\n  after: %s", w.broken, strings.Join(path, ", "))
+func (x *explorer) check(to *reached) {
+	if to.world.broken != "" && !x.t.Failed() {
+		x.t.Errorf("%s\n  after: %s", to.world.broken, strings.Join(to.path(), ", "))
 	}
 }
 
