@@ -8,8 +8,8 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
-	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -24,7 +24,9 @@ const serverPort = 8080
 
 // serverArgs runs the tests' server, which is all that there is in a container
 // of serverOnly.
-var serverArgs = []string{"/testserver", "-http", fmt.Sprintf(":%d", serverPort), "-https", ":8443", "-log", "/hits", "-ready", "/ready"}
+func serverArgs(port int) []string {
+	return []string{"/testserver", "-http", fmt.Sprintf(":%d", port), "-https", ":8443", "-log", "/hits", "-ready", "/ready"}
+}
 
 // serverOnly is an image that holds one static binary.
 func (b *bench) serverOnly(config *harness.ContainerConfig) {
@@ -40,7 +42,6 @@ func (b *bench) serverOnly(config *harness.ContainerConfig) {
 	if err := os.WriteFile(filepath.Join(config.RootFS, "testserver"), program, 0o755); err != nil {
 		b.Fatal(err)
 	}
-	config.Args = serverArgs
 }
 
 // ownNetwork gives the container a network namespace, with loopback only.
@@ -58,28 +59,18 @@ func addNamespace(config *harness.ContainerConfig, namespace specs.LinuxNamespac
 	}
 }
 
-// hostPort is held by the one test that listens on serverPort outside of every
-// container.
-var hostPort sync.Mutex
-
-// outsideServer answers on loopback, outside of every container, on the port or
-// on any if it is 0.
-func outsideServer(t *testing.T, port int, served http.HandlerFunc) int {
+// outsideServer answers on a port of loopback, outside of every container.
+func outsideServer(t *testing.T, served http.HandlerFunc) (port int) {
 	t.Helper()
-	if port == serverPort {
-		hostPort.Lock()
-		t.Cleanup(hostPort.Unlock)
-	}
-	listener, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
-	if err != nil {
-		t.Fatal(err)
-	}
-	server := httptest.NewUnstartedServer(served)
-	_ = server.Listener.Close()
-	server.Listener = listener
-	server.Start()
+	server := httptest.NewServer(served)
 	t.Cleanup(server.Close)
-	return listener.Addr().(*net.TCPAddr).Port
+	return server.Listener.Addr().(*net.TCPAddr).Port
+}
+
+// strayServer is where a request comes to that leaves a container's network: another
+// server listens on the same port in there.
+func (b *bench) strayServer() (port int) {
+	return outsideServer(b.T, func(_ http.ResponseWriter, r *http.Request) { b.Errorf("%s left the container's network", r.URL) })
 }
 
 // again until the server listens.
@@ -91,27 +82,28 @@ func again(action string) string {
 // that holds one static binary, and never in the host's network.
 func TestHandlersInTheContainersNetwork(t *testing.T) {
 	on(t, targets, func(b *bench) {
-		outsideServer(b.T, serverPort, func(_ http.ResponseWriter, r *http.Request) { b.Errorf("%s left the container's network", r.URL) })
+		port := b.strayServer()
 		for name, test := range map[string]struct {
-			handler string
+			handler string // PORT stands for the port
 			want    []hit
 		}{
-			"the default host":  {"httpGet: {port: 8080, path: '/a?b=c'}", []hit{{"http", "localhost:8080", "/a?b=c"}}},
-			"IPv4":              {"httpGet: {port: 8080, host: 127.0.0.1}", []hit{{"http", "127.0.0.1:8080", "/"}}},
-			"IPv6":              {"httpGet: {port: 8080, host: '::1'}", []hit{{"http", "[::1]:8080", "/"}}},
+			"the default host":  {"httpGet: {port: PORT, path: '/a?b=c'}", []hit{{"http", "localhost:PORT", "/a?b=c"}}},
+			"IPv4":              {"httpGet: {port: PORT, host: 127.0.0.1}", []hit{{"http", "127.0.0.1:PORT", "/"}}},
+			"IPv6":              {"httpGet: {port: PORT, host: '::1'}", []hit{{"http", "[::1]:PORT", "/"}}},
 			"HTTPS":             {"httpGet: {port: 8443, scheme: HTTPS}", []hit{{"https", "localhost:8443", "/"}}},
-			"HTTPS to HTTP":     {"httpGet: {port: 8080, scheme: HTTPS}", []hit{{"http", "localhost:8080", "/"}}},
-			"500 is an answer":  {"httpGet: {port: 8080, path: /status/500}", []hit{{"http", "localhost:8080", "/status/500"}}},
-			"a host header":     {"httpGet: {port: 8080, httpHeaders: [{name: Host, value: x.example}]}", []hit{{"http", "x.example", "/"}}},
-			"tcpSocket":         {"tcpSocket: {port: 8080}", nil},
+			"HTTPS to HTTP":     {"httpGet: {port: PORT, scheme: HTTPS}", []hit{{"http", "localhost:PORT", "/"}}},
+			"500 is an answer":  {"httpGet: {port: PORT, path: /status/500}", []hit{{"http", "localhost:PORT", "/status/500"}}},
+			"a host header":     {"httpGet: {port: PORT, httpHeaders: [{name: Host, value: x.example}]}", []hit{{"http", "x.example", "/"}}},
+			"tcpSocket":         {"tcpSocket: {port: PORT}", nil},
 			"tcpSocket to IPv6": {"tcpSocket: {port: 8443, host: '::1'}", nil},
 		} {
-			c, result := b.runLater(with{keyPostStart: again(test.handler)}, serverArgs, b.serverOnly, ownNetwork)
+			here := func(text string) string { return strings.ReplaceAll(text, "PORT", strconv.Itoa(port)) }
+			c, result := b.runLater(with{keyPostStart: again(here(test.handler))}, serverArgs(port), b.serverOnly, ownNetwork)
 			defer func() { // they run side by side
 				if r := b.result(result); r.err != nil {
 					b.Errorf("%s: %v", name, r.err)
 				}
-				if got := c.hits(); fmt.Sprint(got) != fmt.Sprint(test.want) {
+				if got := c.hits(); fmt.Sprint(got) != here(fmt.Sprint(test.want)) {
 					b.Errorf("%s: the server was asked %v, want %v", name, got, test.want)
 				}
 			}()
@@ -123,7 +115,7 @@ func TestHandlersInTheContainersNetwork(t *testing.T) {
 func TestHandlerInTheHostsNetwork(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		asked := make(chan string, 2)
-		port := outsideServer(b.T, 0, func(_ http.ResponseWriter, r *http.Request) { asked <- r.UserAgent() })
+		port := outsideServer(b.T, func(_ http.ResponseWriter, r *http.Request) { asked <- r.UserAgent() })
 		b.run(with{keyPostStart: fmt.Sprintf("httpGet: {host: 127.0.0.1, port: %d}", port)}, forever)
 		if agent := <-asked; !strings.HasPrefix(agent, "lifecycle-shim/") || strings.HasSuffix(agent, "dev") {
 			b.Errorf("User-Agent %q", agent)
@@ -134,7 +126,7 @@ func TestHandlerInTheHostsNetwork(t *testing.T) {
 // A pod's containers share one network: a handler reaches the other's server.
 func TestHandlerInASharedNetwork(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
-		server := b.newContainer(with{keyPostStart: again("tcpSocket: {port: 8080}")}, serverArgs, b.serverOnly, ownNetwork)
+		server := b.newContainer(with{keyPostStart: again("tcpSocket: {port: 8080}")}, serverArgs(serverPort), b.serverOnly, ownNetwork)
 		pid, _, err := server.Run(b.Context())
 		if err != nil {
 			b.Fatal(err)
@@ -150,7 +142,7 @@ func TestHandlerInASharedNetwork(t *testing.T) {
 
 func TestHandlerInTheNetworkOfAUserNamespace(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
-		c := b.newContainer(with{keyPostStart: again("httpGet: {port: 8080}")}, serverArgs, b.serverOnly, ownNetwork, func(config *harness.ContainerConfig) {
+		c := b.newContainer(with{keyPostStart: again("httpGet: {port: 8080}")}, serverArgs(serverPort), b.serverOnly, ownNetwork, func(config *harness.ContainerConfig) {
 			addNamespace(config, specs.LinuxNamespace{Type: specs.UserNamespace})
 			edit := config.Edit
 			config.Edit = func(spec *specs.Spec) {
@@ -186,7 +178,7 @@ func TestNobodyListens(t *testing.T) {
 				"the last failure was: dial tcp 127.0.0.1:83: connect: connection refused (attempt 2)",
 			"{httpGet: {port: 8080, path: /hang}, timeoutSeconds: 1}": "postStart handler failed: timed out after 1s",
 		} {
-			c := b.newContainer(with{keyPostStart: handler}, serverArgs, b.serverOnly, ownNetwork)
+			c := b.newContainer(with{keyPostStart: handler}, serverArgs(serverPort), b.serverOnly, ownNetwork)
 			if _, err := c.Create(b.Context()); err != nil {
 				b.Fatal(err)
 			}
@@ -208,7 +200,7 @@ func TestNobodyListens(t *testing.T) {
 func TestPreStopOverHTTPEndsTheContainer(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		c := b.newContainer(with{keyLifecycle: "{postStart: " + again("tcpSocket: {port: 8080}") + ", preStop: {httpGet: {port: 8080, path: '/exit?code=3'}}}"},
-			serverArgs, b.serverOnly, ownNetwork)
+			serverArgs(serverPort), b.serverOnly, ownNetwork)
 		if _, _, err := c.Run(b.Context()); err != nil {
 			b.Fatal(err)
 		}

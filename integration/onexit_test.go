@@ -3,7 +3,6 @@ package integration
 import (
 	"errors"
 	"fmt"
-	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -341,13 +340,14 @@ func TestOnExitInUserNamespace(t *testing.T) {
 // SPEC "onExit": httpGet and tcpSocket connect in the network namespace that was kept; a sleep sleeps.
 func TestOnExitInTheContainersNetwork(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
-		outsideServer(b.T, serverPort, func(_ http.ResponseWriter, r *http.Request) { b.Errorf("%s left the container's network", r.URL) })
-		server := b.run(with{keyPostStart: again("tcpSocket: {port: 8080}")}, serverArgs, b.serverOnly, ownNetwork)
+		port := b.strayServer()
+		tcp, hit := fmt.Sprintf("tcpSocket: {port: %d}", port), hit{"http", fmt.Sprintf("localhost:%d", port), "/bye"}
+		server := b.run(with{keyPostStart: again(tcp)}, serverArgs(port), b.serverOnly, ownNetwork)
 		join := func(config *harness.ContainerConfig) {
 			addNamespace(config, specs.LinuxNamespace{Type: specs.NetworkNamespace, Path: fmt.Sprintf("/proc/%d/ns/net", server.state().PID)})
 		}
 		for handler, want := range map[string]string{
-			"httpGet: {port: 8080, path: /bye}": "Succeeded", "tcpSocket: {port: 8080}": "Succeeded", "tcpSocket: {port: 1}": "Failed", "sleep: {seconds: 0}": "Succeeded",
+			fmt.Sprintf("httpGet: {port: %d, path: /bye}", port): "Succeeded", tcp: "Succeeded", "tcpSocket: {port: 1}": "Failed", "sleep: {seconds: 0}": "Succeeded",
 		} {
 			c := b.run(with{keyOnExit: "{" + handler + "}"}, []string{"/bin/true"}, join)
 			c.wantExit(0)
@@ -355,7 +355,7 @@ func TestOnExitInTheContainersNetwork(t *testing.T) {
 				b.Errorf("%s: %q, want %s", handler, got, want)
 			}
 		}
-		if got := server.hits(); fmt.Sprint(got) != fmt.Sprint([]hit{{"http", "localhost:8080", "/bye"}}) {
+		if got := server.hits(); len(got) != 1 || got[0] != hit {
 			b.Errorf("the server was asked %v", got)
 		}
 	})

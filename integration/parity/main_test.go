@@ -199,8 +199,11 @@ func (w *world) cgroupParent(side side) string {
 	return fmt.Sprintf("/lcs-parity-%d-%s-%s", os.Getpid(), w.target.name, side.name)
 }
 
+// ownName is what a name has that is the whole machine's, so that test runs beside each other do not meet.
+var ownName = fmt.Sprintf("lcs%d", os.Getpid())
+
 func (w *world) add(side side) error {
-	client, err := w.daemon.Client(side.name)
+	client, err := w.daemon.Client(ownName + "-" + side.name) // it is in the path of runc's default root
 	if err != nil {
 		return err
 	}

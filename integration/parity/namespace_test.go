@@ -156,14 +156,14 @@ var namespaceScenarios = []scenario{
 		p.container("odd", obedient, p.options(systemd), cgroupsPath("a:b")).live()
 	}},
 	{name: "cgroup paths", about: "systemd's form with options that say cgroupfs, a relative path, none", program: func(p *program) {
-		p.container("slice", obedient, cgroupsPath("system.slice:lcs:"+p.id("slice"))).live()
-		p.container("relative", obedient, cgroupsPath(p.id("relative"))).live()
+		p.container("slice", obedient, cgroupsPath("system.slice:"+ownName+":"+p.id("slice"))).live()
+		p.container("relative", obedient, cgroupsPath(ownName+"-"+p.id("relative"))).live()
 	}},
 	{name: "no options", about: "none, as docker and nerdctl send it for a runtime type that they do not know: runc in its default root", only: runcOnly, program: func(p *program) {
 		p.container("a", obedient, func(config *harness.ContainerConfig) { config.Options = harness.NoOptions{} }).live()
 	}},
 	{name: "no options, systemd cgroups", about: "a path of systemd's form without any options", only: runcOnly, program: func(p *program) {
-		p.container("a", obedient, func(config *harness.ContainerConfig) { config.Options = harness.NoOptions{} }, cgroupsPath("system.slice:lcs:"+p.id("a"))).live()
+		p.container("a", obedient, func(config *harness.ContainerConfig) { config.Options = harness.NoOptions{} }, cgroupsPath("system.slice:"+ownName+":"+p.id("a"))).live()
 	}},
 }
 

@@ -106,7 +106,7 @@ func newProgram(t *testing.T, w *world, way way, side side, try int) *program {
 	p := &program{T: t, world: w, place: place, side: side, way: way, api: daemonAPI{client: place.client}, dir: t.TempDir()}
 	texts := []string{
 		p.dir, "DIR", w.cgroupParent(side), "/CGROUP", w.daemon.Dir, "DAEMON", binDir(t), "BIN",
-		side.runtime, "RUNTIME", "/" + side.name + "/", "/NAMESPACE/",
+		side.runtime, "RUNTIME", place.client.Namespace, "NAMESPACE", "/" + side.name + "/", "/SIDE/", ownName, "OWN",
 	}
 	if try > 0 {
 		p.again = fmt.Sprintf("-again%d", try)
