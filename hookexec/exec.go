@@ -32,6 +32,9 @@ type Exec struct {
 // Attempt starts the command and waits for its process, not for its children.
 func (e *Exec) Attempt(ctx context.Context) Result {
 	if ctx.Err() != nil {
+		if e.Parked != nil {
+			e.Parked.Cancel()
+		}
 		return Result{Outcome: Failed, Err: context.Cause(ctx), ExitCode: -1}
 	}
 	if parked := e.Parked; parked != nil {

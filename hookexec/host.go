@@ -150,6 +150,7 @@ func (c *child) wait(ctx context.Context) (int, error) {
 				return 0, errors.New("the shim's reaper is gone")
 			}
 			if exit.Pid == c.pid {
+				c.unsubscribe() // the reaper waits for who does not take its exits, and os/exec for the end of stdin
 				c.reaped()
 				return exit.Status, context.Cause(ctx)
 			}
@@ -170,8 +171,15 @@ func (c *child) reaped() {
 }
 
 func (c *child) release() {
-	c.monitor.Unsubscribe(c.exits)
+	c.unsubscribe()
 	c.close()
+}
+
+func (c *child) unsubscribe() {
+	if c.exits != nil {
+		c.monitor.Unsubscribe(c.exits)
+		c.exits = nil
+	}
 }
 
 // channel is the parent's side of what a started host inherits.

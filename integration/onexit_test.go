@@ -214,7 +214,7 @@ func TestOnExitHasWhatIsLeft(t *testing.T) {
 
 // SPEC "onExit": the identity, the limits and the filter of the container's process, in a cgroup below its own.
 func TestOnExitHasTheIdentityOfTheContainer(t *testing.T) {
-	for name, edit := range map[string]func(*harness.ContainerConfig){"default": func(*harness.ContainerConfig) {}, "strict": strict} {
+	for name, edit := range map[string]func(*harness.ContainerConfig){"default": func(*harness.ContainerConfig) {}, "strict": strict, "no cgroup path": noCgroupsPath} {
 		t.Run(name, func(t *testing.T) {
 			on(t, []target{pinned, crun}, func(b *bench) {
 				shared := b.TempDir()
@@ -236,6 +236,18 @@ func TestOnExitHasTheIdentityOfTheContainer(t *testing.T) {
 				}
 			})
 		})
+	}
+}
+
+// noCgroupsPath leaves it to the runtime, which names the cgroup by the container's id, on the whole machine.
+func noCgroupsPath(config *harness.ContainerConfig) {
+	config.ID = filepath.Base(config.CgroupParent) + "-" + config.ID
+	edit := config.Edit
+	config.Edit = func(spec *specs.Spec) {
+		if edit != nil {
+			edit(spec)
+		}
+		spec.Linux.CgroupsPath = ""
 	}
 }
 

@@ -125,6 +125,7 @@ func TestInvalid(t *testing.T) {
 		"broken YAML later":         {KeyLifecycle, "postStart:\n\texec: x", "", "is not valid YAML"},
 		"two documents":             {KeyLifecycle, "{}\n---\n{}", "", "more than one YAML document"},
 		"not UTF-8":                 {KeyLifecycle, "stopSignal: \xff", "", "UTF-8"},
+		"not UTF-8, encoded":        {KeyPreStop, "exec: {command: [a, !!binary /w==]}", "preStop.exec.command[1]", "UTF-8"},
 		"too long":                  {KeyLifecycle, "# " + strings.Repeat("x", maxValue), "", "at most 65536"},
 		"nested deeply":             {KeyLifecycle, deep, "", ""},
 		"aliases that explode":      {KeyLifecycle, bomb, "", ""},
@@ -215,7 +216,7 @@ func TestSchemaKinds(t *testing.T) {
 func FuzzLifecycle(f *testing.F) {
 	for _, seed := range []string{
 		pageExample, "postStart: " + goodHandler, "{}", "", "a: &a [*a]", "preStop: {sleep: {seconds: 1e3}}",
-		"preStop: {httpGet: {port: 80, host: '::1', path: /a?b=c}}\nstopSignal: SIGTERM", "<<: {a: b}", "!!binary aGk=",
+		"preStop: {httpGet: {port: 80, host: '::1', path: /a?b=c}}\nstopSignal: SIGTERM", "<<: {a: b}", "!!binary aGk=", "preStop: {exec: {command: [!!binary /w==]}}",
 		`{"preStop": {"exec": {"command": ["\ud83d\ude00\\ud83d", "` + "\u2028\u007f\ufeff" + `"]}}}`, "preStop: {exec: {command: [2026-01-01, !!timestamp a]}}",
 	} {
 		f.Add(seed, KeyLifecycle)

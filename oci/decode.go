@@ -170,6 +170,9 @@ func decodeSingle(path string, tree any, field protoreflect.FieldDescriptor,
 		if !ok {
 			return protoreflect.Value{}, invalid(path, "must be a string, not %s (put it in quotes)", kindOf(tree))
 		}
+		if !utf8.ValidString(text) { // by !!binary: no protobuf message may hold it
+			return protoreflect.Value{}, invalid(path, "is not UTF-8 text")
+		}
 		return protoreflect.ValueOfString(text), nil
 	case protoreflect.Int32Kind:
 		if text, ok := tree.(string); ok && field.Name() == "port" { // the one field that Kubernetes allows a name in

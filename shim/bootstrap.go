@@ -9,6 +9,7 @@ import (
 	"io"
 	"os"
 	"path/filepath"
+	"slices"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/v2/defaults"
@@ -31,6 +32,8 @@ const (
 	// actionStart is the argument that asks to start a shim and to print its
 	// address.
 	actionStart = "start"
+	// actionDelete asks to clean up after a shim that has died.
+	actionDelete = "delete"
 	// maxParams bounds what is read from stdin, as in containerd's pkg/shim.
 	maxParams = 10 << 20
 	// addressFile is where a shim finds its own address when it ends.
@@ -42,6 +45,12 @@ const (
 
 // isStart tells whether the arguments ask for the start action.
 func isStart(args []string) bool { return len(args) > 1 && args[len(args)-1] == actionStart }
+
+// serves tells whether it is the shim itself, which containerd's runner starts without
+// an action, and which alone inherits sockets. -v and -info ask for no namespace.
+func serves(args []string) bool {
+	return slices.Contains(args, "-namespace") && args[len(args)-1] != actionDelete
+}
 
 // start runs the start action: it starts the shim, or finds the one of the same
 // pod, and prints its address. Nothing else is ever printed to stdout.

@@ -349,6 +349,42 @@ func TestKillDuringTheRuntimesStartReturnsAtOnce(t *testing.T) {
 	})
 }
 
+// The time that a signal may take does not begin before the runtime's start has returned, which holds the runc service up.
+func TestSignalDuringALongRuntimesStartIsSent(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, postStart(0), &fakeHandlers{}).serve()
+		lock := make(chan struct{}, 1) // the runc service's, of a container
+		for method, took := range map[string]time.Duration{"Start": time.Minute, "State": 0, "Kill": 0} {
+			answer := w.inner.answer[method]
+			w.inner.answer[method] = func(ctx context.Context, r any) (any, error) {
+				lock <- struct{}{}
+				defer func() { <-lock }()
+				<-time.After(took)
+				if method == "Kill" && ctx.Err() != nil {
+					return nil, ctx.Err() // os/exec starts nothing
+				}
+				return answer(ctx, r)
+			}
+		}
+		p := w.start(0)
+		synctest.Wait()
+		killed := make(chan error, 1)
+		go func() {
+			_, err := w.service.Kill(t.Context(), &taskapi.KillRequest{ID: "c1", Signal: uint32(unix.SIGKILL)})
+			killed <- err
+		}()
+		if err := <-killed; err != nil {
+			t.Error(err)
+		}
+		if err := p.answered(t, time.Minute); err == nil {
+			t.Error("the start succeeds")
+		}
+		if got := w.is(); got != task.Status_STOPPED {
+			t.Errorf("the container is %s", got)
+		}
+	})
+}
+
 func TestSIGKILLIsForwardedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve().mustStart()

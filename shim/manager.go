@@ -43,7 +43,10 @@ func Main(ctx context.Context, args []string) int {
 	manager := newManager()
 	if !isStart(args) {
 		runtime.GOMAXPROCS(min(processors, runtime.NumCPU()))
-		sockets := ownSockets()
+		var sockets []socketFile
+		if serves(args) {
+			sockets = ownSockets()
+		}
 		shim.RunShim(ctx, manager)
 		removeSockets(sockets)
 		return 0

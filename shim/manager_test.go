@@ -8,6 +8,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
@@ -140,5 +141,57 @@ func TestStopRemovesTheSocketOfAShimThatDied(t *testing.T) {
 				t.Errorf("the socket: %v", err)
 			}
 		})
+	}
+}
+
+// TestRemoveSockets: its own, and not what another shim has put in its place.
+func TestRemoveSockets(t *testing.T) {
+	listen := func(path string) {
+		listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+		if err != nil {
+			t.Fatal(err)
+		}
+		listener.SetUnlinkOnClose(false)
+		t.Cleanup(func() { listener.Close() })
+	}
+	var sockets []socketFile
+	for _, name := range []string{"own", "replaced", "gone"} {
+		path := filepath.Join(t.TempDir(), name)
+		listen(path)
+		was, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sockets = append(sockets, socketFile{path: path, was: was})
+		if name != "own" {
+			if err := os.Remove(path); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if name == "replaced" {
+			listen(path)
+		}
+	}
+	removeSockets(sockets)
+	for i, want := range []bool{false, true, false} {
+		if _, err := os.Lstat(sockets[i].path); (err == nil) != want {
+			t.Errorf("%s: there %t, want %t", sockets[i].path, err == nil, want)
+		}
+	}
+}
+
+// TestServes: only the shim itself inherits sockets.
+func TestServes(t *testing.T) {
+	for args, want := range map[string]bool{
+		"shim -namespace ns -id c1 -address /c.sock":        true,
+		"shim -namespace ns -id c1 -address /c.sock -debug": true,
+		"shim -namespace ns -id c1 delete":                  false,
+		"shim -info":                                        false,
+		"shim -v":                                           false,
+		"shim":                                              false,
+	} {
+		if got := serves(strings.Fields(args)); got != want {
+			t.Errorf("%s: %t", args, got)
+		}
 	}
 }

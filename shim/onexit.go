@@ -73,7 +73,8 @@ func (r *runner) keep(pid int) error {
 		return fmt.Errorf("an onExit with exec is made by the OCI runtime: %w", err)
 	}
 	r.afterlife.after = &wire.After{
-		Shim: os.Getpid(), Bundle: r.bundle, Dir: filepath.Join(r.root(), onExitDir), Runtime: path, SystemdCgroup: r.systemdCgroup,
+		Shim: os.Getpid(), ID: r.id + "-" + onExitDir, Bundle: r.bundle, Dir: filepath.Join(r.root(), onExitDir), Runtime: path,
+		SystemdCgroup: r.systemdCgroup, NoPivotRoot: r.noPivotRoot, NoNewKeyring: r.noKeyring,
 		Cgroup: r.cgroupsPath, Namespaces: remains.Paths(),
 	}
 	return nil

@@ -48,11 +48,10 @@ type runner struct {
 	init *hookexec.Init
 	// pidfd of init, to signal it where the runtime cannot; -1 until prepare.
 	pidfd int
-	// runtime is the name or path of the OCI runtime; systemdCgroup and cgroupsPath
-	// are what it was told of the container's cgroup.
-	runtime       string
-	systemdCgroup bool
-	cgroupsPath   string
+	// runtime is the name or path of the OCI runtime, which was told the rest.
+	runtime                    string
+	systemdCgroup, noPivotRoot bool
+	cgroupsPath                string // never empty
 	// afterlife is empty until prepare, and where there is no onExit.
 	afterlife afterlife
 	// cgroup is init's HybridCgroup, from prepare on.
@@ -188,6 +187,7 @@ func (r *runner) run(ctx context.Context, kind lifecycle.Kind, effect lifecycle.
 		return r.runOnExit(ctx, effect, progress)
 	}
 	if r.paused(ctx) {
+		r.unpark()
 		return failed(errors.New("the container is paused"))
 	}
 	env := r.environment(kind, effect)
@@ -255,7 +255,7 @@ func (r *runner) action(job job, handler *lifecyclev1.Handler, log *stdout.Write
 		return r.afterExec(*exec, job.after)
 	}
 	if job.kind == r.first() {
-		exec.Parked = r.parked.Swap(nil)
+		exec.Parked = r.parked.Swap(nil) // whose Attempt uses or ends it
 	}
 	return exec
 }

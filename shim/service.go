@@ -76,6 +76,7 @@ func (s *service) end(ctx context.Context) error {
 	s.stop()
 	s.tap.flush(ctx)
 	s.flushCounts(ctx)
+	leaveSockets()
 	return nil // an error would make the shim end as failed, before it has tidied up
 }
 
@@ -152,8 +153,18 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 		return nil, err
 	}
 	runner.runtime, runner.systemdCgroup = cmp.Or(options.Runc.GetBinaryName(), defaultRuntime), options.Runc.GetSystemdCgroup() || spec.SystemdCgroup()
-	runner.cgroupsPath = cmp.Or(spec.Linux.CgroupsPath, "/"+r.ID) // runc's own default
+	runner.noPivotRoot = options.Runc.GetNoPivotRoot()
+	runner.cgroupsPath = cmp.Or(spec.Linux.CgroupsPath, defaultCgroup(r.ID, runner.systemdCgroup))
 	return s.createWithHandlers(ctx, r, newConfig(wanted, settings, r.Checkpoint != ""), runner, settings.metricsFile)
+}
+
+// defaultCgroup is what runc takes for an empty cgroupsPath (libcontainer/specconv, CreateCgroupConfig). Without
+// systemd it is relative to the cgroup of whoever calls runc, which may be another one for each controller of cgroup v1.
+func defaultCgroup(id string, systemd bool) string {
+	if systemd {
+		return "system.slice:runc:" + id
+	}
+	return id
 }
 
 // createWithHandlers creates the container and what its handlers need, or
@@ -368,13 +379,22 @@ func (s *service) Kill(ctx context.Context, r *taskapi.KillRequest) (*ptypes.Emp
 	request := c.ask(lifecycle.Event{Kind: lifecycle.KillRequested, Signal: lifecycle.Signal{Number: r.Signal, All: r.All}})
 	answer := request.wait()
 	if answer.kind == lifecycle.Forward {
-		// What has been decided counts on the signal, also if the client goes.
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), signalWait)
-		defer cancel()
 		c.noteSignal(r.Signal)
-		return s.TTRPCTaskService.Kill(ctx, r)
+		return s.passSignal(ctx, c, r)
 	}
 	return &ptypes.Empty{}, toGRPC(answer.err)
+}
+
+// passSignal sends it also if the client goes: what has been decided counts on it. The time for it begins when the
+// runtime's start, which may take longer, has returned: until then the runc service does nothing else for the container.
+func (s *service) passSignal(ctx context.Context, c *container, r *taskapi.KillRequest) (*ptypes.Empty, error) {
+	ctx = context.WithoutCancel(ctx)
+	if c.status.Load().Phase.Starting() {
+		_, _ = s.TTRPCTaskService.State(ctx, &taskapi.StateRequest{ID: r.ID}) // it waits for that, which is all that is wanted of it
+	}
+	ctx, cancel := context.WithTimeout(ctx, signalWait)
+	defer cancel()
+	return s.TTRPCTaskService.Kill(ctx, r)
 }
 
 // Wait for a container with an onExit is answered when that has ended.

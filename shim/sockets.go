@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"net"
@@ -18,27 +19,49 @@ import (
 // serveListener).
 var listenerFDs = []int{3, 4}
 
-// ownSockets are the paths of the sockets that the shim is going to serve. They
-// are to be asked for before it serves: the numbers may mean other files later.
-func ownSockets() []string {
-	var paths []string
+// socketFile is a socket by its path, and what was there when the shim began.
+type socketFile struct {
+	path string
+	was  fs.FileInfo
+}
+
+// ownSockets are those that the shim is going to serve. They are to be asked for
+// before it serves: the numbers may mean other files later.
+func ownSockets() []socketFile {
+	var sockets []socketFile
 	for _, fd := range listenerFDs {
 		address, err := unix.Getsockname(fd)
 		if err != nil {
 			continue // not inherited; pkg/shim removes what it was told with -socket
 		}
-		if socket, ok := address.(*unix.SockaddrUnix); ok && strings.HasPrefix(socket.Name, "/") {
-			paths = append(paths, socket.Name)
+		socket, ok := address.(*unix.SockaddrUnix)
+		if !ok || !strings.HasPrefix(socket.Name, "/") {
+			continue
+		}
+		if was, err := os.Lstat(socket.Name); err == nil {
+			sockets = append(sockets, socketFile{path: socket.Name, was: was})
 		}
 	}
-	return paths
+	return sockets
 }
 
-// removeSockets is for the end of a shim. pkg/shim finds the sockets through the
-// bundle of the pod's first container, which may be gone long before.
-func removeSockets(paths []string) {
-	for _, path := range paths {
-		_ = os.Remove(path) // most often pkg/shim has removed it
+// leaveSockets keeps pkg/shim from removing what is at the paths of this shim's sockets,
+// which it works out again at the end. The runc service has removed the task API's when
+// the end began, and while the last events went out, a shim of the same name may have
+// put its own there: without it, a containerd that starts takes that one for dead.
+func leaveSockets() {
+	for _, name := range []string{"socket", "debug-socket"} {
+		_ = flag.Set(name, os.DevNull+"/none") // pkg/shim's flags, which it has read before it served
+	}
+}
+
+// removeSockets is for the end of a shim: they are gone as a rule, but the debug
+// socket. What has come there since is another shim's.
+func removeSockets(sockets []socketFile) {
+	for _, socket := range sockets {
+		if now, err := os.Lstat(socket.path); err == nil && os.SameFile(now, socket.was) && now.ModTime().Equal(socket.was.ModTime()) {
+			_ = os.Remove(socket.path)
+		}
 	}
 }
 

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
 	"google.golang.org/protobuf/types/known/timestamppb"
 
@@ -36,7 +37,29 @@ func (s *statusService) Status(_ context.Context, r *lifecyclev1.StatusRequest) 
 	for _, c := range containers {
 		response.Containers = append(response.Containers, c.told())
 	}
+	fit(response)
 	return response, nil
+}
+
+// maxStatus bounds an answer's size: ttrpc closes a connection over which more than 4 MiB are to go (messageLengthMax).
+const maxStatus = 3 << 20
+
+// fit makes the handlers' outputs shorter, where all of them are more than an answer may have: each may have its share.
+func fit(response *lifecyclev1.StatusResponse) {
+	if proto.Size(response) <= maxStatus {
+		return
+	}
+	var runs []*lifecyclev1.HandlerRun
+	for _, c := range response.Containers {
+		runs = append(runs, c.Runs...)
+	}
+	for _, run := range runs {
+		if cut := len(run.Output) - maxStatus/2/len(runs); cut > 0 {
+			shown := strings.ToValidUTF8(run.Output[cut:], "")
+			run.DroppedBytes += int64(len(run.Output) - len(shown))
+			run.Output = shown
+		}
+	}
 }
 
 func (s *statusService) find(id string) (*container, error) {

@@ -3,17 +3,20 @@ package shim
 import (
 	"context"
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
+	"unicode/utf8"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
@@ -322,6 +325,29 @@ func TestDescribe(t *testing.T) {
 	} {
 		if what, action := describe(handler); what+" "+action != want {
 			t.Errorf("got %q, want %q", what+" "+action, want)
+		}
+	}
+}
+
+// TestStatusFits: what a pod's handlers have printed may be more than an answer can hold; the ends of all of it are told then.
+func TestStatusFits(t *testing.T) {
+	response := &lifecyclev1.StatusResponse{}
+	for i := range 8 {
+		response.Containers = append(response.Containers, &lifecyclev1.ContainerStatus{Id: fmt.Sprint(i), Runs: []*lifecyclev1.HandlerRun{
+			{Output: strings.Repeat("é", maxOutputLimit/2) + "end", DroppedBytes: 1}, {Output: "short"},
+		}})
+	}
+	fit(response)
+	if size := proto.Size(response); size > maxStatus {
+		t.Errorf("%d bytes", size)
+	}
+	for _, c := range response.Containers {
+		long, short := c.Runs[0], c.Runs[1]
+		if !utf8.ValidString(long.Output) || !strings.HasSuffix(long.Output, "end") || len(long.Output) < maxStatus/2/16-4 || short.Output != "short" {
+			t.Errorf("%d bytes …%q, %q", len(long.Output), long.Output[len(long.Output)-5:], short.Output)
+		}
+		if whole := int64(len(long.Output)) + long.DroppedBytes; whole != maxOutputLimit+3+1 || short.DroppedBytes != 0 {
+			t.Errorf("%d bytes in all, %d dropped of the short one", whole, short.DroppedBytes)
 		}
 	}
 }

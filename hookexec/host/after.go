@@ -21,9 +21,8 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// afterID is what an onExit's container is called in the runtime's state below
-// wire.After.Dir, and the last part of its cgroup.
-const afterID = "onExit"
+// afterCgroupName is the last part of the cgroup of an onExit.
+const afterCgroupName = "onExit"
 
 // StartAfter starts an onExit, and returns the pid of its process. The container's
 // own OCI runtime makes it, as a container of its own, from the container's spec:
@@ -64,7 +63,7 @@ func StartAfter(request wire.StartRequest, pidfds *os.File) (pid int, err error)
 		return 0, err
 	}
 	pidFile := filepath.Join(after.Dir, "pid")
-	if err := runRuntime(after, true, "create", "--bundle", after.Dir, "--pid-file", pidFile, afterID); err != nil {
+	if err := runRuntime(after, true, createArgs(after, pidFile)...); err != nil {
 		return 0, err
 	}
 	if pid, err = readPid(pidFile); err != nil {
@@ -73,7 +72,19 @@ func StartAfter(request wire.StartRequest, pidfds *os.File) (pid int, err error)
 	if err := sendPidfd(pid, pidfds); err != nil {
 		return 0, err
 	}
-	return pid, runRuntime(after, false, "start", afterID)
+	return pid, runRuntime(after, false, "start", after.ID)
+}
+
+// createArgs are those that containerd's runc shim gives for the container itself.
+func createArgs(after *wire.After, pidFile string) []string {
+	args := []string{"create", "--bundle", after.Dir, "--pid-file", pidFile}
+	if after.NoPivotRoot {
+		args = append(args, "--no-pivot")
+	}
+	if after.NoNewKeyring {
+		args = append(args, "--no-new-keyring")
+	}
+	return append(args, after.ID)
 }
 
 // Clean removes the container of an onExit, with all its processes.
@@ -88,9 +99,26 @@ func Clean(after wire.After) (err error) {
 	}
 	defer lock.Close()
 	runtime.LockOSThread()
-	err = runRuntime(&after, false, "delete", "--force", afterID)
-	return errors.Join(err, os.RemoveAll(after.Dir))
+	var errs []error
+	for _, id := range known(after) {
+		errs = append(errs, runRuntime(&after, false, "delete", "--force", id))
+	}
+	return errors.Join(append(errs, os.RemoveAll(after.Dir))...)
 }
+
+// known are the containers that the runtime has a state of: one at the most.
+func known(after wire.After) []string {
+	entries, _ := os.ReadDir(runtimeRoot(&after)) // none, where it has made none
+	var ids []string
+	for _, entry := range entries {
+		if !strings.HasPrefix(entry.Name(), ".") { // crun keeps its cache there
+			ids = append(ids, entry.Name())
+		}
+	}
+	return ids
+}
+
+func runtimeRoot(after *wire.After) string { return filepath.Join(after.Dir, "runtime") }
 
 // lockAfter makes sure that an onExit is not removed while it is being made: where
 // the shim dies meanwhile, its host and containerd's delete action meet. Whoever
@@ -207,7 +235,7 @@ func openMounts(kept, own *os.File) (tree int, err error) {
 // output says so; its own words are in its log.
 func runRuntime(after *wire.After, output bool, args ...string) error {
 	log := filepath.Join(after.Dir, "log.json")
-	all := []string{"--root", filepath.Join(after.Dir, "runtime"), "--log", log, "--log-format", "json"}
+	all := []string{"--root", runtimeRoot(after), "--log", log, "--log-format", "json"}
 	if after.SystemdCgroup {
 		all = append(all, "--systemd-cgroup")
 	}

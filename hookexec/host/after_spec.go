@@ -60,10 +60,10 @@ func afterNamespaces(own []specs.LinuxNamespace, kept map[string]string) []specs
 // with its last process: there it is one beside, with the same limits.
 func afterCgroup(linux *specs.Linux, after *wire.After) {
 	if parts := strings.Split(after.Cgroup, ":"); after.SystemdCgroup && len(parts) == 3 {
-		linux.CgroupsPath = after.Cgroup + "-" + strings.ToLower(afterID)
+		linux.CgroupsPath = after.Cgroup + "-" + strings.ToLower(afterCgroupName)
 		return
 	}
-	linux.CgroupsPath = filepath.Join(after.Cgroup, afterID)
+	linux.CgroupsPath = filepath.Join(after.Cgroup, afterCgroupName)
 	if linux.Resources != nil {
 		linux.Resources = &specs.LinuxResources{Devices: linux.Resources.Devices}
 	}

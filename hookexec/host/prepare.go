@@ -51,10 +51,7 @@ type handler struct {
 // container's, and is read again if it has changed.
 func Prepare(request wire.PrepareRequest, created func() (wire.Init, error)) (err error) {
 	defer recovered(&err)
-	var prepared *preparation
-	if config, err := readConfig(request.Bundle); err == nil {
-		prepared, _ = prepare(request, config) // it fails again below, if it has to
-	}
+	prepared := prepareEarly(request)
 	init, err := created()
 	if err != nil {
 		return err
@@ -69,6 +66,23 @@ func Prepare(request wire.PrepareRequest, created func() (wire.Init, error)) (er
 		}
 	}
 	return prepared.write(request, init)
+}
+
+// prepareEarly returns nil where it fails: what is wrong is still wrong when there is the container.
+func prepareEarly(request wire.PrepareRequest) *preparation {
+	var prepared *preparation
+	err := func() (err error) {
+		defer recovered(&err)
+		config, err := readConfig(request.Bundle)
+		if err == nil {
+			prepared, err = prepare(request, config)
+		}
+		return err
+	}()
+	if err != nil {
+		return nil
+	}
+	return prepared
 }
 
 // preparation is what is made of a bundle without its container.

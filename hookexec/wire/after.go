@@ -11,15 +11,19 @@ type After struct {
 	// Shim is the shim's pid: without it nothing is begun. It is 0 where the shim has
 	// died, for CommandClean.
 	Shim int
+	// ID is what the onExit's container is called by the runtime. runc names a session
+	// keyring by it, which all who have the name share: it is as unique as the
+	// container's own. CommandClean needs none.
+	ID string
 	// Bundle is the absolute path of the container's OCI bundle.
 	Bundle string
 	// Dir is an absolute path to a directory that only the shim uses.
 	Dir string
 	// Runtime is the absolute path of the container's OCI runtime.
 	Runtime string
-	// SystemdCgroup is the runtime's option of that name.
-	SystemdCgroup bool
-	// Cgroup is the container's cgroupsPath, which is never empty.
+	// The runtime's options of these names.
+	SystemdCgroup, NoPivotRoot, NoNewKeyring bool
+	// Cgroup is the container's cgroupsPath, or what its runtime takes for an empty one.
 	Cgroup string
 	// Namespaces of the container that are kept, by their types' names in the OCI
 	// spec: paths that any process of the machine can open. There is always a mount.

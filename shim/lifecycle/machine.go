@@ -292,7 +292,7 @@ func (m *Machine) isStop(number uint32) bool {
 	case sigTERM, sigINT, sigRTMINp3, m.config.StopSignal:
 		return true
 	default:
-		return m.config.CRI
+		return m.config.CRI && number <= sigRTMAX // the runtime has the words for what is no signal
 	}
 }
 
@@ -419,6 +419,12 @@ func (m *Machine) handlerEnded(now time.Time, result Result) {
 	case PostStarting, PostStartEnding:
 		m.postStartEnded(now, result)
 	case PostStartStopping:
+		if exitCame(result) {
+			m.why = "the container's exit comes first, and there is nothing left for preStop"
+			m.shareGracePeriod(now)
+			m.signalStop(NoCause)
+			return
+		}
 		m.why = "postStart has ended, and the stop goes on"
 		m.runPreStop(now)
 	case PreStopping, PreStopEnding:
@@ -432,11 +438,15 @@ func (m *Machine) handlerEnded(now time.Time, result Result) {
 	}
 }
 
+// exitCame tells whether the handler has ended because the container's process has,
+// whose exit is told later.
+func exitCame(result Result) bool { return result.Outcome == Aborted && result.Cause == ContainerExit }
+
 func (m *Machine) postStartEnded(now time.Time, result Result) {
 	switch {
 	case result.Outcome == Succeeded:
 		m.why = "postStart has succeeded"
-	case result.Outcome == Aborted && result.Cause == ContainerExit:
+	case exitCame(result):
 		m.why = "the container's exit comes first, and is no failure of postStart"
 	case m.config.PostStart.IgnoreFailure:
 		m.why = "postStart has failed, and failurePolicy is Ignore"
@@ -692,7 +702,7 @@ func (m *Machine) runPreStart(now time.Time) {
 
 // preStartEnded starts the entrypoint, or makes sure that it never runs.
 func (m *Machine) preStartEnded(now time.Time, result Result) {
-	exited := result.Outcome == Aborted && result.Cause == ContainerExit
+	exited := exitCame(result)
 	switch {
 	case result.Outcome == Succeeded:
 		m.why = "preStart has succeeded"

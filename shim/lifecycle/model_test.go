@@ -186,7 +186,10 @@ func (w *model) handlerEnds(result Result) {
 		w.preStarted = result.Outcome == Succeeded || result.Cause != ContainerExit && w.config.PreStart.IgnoreFailure
 		w.never = w.never || !w.preStarted
 	}
-	w.step(Event{Kind: HandlerEnded, Result: result})
+	effects := w.step(Event{Kind: HandlerEnded, Result: result})
+	if exitCame(result) && slices.ContainsFunc(effects, func(e Effect) bool { return e.Kind == RunHandler && e.Handler == PreStop }) {
+		w.breaks("preStop runs although %s was ended by the container's exit", kind)
+	}
 }
 
 func (w *model) exits() {

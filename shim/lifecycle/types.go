@@ -17,7 +17,8 @@ const (
 	sigKILL     = 9
 	sigTERM     = 15
 	sigRTMINp3  = 34 + 3
-	sigNonexist = 0 // tests whether the process is there, kill(2)
+	sigRTMAX    = 64 // the last one, signal(7)
+	sigNonexist = 0  // tests whether the process is there, kill(2)
 )
 
 // Kind tells the handlers apart.
