@@ -330,7 +330,7 @@ func TestHandlerLeavesADaemon(t *testing.T) {
 // and the grace period ends it.
 func TestStoppedContainer(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
-		c := b.run(with{keyLifecycle: "{preStop: {" + shell("echo preStop >> /signals") + "}, terminationGracePeriodSeconds: 2}"}, obedient)
+		c := b.run(with{keyLifecycle: "{preStop: {" + shell("echo preStop >> /signals") + "}, terminationGracePeriodSeconds: 10}"}, obedient)
 		c.waitFor("ready")
 		c.kill(syscall.SIGSTOP)
 		c.kill(syscall.SIGTERM)

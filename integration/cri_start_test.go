@@ -169,7 +169,7 @@ func TestCRIPostStartTimesOutByDefault(t *testing.T) {
 func TestCRIPostStartTimesOutByRequest(t *testing.T) {
 	b := onCRI(t)
 	c := b.app("{postStart: {"+shell("echo so far; sleep 1000")+"}}", obedient)
-	const deadline = 10 * time.Second
+	const deadline = 16 * time.Second
 	ctx, cancel := context.WithTimeout(b.Context(), deadline)
 	defer cancel()
 	took, err := c.Start(ctx)

@@ -244,9 +244,7 @@ func TestForcedEndTakesTheGroup(t *testing.T) {
 				if r := b.result(result); r.err != nil {
 					b.Fatal(r.err)
 				}
-				if got := b.sleepers(c); got != "1002" {
-					b.Errorf("left of the handler: %q, want only what left its group", got)
-				}
+				b.poll("nothing but what left its group to be left of the handler", func() bool { return b.sleepers(c) == "1002" })
 			})
 		})
 	}

@@ -171,7 +171,7 @@ func onOwn(t *testing.T, targets []target, test func(*bench)) {
 func newBench(t *testing.T, target target, daemon *harness.Daemon) *bench {
 	t.Helper()
 	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-", ".", "-", "#", "-").Replace(t.Name()))
-	client, err := daemon.Client(name[:min(len(name), 70)])
+	client, err := daemon.Client(fmt.Sprintf("%s-%d", name[:min(len(name), 60)], os.Getpid())) // it is part of a path of the machine's, without options
 	if err != nil {
 		t.Fatal(err)
 	}

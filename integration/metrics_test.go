@@ -116,7 +116,7 @@ func TestMetrics(t *testing.T) {
 			c.waitFor("begun")
 			c.kill(syscall.SIGKILL) // a client's, not the shim's
 		})
-		stopped(with{keyLifecycle: "{preStop: {" + shell("exit 4") + "}, terminationGracePeriodSeconds: 1}"}, forever, 137, nil)
+		stopped(with{keyLifecycle: "{preStop: {" + shell("exit 4") + "}, terminationGracePeriodSeconds: 10}"}, forever, 137, nil)
 		trial := b.run(with{keyPreStop: shell("true")}, obedient, edit)
 		trial.waitFor("ready")
 		b.wantCtl(nil, "run", trial.ID, "preStop")

@@ -163,7 +163,7 @@ func TestPreStartIsCutShort(t *testing.T) {
 		"SIGKILL": {func(c *container) { c.kill(syscall.SIGKILL) }, "preStart handler aborted: signal 9 arrived"},
 		"SIGTERM": {func(c *container) { c.kill(syscall.SIGTERM) }, "preStart handler aborted: signal 15 arrived"},
 		"Delete": {func(c *container) {
-			if _, took, err := c.Delete(c.b.Context()); err != nil || took > harness.Patience(3*time.Second) {
+			if _, took, err := c.Delete(c.b.Context()); err != nil || took > limit {
 				c.b.Errorf("Delete: %v after %s", err, took)
 			}
 		}, "preStart handler aborted: container deleted before its entrypoint was started"},

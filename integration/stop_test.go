@@ -202,7 +202,7 @@ func TestPausedContainer(t *testing.T) {
 }
 
 // shortly is a time limit that lets a handler begin, and be paused, before it is over.
-var shortly = fmt.Sprintf("timeoutSeconds: %.0f, ", harness.Patience(time.Second).Seconds())
+var shortly = fmt.Sprintf("timeoutSeconds: %.0f, ", harness.Patience(5*time.Second).Seconds())
 
 // SPEC 3: a forced end thaws to kill, and the container stays paused.
 func TestPauseDuringPreStop(t *testing.T) {
@@ -242,7 +242,7 @@ func TestDeleteOfRunningContainer(t *testing.T) {
 func TestDaemonRestartDuringPreStop(t *testing.T) {
 	onOwn(t, targets, func(b *bench) {
 		for _, stop := range []func() error{b.daemon.Terminate, b.daemon.Kill} {
-			c := b.run(with{keyPreStop: shell(waiting)}, obedient)
+			c := b.run(with{keyLifecycle: "{preStop: {" + shell(waiting) + "}, terminationGracePeriodSeconds: 100}"}, obedient)
 			c.waitFor("ready")
 			c.kill(syscall.SIGTERM)
 			c.waitFor("begun")

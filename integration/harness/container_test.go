@@ -1,6 +1,9 @@
 package harness_test
 
 import (
+	"cmp"
+	"fmt"
+	"os"
 	"slices"
 	"strings"
 	"syscall"
@@ -14,7 +17,8 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-const cgroupParent = "/lcs-harness"
+// cgroupParent is this test run's own, and that of the process that it starts to be killed.
+var cgroupParent = cmp.Or(os.Getenv(victim), fmt.Sprintf("/lcs-harness-test-%d", os.Getpid()))
 
 // bench is a daemon with a client that listens, and a leak check at the end of the test.
 type bench struct {

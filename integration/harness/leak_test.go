@@ -31,7 +31,7 @@ func TestLeaksAreFoundAndCloseRemovesThem(t *testing.T) {
 			t.Fatal(err)
 		}
 		all := strings.Join(leaks, "\n")
-		for _, want := range []string{"shim: ", "process in a test's cgroup: ", `"sleep" "600"`, "cgroup: ", "/lcs-harness/left", "mount: "} {
+		for _, want := range []string{"shim: ", "process in a test's cgroup: ", `"sleep" "600"`, "cgroup: ", cgroupParent + "/left", "mount: "} {
 			if !strings.Contains(all, want) {
 				t.Errorf("no %q among the leaks:\n%s", want, all)
 			}

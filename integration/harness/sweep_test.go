@@ -12,6 +12,7 @@ import (
 )
 
 // victim makes this test binary start a daemon with a container and die without cleaning up.
+// victim, in the environment, is the cgroupParent of who has started the test to kill it.
 const victim = "HARNESS_TEST_VICTIM"
 
 func TestNextDaemonRemovesThoseOfDeadTests(t *testing.T) {
@@ -47,7 +48,7 @@ func runVictim(t *testing.T) string {
 	t.Helper()
 	// "Test/2.4": -run is matched part by part.
 	cmd := exec.Command(os.Args[0], "-test.run=^"+strings.ReplaceAll(regexp.QuoteMeta(t.Name()), "/", "$/^")+"$")
-	cmd.Env = append(os.Environ(), victim+"=1")
+	cmd.Env = append(os.Environ(), victim+"="+cgroupParent)
 	out, err := cmd.Output()
 	if cmd.ProcessState.ExitCode() != 3 {
 		t.Fatalf("the victim: %v\n%s", err, out)

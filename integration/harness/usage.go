@@ -19,6 +19,8 @@ type Memory struct {
 	PSS int64
 	// Private are the pages that nobody shares.
 	Private int64
+	// Anonymous are the pages of no file.
+	Anonymous int64
 }
 
 // Memory reads /proc/PID/smaps_rollup.
@@ -39,6 +41,8 @@ func (p Process) Memory() (Memory, error) {
 			m.PSS += kilobytes << 10
 		case "Private_Clean:", "Private_Dirty:":
 			m.Private += kilobytes << 10
+		case "Anonymous:":
+			m.Anonymous += kilobytes << 10
 		}
 	}
 	return m, nil

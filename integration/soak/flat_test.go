@@ -13,12 +13,12 @@ func series(handlers int, leak func(s *Sample, n int)) []Sample {
 	for n := handlers / batches; n <= handlers; n += handlers / batches {
 		s := Sample{
 			Handlers: n, Goroutines: 57, Threads: 11 + noise.IntN(3), Descriptors: 84, HeapKB: 1900 + noise.IntN(60),
-			PSSKB: 23500 + noise.IntN(500), PrivateKB: 23500 + noise.IntN(500),
+			PSSKB: 23500 + noise.IntN(500), AnonymousKB: 9500 + noise.IntN(500),
 		}
 		if n < handlers/10 { // it warms up
 			s.Threads -= 3
 			s.HeapKB -= 600
-			s.PrivateKB -= 9000
+			s.AnonymousKB -= 4000
 			s.PSSKB -= 9000
 		}
 		leak(&s, n)
@@ -36,8 +36,7 @@ func TestFlat(t *testing.T) {
 			"threads":                 func(s *Sample, n int) { s.Threads += n / 100 },
 			"descriptors":             func(s *Sample, n int) { s.Descriptors += n / 100 },
 			"heap after a collection": func(s *Sample, n int) { s.HeapKB += n / 2 },
-			"private memory":          func(s *Sample, n int) { s.PrivateKB += 4 * n },
-			"PSS":                     func(s *Sample, n int) { s.PSSKB += 4 * n },
+			"anonymous memory":        func(s *Sample, n int) { s.AnonymousKB += 4 * n },
 		} {
 			err := flat(series(handlers, leak))
 			switch {

@@ -311,7 +311,7 @@ func (p *pod) sample(ctx context.Context) (Sample, error) {
 	memory, err := p.process.Memory()
 	return Sample{
 		Handlers: int(told.Handlers), Goroutines: int(told.Goroutines), Threads: int(told.Threads), Descriptors: int(told.Descriptors),
-		HeapKB: int(told.HeapBytes >> 10), PSSKB: int(memory.PSS >> 10), PrivateKB: int(memory.Private >> 10),
+		HeapKB: int(told.HeapBytes >> 10), PSSKB: int(memory.PSS >> 10), AnonymousKB: int(memory.Anonymous >> 10),
 	}, err
 }
 
