@@ -6,6 +6,7 @@ import (
 	"os"
 	"os/exec"
 	"slices"
+	"strings"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -18,6 +19,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -234,5 +236,31 @@ func TestEndWithoutTheKernelsHelp(t *testing.T) {
 		if got := r.end(t.Context(), true).environment(); !slices.Equal(got, []string{"LIFECYCLE_RESULT=start-failed"}) {
 			t.Errorf("not started: %q", got)
 		}
+	}
+}
+
+// TestOnExitIsNamedAfterItsContainer: runc joins the session keyring of that name, which is to be nobody else's.
+func TestOnExitIsNamedAfterItsContainer(t *testing.T) {
+	names := map[string]bool{}
+	for _, id := range []string{"c1", "c2"} {
+		r := &runner{
+			id: id, bundle: "/b", runtime: "true", noPivotRoot: true, noKeyring: true, cgroupsPath: defaultCgroup(id, false),
+			block: &lifecyclev1.Block{OnExit: &lifecyclev1.Handler{Exec: &lifecyclev1.ExecAction{Command: []string{"x"}}}},
+		}
+		if err := r.keep(os.Getpid()); err != nil {
+			t.Fatal(err)
+		}
+		after := r.afterlife.after
+		r.afterlife.remains.Close()
+		names[after.ID] = true
+		if !strings.Contains(after.ID, id) || !after.NoPivotRoot || !after.NoNewKeyring || after.Cgroup != id {
+			t.Errorf("%+v", after)
+		}
+	}
+	if len(names) != 2 {
+		t.Errorf("names %v", names)
+	}
+	if got := defaultCgroup("c1", true); got != "system.slice:runc:c1" {
+		t.Errorf("systemd: %s", got)
 	}
 }

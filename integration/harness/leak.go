@@ -107,7 +107,7 @@ func (w Watch) suspicious(p Process, all map[int]Process) string {
 		return ""
 	case p.Shim() && w.ours(p):
 		return "shim"
-	case p.Comm == handlerHostComm && !belongsToOther(p, all, w):
+	case p.handlerHost() && !belongsToOther(p, all, w):
 		return "handler host"
 	case p.inCgroupBelow(w.CgroupParents):
 		return "process in a test's cgroup"
@@ -115,8 +115,13 @@ func (w Watch) suspicious(p Process, all map[int]Process) string {
 	return ""
 }
 
-// handlerHostComm is lifecycle-hookexec as the kernel cuts a process's name.
-const handlerHostComm = "lifecycle-hooke"
+const handlerHost = "lifecycle-hookexec"
+
+// handlerHost says whether it is one: a shim executes a descriptor, so that the kernel's name for it is a number, and a
+// script that stands for it has the kernel's name, as the kernel cuts it.
+func (p Process) handlerHost() bool {
+	return p.Comm == handlerHost[:15] || len(p.Cmdline) > 0 && filepath.Base(p.Cmdline[0]) == handlerHost
+}
 
 func (w Watch) ours(shim Process) bool {
 	for _, d := range w.Daemons {
