@@ -161,14 +161,14 @@ faults: build servers ## every fault in every phase, and every pair of requests 
 
 # How often `make repeat` runs everything, and how many of them beside each other.
 TIMES ?= 20
-AT_ONCE ?= 2
+AT_ONCE ?= 4
 
 .PHONY: deps-repeat
 deps-repeat: deps ## install what repeat needs on top of deps (as root)
 	@.ci/deps repeat
 
 .PHONY: repeat
-repeat: build servers ## all tests TIMES times (20), AT_ONCE (2) beside each other, nothing cached, all processors busy besides; says which failed (root; hours)
+repeat: build servers ## all tests TIMES times (20), AT_ONCE (4) beside each other, nothing cached, all processors busy besides; says which failed (root; hours)
 	$(STEP) 'the suite under load, $(TIMES) times' tools/repeat $(TIMES) $(AT_ONCE) \
 		go test -race -count=1 -tags '$(TAGS)' -p 1 -timeout 60m $(UNIT) $(INTEGRATION)
 
