@@ -73,7 +73,9 @@ func findHost() (string, error) {
 func (h *Host) Close() error { return h.file.Close() }
 
 // command names the opened file through the shim's own descriptor table: in the
-// child its number may already mean something else.
+// child its number may already mean something else. A weakness: what joins the container
+// is a copy that libcontainer makes by the file's path (exeseal), which is another file
+// where something was mounted over its directory since.
 func (h *Host) command(name string) *exec.Cmd {
 	cmd := &exec.Cmd{
 		Path: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), h.file.Fd()),

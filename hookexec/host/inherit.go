@@ -39,7 +39,9 @@ func inherited(request wire.StartRequest, own *handler) ([]*os.File, error) {
 }
 
 // take is to be called by the thread that calls execve: it is that thread that joins
-// the cgroups.
+// the cgroups. libcontainer closes, before the handler begins, all but as many of the
+// lowest numbers as it was given files: what is opened at those after them here must be
+// close-on-exec, as all that libcontainer opens is.
 func take() error {
 	for fd := firstInherited; ; fd++ {
 		used, err := takeOne(fd)

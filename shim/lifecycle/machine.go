@@ -243,6 +243,9 @@ func (m *Machine) startReturned(now time.Time, err error) {
 // startFailed: the runtime could not start the process. There is no TaskStart to
 // release, and may be one after another try. What was promised to a stop
 // meanwhile is kept. An onExit is not to be lost with another try, so there is none.
+// A weakness: where the promised signal does not end what waits to be started, and a
+// start then succeeds, no start is held that could let its TaskStart go: that and what
+// comes after it is published when the container is deleted.
 func (m *Machine) startFailed(now time.Time, err error) {
 	was := m.phase
 	if m.config.OnExit != nil {
