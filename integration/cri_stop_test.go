@@ -115,9 +115,7 @@ func TestCRIGracePeriodEndsPreStop(t *testing.T) {
 	if took < 5900*time.Millisecond || took > 15*time.Second {
 		b.Errorf("stopped after %s, want about 6 s", took)
 	}
-	if !c.logged("result=Aborted") {
-		b.Error("the log does not say that preStop was aborted")
-	}
+	poll(b.T, "the log to say that preStop was aborted", func() bool { return c.logged("result=Aborted") })
 }
 
 // The same with a container that ignores the signal: SIGKILL comes 2 s later.

@@ -8,6 +8,7 @@ import (
 	"net/http/httptest"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"syscall"
@@ -251,7 +252,7 @@ func TestSleepEndsWithTheContainer(t *testing.T) {
 // ends before it too.
 func TestDeadlineOfTheRequest(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
-		c := b.newContainer(with{keyPostStart: "{timeoutSeconds: 100, " + shell("echo so far; sleep 1000") + "}"}, forever)
+		c := b.newContainer(with{keyPostStart: "{timeoutSeconds: 100, " + shell("while [ ! -e ready ]; do sleep 0.02; done; echo so far; sleep 1000") + "}"}, obedient)
 		if _, err := c.Create(b.Context()); err != nil {
 			b.Fatal(err)
 		}
@@ -265,6 +266,24 @@ func TestDeadlineOfTheRequest(t *testing.T) {
 		if took < 4*time.Second-100*time.Millisecond {                              // the deadline travels as what remains of it
 			b.Errorf("the handler had %s", took)
 		}
-		c.wantExit(137) // the entrypoint ignores SIGTERM
+		c.wantExit(7)
+
+		// One that ignores SIGTERM is killed before the deadline. What is left of that then is little, so that on a busy machine the answer
+		// may miss it.
+		deaf := b.newContainer(with{keyPostStart: "{timeoutSeconds: 100, " + shell("sleep 1000") + "}"}, forever)
+		if _, err := deaf.Create(b.Context()); err != nil {
+			b.Fatal(err)
+		}
+		short, cancelShort := context.WithTimeout(b.Context(), 8*time.Second)
+		defer cancelShort()
+		if _, _, err := deaf.Start(short); err == nil {
+			b.Error("the start of a container that was killed succeeds")
+		}
+		deaf.wantExit(137)
+		b.poll("the shim's SIGKILL in the log", func() bool {
+			return slices.ContainsFunc(strings.Split(b.daemon.Log()[b.logged:], "\n"), func(line string) bool {
+				return strings.Contains(line, `msg="signal sent"`) && strings.Contains(line, "signal=9") && strings.Contains(line, b.client.Namespace)
+			})
+		})
 	})
 }
