@@ -171,7 +171,8 @@ func onOwn(t *testing.T, targets []target, test func(*bench)) {
 func newBench(t *testing.T, target target, daemon *harness.Daemon) *bench {
 	t.Helper()
 	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-", ".", "-", "#", "-").Replace(t.Name()))
-	client, err := daemon.Client(fmt.Sprintf("%s-%d", name[:min(len(name), 60)], os.Getpid())) // it is part of a path of the machine's, without options
+	name = fmt.Sprintf("%d-%s", os.Getpid(), name)                                  // without options it is in a path of the machine's
+	client, err := daemon.Client(strings.TrimRight(name[:min(len(name), 76)], "-")) // at most so much, containerd's pkg/identifiers
 	if err != nil {
 		t.Fatal(err)
 	}
