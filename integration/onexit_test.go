@@ -242,13 +242,7 @@ func TestOnExitHasTheIdentityOfTheContainer(t *testing.T) {
 // noCgroupsPath leaves it to the runtime, which names the cgroup by the container's id, on the whole machine.
 func noCgroupsPath(config *harness.ContainerConfig) {
 	config.ID = filepath.Base(config.CgroupParent) + "-" + config.ID
-	edit := config.Edit
-	config.Edit = func(spec *specs.Spec) {
-		if edit != nil {
-			edit(spec)
-		}
-		spec.Linux.CgroupsPath = ""
-	}
+	edited(func(spec *specs.Spec) { spec.Linux.CgroupsPath = "" })(config)
 }
 
 // lines that only one of two texts has. A new pid or mount namespace has a new number.

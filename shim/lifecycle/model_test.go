@@ -187,7 +187,7 @@ func (w *model) handlerEnds(result Result) {
 		w.never = w.never || !w.preStarted
 	}
 	effects := w.step(Event{Kind: HandlerEnded, Result: result})
-	if exitCame(result) && slices.ContainsFunc(effects, func(e Effect) bool { return e.Kind == RunHandler && e.Handler == PreStop }) {
+	if result.Cause == ContainerExit && slices.ContainsFunc(effects, func(e Effect) bool { return e.Kind == RunHandler && e.Handler == PreStop }) {
 		w.breaks("preStop runs although %s was ended by the container's exit", kind)
 	}
 }
