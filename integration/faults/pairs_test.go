@@ -58,8 +58,14 @@ var methods = []method{
 	{name: "Kill", ends: true, do: func(ctx context.Context, s taskapi.TTRPCTaskService, _ *caller) error {
 		return drop(s.Kill(ctx, &taskapi.KillRequest{ID: "c", Signal: uint32(unix.SIGTERM)}))
 	}},
+	// Refused with "try again" where what was killed has not exited in time, which a busy machine can bring about.
 	{name: deleteMethod, ends: true, do: func(ctx context.Context, s taskapi.TTRPCTaskService, _ *caller) error {
-		return drop(s.Delete(ctx, &taskapi.DeleteRequest{ID: "c"}))
+		for {
+			err := drop(s.Delete(ctx, &taskapi.DeleteRequest{ID: "c"}))
+			if err == nil || !strings.HasSuffix(err.Error(), "has not exited yet: try again") {
+				return err
+			}
+		}
 	}},
 	{name: "Exec", do: func(ctx context.Context, s taskapi.TTRPCTaskService, c *caller) error {
 		spec, err := typeurl.MarshalAnyToProto(&specs.Process{Args: []string{"/bin/true"}, Cwd: "/"})
