@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"os/exec"
+	"os/signal"
 	"syscall"
 	"time"
 )
@@ -37,6 +38,7 @@ func (p *Program) Start() error {
 	}
 	defer log.Close() // the child has its own descriptor
 
+	obeyHangup()
 	cmd := exec.Command(p.Args[0], p.Args[1:]...)
 	cmd.Env = p.Env
 	cmd.Stdout, cmd.Stderr = log, log
@@ -50,6 +52,14 @@ func (p *Program) Start() error {
 		close(done)
 	}(p.exited)
 	return nil
+}
+
+// obeyHangup undoes nohup: a process inherits that SIGHUP is ignored, down to a container's, which this signal does not end then.
+// What is caught instead is the default in a child.
+func obeyHangup() {
+	if signal.Ignored(syscall.SIGHUP) {
+		signal.Notify(make(chan os.Signal, 1), syscall.SIGHUP)
+	}
 }
 
 // Stop sends a signal that ends the program, and waits for its end. A program that does not run is left alone.
