@@ -94,7 +94,27 @@ func newNetNS(t *testing.T, addresses ...string) NetNS {
 		_ = inside.Wait() // ended by the signal
 		_ = unix.Close(pidfd)
 	})
-	return NetNS{Pidfd: pidfd}
+	n := NetNS{Pidfd: pidfd}
+	for _, address := range addresses {
+		waitFor(t, func() bool { return n.reaches(address) })
+	}
+	return n
+}
+
+// reaches says whether the namespace takes the address for its own. The kernel makes an IPv6 address' local route after the address,
+// and after its prefix' route, in a thread (net/ipv6/addrconf.c, addrconf_dad_work; with IFA_F_NODAD too), which has to wait where
+// the processors are busy.
+func (n NetNS) reaches(address string) bool {
+	var routes []netlink.Route
+	err := n.do(func() error {
+		ip, _, err := net.ParseCIDR(address)
+		if err != nil {
+			return err
+		}
+		routes, err = netlink.RouteGet(ip)
+		return err
+	})
+	return err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
 }
 
 // listen in the namespace. The test's end closes the listener.
