@@ -140,7 +140,7 @@ var phases = []*phase{
 		},
 	},
 	{
-		name: "PostStartStopping", pending: true, about: "SIGTERM has come, and postStart is stuck in the kernel: 1 s", stuck: true, host: "start",
+		name: "PostStartStopping", pending: true, about: "SIGTERM has come, and postStart is stuck in the kernel: 5 s at most", stuck: true, host: "start",
 		start: "signal 15 arrived", preStop: anyTimes, terms: 1, status: 7,
 		reach: func(c *cell) {
 			c.holdHandler(postStart, "start") // its host is started beside the creation

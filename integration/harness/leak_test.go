@@ -22,6 +22,13 @@ func TestLeaksAreFoundAndCloseRemovesThem(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
+		// The start is answered before the runtime's init has become the program.
+		if err := harness.Poll(t.Context(), 30*time.Second, "the program", func() (bool, error) {
+			p, err := harness.ProcessByID(int(pid))
+			return p.Comm == "sleep", err
+		}); err != nil {
+			t.Fatal(err)
+		}
 		if err := unix.Mount("tmpfs", c.RootFS+"/tmp", "tmpfs", 0, ""); err != nil {
 			t.Fatal(err)
 		}

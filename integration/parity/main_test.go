@@ -20,7 +20,7 @@ import (
 var shimDir = flag.String("shim", "", "a directory with another build of our shim")
 
 // limit bounds every wait. It is long, because it is only reached by a failure.
-var limit = harness.Patience(30 * time.Second)
+var limit = harness.Patience(60 * time.Second)
 
 // target is a containerd with an OCI runtime.
 type target struct {

@@ -7,6 +7,9 @@ const (
 	// abortWait: from the forced end of a handler until the machine goes on
 	// without it: it may be stuck in the kernel.
 	abortWait = time.Second
+	// stopWait: the same for a postStart that a stop finds running, without whose end
+	// preStop is left out. What takes long on a busy machine is not to cost it that.
+	stopWait = 5 * time.Second
 	// deleteWait: from a Delete request until it goes on without the handler.
 	deleteWait = 1500 * time.Millisecond
 	// signalTail is what is left of a grace period after the stop signal: the
@@ -113,6 +116,13 @@ func answerBy(now, exitAt, deadline time.Time) time.Time {
 // signalAfter is how much of a grace period preStop may use.
 func signalAfter(grace time.Duration) time.Duration {
 	return grace - min(signalTail, grace/2)
+}
+
+// stopLimit is when a stop goes on although its postStart, whose end is forced now,
+// has not ended: in time for what preStop may use then.
+func (c *Config) stopLimit(now, deadline time.Time) time.Time {
+	grace, _ := c.heldGracePeriod(now, deadline)
+	return now.Add(min(stopWait, max(abortWait, signalAfter(grace)/2)))
 }
 
 // killAfter is when within a grace period SIGKILL is sent.

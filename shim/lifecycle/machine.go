@@ -382,7 +382,7 @@ func (m *Machine) stopped(now time.Time, event Event) {
 	default:
 		m.abort(StopRequest)
 		m.phase = PostStartStopping
-		m.limitAt = now.Add(abortWait)
+		m.limitAt = m.config.stopLimit(now, m.heldDeadline())
 	}
 }
 

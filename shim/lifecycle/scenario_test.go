@@ -167,8 +167,8 @@ func TestScenarios(t *testing.T) {
 		},
 		"a stop while a postStart runs that cannot be ended: no preStop beside it": {
 			preStop(postStart(Config{})),
-			[]at{start, started, kill(1*s, sigTERM), exit(5 * s)},
-			"0s RunHandler postStart\n1s AbortHandler: stop requested\n2s SendSignal 15\n5s AbortHandler: container exited\n5s Answer with an error",
+			[]at{start, started, kill(1*s, sigTERM), exit(7 * s)},
+			"0s RunHandler postStart\n1s AbortHandler: stop requested\n5s SendSignal 15\n7s AbortHandler: container exited\n7s Answer with an error",
 		},
 		"SIGKILL while postStart runs, under CRI too": {
 			preStop(postStart(Config{CRI: true})),
