@@ -73,8 +73,7 @@ func (p *Parked) Cancel() { p.cancel(errNotDue) }
 var errNotDue = errors.New("it was not due any more")
 
 // resume lets the command go on, and follows it to its end. ok is false where it has
-// ended before it could, which may be known only later: it was not more than a
-// preparation then, and nothing is lost.
+// ended before: it was not more than a preparation then, and nothing is lost.
 func (p *Parked) resume(ctx context.Context, progress *Progress) (_ Result, ok bool) {
 	select {
 	case <-p.done:
@@ -89,7 +88,7 @@ func (p *Parked) resume(ctx context.Context, progress *Progress) (_ Result, ok b
 		p.cancel(err)
 	}
 	<-p.done
-	return p.result, p.run.handler != nil || ctx.Err() != nil
+	return p.result, true
 }
 
 // stuff fills what a socket may hold, so that whoever writes to it next waits until

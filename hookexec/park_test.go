@@ -2,15 +2,12 @@ package hookexec
 
 import (
 	"errors"
-	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"testing"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
 // TestStuffedSocketHoldsItsWriter, until it is read, and loses nothing of what it says.
@@ -74,28 +71,6 @@ func TestParkedHostThatFails(t *testing.T) {
 	}
 	if data, err := os.ReadFile(runs); err != nil || string(data) != "run\nrun\nrun\n" {
 		t.Errorf("got %q, %v: want one parked run and one of each attempt", data, err)
-	}
-}
-
-// TestParkedDiesAsItIsResumed: it has sent no pidfd, so nothing of the handler has run.
-func TestParkedDiesAsItIsResumed(t *testing.T) {
-	runs := filepath.Join(t.TempDir(), "runs")
-	host, _ := scriptHost(t, fmt.Sprintf("echo run >> %s; echo no pidfd >&%d; exit 1", runs, wire.PidfdFD)) // waits while it is parked
-	before := openFDs(t)
-	action := &Exec{Host: host, OutputLimit: 100, Progress: &Progress{}}
-	parked, err := action.Park(t.Context(), nil)
-	if err != nil {
-		t.Fatal(err)
-	}
-	action.Parked = parked
-	if result := action.Attempt(t.Context()); result.Outcome != Failed || !strings.Contains(result.Err.Error(), "ended without an answer") {
-		t.Errorf("got %+v", result)
-	}
-	if got := openFDs(t); got != before {
-		t.Errorf("%d descriptors, %d before", got, before)
-	}
-	if data, err := os.ReadFile(runs); err != nil || string(data) != "run\nrun\n" {
-		t.Errorf("got %q, %v: want the parked run and one more", data, err)
 	}
 }
 
