@@ -280,7 +280,8 @@ func TestOnExitDescriptors(t *testing.T) {
 				fds = append(fds, link)
 			}
 		}
-		if len(fds) != 3 || fds[0] != "/dev/null" || !strings.HasPrefix(fds[1], "pipe:") || fds[1] != fds[2] {
+		// The first is the runtime's, which has no path in the container, or the shell's for what it runs in the background.
+		if len(fds) != 3 || fds[0] != "/null" && fds[0] != "/dev/null" || !strings.HasPrefix(fds[1], "pipe:") || fds[1] != fds[2] {
 			b.Errorf("descriptors %v, want /dev/null and one pipe twice", fds)
 		}
 		if got := c.read("tty"); got != "not a tty\n" {
