@@ -23,7 +23,11 @@ import (
 
 // testMonitor reaps what it has started, as the shim's reaper does: before
 // anybody can wait for it.
-type testMonitor struct{ unsubscribed int }
+type testMonitor struct {
+	unsubscribed int
+	// tell is closed when the exits may be told, nil where they may always be.
+	tell chan struct{}
+}
 
 func (m *testMonitor) Start(cmd *exec.Cmd) (chan runc.Exit, error) {
 	if err := cmd.Start(); err != nil {
@@ -41,6 +45,9 @@ func (m *testMonitor) Start(cmd *exec.Cmd) (chan runc.Exit, error) {
 			code := status.ExitStatus()
 			if status.Signaled() {
 				code = 128 + int(status.Signal())
+			}
+			if m.tell != nil {
+				<-m.tell
 			}
 			exits <- runc.Exit{Pid: cmd.Process.Pid, Status: code}
 			return

@@ -73,12 +73,13 @@ func (p *Parked) Cancel() { p.cancel(errNotDue) }
 var errNotDue = errors.New("it was not due any more")
 
 // resume lets the command go on, and follows it to its end. ok is false where it has
-// ended before: it was not more than a preparation then, and nothing is lost.
+// ended before: it was not more than a preparation then, and nothing is lost. The host
+// is asked, as the shim may not have been told of its end yet.
 func (p *Parked) resume(ctx context.Context, progress *Progress) (_ Result, ok bool) {
-	select {
-	case <-p.done:
+	if !p.run.channel.waits() {
+		p.cancel(errNotDue)
+		<-p.done
 		return Result{}, false
-	default:
 	}
 	close(p.resumed)
 	progress.show(p.run.output)
@@ -109,6 +110,19 @@ func stuff(socket *os.File) (int64, error) {
 		}
 		total += int64(n)
 	}
+}
+
+// waits tells whether the host has neither answered nor ended.
+func (c *channel) waits() bool {
+	raw, err := c.control.SyscallConn()
+	if err != nil {
+		return false
+	}
+	var said error
+	err = raw.Control(func(fd uintptr) {
+		_, _, said = unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	})
+	return err == nil && errors.Is(said, unix.EAGAIN)
 }
 
 // unstuff reads what stuff has written, and not a byte of what comes after it: with

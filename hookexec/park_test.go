@@ -74,6 +74,41 @@ func TestParkedHostThatFails(t *testing.T) {
 	}
 }
 
+// TestParkedHostThatHasJustEnded is known to have, though no exit has been told yet.
+func TestParkedHostThatHasJustEnded(t *testing.T) {
+	for name, script := range map[string]string{
+		"without a word":  "exit 1",
+		"with its answer": "cat <&3; echo '{\"Error\":\"no\"}' >&3; exit 1",
+	} {
+		t.Run(name, func(t *testing.T) {
+			host, monitor := scriptHost(t, script)
+			monitor.tell = make(chan struct{})
+			before := openFDs(t)
+			parked, err := (&Exec{Host: host, OutputLimit: 100}).Park(t.Context(), nil)
+			if err != nil {
+				t.Fatal(err)
+			}
+			ended := []unix.PollFd{{Fd: int32(parked.run.child.pidfd), Events: unix.POLLIN}}
+			for n := 0; n == 0 || errors.Is(err, unix.EINTR); {
+				n, err = unix.Poll(ended, -1)
+			}
+			decided, cancel := make(chan struct{}), parked.cancel
+			parked.cancel = func(cause error) { cancel(cause); close(decided) }
+			go func() {
+				select {
+				case <-decided:
+				case <-parked.resumed:
+				}
+				close(monitor.tell)
+			}()
+			if result, ok := parked.resume(t.Context(), &Progress{}); ok {
+				t.Errorf("what has ended is resumed: %+v", result)
+			}
+			nothingIsLeft(t, monitor, before)
+		})
+	}
+}
+
 // TestParkedEndsWithItsContainer, and so does what waits for it.
 func TestParkedEndsWithItsContainer(t *testing.T) {
 	host, monitor := scriptHost(t, "exec sleep 1000")
