@@ -61,6 +61,9 @@ type container struct {
 	// status of the machine after its last step. While a start is held, State says
 	// CREATED for RUNNING.
 	status atomic.Pointer[lifecycle.Status]
+	// created is closed when its creation has ended, however it did: until then its
+	// handlers are being prepared, and only unpark may be called.
+	created chan struct{}
 	// killed: a SIGKILL was asked for, or sent.
 	killed atomic.Bool
 	// exited is closed at the first exit that is told.
@@ -117,6 +120,7 @@ func newContainer(ctx context.Context, id string, config lifecycle.Config, handl
 		id:            id,
 		ctx:           log.WithLogger(context.WithoutCancel(ctx), log.G(ctx).WithFields(log.Fields{"namespace": namespace, "id": id})),
 		handlers:      handlers,
+		created:       make(chan struct{}),
 		exited:        make(chan struct{}),
 		deleted:       make(chan struct{}),
 		wake:          make(chan struct{}, 1),
@@ -322,6 +326,9 @@ func (c *container) runHandler(ctx context.Context, run *handlerRun, effect life
 			result = hookexec.Result{Outcome: hookexec.Failed, Err: &panicError{value: value}, ExitCode: -1}
 		}
 	}()
+	if err := c.awaitCreation(ctx); err != nil {
+		return failed(err)
+	}
 	return c.handlers.run(ctx, run.kind, effect, &run.progress)
 }
 
@@ -374,7 +381,19 @@ func (c *container) end() {
 	}
 	c.closeDeleted()
 	c.calls.Wait()
+	<-c.created
 	c.handlers.close()
+}
+
+// awaitCreation waits for the end of the container's creation, as one client may be
+// faster than the other's answer.
+func (c *container) awaitCreation(ctx context.Context) error {
+	select {
+	case <-c.created:
+		return nil
+	case <-ctx.Done():
+		return context.Cause(ctx)
+	}
 }
 
 // endWaits tells whether the container's process has exited, and its end is not told

@@ -188,6 +188,7 @@ func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskR
 	}()
 	created := false
 	defer func() { // after a panic too: the id must not stay taken
+		defer close(c.created)
 		if !created {
 			gate.forget()
 			s.remove(c)
@@ -315,6 +316,9 @@ func (s *service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	if c == nil || r.ExecID != "" {
 		return s.TTRPCTaskService.Start(ctx, r)
 	}
+	if err := s.awaitCreation(ctx, c); err != nil {
+		return nil, toGRPC(err)
+	}
 	deadline, _ := ctx.Deadline()
 	request := c.ask(lifecycle.Event{Kind: lifecycle.StartRequested, Deadline: deadline})
 	switch verdict := request.wait(); verdict.kind {
@@ -330,6 +334,20 @@ func (s *service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 		return nil, toGRPC(answer.err)
 	}
 	return response, nil
+}
+
+// awaitCreation is for a start that comes before the answer to the creation. While the
+// runc service does not know the container, it has the word.
+func (s *service) awaitCreation(ctx context.Context, c *container) error {
+	select {
+	case <-c.created:
+		return nil
+	default:
+	}
+	if _, err := s.TTRPCTaskService.State(ctx, &taskapi.StateRequest{ID: c.id}); err != nil {
+		return err
+	}
+	return c.awaitCreation(ctx)
 }
 
 func (s *service) startInner(ctx context.Context, c *container, r *taskapi.StartRequest, deadline time.Time) (_ *taskapi.StartResponse, err error) {

@@ -309,6 +309,57 @@ func TestSecondCreateOfAnIDIsRefused(t *testing.T) {
 	})
 }
 
+// TestStartWaitsForTheEndOfTheCreation, once the runc service knows the container: its
+// handlers may not be prepared yet.
+func TestStartWaitsForTheEndOfTheCreation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, inner, _ := newTestService(t)
+		ctx, shutdown := context.WithCancel(t.Context())
+		defer shutdown()
+		s.ctx = ctx
+		unknown, refused := status.Error(codes.NotFound, "container not created"), status.Error(codes.Internal, "runc's own words")
+		created := make(chan struct{})
+		inner.answer["Create"] = func(context.Context, any) (any, error) {
+			<-created
+			return &taskapi.CreateTaskResponse{}, nil
+		}
+		inner.answer["State"] = func(context.Context, any) (any, error) { return nil, unknown }
+		inner.answer["Start"] = func(context.Context, any) (any, error) { return nil, refused }
+		go func() {
+			_, _ = s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
+		}()
+		synctest.Wait()
+		start := func(ctx context.Context) <-chan error {
+			answer := make(chan error, 1)
+			go func() {
+				_, err := s.Start(ctx, &taskapi.StartRequest{ID: "c1"})
+				answer <- err
+			}()
+			synctest.Wait()
+			return answer
+		}
+		if err := <-start(t.Context()); !errors.Is(err, unknown) {
+			t.Errorf("got %v", err)
+		}
+		inner.answer["State"] = func(context.Context, any) (any, error) {
+			return &taskapi.StateResponse{Status: task.Status_CREATED}, nil
+		}
+		gone, leave := context.WithCancel(t.Context())
+		left, answer := start(gone), start(t.Context())
+		leave()
+		if err := <-left; !errors.Is(err, context.Canceled) {
+			t.Errorf("got %v", err)
+		}
+		if asked := inner.asked("Start"); len(asked) > 0 {
+			t.Errorf("the runc service was asked for %d starts before", len(asked))
+		}
+		close(created)
+		if err := <-answer; !errors.Is(err, refused) || len(inner.asked("Start")) != 1 {
+			t.Errorf("got %v", err)
+		}
+	})
+}
+
 // TestPanicInCreateLeavesTheIDFree for another try.
 func TestPanicInCreateLeavesTheIDFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -281,6 +281,7 @@ func newWorld(t *testing.T, config lifecycle.Config, handlers *fakeHandlers) *wo
 	w.c.handlersEnded = &w.service.handlersEnded
 	w.service.add(w.c)
 	w.c.gate = watch(w.tap, "c1", func() { w.c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
+	close(w.c.created)
 	w.c.gate.created(testPid, config.PostStart != nil, w.c.ended != nil)
 	return w
 }
