@@ -152,19 +152,19 @@ func TestDoctor(t *testing.T) {
 		"no shim": {every, good + annotations, func(t *testing.T, config *harness.DaemonConfig) {
 			bin, own := t.TempDir(), t.TempDir()
 			link(t, filepath.Join(binDir(t), "runc"), bin)
-			copyTo(t, config.Server.Binary, own) // containerd finds what is beside itself
+			installFrom(t, filepath.Dir(config.Server.Binary), own, filepath.Base(config.Server.Binary)) // containerd finds what is beside itself
 			config.Server.Binary = filepath.Join(own, filepath.Base(config.Server.Binary))
 			config.Env = []string{"PATH=" + bin}
 		}, []string{"fault shim"}, []string{"containerd-shim-lifecycle-v2", "make install"}},
 		"no handler host": {every, good + annotations, func(t *testing.T, config *harness.DaemonConfig) {
 			bin := t.TempDir()
 			link(t, filepath.Join(binDir(t), "runc"), bin)
-			copyTo(t, filepath.Join(binDir(t), "containerd-shim-lifecycle-v2"), bin)
+			installFrom(t, binDir(t), bin, "containerd-shim-lifecycle-v2")
 			config.Env = []string{"PATH=" + bin}
 		}, []string{"fault hookexec"}, []string{"lifecycle-hookexec", "make install"}},
 		"handler host of another build": {[]string{"2.4"}, good + annotations, func(t *testing.T, config *harness.DaemonConfig) {
 			bin := t.TempDir()
-			copyTo(t, filepath.Join(binDir(t), "containerd-shim-lifecycle-v2"), bin)
+			installFrom(t, binDir(t), bin, "containerd-shim-lifecycle-v2")
 			build := exec.CommandContext(t.Context(), "go", "build", "-tags", "seccomp netgo osusergo grpcnotrace", "-ldflags",
 				"-X github.com/lifecycle-shim/lifecycle-shim/shim/version.Version=0.0.9", "-o", bin+"/", "../cmd/lifecycle-hookexec")
 			if out, err := build.CombinedOutput(); err != nil {
@@ -281,16 +281,14 @@ func TestDoctorNotes(t *testing.T) {
 	wantFindings(t, b.daemon.Address, []string{"note nri"}, "timeoutSeconds")
 
 	bin := t.TempDir()
-	for _, name := range []string{"containerd-shim-lifecycle-v2", "lifecycle-hookexec"} {
-		copyTo(t, filepath.Join(binDir(t), name), bin)
-	}
+	installFrom(t, binDir(t), bin, "containerd-shim-lifecycle-v2", "lifecycle-hookexec")
 	h := startPodHost(t, harness.DaemonConfig{
 		Server: server(t, "2.4"), BinDir: binDir(t), CRI: true, ShimPath: []string{bin}, Handlers: map[string]harness.RuntimeHandler{handlerLifecycle: {Type: Runtime}},
 	}, harness.Watch{})
 	own := onPodHost(t, h)
 	own.pod(nil)
 	wantFindings(t, h.daemon.Address, []string{})
-	copyTo(t, filepath.Join(binDir(t), "containerd-shim-lifecycle-v2"), bin) // a new file in its place
+	installFrom(t, binDir(t), bin, "containerd-shim-lifecycle-v2") // a new file in its place
 	wantFindings(t, h.daemon.Address, []string{"note other-build"}, "1 shims that run")
 }
 
@@ -312,22 +310,6 @@ func TestDoctorTable(t *testing.T) {
 func link(t *testing.T, file, dir string) {
 	t.Helper()
 	if err := os.Symlink(file, filepath.Join(dir, filepath.Base(file))); err != nil {
-		t.Fatal(err)
-	}
-}
-
-// copyTo puts a copy of a program into a directory, in the place of one that may run.
-func copyTo(t *testing.T, file, dir string) {
-	t.Helper()
-	data, err := os.ReadFile(file)
-	if err != nil {
-		t.Fatal(err)
-	}
-	path := filepath.Join(dir, filepath.Base(file))
-	if err := os.WriteFile(path+".new", data, 0o755); err != nil {
-		t.Fatal(err)
-	}
-	if err := os.Rename(path+".new", path); err != nil {
 		t.Fatal(err)
 	}
 }

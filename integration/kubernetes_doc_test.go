@@ -121,7 +121,7 @@ func symptoms(t *testing.T) []string {
 	}
 	without := t.TempDir()
 	link(t, filepath.Join(binDir(t), "runc"), without)
-	copyTo(t, filepath.Join(binDir(t), "containerd-shim-lifecycle-v2"), without)
+	installFrom(t, binDir(t), without, "containerd-shim-lifecycle-v2")
 	shims := "runtime_type = 'io.containerd.lifecycle.v2'\n" + annotations
 	server := server(t, "2.4")
 	table := func(name string) string {
@@ -157,7 +157,7 @@ func symptoms(t *testing.T) []string {
 	say(start("{postStart: {sleep: {seconds: 1000}, timeoutSeconds: 1}}"))
 
 	own, runc := t.TempDir(), t.TempDir()
-	copyTo(t, server.Binary, own) // containerd finds what is beside itself
+	installFrom(t, filepath.Dir(server.Binary), own, filepath.Base(server.Binary)) // containerd finds what is beside itself
 	link(t, filepath.Join(binDir(t), "runc"), runc)
 	server.Binary = filepath.Join(own, filepath.Base(server.Binary))
 	b = onPodHost(t, startPodHost(t, harness.DaemonConfig{

@@ -380,7 +380,8 @@ func wantTopicsBelow(t *testing.T, prefixes []string, topics func() []string, wa
 				got = append(got, topic)
 			}
 		}
-		got = append(got, slices.Sorted(slices.Values(last))...)
+		slices.Sort(last)
+		got = append(got, slices.CompactFunc(last, func(a, b string) bool { return a == oom && b == oom })...) // cgroup v1 may tell it again
 		return len(got) >= len(want), nil
 	})
 	if err != nil || strings.Join(got, " ") != strings.Join(want, " ") {

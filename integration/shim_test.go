@@ -167,17 +167,14 @@ func copyBinaries(t testing.TB, names ...string) string {
 	return dir
 }
 
-// installFrom puts binaries into a directory, each in one moment, as an installation does.
+// installFrom puts binaries into a directory, each in one moment, as an installation does. cp writes them: what this process
+// writes is held open by whatever it starts meanwhile, and cannot be executed for that long (ETXTBSY, go.dev/issue/22315).
 func installFrom(t testing.TB, from, dir string, names ...string) {
 	t.Helper()
 	for _, name := range names {
-		data, err := os.ReadFile(filepath.Join(from, name))
-		if err != nil {
-			t.Fatal(err)
-		}
 		path := filepath.Join(dir, name)
-		if err := os.WriteFile(path+".new", data, 0o755); err != nil {
-			t.Fatal(err)
+		if out, err := exec.CommandContext(t.Context(), "cp", filepath.Join(from, name), path+".new").CombinedOutput(); err != nil {
+			t.Fatalf("%v: %s", err, out)
 		}
 		if err := os.Rename(path+".new", path); err != nil {
 			t.Fatal(err)
