@@ -289,12 +289,12 @@ func (b *bench) runLater(annotations with, args []string, edit ...func(*harness.
 	if _, err := c.Create(b.Context()); err != nil {
 		b.Fatal(err)
 	}
-	result := make(chan started, 1)
-	go func() {
-		_, took, err := c.Start(b.Context())
-		result <- started{err, took}
-	}()
-	return c, result
+	return c, c.startLater()
+}
+
+// startLater starts the container in the background.
+func (c *container) startLater() <-chan started {
+	return later(func() (time.Duration, error) { _, took, err := c.Start(c.b.Context()); return took, err })
 }
 
 func (c *container) state() harness.State {
