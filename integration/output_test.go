@@ -224,7 +224,7 @@ func TestOutputToALogger(t *testing.T) {
 func TestOutputOnATerminal(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		out := b.newStream()
-		c := b.newContainer(with{keyPostStart: logged(waiting+"echo hello; echo there")},
+		c := b.newContainer(with{keyPostStart: logged(waiting + "echo hello; echo there")},
 			[]string{"/bin/sh", "-c", "stty raw -echo; echo the container begins; cat >/typed & touch ready; sleep 1000"},
 			func(config *harness.ContainerConfig) { config.Terminal = true })
 		c.createWith(out.path, true)
