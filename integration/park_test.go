@@ -32,7 +32,7 @@ func (b *bench) waitGone(process harness.Process) {
 	b.Helper()
 	b.poll("the end of "+process.String(), func() bool {
 		p, err := harness.ProcessByID(process.PID)
-		return err != nil || p.State == "Z"
+		return err != nil || p.Ended()
 	})
 }
 

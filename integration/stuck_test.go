@@ -159,7 +159,7 @@ func TestTracedPreStop(t *testing.T) {
 		handler := b.processes(c, isHandler)[0].PID
 		release := b.trace(handler)
 		c.wantExit(7)
-		if process, err := harness.ProcessByID(handler); err != nil || process.State != "Z" {
+		if process, err := harness.ProcessByID(handler); err != nil || !process.Ended() {
 			b.Errorf("the handler is %v, %v, want a zombie of its tracer", process, err)
 		}
 		if state := c.state(); state.Status != task.Status_STOPPED {

@@ -153,21 +153,30 @@ func (c *cell) onHost(signal syscall.Signal) {
 		if len(hosts) != 1 {
 			c.Fatalf("handler hosts %v, want one", hosts)
 		}
-		c.must(unix.Kill(hosts[0], signal))
+		c.signalHost(hosts[0], signal)
 		return
 	}
 	if !c.beside("host").exists() {
 		c.poll("a phase without a handler host", func() bool { return len(c.hosts()) == 0 }) // one that was begun early is being ended
 		return
 	}
-	pid := c.host()
+	c.signalHost(c.host(), signal)
+}
+
+// signalHost ends or stops the host, and waits until the kernel has done it: on a busy machine that takes longer than what comes next.
+func (c *cell) signalHost(pid int, signal syscall.Signal) {
+	c.Helper()
 	c.must(unix.Kill(pid, signal))
-	if signal == unix.SIGSTOP && c.stuck == nil {
-		c.poll("the host to be stopped", func() bool {
-			p, err := harness.ProcessByID(pid)
-			return err == nil && p.State == "T"
-		})
+	if c.stuck != nil {
+		return // the kernel cannot do it
 	}
+	c.poll("the host to be stopped, or to end", func() bool {
+		p, err := harness.ProcessByID(pid)
+		if signal == unix.SIGSTOP {
+			return err == nil && p.State == "T"
+		}
+		return err != nil || p.Ended()
+	})
 }
 
 func hostKilled(p *phase, e end) end {

@@ -50,7 +50,7 @@ func TestLeaksAreFoundAndCloseRemovesThem(t *testing.T) {
 		if err := b.daemon.Close(); err != nil {
 			t.Errorf("Close: %v", err)
 		}
-		if p, err := harness.ProcessByID(int(pid)); err == nil && p.State != "Z" {
+		if p, err := harness.ProcessByID(int(pid)); err == nil && !p.Ended() {
 			t.Errorf("still there after Close: %v", p)
 		}
 		noLeaks(t, b, before)

@@ -18,6 +18,7 @@ type Process struct {
 	Comm      string
 	Cmdline   []string // empty for a zombie
 	start     string   // start time in clock ticks since boot: with PID it names one process for ever
+	threads   int      // that have not ended, the first counted even then
 	cgroups   []cgroup
 }
 
@@ -47,12 +48,15 @@ func (p Process) names(dir string) bool {
 	return slices.ContainsFunc(p.Cmdline, func(argument string) bool { return strings.Contains(argument, dir+"/") })
 }
 
-// alive says whether this very process, and not a later one with its number, still runs. A zombie has
-// ended; whether someone reaps it is another question.
+// alive says whether this very process, and not a later one with its number, still runs.
 func (p Process) alive() bool {
 	now, err := readProcess(p.PID)
-	return err == nil && now.start == p.start && now.State != "Z"
+	return err == nil && now.start == p.start && !now.Ended()
 }
+
+// Ended says whether it is a zombie with no other thread: the first may end before the others, which keep the process
+// in its cgroups. Whether someone reaps it is another question.
+func (p Process) Ended() bool { return p.State == "Z" && p.threads <= 1 }
 
 // processes lists all processes that exist from the first to the last look.
 func processes() ([]Process, error) {
@@ -90,6 +94,7 @@ func readProcess(pid int) (Process, error) {
 	}
 	p := Process{PID: pid, Comm: string(stat[open+1 : end]), State: fields[0], start: fields[19]}
 	p.PPID, _ = strconv.Atoi(fields[1])
+	p.threads, _ = strconv.Atoi(fields[17])
 	cmdline, _ := os.ReadFile(filepath.Join(dir, "cmdline"))
 	if text := strings.TrimRight(string(cmdline), "\x00"); text != "" {
 		p.Cmdline = strings.Split(text, "\x00")

@@ -89,6 +89,6 @@ func (p *program) awaitEnd(shim int) {
 	p.Helper()
 	p.poll("the end of the shim", func() bool {
 		process, err := harness.ProcessByID(shim)
-		return err != nil || process.State == "Z" || !process.Shim()
+		return err != nil || process.Ended() || !process.Shim()
 	})
 }

@@ -65,7 +65,7 @@ func TestSweepRemovesClustersOfDeadTests(t *testing.T) {
 		t.Fatal(err)
 	}
 	for _, pid := range pids {
-		if p, err := harness.ProcessByID(pid); err == nil && p.State != "Z" {
+		if p, err := harness.ProcessByID(pid); err == nil && !p.Ended() {
 			leaks = append(leaks, p.String())
 		}
 	}
