@@ -218,12 +218,13 @@ const (
 )
 
 // A fork bomb is held by the container's own limit and by the handler's. What has left
-// its group is the container's (SPEC 3), and then there is no process left for preStop.
+// its group is the container's (SPEC 3), and then there is no process left for preStop. A container that
+// could not fork any more would end by itself.
 func TestForkBomb(t *testing.T) {
 	onNamespaces(t, []target{pinned}, func(b *bench, edit func(*harness.ContainerConfig)) {
 		p := b.newPod()
 		for name, script := range map[string]string{"in its group": bomb, "of sessions": sessions} {
-			c := b.run(hostileBlock(script), obedient, p.member, limited(16), edit)
+			c := b.run(hostileBlock("while [ ! -e ready ]; do sleep 0.02; done; "+script), obedient, p.member, limited(16), edit)
 			c.waitFor("ready")
 			c.wantEnd("postStart", "result=TimedOut")
 			began := time.Now()

@@ -443,8 +443,8 @@ func shell(script string) string {
 	return fmt.Sprintf("exec: {command: [/bin/sh, -c, %q]}", script)
 }
 
-// forever is a command that says when it gets SIGTERM, and goes on.
-var forever = []string{"/bin/sh", "-c", `trap 'echo TERM >> signals' TERM; trap 'echo HUP >> signals' HUP; trap 'echo USR1 >> signals' USR1; touch ready; sleep 1000 & while :; do wait; done`}
+// forever is a command that says when it gets SIGTERM, and goes on. Once ready, it forks no more.
+var forever = []string{"/bin/sh", "-c", `trap 'echo TERM >> signals' TERM; trap 'echo HUP >> signals' HUP; trap 'echo USR1 >> signals' USR1; sleep 1000 & touch ready; while :; do wait; done`}
 
-// obedient is one that exits with 7 when it gets SIGTERM.
-var obedient = []string{"/bin/sh", "-c", `trap 'echo TERM >> signals; exit 7' TERM; touch ready; sleep 1000 & while :; do wait; done`}
+// obedient is one that exits with 7 when it gets SIGTERM, and forks no more either.
+var obedient = []string{"/bin/sh", "-c", `trap 'echo TERM >> signals; exit 7' TERM; sleep 1000 & touch ready; while :; do wait; done`}

@@ -321,7 +321,7 @@ func TestStopInUserNamespace(t *testing.T) {
 			"ends": "id -u > /tmp/uid", "must be ended": "id -u > /tmp/uid; trap '' TERM; setsid sleep 1002 & sleep 1000 & sleep 1000", "forks": "id -u > /tmp/uid; " + bomb,
 		} {
 			c := b.newContainer(with{keyLifecycle: "{preStop: {timeoutSeconds: 5, " + shell(script) + "}, terminationGracePeriodSeconds: 60}"},
-				[]string{"/bin/sh", "-c", "trap 'exit 7' TERM; touch /tmp/ready; sleep 1000 & while :; do wait; done"}, ownUsers, limited(16))
+				[]string{"/bin/sh", "-c", "trap 'exit 7' TERM; sleep 1000 & touch /tmp/ready; while :; do wait; done"}, ownUsers, limited(16))
 			for _, dir := range []string{"tmp", "."} {
 				if err := os.Chown(c.path(dir), 100000, 100000); err != nil {
 					b.Fatal(err)
