@@ -46,6 +46,11 @@ func (h *Handler) Run(ctx context.Context) Result {
 	}
 }
 
+// NotBegun is what a handler comes to that ctx has ended before it could begin.
+func NotBegun(ctx context.Context) Result {
+	return judge(ctx, Result{Outcome: Failed, ExitCode: -1}, nil)
+}
+
 // judge tells a failure from a forced end, which looks like one. A forced end
 // of retries also says why they were needed.
 func judge(ctx context.Context, result Result, failure error) Result {

@@ -327,7 +327,7 @@ func (c *container) runHandler(ctx context.Context, run *handlerRun, effect life
 		}
 	}()
 	if err := c.awaitCreation(ctx); err != nil {
-		return failed(err)
+		return hookexec.NotBegun(ctx)
 	}
 	return c.handlers.run(ctx, run.kind, effect, &run.progress)
 }
@@ -392,6 +392,11 @@ func (c *container) awaitCreation(ctx context.Context) error {
 	case <-c.created:
 		return nil
 	case <-ctx.Done():
+	}
+	select {
+	case <-c.created: // both at once: the handler is run, and judged, as any that is ended
+		return nil
+	default:
 		return context.Cause(ctx)
 	}
 }

@@ -581,6 +581,26 @@ func TestDeleteEndsWhatStillRuns(t *testing.T) {
 	})
 }
 
+// TestHandlerEndsBeforeItBegins, as it would end later: its container's creation has not ended.
+func TestHandlerEndsBeforeItBegins(t *testing.T) {
+	for cause, want := range map[error]hookexec.Outcome{
+		hookexec.ErrContainerExited: hookexec.Aborted, causeError(lifecycle.TimeLimit, second): hookexec.TimedOut,
+	} {
+		c := newContainer(t.Context(), "c1", preStop(0), &fakeHandlers{preStop: takes(0, succeeded)})
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(cause)
+		if got := c.runHandler(ctx, &handlerRun{kind: lifecycle.PreStop}, lifecycle.Effect{}); got.Outcome != want || !errors.Is(got.Err, cause) || got.Attempts != 0 {
+			t.Errorf("%v: got %+v, want %v", cause, got, want)
+		}
+		close(c.created)
+		for range 100 { // a random one of two branches that are ready would show
+			if err := c.awaitCreation(ctx); err != nil {
+				t.Fatalf("the creation has ended, got %v", err)
+			}
+		}
+	}
+}
+
 // TestHandlersAreClosedAfterTheLastSignal: sending it needs what close releases.
 func TestHandlersAreClosedAfterTheLastSignal(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
