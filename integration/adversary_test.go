@@ -224,7 +224,7 @@ func TestForkBomb(t *testing.T) {
 	onNamespaces(t, []target{pinned}, func(b *bench, edit func(*harness.ContainerConfig)) {
 		p := b.newPod()
 		for name, script := range map[string]string{"in its group": bomb, "of sessions": sessions} {
-			c := b.run(hostileBlock("while [ ! -e ready ]; do sleep 0.02; done; "+script), obedient, p.member, limited(16), edit)
+			c := b.run(hostileBlock(onceReady+script), obedient, p.member, limited(16), edit)
 			c.waitFor("ready")
 			c.wantEnd("postStart", "result=TimedOut")
 			began := time.Now()

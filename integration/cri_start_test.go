@@ -89,7 +89,7 @@ func TestCRIHeldContainerServesRequests(t *testing.T) {
 // is gone.
 func TestCRIPostStartFails(t *testing.T) {
 	b := onCRI(t)
-	block := "{postStart: {" + shell("while [ ! -e ready ]; do sleep 0.02; done; echo last words >&2; exit 3") + "}, preStop: {" + shell("echo preStop >> signals") + "}}"
+	block := "{postStart: {" + shell(onceReady+"echo last words >&2; exit 3") + "}, preStop: {" + shell("echo preStop >> signals") + "}}"
 	c := b.app(block, obedient)
 	_, err := c.Start(b.Context())
 	c.wantFailedStart(err, "postStart handler failed: exit status 3: last words")
@@ -101,7 +101,7 @@ func TestCRIPostStartFails(t *testing.T) {
 // SPEC 4, "failure": the container gets the block's stop signal.
 func TestCRIPostStartFailsWithStopSignal(t *testing.T) {
 	b := onCRI(t)
-	c := b.app("{stopSignal: SIGUSR1, postStart: {"+shell("while [ ! -e ready ]; do sleep 0.02; done; exit 1")+"}}", onSignal("USR1"))
+	c := b.app("{stopSignal: SIGUSR1, postStart: {"+shell(onceReady+"exit 1")+"}}", onSignal("USR1"))
 	_, err := c.Start(b.Context())
 	c.wantFailedStart(err, "postStart handler failed: exit status 1")
 	c.wantSignals("USR1\n")
@@ -116,7 +116,7 @@ func TestCRIPostStartFailsGracePeriod(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := onCRI(t)
-			c := b.app("{postStart: {"+shell("while [ ! -e ready ]; do sleep 0.02; done; exit 1")+"}"+grace.block+"}", forever,
+			c := b.app("{postStart: {"+shell(onceReady+"exit 1")+"}"+grace.block+"}", forever,
 				func(config *harness.PodContainerConfig) { config.Annotations = with{keyGrace: grace.pod} })
 			took, err := c.Start(b.Context())
 			c.wantFailedStart(err, "postStart handler failed: exit status 1")
@@ -185,7 +185,7 @@ func TestCRIPostStartTimesOutByRequest(t *testing.T) {
 // may miss it: whose words come is not looked at.
 func TestCRIPostStartFailsShortlyBeforeDeadline(t *testing.T) {
 	b := onCRI(t)
-	c := b.app("{postStart: {"+shell("while [ ! -e ready ]; do sleep 0.02; done; exit 1")+"}}", forever)
+	c := b.app("{postStart: {"+shell(onceReady+"exit 1")+"}}", forever)
 	const deadline = 14 * time.Second
 	ctx, cancel := context.WithTimeout(b.Context(), deadline)
 	defer cancel()

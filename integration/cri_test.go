@@ -170,9 +170,6 @@ func onOwnCRI(t *testing.T) *podBench {
 func onPodHost(t *testing.T, h *podHost) *podBench {
 	t.Helper()
 	t.Cleanup(func() {
-		if t.Failed() {
-			t.Logf("containerd's log ends with:\n%s", lastLines(h.daemon.Log(), 100))
-		}
 		if err := h.close(); err != nil {
 			t.Error(err)
 		}
@@ -182,6 +179,11 @@ func onPodHost(t *testing.T, h *podHost) *podBench {
 
 func newPodBench(t *testing.T, h *podHost) *podBench {
 	t.TempDir() // asked for before the first pod, temporary directories go after the last one
+	t.Cleanup(func() {
+		if t.Failed() {
+			t.Logf("containerd's log ends with:\n%s", lastLines(h.daemon.Log(), 300)) // of the tests beside it too
+		}
+	})
 	return &podBench{T: t, podHost: h}
 }
 

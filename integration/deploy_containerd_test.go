@@ -218,7 +218,7 @@ func (b *podBench) wantPodWithHandlers(edit ...func(*harness.PodConfig)) {
 	b.Helper()
 	pod := b.pod(with{
 		keyLifecycle:             "{postStart: {exec: {command: [\"false\"]}}}", // the named one wins
-		"app." + keyLifecycle:    "{postStart: {" + shell("while [ ! -e ready ]; do sleep 0.02; done; echo warm > warm; exit 3") + "}}",
+		"app." + keyLifecycle:    "{postStart: {" + shell(onceReady+"echo warm > warm; exit 3") + "}}",
 		"web." + keyLifecycle:    "{postStart: {" + shell("echo hello > message; cat /proc/self/cgroup > cgroup") + "}, preStop: {" + shell("echo bye > message") + "}}",
 		"example.com/annotation": "not let through",
 	}, edit...)

@@ -438,6 +438,9 @@ func wantError(t *testing.T, err error, parts ...string) {
 // does so in its working directory.
 const waiting = `touch begun; while [ ! -e go ]; do sleep 0.02; done; `
 
+// A handler that waits until the container says that it is ready.
+const onceReady = `while [ ! -e ready ]; do sleep 0.02; done; `
+
 // shell is a handler, in YAML, that runs a shell script.
 func shell(script string) string {
 	return fmt.Sprintf("exec: {command: [/bin/sh, -c, %q]}", script)

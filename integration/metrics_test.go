@@ -98,8 +98,7 @@ func TestMetrics(t *testing.T) {
 			c.wantExit(7)
 			c.delete()
 		}
-		trapped := "while [ ! -e ready ]; do sleep 0.02; done; "
-		fails(with{keyPostStart: shell(trapped + "exit 3")})
+		fails(with{keyPostStart: shell(onceReady + "exit 3")})
 		fails(with{keyPostStart: "{timeoutSeconds: 1, " + shell("sleep 1000") + "}"})
 		stopped := func(annotations with, args []string, status uint32, meanwhile func(*container)) {
 			c := b.run(annotations, args, edit)

@@ -252,7 +252,7 @@ func TestSleepEndsWithTheContainer(t *testing.T) {
 // ends before it too.
 func TestDeadlineOfTheRequest(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
-		c := b.newContainer(with{keyPostStart: "{timeoutSeconds: 100, " + shell("while [ ! -e ready ]; do sleep 0.02; done; echo so far; sleep 1000") + "}"}, obedient)
+		c := b.newContainer(with{keyPostStart: "{timeoutSeconds: 100, " + shell(onceReady+"echo so far; sleep 1000") + "}"}, obedient)
 		if _, err := c.Create(b.Context()); err != nil {
 			b.Fatal(err)
 		}

@@ -116,7 +116,7 @@ var phases = []*phase{
 			c.must(unix.Kill(pid, unix.SIGUSR1))
 			c.poll("the exit", func() bool {
 				p, err := harness.ProcessByID(pid)
-				return os.IsNotExist(err) || err == nil && p.State == "Z"
+				return os.IsNotExist(err) || err == nil && p.Ended()
 			})
 		},
 	},
