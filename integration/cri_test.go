@@ -338,6 +338,12 @@ func (c *podContainer) wantExit(code int32) *cri.ContainerStatus {
 func (c *podContainer) wantFailedStart(err error, parts ...string) {
 	c.b.Helper()
 	wantError(c.b.T, err, parts...)
+	c.wantStartError(parts...)
+}
+
+// wantStartError looks at what CRI keeps of a start that has failed.
+func (c *podContainer) wantStartError(parts ...string) {
+	c.b.Helper()
 	const startError = 128
 	status := c.wantExit(startError)
 	if status.Reason != "StartError" {

@@ -140,6 +140,7 @@ var execScenarios = []scenario{
 		c.ready()
 		c.exec("before", command(exits("3")...))
 		c.pause()
+		c.frozen()
 		c.exec("e", command("true"))
 		c.start("e")
 		c.start("before")

@@ -166,6 +166,17 @@ func (c *container) thaw() {
 	_, _ = c.api.do(c.p.Context(), &taskapi.ResumeRequest{ID: c.id})
 }
 
+// frozen waits until a container that was paused is. runc's pause does so. crun's does not, and on cgroup v1 its exec takes
+// one that the kernel is still freezing for one that runs (libcrun_cgroup_is_container_paused asks for FROZEN), and is
+// frozen with it. On v2 it asks for what the pause has written.
+func (c *container) frozen() {
+	c.p.Helper()
+	if harness.CgroupV2() {
+		return
+	}
+	c.p.poll("the freezer of "+c.id, func() bool { return c.cgroup("freezer", "freezer.state") == "FROZEN" })
+}
+
 // cgroup reads a file of the container's cgroup, of version 1 or 2.
 func (c *container) cgroup(controller, file string) string {
 	path := filepath.Join("/sys/fs/cgroup", controller, c.config.CgroupParent, c.id, file)
