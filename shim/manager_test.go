@@ -16,6 +16,7 @@ import (
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/typeurl/v2"
+	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
@@ -141,6 +142,37 @@ func TestStopRemovesTheSocketOfAShimThatDied(t *testing.T) {
 				t.Errorf("the socket: %v", err)
 			}
 		})
+	}
+}
+
+// TestOwnSockets: they are told by their paths, and what a shim starts does not inherit
+// them, as it inherits what containerd's runner leaves open until Go collects it.
+func TestOwnSockets(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "own")
+	pair, err := unix.Socketpair(unix.AF_UNIX, unix.SOCK_STREAM, 0) // without a path
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener, err := unix.Socket(unix.AF_UNIX, unix.SOCK_STREAM, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	inherited := listenerFDs
+	t.Cleanup(func() {
+		listenerFDs = inherited
+		for _, fd := range append(pair[:], listener) {
+			unix.Close(fd)
+		}
+	})
+	if err := unix.Bind(listener, &unix.SockaddrUnix{Name: path}); err != nil {
+		t.Fatal(err)
+	}
+	listenerFDs = []int{listener, pair[0]}
+	if own := ownSockets(); len(own) != 1 || own[0].path != path {
+		t.Errorf("own sockets %v, want %s", own, path)
+	}
+	if flags, err := unix.FcntlInt(uintptr(listener), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
+		t.Errorf("flags %#x, %v: it is inherited", flags, err)
 	}
 }
 

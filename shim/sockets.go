@@ -26,7 +26,10 @@ type socketFile struct {
 }
 
 // ownSockets are those that the shim is going to serve. They are to be asked for
-// before it serves: the numbers may mean other files later.
+// before it serves: the numbers may mean other files later. From then on they are the
+// shim's alone. What it starts, the runtime and the handler host, would inherit them:
+// the kernel would let whoever connects to a dead shim's socket wait for as long as one
+// of those lives, where he is to be refused.
 func ownSockets() []socketFile {
 	var sockets []socketFile
 	for _, fd := range listenerFDs {
@@ -38,6 +41,7 @@ func ownSockets() []socketFile {
 		if !ok || !strings.HasPrefix(socket.Name, "/") {
 			continue
 		}
+		unix.CloseOnExec(fd)
 		if was, err := os.Lstat(socket.Name); err == nil {
 			sockets = append(sockets, socketFile{path: socket.Name, was: was})
 		}
