@@ -70,6 +70,8 @@ type cell struct {
 	// forgiving: what goes wrong is noted as a problem.
 	forgiving bool
 	problems  []string
+	// remade: the shim has ended while it made the container, and another has made it since.
+	remade bool
 	// failed are the requests that the fault has made fail, in their order.
 	failed []string
 }

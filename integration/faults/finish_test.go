@@ -9,6 +9,7 @@ import (
 	"syscall"
 
 	"github.com/containerd/errdefs"
+	"github.com/containerd/ttrpc"
 )
 
 // end is what a cell comes to.
@@ -120,6 +121,7 @@ func (c *cell) finishCreate(e end) {
 			})
 		} else {
 			c.failed = append(c.failed, "Create")
+			c.remade = strings.Contains(err.Error(), ttrpc.ErrClosed.Error())
 		}
 		if c.heal != nil {
 			c.takeBack()

@@ -35,11 +35,11 @@ func (c *cell) forgive(run func()) {
 	}
 }
 
-// shimLost says whether the shim has ended, and not by a Delete.
+// shimLost says whether the shim that met the fault has ended, and not by a Delete.
 func (c *cell) shimLost() bool {
 	c.Helper()
 	deleted := c.deleteReq != nil && c.deleteReq.answered() && c.deleteReq.err == nil
-	return len(c.shims()) == 0 && (!deleted || c.group != "")
+	return c.remade || len(c.shims()) == 0 && (!deleted || c.group != "")
 }
 
 func (c *cell) problem(text string) {

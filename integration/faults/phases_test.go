@@ -70,7 +70,7 @@ var phases = []*phase{
 		reach: func(c *cell) { c.preStarting() },
 	},
 	{
-		name: "PreStartEnding", pending: true, about: "preStart's time is up, and it is stuck in the kernel: 1 s", stuck: true, host: "start",
+		name: "PreStartEnding", pending: true, about: "preStart's time is up, and it is stuck in the kernel: 3 s", stuck: true, host: "start",
 		handlers: allHandlers, start: "timed out", onExit: 1, status: 137, unstarted: true,
 		reach: func(c *cell) { c.preStarting() },
 	},
@@ -130,7 +130,7 @@ var phases = []*phase{
 		},
 	},
 	{
-		name: "PostStartEnding", pending: true, about: "postStart's time is up, and it is stuck in the kernel: 1 s", stuck: true, host: "start",
+		name: "PostStartEnding", pending: true, about: "postStart's time is up, and it is stuck in the kernel: 3 s", stuck: true, host: "start",
 		start: "timed out", preStop: anyTimes, terms: 1, status: 7,
 		reach: func(c *cell) {
 			c.holdHandler(postStart, "start") // its host is started beside the creation
@@ -164,7 +164,7 @@ var phases = []*phase{
 		},
 	},
 	{
-		name: "PreStopEnding", about: "preStop's time is up, and it is stuck in the kernel: 1 s", stuck: true, host: "start",
+		name: "PreStopEnding", about: "preStop's time is up, and it is stuck in the kernel: 3 s", stuck: true, host: "start",
 		preStop: anyTimes, terms: 1, status: 7,
 		reach: func(c *cell) {
 			c.running()
@@ -212,7 +212,7 @@ var phases = []*phase{
 		reach: func(c *cell) { c.completing() },
 	},
 	{
-		name: "OnExitEnding", about: "onExit's time is up, and it is stuck in the kernel: 1 s", stuck: true, host: "start",
+		name: "OnExitEnding", about: "onExit's time is up, and it is stuck in the kernel: 3 s", stuck: true, host: "start",
 		handlers: allHandlers, onExit: anyTimes, status: 3,
 		reach: func(c *cell) { c.completing() },
 	},

@@ -533,7 +533,7 @@ func (m *Machine) deadlineReached(now time.Time) {
 		m.why = "preStart's time is up"
 		m.abort(TimeLimit)
 		m.phase = PreStartEnding
-		m.limitAt = now.Add(abortWait)
+		m.limitAt = abortLimit(now, m.heldDeadline())
 	case PreStartEnding:
 		m.why = "preStart does not end, and the entrypoint does not run beside it"
 		m.failPreStart(StartError{Message: "timed out, and its process cannot be ended"})
@@ -553,7 +553,7 @@ func (m *Machine) deadlineReached(now time.Time) {
 		m.why = "postStart's time is up"
 		m.abort(TimeLimit)
 		m.phase = PostStartEnding
-		m.limitAt = now.Add(abortWait)
+		m.limitAt = abortLimit(now, m.heldDeadline())
 	case PostStartEnding:
 		m.postStartEnded(now, Result{Outcome: TimedOut, Message: "timed out, and its process cannot be ended"})
 	case PostStartStopping:

@@ -133,12 +133,22 @@ func TestScenarios(t *testing.T) {
 		"preStop's own time limit": {
 			func() Config { c := preStop(Config{CRI: true}); c.PreStop.Timeout = 3 * s; return c }(),
 			[]at{start, started, kill(0, sigTERM)},
-			"0s RunHandler preStop\n3s AbortHandler: time limit\n4s AbortHandler: stop deadline\n4s SendSignal 15",
+			"0s RunHandler preStop\n3s AbortHandler: time limit\n6s AbortHandler: stop deadline\n6s SendSignal 15",
 		},
 		"postStart without limits has the default": {
 			postStart(Config{GracePeriod: 5 * s}),
 			[]at{start, started, ends(119*s, Result{})},
 			"0s RunHandler postStart",
+		},
+		"postStart does not end": {
+			func() Config { c := postStart(Config{GracePeriod: 5 * s}); c.PostStart.Timeout = 3 * s; return c }(),
+			[]at{start, started},
+			"0s RunHandler postStart\n3s AbortHandler: time limit\n6s SendSignal 15\n10.8s SendSignal 9\n16s Answer with an error",
+		},
+		"postStart does not end, and half of what is left of the request is for the stop": {
+			postStart(Config{}),
+			[]at{startBy(60 * s), started},
+			"0s RunHandler postStart\n55s AbortHandler: time limit\n57.5s SendSignal 15\n59.55s SendSignal 9\n59.875s Answer with an error",
 		},
 		"the request's deadline wins over none, less 5 s; the stop ends before it": {
 			postStart(Config{}),
