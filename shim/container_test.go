@@ -465,13 +465,13 @@ func TestStuckHandlerDoesNotStopTheStop(t *testing.T) {
 			return failedBad
 		})
 		w := newWorld(t, postStart(3*second), &fakeHandlers{postStart: stuck}).exitOnSignal().serve()
-		err := w.start(0).answered(t, 4*second)
+		err := w.start(0).answered(t, 6*second)
 		if got := status.Convert(err).Message(); got != "postStart handler failed: timed out, and its process cannot be ended" {
 			t.Errorf("got %q", got)
 		}
-		w.handlers.expect(t, nil, []string{"15 at 4s"})
+		w.handlers.expect(t, nil, []string{"15 at 6s"})
 		close(unstick) // its late end changes nothing
-		w.handlers.expect(t, []string{"postStart TimedOut"}, []string{"15 at 4s"})
+		w.handlers.expect(t, []string{"postStart TimedOut"}, []string{"15 at 6s"})
 	})
 }
 
