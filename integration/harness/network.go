@@ -14,7 +14,8 @@ import (
 const (
 	// cniBinDir is where Debian's containernetworking-plugins are.
 	cniBinDir = "/usr/lib/cni"
-	// cniCacheDir is where libcni notes what it has set up. containerd's go-cni names no other place.
+	// cniCacheDir is where libcni notes what it has set up. containerd's go-cni names no other place. It is the machine's and stays:
+	// who removes it when it is empty takes it from below another daemon's libcni, which has just made it.
 	cniCacheDir = "/var/lib/cni"
 )
 
@@ -51,9 +52,6 @@ func (d *Daemon) writePodNetwork() error {
 func (d *Daemon) removePodNetwork() error {
 	for _, path := range d.cniResults() {
 		_ = os.Remove(path) // gone already: what we want
-	}
-	for _, dir := range []string{filepath.Join(cniCacheDir, "results"), cniCacheDir} {
-		_ = os.Remove(dir) // works only where nobody else uses it
 	}
 	bridge, err := netlink.LinkByName(d.PodBridge())
 	if notFound := (netlink.LinkNotFoundError{}); errors.As(err, &notFound) {
