@@ -3,6 +3,7 @@ package faults
 import (
 	"context"
 	"os"
+	"path/filepath"
 	"slices"
 	"strconv"
 	"strings"
@@ -117,7 +118,7 @@ func (c *cell) finishCreate(e end) {
 			// Whoever has lost the answer looks whether there is something now, and takes it away.
 			c.poll("the container that nobody waits for to go, or to be deleted", func() bool {
 				_, err := c.api.remove(c.Context())
-				return errdefs.IsNotFound(err) && !file(c.bundle).exists()
+				return errdefs.IsNotFound(err) && !file(c.bundle).exists() && !c.dyingBundle().exists()
 			})
 		} else {
 			c.failed = append(c.failed, "Create")
@@ -128,10 +129,24 @@ func (c *cell) finishCreate(e end) {
 		}
 		c.poll("the container to be created after all", func() bool { // while containerd tidies up, a Create fails
 			c.askCreate(c.api)
-			return c.answer(c.createReq) == nil
+			if c.answer(c.createReq) == nil {
+				return true
+			}
+			if e.unanswered {
+				c.must(os.RemoveAll(string(c.dyingBundle())))
+			}
+			return false
 		})
 	}
 	c.watchExit()
+}
+
+// dyingBundle is the name to which containerd moves a bundle to remove it (atomicDelete, core/runtime/v2/bundle.go). It removes the bundle
+// of a creation that has failed twice: after the shim's delete command, and before it answers, by its path, whosever bundle is there
+// now. A creation with the same id that comes between writes files into a directory that is being removed. It fails; what it wrote can
+// stay, and for as long as it does no bundle with this id can be removed again.
+func (c *cell) dyingBundle() file {
+	return file(filepath.Join(filepath.Dir(c.bundle), "."+c.id))
 }
 
 func (c *cell) finishStart(e end) {
