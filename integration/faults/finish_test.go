@@ -141,10 +141,10 @@ func (c *cell) finishCreate(e end) {
 	c.watchExit()
 }
 
-// dyingBundle is the name to which containerd moves a bundle to remove it (atomicDelete, core/runtime/v2/bundle.go). It removes the bundle
-// of a creation that has failed twice: after the shim's delete command, and before it answers, by its path, whosever bundle is there
-// now. A creation with the same id that comes between writes files into a directory that is being removed. It fails; what it wrote can
-// stay, and for as long as it does no bundle with this id can be removed again.
+// dyingBundle is the name to which containerd moves a bundle to remove it (atomicDelete, core/runtime/v2/bundle.go). After a creation that
+// failed it does so twice, by path: after the shim's delete command, and before it answers. The second takes the bundle that another
+// creation with the same id has made meanwhile, and what that writes while its directory is being removed can stay: that creation
+// fails, and for as long as it stays no bundle with this id can be removed again.
 func (c *cell) dyingBundle() file {
 	return file(filepath.Join(filepath.Dir(c.bundle), "."+c.id))
 }
