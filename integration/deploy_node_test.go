@@ -79,7 +79,7 @@ func TestNodeInstall(t *testing.T) {
 			b.Cleanup(func() { _ = os.Remove("/run/containerd/runc/k8s.io") }) // runc leaves it, empty
 			i := installer{t, prefix, filepath.Join(h.daemon.Dir, "config.toml"), h.daemon.Server()}
 			before, dir := i.read(), i.tree(filepath.Dir(i.config))
-			wantFindings(t, h.daemon.Address, []string{"fault handler"})
+			wantFindings(t, h.daemon, []string{"fault handler"})
 
 			out := i.mustRun(c.args...)
 			for _, words := range []string{"next: systemctl restart containerd", "lifecyclectl doctor", "kubernetes/runtimeclass.yaml"} {
@@ -87,14 +87,14 @@ func TestNodeInstall(t *testing.T) {
 					t.Errorf("it does not say %q:\n%s", words, out)
 				}
 			}
-			wantFindings(t, h.daemon.Address, []string{"fault handler"}, "restart containerd")
+			wantFindings(t, h.daemon, []string{"fault handler"}, "restart containerd")
 			once := i.read()
 			i.mustRun(c.args...)
 			if i.read() != once {
 				t.Errorf("installing twice is not as once:\n%s", i.read())
 			}
 			restart(t, h.daemon, h.daemon.Start)
-			found := wantFindings(t, h.daemon.Address, healthy(i.server, slices.Contains(c.args, "cgroupfs")))
+			found := wantFindings(t, h.daemon, healthy(i.server, slices.Contains(c.args, "cgroupfs")))
 			if got := found.Containerds[0].Shim.Path; got != filepath.Join(prefix, "bin/containerd-shim-lifecycle-v2") {
 				t.Errorf("the shim is %s", got)
 			}

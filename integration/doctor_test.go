@@ -27,10 +27,10 @@ type diagnosis struct {
 	Findings []struct{ Level, Check, Where, Message, Cure string }
 }
 
-// doctor looks at the containerd of that socket.
-func doctor(t *testing.T, address string) (found diagnosis, failed bool) {
+// doctor looks at that socket, from the daemon's mount namespace.
+func doctor(t *testing.T, d *harness.Daemon, address string) (found diagnosis, failed bool) {
 	t.Helper()
-	command := exec.CommandContext(t.Context(), filepath.Join(binDir(t), "lifecyclectl"), "--address", address, "doctor", "-o", "json")
+	command := d.Command(t.Context(), filepath.Join(binDir(t), "lifecyclectl"), "--address", address, "doctor", "-o", "json")
 	var out, errOut bytes.Buffer
 	command.Stdout, command.Stderr = &out, &errOut
 	err := command.Run()
@@ -41,9 +41,14 @@ func doctor(t *testing.T, address string) (found diagnosis, failed bool) {
 }
 
 // wantFindings wants these, as level and check, and these words in the messages and cures of all.
-func wantFindings(t *testing.T, address string, want []string, words ...string) diagnosis {
+func wantFindings(t *testing.T, d *harness.Daemon, want []string, words ...string) diagnosis {
 	t.Helper()
-	found, failed := doctor(t, address)
+	return wantFindingsAt(t, d, d.Address, want, words...)
+}
+
+func wantFindingsAt(t *testing.T, d *harness.Daemon, address string, want []string, words ...string) diagnosis {
+	t.Helper()
+	found, failed := doctor(t, d, address)
 	got := []string{}
 	text := ""
 	for _, finding := range found.Findings {
@@ -118,7 +123,7 @@ func TestDoctorFindsNothing(t *testing.T) {
 		t.Run(c.name(), func(t *testing.T) {
 			t.Parallel()
 			b := c.start(t)
-			found := wantFindings(t, b.daemon.Address, healthy(c.server, strings.HasSuffix(c.file, "-cgroupfs.toml")))
+			found := wantFindings(t, b.daemon, healthy(c.server, strings.HasSuffix(c.file, "-cgroupfs.toml")))
 			if len(found.Containerds) != 1 {
 				t.Fatalf("found %+v", found)
 			}
@@ -191,7 +196,7 @@ func TestDoctor(t *testing.T) {
 						c.edit(t, config)
 					}
 				})
-				wantFindings(t, d.Address, c.want, c.words...)
+				wantFindings(t, d, c.want, c.words...)
 			})
 		}
 	}
@@ -205,14 +210,14 @@ func TestDoctorSystemdCgroups(t *testing.T) {
 			continue
 		}
 		t.Run(c.name(), func(t *testing.T) {
-			address := c.start(t).daemon.Address
+			d := c.start(t).daemon
 			switch {
 			case !systemdRuns():
-				wantFindings(t, address, []string{"fault cgroup-driver"}, "not this machine's init", "SystemdCgroup = false")
+				wantFindings(t, d, []string{"fault cgroup-driver"}, "not this machine's init", "SystemdCgroup = false")
 			case c.server.Modern():
-				wantFindings(t, address, []string{"fault cgroup-driver"}, "the kubelet cgroupfs (as CRI tells it)")
+				wantFindings(t, d, []string{"fault cgroup-driver"}, "the kubelet cgroupfs (as CRI tells it)")
 			default:
-				wantFindings(t, address, []string{})
+				wantFindings(t, d, []string{})
 			}
 		})
 	}
@@ -228,7 +233,7 @@ func TestDoctorFindsNoHandler(t *testing.T) {
 			if d.Server().Modern() {
 				example = "containerd/2.x/lifecycle.toml"
 			}
-			wantFindings(t, d.Address, []string{"fault handler"}, `no runtime handler "lifecycle"`, example)
+			wantFindings(t, d, []string{"fault handler"}, `no runtime handler "lifecycle"`, example)
 
 			config := filepath.Join(d.Dir, "config.toml")
 			text, err := os.ReadFile(config)
@@ -239,9 +244,9 @@ func TestDoctorFindsNoHandler(t *testing.T) {
 			if err := os.WriteFile(config, append(text, handler...), 0o600); err != nil {
 				t.Fatal(err)
 			}
-			wantFindings(t, d.Address, []string{"fault handler"}, "restart containerd")
+			wantFindings(t, d, []string{"fault handler"}, "restart containerd")
 			restart(t, d, d.Start)
-			wantFindings(t, d.Address, []string{})
+			wantFindings(t, d, []string{})
 			if d.Server().Modern() {
 				return
 			}
@@ -250,7 +255,7 @@ func TestDoctorFindsNoHandler(t *testing.T) {
 				t.Fatal(err)
 			}
 			restart(t, d, d.StartWithoutCRI)
-			wantFindings(t, d.Address, []string{"fault handler"}, "did not start", "containerd/1.x/runc.toml", config)
+			wantFindings(t, d, []string{"fault handler"}, "did not start", "containerd/1.x/runc.toml", config)
 		})
 	}
 }
@@ -268,17 +273,17 @@ func restart(t *testing.T, d *harness.Daemon, start func(context.Context) error)
 // A containerd that serves no Kubernetes has no fault, and one that does not run is one.
 func TestDoctorWithoutCRI(t *testing.T) {
 	d := node(t, "2.4", func(config *harness.DaemonConfig) { config.CRI = false })
-	wantFindings(t, d.Address, []string{"note handler"}, "switched off")
-	wantFindings(t, filepath.Join(d.Dir, "nobody.sock"), []string{"fault containerd"}, "--address", "systemctl start containerd")
+	wantFindings(t, d, []string{"note handler"}, "switched off")
+	wantFindingsAt(t, d, filepath.Join(d.Dir, "nobody.sock"), []string{"fault containerd"}, "--address", "systemctl start containerd")
 }
 
 // What is to be known, and no fault: NRI plugins, and shims of another build after an upgrade.
 func TestDoctorNotes(t *testing.T) {
 	b := onOwnCRI(t)
-	wantFindings(t, b.daemon.Address, []string{})
+	wantFindings(t, b.daemon, []string{})
 	plugin := b.connect("10")
 	poll(b.T, "the plugin's synchronization", plugin.isSynchronized)
-	wantFindings(t, b.daemon.Address, []string{"note nri"}, "timeoutSeconds")
+	wantFindings(t, b.daemon, []string{"note nri"}, "timeoutSeconds")
 
 	bin := t.TempDir()
 	installFrom(t, binDir(t), bin, "containerd-shim-lifecycle-v2", "lifecycle-hookexec")
@@ -287,9 +292,9 @@ func TestDoctorNotes(t *testing.T) {
 	}, harness.Watch{})
 	own := onPodHost(t, h)
 	own.pod(nil)
-	wantFindings(t, h.daemon.Address, []string{})
+	wantFindings(t, h.daemon, []string{})
 	installFrom(t, binDir(t), bin, "containerd-shim-lifecycle-v2") // a new file in its place
-	wantFindings(t, h.daemon.Address, []string{"note other-build"}, "1 shims that run")
+	wantFindings(t, h.daemon, []string{"note other-build"}, "1 shims that run")
 }
 
 // An operator reads it as a table.

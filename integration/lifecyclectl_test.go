@@ -29,7 +29,7 @@ func (b *bench) ctl(args ...string) (stdout, stderr string, err error) {
 
 func (b *bench) ctlCommand(ctx context.Context, args ...string) *exec.Cmd {
 	args = append([]string{"--address", b.daemon.Address, "--namespace", b.client.Namespace}, args...)
-	return exec.CommandContext(ctx, filepath.Join(binDir(b), "lifecyclectl"), args...)
+	return b.daemon.Command(ctx, filepath.Join(binDir(b), "lifecyclectl"), args...)
 }
 
 // wantCtl runs it, and wants success and these parts of its output.

@@ -181,9 +181,8 @@ func (b *bench) wantFrom(build string, parts []string, args ...string) {
 }
 
 func (b *bench) ctlFrom(ctx context.Context, build string, args ...string) *exec.Cmd {
-	command := b.ctlCommand(ctx, args...)
-	command.Path = filepath.Join(build, "lifecyclectl")
-	return command
+	args = append([]string{"--address", b.daemon.Address, "--namespace", b.client.Namespace}, args...)
+	return b.daemon.Command(ctx, filepath.Join(build, "lifecyclectl"), args...)
 }
 
 // follow runs a build's `lifecyclectl events`, and returns when it is known to see those of the container.

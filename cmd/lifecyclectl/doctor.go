@@ -31,7 +31,7 @@ func newDoctor(o *options) *cobra.Command {
 				return err
 			}
 			facts := doctor.Gather(cmd.Context(), doctor.Machine{
-				Address: o.address, Handler: handler, Version: version.Version, Listening: listening, Shims: shims,
+				Address: o.address, Handler: handler, Version: version.Version, Shims: shims,
 			})
 			findings := doctor.Check(facts)
 			print := printFindings
@@ -51,7 +51,7 @@ func newDoctor(o *options) *cobra.Command {
 
 // shimsByAddress are the pids of the shims that run, by their containerd's socket.
 func shimsByAddress() (map[string][]int, error) {
-	found, err := findShims("/proc", &options{})
+	found, err := findShims(&options{})
 	pids := map[string][]int{}
 	for _, shim := range found {
 		pids[shim.address] = append(pids[shim.address], shim.pid)

@@ -2,10 +2,12 @@ package main
 
 import (
 	"cmp"
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
+	"net"
 	"time"
 
 	eventsapi "github.com/containerd/containerd/api/services/events/v1"
@@ -18,6 +20,7 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/trust"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
@@ -40,7 +43,13 @@ that of --address or $CONTAINERD_ADDRESS, else of ` + defaultAddress + `.`,
 				return fmt.Errorf("--output %q: text and json are known", format)
 			}
 			address := cmp.Or(o.address, defaultAddress)
-			conn, err := grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+			server, err := trust.Server(cmd.Context(), address)
+			if err != nil {
+				return unreachable(address, status.Error(codes.Unavailable, err.Error()))
+			}
+			conn, err := grpc.NewClient("unix://"+address, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
+				return server.Dial(ctx, address)
+			}), grpc.WithTransportCredentials(insecure.NewCredentials()))
 			if err != nil {
 				return err
 			}

@@ -1,16 +1,12 @@
 package main
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"net"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
 	"strings"
 	"sync"
 	"time"
@@ -20,7 +16,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 
-	"github.com/lifecycle-shim/lifecycle-shim/cmd/lifecyclectl/process"
+	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/trust"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
@@ -37,21 +33,23 @@ type shimProcess struct {
 	namespace, address string
 	// sockets that it listens on. One of them is its service's.
 	sockets []string
+	// elsewhere: its sockets cannot be seen from our network namespace.
+	elsewhere bool
 }
 
-// findShims lists the shims in a proc file system.
-func findShims(proc string, o *options) ([]shimProcess, error) {
-	entries, err := os.ReadDir(proc)
+// findShims lists the node's shims: see package trust for what is believed.
+func findShims(o *options) ([]shimProcess, error) {
+	processes, err := trust.Find(shimBinary)
+	if err != nil {
+		return nil, err
+	}
+	sockets, err := trust.ReadSockets() // after the processes, whose sockets are older
 	if err != nil {
 		return nil, err
 	}
 	var found []shimProcess
-	for _, entry := range entries {
-		pid, err := strconv.Atoi(entry.Name())
-		if err != nil {
-			continue
-		}
-		shim, ok := readShim(proc, pid)
+	for _, process := range processes {
+		shim, ok := readShim(process, sockets)
 		if ok && (o.namespace == "" || o.namespace == shim.namespace) && (o.address == "" || sameSocket(o.address, shim.address)) {
 			found = append(found, shim)
 		}
@@ -69,22 +67,19 @@ func sameSocket(a, b string) bool {
 	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
-// readShim: a process that ends meanwhile, or is somebody else's, is no shim. Nor is
-// one of a container that calls itself so.
-func readShim(proc string, pid int) (shimProcess, bool) {
-	dir := filepath.Join(proc, strconv.Itoa(pid))
-	data, err := os.ReadFile(filepath.Join(dir, "cmdline"))
-	words := strings.Split(string(bytes.TrimSuffix(data, []byte{0})), "\x00")
+// readShim returns false for a process that does not serve: one that starts or deletes
+// a container, or one that has ended.
+func readShim(process *trust.Process, sockets trust.Sockets) (shimProcess, bool) {
+	words := process.Args
 	action := words[len(words)-1] // a shim that serves has none
-	if err != nil || filepath.Base(words[0]) != shimBinary || action == "start" || action == "delete" {
+	if action == "start" || action == "delete" {
 		return shimProcess{}, false
 	}
-	if !process.OfTheNode(dir) {
-		return shimProcess{}, false
+	shim := shimProcess{
+		pid: process.PID, namespace: flagOf(words, "-namespace"), address: flagOf(words, "-address"),
+		sockets: sockets.ListenedBy(process), elsewhere: process.OtherNetwork,
 	}
-	shim := shimProcess{pid: pid, namespace: flagOf(words, "-namespace"), address: flagOf(words, "-address")}
-	shim.sockets, err = listening(dir)
-	return shim, err == nil && len(shim.sockets) > 0
+	return shim, shim.elsewhere || len(shim.sockets) > 0
 }
 
 func flagOf(words []string, name string) string {
@@ -92,36 +87,6 @@ func flagOf(words []string, name string) string {
 		return words[i+1]
 	}
 	return ""
-}
-
-// listening returns the paths of the unix sockets that a process listens on:
-// those of its descriptors that proc(5) lists in net/unix with __SO_ACCEPTCON.
-func listening(dir string) ([]string, error) {
-	descriptors, err := os.ReadDir(filepath.Join(dir, "fd"))
-	if err != nil {
-		return nil, err
-	}
-	own := map[string]bool{}
-	for _, descriptor := range descriptors {
-		link, err := os.Readlink(filepath.Join(dir, "fd", descriptor.Name()))
-		if inode, ok := strings.CutPrefix(link, "socket:["); ok && err == nil {
-			own[strings.TrimSuffix(inode, "]")] = true
-		}
-	}
-	table, err := os.ReadFile(filepath.Join(dir, "net", "unix"))
-	if err != nil {
-		return nil, err
-	}
-	var paths []string
-	for lines := bufio.NewScanner(bytes.NewReader(table)); lines.Scan(); {
-		// Num RefCount Protocol Flags Type St Inode Path
-		const flags, inode, path, acceptCon = 3, 6, 7, "00010000"
-		fields := strings.Fields(lines.Text())
-		if len(fields) > path && fields[flags] == acceptCon && own[fields[inode]] {
-			paths = append(paths, fields[path])
-		}
-	}
-	return paths, nil
 }
 
 // shim is one that answers.
@@ -140,6 +105,9 @@ func (s *shim) service() lifecyclev1.LifecycleService {
 // ask connects to a shim and asks for its containers: on all its sockets at once,
 // as one that is another service's (a debugging shim has one) never answers.
 func (p shimProcess) ask(ctx context.Context) (*shim, error) {
+	if p.elsewhere {
+		return nil, fmt.Errorf("shim %d runs in another network namespace: run lifecyclectl there (nsenter --net --target %d lifecyclectl …)", p.pid, p.pid)
+	}
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
 	type answer struct {
@@ -168,7 +136,7 @@ func (p shimProcess) ask(ctx context.Context) (*shim, error) {
 }
 
 func (p shimProcess) askOn(ctx context.Context, socket string) (*shim, error) {
-	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", socket)
+	conn, _, err := trust.Dial(ctx, socket)
 	if err != nil {
 		return nil, err
 	}
@@ -207,7 +175,7 @@ var errRootOnly = errors.New("shims answer root only: run as root")
 // askAll asks every shim, all at once: one that does not answer does not keep the
 // others from it. Those that do not are told beside the others.
 func askAll(ctx context.Context, o *options) (shims []*shim, silent error) {
-	found, err := findShims("/proc", o)
+	found, err := findShims(o)
 	if err != nil {
 		return nil, err
 	}

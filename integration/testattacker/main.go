@@ -5,6 +5,13 @@
 //	testattacker whoami          prints its ids and capabilities
 //	testattacker connect SOCKET  connects to a unix socket
 //
+//	testattacker listen SOCKET NAME PROGRAM  listens, leaves the socket to a child that answers as NAME does, and
+//	                                         executes PROGRAM with NAME as its argv[0], which inherits the socket
+//	testattacker answer NAME                 is that child: its socket is descriptor 3
+//	testattacker names NAME…                 listens on abstract sockets of these names
+//
+// With WAIT=1 it waits for ever, as su does for a password.
+//
 // Under the name of a daemon (containerd, containerd-shim-lifecycle-v2) it listens on
 // $SOCKET, answers as containerd does, and writes to /asked whatever it is asked, and to
 // /owned that it was run by somebody.
@@ -36,6 +43,14 @@ func main() {
 
 func run(args []string) error {
 	switch name := filepath.Base(args[0]); {
+	case os.Getenv("WAIT") != "":
+		return wait()
+	case len(args) == 5 && args[1] == "listen":
+		return become(args[2], args[3], args[4])
+	case len(args) == 3 && args[1] == "answer":
+		return answer(args[2])
+	case len(args) > 2 && args[1] == "names":
+		return abstract(args[2:])
 	case name == "containerd" && slices.Contains(args, "config"):
 		return note("/owned", strings.Join(args, " "))
 	case strings.HasPrefix(name, "containerd"):

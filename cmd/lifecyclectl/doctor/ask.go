@@ -11,19 +11,28 @@ import (
 
 	version "github.com/containerd/containerd/api/services/version/v1"
 	"github.com/pelletier/go-toml/v2"
-	"golang.org/x/sys/unix"
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
+
+	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/trust"
 )
 
-// ask connects to a socket for some questions.
-func ask(ctx context.Context, address string, questions func(context.Context, *grpc.ClientConn) error) error {
+// server is a process of the node's that listens on a socket.
+type server struct {
+	process *trust.Process
+	address string
+}
+
+// ask connects to the socket for some questions.
+func (s server) ask(ctx context.Context, questions func(context.Context, *grpc.ClientConn) error) error {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	conn, err := grpc.NewClient("unix://"+address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := grpc.NewClient("unix://"+s.address,
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return s.process.Dial(ctx, s.address) }),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
 	if err != nil {
 		return err
 	}
@@ -34,10 +43,10 @@ func ask(ctx context.Context, address string, questions func(context.Context, *g
 	return nil
 }
 
-// askVersion also shows that a containerd is there.
-func askVersion(ctx context.Context, address string) (string, error) {
+// version also shows that a containerd is there.
+func (s server) version(ctx context.Context) (string, error) {
 	answer := ""
-	err := ask(ctx, address, func(ctx context.Context, conn *grpc.ClientConn) error {
+	err := s.ask(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
 		response, err := version.NewVersionClient(conn).Version(ctx, &emptypb.Empty{})
 		// Debian's is v1.6.20~ds1, others 2.4.2+unknown, or empty.
 		answer = strings.TrimPrefix(response.GetVersion(), "v")
@@ -46,34 +55,9 @@ func askVersion(ctx context.Context, address string) (string, error) {
 	return answer, err
 }
 
-// serverOf returns the process that listens on a socket.
-func serverOf(address string) (int, error) {
-	conn, err := net.Dial("unix", address)
-	if err != nil {
-		return 0, err
-	}
-	defer conn.Close()
-	raw, err := conn.(*net.UnixConn).SyscallConn()
-	if err != nil {
-		return 0, err
-	}
-	var peer *unix.Ucred
-	var peerErr error
-	if err := raw.Control(func(fd uintptr) { peer, peerErr = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) }); err != nil {
-		return 0, err
-	}
-	if peerErr != nil {
-		return 0, peerErr
-	}
-	if peer.Pid == 0 {
-		return 0, errors.New("it runs in another pid namespace: run lifecyclectl where it runs")
-	}
-	return int(peer.Pid), nil
-}
-
-// askCRI asks the CRI plugin for the configuration that it runs with.
-func askCRI(ctx context.Context, address string) (found *CRI, failure string) {
-	err := ask(ctx, address, func(ctx context.Context, conn *grpc.ClientConn) error {
+// cri asks the CRI plugin for the configuration that it runs with.
+func (s server) cri(ctx context.Context) (found *CRI, failure string) {
+	err := s.ask(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
 		client := cri.NewRuntimeServiceClient(conn)
 		response, err := client.Status(ctx, &cri.StatusRequest{Verbose: true})
 		if err != nil {

@@ -1,10 +1,7 @@
 package doctor
 
 import (
-	"bufio"
-	"bytes"
 	"context"
-	"fmt"
 	"os"
 	"path/filepath"
 	"slices"
@@ -15,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 	"sigs.k8s.io/yaml"
 
-	"github.com/lifecycle-shim/lifecycle-shim/cmd/lifecyclectl/process"
+	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/trust"
 )
 
 // answerWithin bounds each question, to a socket or to a program.
@@ -29,8 +26,6 @@ type Machine struct {
 	Handler string
 	// Version of lifecyclectl.
 	Version string
-	// Listening returns the unix sockets that the process of a directory of /proc listens on.
-	Listening func(dir string) ([]string, error)
 	// Shims are the pids of the shims that run, by the address of their containerd.
 	Shims map[string][]int
 }
@@ -52,38 +47,12 @@ func Gather(ctx context.Context, m Machine) Facts {
 	facts.Kubelet = findKubelet()
 	addresses := []string{m.Address}
 	if m.Address == "" {
-		addresses = m.findContainerds(ctx)
+		addresses = findContainerds(ctx)
 	}
 	for _, address := range addresses {
 		facts.Containerds = append(facts.Containerds, m.look(ctx, address))
 	}
 	return facts
-}
-
-// daemon of /proc.
-type daemon struct {
-	dir  string
-	args []string
-}
-
-// processes of the node whose program has one of these names.
-func processes(names ...string) []daemon {
-	var found []daemon
-	paths, _ := filepath.Glob("/proc/[0-9]*") // the pattern is valid
-	for _, dir := range paths {
-		if args := arguments(dir); len(args) > 0 && slices.Contains(names, filepath.Base(args[0])) && process.OfTheNode(dir) {
-			found = append(found, daemon{dir, args})
-		}
-	}
-	return found
-}
-
-func arguments(dir string) []string {
-	data, err := os.ReadFile(filepath.Join(dir, "cmdline"))
-	if err != nil || len(data) == 0 {
-		return nil // it has ended, or is the kernel's
-	}
-	return strings.Split(string(bytes.TrimSuffix(data, []byte{0})), "\x00")
 }
 
 // flagOf returns the value of the first of these flags that is given, with one dash or two, after a space or an equals
@@ -104,19 +73,26 @@ func flagOf(args []string, names ...string) string {
 	return ""
 }
 
+// containerdBinaries are the programs that may be a containerd. k3s is one of many names.
+var containerdBinaries = []string{"containerd", "k3s"}
+
 // findContainerds returns the sockets on which a containerd answers.
-func (m Machine) findContainerds(ctx context.Context) []string {
+func findContainerds(ctx context.Context) []string {
+	processes, err := trust.Find(containerdBinaries...)
+	if err != nil {
+		return nil
+	}
+	sockets, err := trust.ReadSockets()
+	if err != nil {
+		return nil
+	}
 	var addresses []string
-	for _, daemon := range processes("containerd") {
-		sockets, err := m.Listening(daemon.dir)
-		if err != nil {
-			continue // it has ended
-		}
-		for _, socket := range sockets {
+	for _, process := range processes {
+		for _, socket := range sockets.ListenedBy(process) {
 			if strings.HasSuffix(socket, ".ttrpc") || filepath.Base(socket) == nriSocket || slices.Contains(addresses, socket) {
 				continue
 			}
-			if _, err := askVersion(ctx, socket); err == nil {
+			if _, err := (server{process, socket}).version(ctx); err == nil {
 				addresses = append(addresses, socket)
 			}
 		}
@@ -130,46 +106,43 @@ const nriSocket = "nri.sock"
 // look at one containerd.
 func (m Machine) look(ctx context.Context, address string) Containerd {
 	c := Containerd{Address: address}
-	version, err := askVersion(ctx, address)
-	if err == nil {
-		c.PID, err = serverOf(address)
-	}
-	if err != nil {
+	process, err := trust.Server(ctx, address)
+	if err != nil { // its programs would be run
 		c.Err = err.Error()
 		return c
 	}
-	c.Version = version
-	root := root{dir: filepath.Join("/proc", strconv.Itoa(c.PID))}
-	if !process.OfTheNode(root.dir) { // its programs are going to be run
-		return Containerd{Address: address, PID: c.PID, Err: fmt.Sprintf("process %d, which serves it, has not the rights of a containerd on this machine", c.PID)}
+	c.PID = process.PID
+	server := server{process, address}
+	if c.Version, err = server.version(ctx); err != nil {
+		c.Err = err.Error()
+		return c
 	}
-	root.path = root.environ("PATH")
-	c.Path = root.path
-	c.CRI, c.CRIErr = askCRI(ctx, address)
-	m.readFiles(ctx, root, &c)
-	m.findPrograms(ctx, root, &c)
+	c.Path = process.Getenv("PATH")
+	c.CRI, c.CRIErr = server.cri(ctx)
+	readFiles(ctx, process, &c)
+	m.findPrograms(ctx, process, &c)
 	if c.Shim.Version != "" { // older builds would take the question for something else
-		c.Settings = root.settings(ctx, c.Shim.Path)
+		c.Settings = settings(ctx, c.Shim.Path)
 	}
-	c.NRIPlugins = root.plugins(m.Listening)
+	c.NRIPlugins = plugins(process)
 	for _, pid := range m.Shims[address] {
-		if c.Shim.Path != "" && !sameFile(filepath.Join("/proc", strconv.Itoa(pid), "exe"), root.at(c.Shim.Path)) {
+		if c.Shim.Path != "" && !sameFile(filepath.Join("/proc", strconv.Itoa(pid), "exe"), c.Shim.Path) {
 			c.OtherShims = append(c.OtherShims, pid)
 		}
 	}
-	if _, err := os.Stat(root.dir); err != nil { // then nothing of the above is true
+	if _, err := server.version(ctx); err != nil { // then nothing of the above is true
 		return Containerd{Address: address, Err: "it has ended meanwhile"}
 	}
 	return c
 }
 
 // readFiles asks containerd's own program what its files say.
-func (m Machine) readFiles(ctx context.Context, root root, c *Containerd) {
-	c.Config = flagOf(arguments(root.dir), "config", "c")
+func readFiles(ctx context.Context, process *trust.Process, c *Containerd) {
+	c.Config = flagOf(process.Args, "config", "c")
 	if c.Config == "" {
 		c.Config = "/etc/containerd/config.toml"
 	}
-	text, err := root.run(ctx, root.exe(), "--config", c.Config, "config", "dump")
+	text, err := run(ctx, process.Executable, "--config", c.Config, "config", "dump")
 	if err != nil {
 		c.FileErr = err.Error()
 		return
@@ -180,7 +153,7 @@ func (m Machine) readFiles(ctx context.Context, root root, c *Containerd) {
 }
 
 // findPrograms looks as containerd and the shim do.
-func (m Machine) findPrograms(ctx context.Context, root root, c *Containerd) {
+func (m Machine) findPrograms(ctx context.Context, process *trust.Process, c *Containerd) {
 	name, runc := ShimBinary, "runc"
 	if c.CRI != nil {
 		handler, ok := c.CRI.Runtimes[m.Handler]
@@ -194,31 +167,34 @@ func (m Machine) findPrograms(ctx context.Context, root root, c *Containerd) {
 			runc = binary
 		}
 	}
-	c.Shim = Program{Name: name, Path: root.lookup(name, filepath.Dir(root.exe()))}
-	c.OCIRuntime = Program{Name: runc, Path: root.lookup(runc)}
+	c.Shim = Program{Name: name, Path: lookup(name, c.Path, filepath.Dir(process.Executable))}
+	c.OCIRuntime = Program{Name: runc, Path: lookup(runc, c.Path)}
 	if c.Shim.Path != "" {
-		c.Host = Program{Name: HostBinary, Path: root.beside(ctx, c.Shim.Path)}
+		c.Host = Program{Name: HostBinary, Path: beside(c.Shim.Path, c.Path)}
 	}
-	root.askVersion(ctx, &c.Shim, "-v")
-	root.askVersion(ctx, &c.Host, "-v")
-	root.askVersion(ctx, &c.OCIRuntime, "--version")
+	askVersion(ctx, &c.Shim, "-v")
+	askVersion(ctx, &c.Host, "-v")
+	askVersion(ctx, &c.OCIRuntime, "--version")
 }
 
+// maxConfig bounds a configuration, in bytes: real ones have a few thousand.
+const maxConfig = 1 << 20
+
 // findKubelet returns the cgroup driver of the kubelet that runs, or else of the configuration that kubeadm writes.
+// It returns nil if there is no such file, or it cannot be read.
 func findKubelet() *Kubelet {
 	path := "/var/lib/kubelet/config.yaml"
-	for _, daemon := range processes("kubelet", "hyperkube") {
-		if driver := flagOf(daemon.args, "cgroup-driver"); driver != "" {
+	kubelets, _ := trust.Find("kubelet", "hyperkube") // on error the file has to do
+	for _, kubelet := range kubelets {
+		if driver := flagOf(kubelet.Args, "cgroup-driver"); driver != "" {
 			return &Kubelet{CgroupDriver: driver, Source: "the kubelet's --cgroup-driver"}
 		}
-		if config := flagOf(daemon.args, "config"); config != "" {
-			path = filepath.Join(daemon.dir, "root", config)
-			if text, err := os.ReadFile(path); err == nil {
-				return &Kubelet{CgroupDriver: kubeletDriver(text), Source: config}
-			}
+		if config := flagOf(kubelet.Args, "config"); config != "" {
+			path = config
+			break
 		}
 	}
-	text, err := os.ReadFile(path)
+	text, err := trust.ReadFile(path, maxConfig)
 	if err != nil {
 		return nil
 	}
@@ -243,19 +219,4 @@ func sameFile(a, b string) bool {
 	}
 	second, err := os.Stat(b)
 	return err == nil && os.SameFile(first, second)
-}
-
-// connected counts the connections to a listening unix socket: the lines of net/unix with its path, but for the one that
-// listens itself (__SO_ACCEPTCON).
-func connected(table []byte, socket string) int {
-	count := 0
-	for lines := bufio.NewScanner(bytes.NewReader(table)); lines.Scan(); {
-		// Num RefCount Protocol Flags Type St Inode Path
-		const flags, path, acceptCon = 3, 7, "00010000"
-		fields := strings.Fields(lines.Text())
-		if len(fields) > path && fields[path] == socket && fields[flags] != acceptCon {
-			count++
-		}
-	}
-	return count
 }

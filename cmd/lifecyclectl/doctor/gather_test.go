@@ -29,19 +29,6 @@ func TestKubeletDriver(t *testing.T) {
 	}
 }
 
-func TestConnected(t *testing.T) {
-	const table = `Num       RefCount Protocol Flags    Type St Inode Path
-0000: 00000002 00000000 00010000 0001 01 100 /run/nri.sock
-0000: 00000003 00000000 00000000 0001 03 101 /run/nri.sock
-0000: 00000003 00000000 00000000 0001 03 102 /run/nri.sock
-0000: 00000003 00000000 00000000 0001 03 103 /run/other.sock
-0000: 00000003 00000000 00000000 0001 03 104
-`
-	if got := connected([]byte(table), "/run/nri.sock"); got != 2 {
-		t.Errorf("%d connections, want 2", got)
-	}
-}
-
 func TestParseDump(t *testing.T) {
 	want := map[string]Runtime{"x": {
 		Type: "t", Path: "/p", PodAnnotations: []string{"a/*"}, ContainerAnnotations: []string{"b", "c"}, Options: map[string]any{"SystemdCgroup": true},

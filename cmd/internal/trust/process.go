@@ -1,0 +1,234 @@
+package trust
+
+import (
+	"bytes"
+	"errors"
+	"fmt"
+	"io"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+
+	"golang.org/x/sys/unix"
+)
+
+// Process is a process of the node that Open has checked.
+type Process struct {
+	PID int
+	// Executable is the path of its program. The file may have been replaced since.
+	Executable string
+	// Args are its arguments, the first of which is whatever its starter chose.
+	Args []string
+	env  []string
+	// inodes of the sockets that it holds.
+	inodes map[uint32]bool
+	// OtherNetwork reports that it has another network namespace, whose sockets
+	// ReadSockets does not list.
+	OtherNetwork bool
+}
+
+// maxText bounds an argument list or an environment, in bytes. Linux allows more (6 MiB,
+// execve(2)), and no daemon has as much.
+const maxText = 1 << 20
+
+// Open reads a process and returns it only if it is the node's own: see the package's
+// comment. The error says what is missing.
+func Open(pid int) (*Process, error) {
+	// The descriptor is bound to the process: a later one with that number is not read.
+	fd, err := unix.Open("/proc/"+strconv.Itoa(pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
+	if err != nil {
+		return nil, fmt.Errorf("process %d: %w", pid, err)
+	}
+	defer unix.Close(fd)
+	dir := "/proc/self/fd/" + strconv.Itoa(fd)
+	p := &Process{PID: pid}
+	before, err := check(dir)
+	if err == nil {
+		err = p.read(dir)
+	}
+	if err == nil {
+		p.Executable, err = check(dir)
+	}
+	if err == nil && p.Executable != before {
+		err = errors.New("it has just executed another program")
+	}
+	if err != nil {
+		return nil, fmt.Errorf("process %d: %w", pid, err)
+	}
+	return p, nil
+}
+
+// check returns the executable of a process that is the node's own.
+func check(dir string) (string, error) {
+	found, err := look(dir)
+	if err != nil {
+		return "", err
+	}
+	if err := found.judge(); err != nil {
+		return "", err
+	}
+	if err := onlyRoot(filepath.Dir(found.executable)); err != nil {
+		return "", fmt.Errorf("its program %q is not trusted: %w", found.executable, err)
+	}
+	return found.executable, nil
+}
+
+// identity is what the kernel says of a process.
+type identity struct {
+	// uids are the real, effective, saved and file system user ids.
+	uids                            []string
+	sameUsers, sameMounts, sameRoot bool
+	executable                      string
+	mode                            uint32 // of the executable, as stat(2) has it
+	owner                           uint32 // of the executable
+}
+
+func look(dir string) (found identity, err error) {
+	status, err := readBounded(dir + "/status")
+	if err != nil {
+		return identity{}, err
+	}
+	found.uids = uidsOf(status)
+	if found.sameUsers, err = sameLink(dir, "ns/user"); err != nil {
+		return identity{}, err
+	}
+	if found.sameMounts, err = sameLink(dir, "ns/mnt"); err != nil {
+		return identity{}, err
+	}
+	var root, own, exe unix.Stat_t
+	if err := errors.Join(unix.Stat(dir+"/root", &root), unix.Stat("/", &own), unix.Stat(dir+"/exe", &exe)); err != nil {
+		return identity{}, err
+	}
+	found.sameRoot = root.Dev == own.Dev && root.Ino == own.Ino
+	found.mode, found.owner = exe.Mode, exe.Uid
+	path, err := os.Readlink(dir + "/exe")
+	found.executable = strings.TrimSuffix(path, " (deleted)") // after an upgrade
+	return found, err
+}
+
+// uidsOf returns the four user ids of proc_pid_status(5). The process's name is in that
+// file too, with its newlines escaped.
+func uidsOf(status []byte) []string {
+	for line := range bytes.Lines(status) {
+		if ids, ok := strings.CutPrefix(string(line), "Uid:"); ok {
+			return strings.Fields(ids)
+		}
+	}
+	return nil
+}
+
+// sameLink reports whether a namespace of the process is ours.
+func sameLink(dir, name string) (bool, error) {
+	its, err := os.Readlink(filepath.Join(dir, name))
+	if err != nil {
+		return false, err
+	}
+	own, err := os.Readlink(filepath.Join("/proc/self", name))
+	return its == own, err
+}
+
+func (i identity) judge() error {
+	switch {
+	case !slices.Equal(i.uids, []string{"0", "0", "0", "0"}):
+		return fmt.Errorf("it does not run as root: its real, effective, saved and file system uids are %s", strings.Join(i.uids, ", "))
+	case !i.sameUsers:
+		return errors.New("it runs in another user namespace")
+	case !i.sameMounts, !i.sameRoot:
+		return errors.New("it runs in another mount namespace or root directory: run lifecyclectl there (nsenter --mount --root --target PID lifecyclectl …)")
+	case !filepath.IsAbs(i.executable):
+		return fmt.Errorf("its program %q has no path", i.executable)
+	}
+	if err := judgeFile(i.mode, i.owner); err != nil {
+		return fmt.Errorf("its program %q is not trusted: %w", i.executable, err)
+	}
+	return nil
+}
+
+func (p *Process) read(dir string) error {
+	args, argsErr := readBounded(dir + "/cmdline")
+	env, envErr := readBounded(dir + "/environ")
+	descriptors, err := os.ReadDir(dir + "/fd")
+	if err := errors.Join(argsErr, envErr, err); err != nil {
+		return err
+	}
+	sameNetwork, err := sameLink(dir, "ns/net")
+	if err != nil {
+		return err
+	}
+	p.OtherNetwork = !sameNetwork
+	p.Args, p.env = words(args), words(env)
+	if len(p.Args) == 0 {
+		return errors.New("it has no arguments")
+	}
+	p.inodes = map[uint32]bool{}
+	for _, descriptor := range descriptors {
+		link, err := os.Readlink(filepath.Join(dir, "fd", descriptor.Name()))
+		text, ok := strings.CutPrefix(link, "socket:[")
+		if err != nil || !ok {
+			continue // closed since, or another kind of file
+		}
+		if inode, err := strconv.ParseUint(strings.TrimSuffix(text, "]"), 10, 32); err == nil {
+			p.inodes[uint32(inode)] = true
+		}
+	}
+	return nil
+}
+
+// words of a list that ends each with a NUL.
+func words(data []byte) []string {
+	if len(data) == 0 {
+		return nil
+	}
+	return strings.Split(string(bytes.TrimSuffix(data, []byte{0})), "\x00")
+}
+
+func readBounded(path string) ([]byte, error) {
+	file, err := os.Open(path)
+	if err != nil {
+		return nil, err
+	}
+	defer file.Close()
+	return io.ReadAll(io.LimitReader(file, maxText))
+}
+
+// Getenv returns a variable of the environment that the process was started with.
+func (p *Process) Getenv(name string) string {
+	for _, variable := range p.env {
+		if value, ok := strings.CutPrefix(variable, name+"="); ok {
+			return value
+		}
+	}
+	return ""
+}
+
+// Find returns the node's own processes whose program has one of these names, which are
+// those of files and not what processes call themselves. Processes that end meanwhile,
+// or are not the node's own, are left out.
+func Find(names ...string) ([]*Process, error) {
+	entries, err := os.ReadDir("/proc")
+	if err != nil {
+		return nil, err
+	}
+	var found []*Process
+	for _, entry := range entries {
+		pid, err := strconv.Atoi(entry.Name())
+		if err != nil {
+			continue
+		}
+		// A cheap look first: a node has thousands of processes.
+		link, err := os.Readlink(filepath.Join("/proc", entry.Name(), "exe"))
+		if err != nil || !slices.Contains(names, base(link)) {
+			continue
+		}
+		if p, err := Open(pid); err == nil && slices.Contains(names, base(p.Executable)) {
+			found = append(found, p)
+		}
+	}
+	return found, nil
+}
+
+func base(executable string) string {
+	return filepath.Base(strings.TrimSuffix(executable, " (deleted)"))
+}

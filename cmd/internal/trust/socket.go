@@ -1,0 +1,130 @@
+package trust
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"path/filepath"
+	"slices"
+	"strings"
+
+	"github.com/vishvananda/netlink"
+	"golang.org/x/sys/unix"
+)
+
+// States of a unix socket in sock_diag(7): the kernel uses TCP's numbers.
+const (
+	established = 1  // TCP_ESTABLISHED
+	listening   = 10 // TCP_LISTEN
+)
+
+// Sockets are the unix sockets that have a path, as they were at one moment.
+type Sockets []socket
+
+type socket struct {
+	inode uint32
+	state uint8
+	path  string
+}
+
+// ReadSockets asks the kernel for the unix sockets of our network namespace.
+func ReadSockets() (Sockets, error) {
+	table, err := netlink.UnixSocketDiagInfo()
+	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) { // sockets that came or went meanwhile may be missing
+		return nil, fmt.Errorf("the kernel's table of unix sockets: %w", err)
+	}
+	var sockets Sockets
+	for _, entry := range table {
+		if entry.DiagMsg == nil || entry.Name == nil {
+			continue
+		}
+		// An abstract name begins with a NUL. A path ends with one: others may follow.
+		path, _, _ := strings.Cut(*entry.Name, "\x00")
+		if filepath.IsAbs(path) {
+			sockets = append(sockets, socket{inode: entry.DiagMsg.INode, state: entry.DiagMsg.State, path: path})
+		}
+	}
+	return sockets, nil
+}
+
+// ListenedBy returns the paths of the sockets on which the process listens.
+func (s Sockets) ListenedBy(p *Process) []string {
+	var paths []string
+	for _, socket := range s {
+		if socket.state == listening && p.inodes[socket.inode] && !slices.Contains(paths, socket.path) {
+			paths = append(paths, socket.path)
+		}
+	}
+	return paths
+}
+
+// Connections counts the accepted connections to a path: they bear the listener's name.
+func (s Sockets) Connections(path string) int {
+	count := 0
+	for _, socket := range s {
+		if socket.state == established && socket.path == path {
+			count++
+		}
+	}
+	return count
+}
+
+// Dial connects to a unix socket on which root listens, and returns the process that
+// has called listen(2). That may have ended: a shim inherits its socket from the
+// process that started it.
+func Dial(ctx context.Context, path string) (net.Conn, int, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
+	if err != nil {
+		return nil, 0, err
+	}
+	peer, err := peerOf(conn.(*net.UnixConn))
+	if err == nil && peer.Uid != 0 {
+		err = fmt.Errorf("%s: uid %d listens there, not root", path, peer.Uid)
+	}
+	if err != nil {
+		_ = conn.Close()
+		return nil, 0, err
+	}
+	return conn, int(peer.Pid), nil
+}
+
+// peerOf returns the identity of the peer's process when it called listen(2)
+// (SO_PEERCRED, unix(7)).
+func peerOf(conn *net.UnixConn) (peer *unix.Ucred, err error) {
+	raw, err := conn.SyscallConn()
+	if err != nil {
+		return nil, err
+	}
+	controlErr := raw.Control(func(fd uintptr) { peer, err = unix.GetsockoptUcred(int(fd), unix.SOL_SOCKET, unix.SO_PEERCRED) })
+	if controlErr != nil {
+		return nil, controlErr
+	}
+	return peer, err
+}
+
+// Server returns the process that listens on a socket, if it is the node's own.
+func Server(ctx context.Context, path string) (*Process, error) {
+	conn, pid, err := Dial(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	_ = conn.Close()
+	if pid == 0 {
+		return nil, fmt.Errorf("%s: its server runs in another pid namespace: run lifecyclectl there", path)
+	}
+	return Open(pid)
+}
+
+// DialProcess connects to a socket on which that process listens.
+func (p *Process) Dial(ctx context.Context, path string) (net.Conn, error) {
+	conn, pid, err := Dial(ctx, path)
+	if err != nil {
+		return nil, err
+	}
+	if pid != p.PID {
+		_ = conn.Close()
+		return nil, fmt.Errorf("%s: process %d listens there, not %d", path, pid, p.PID)
+	}
+	return conn, nil
+}
