@@ -24,11 +24,21 @@ var closeLimit = Patience(10 * time.Second)
 // What Close finds is not reported: a test that must leave nothing compares Snapshots first.
 func (d *Daemon) Close() error {
 	d.closeClients()
-	errs := []error{d.Terminate(), d.killShims(), d.removeSockets(), UnmountBelow(d.Dir), d.removePodNetwork()}
+	errs := []error{d.Terminate(), d.killShims(), d.leaveMounts(), d.removeSockets(), UnmountBelow(d.Dir), d.removePodNetwork()}
 	if err := os.RemoveAll(d.Dir); err != nil {
 		errs = append(errs, fmt.Errorf("directory of containerd: %w", err))
 	}
 	return errors.Join(errs...)
+}
+
+// leaveMounts lets the daemon's own mount namespace go, and with it what is mounted there.
+func (d *Daemon) leaveMounts() error {
+	if d.mounts == nil {
+		return nil
+	}
+	err := d.mounts.Close()
+	d.mounts = nil
+	return err
 }
 
 // killShims ends the shims of this daemon and what they started, and removes their cgroups.

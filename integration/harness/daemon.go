@@ -74,6 +74,9 @@ type Daemon struct {
 	cfg     DaemonConfig
 	program Program
 	sockets socketNames
+	// mounts is the mount namespace of its own, which stays the same when it is started
+	// again, as its shims' does. Close closes it. nil: it has the test's.
+	mounts *os.File
 
 	mu      sync.Mutex // guards clients
 	clients []*containerd.Client
@@ -195,13 +198,21 @@ func (d *Daemon) start(ctx context.Context, withCRI bool) error {
 
 func (d *Daemon) exec() error {
 	args := []string{d.cfg.Server.Binary, "--config", d.configFile()}
-	var unshare uintptr
-	if d.cfg.ownMounts() {
+	d.program.Unshare = 0
+	switch {
+	case d.mounts != nil:
+		args = append(d.enterMounts(), args...)
+	case d.cfg.ownMounts():
 		args = append([]string{"/bin/sh", "-c", d.cfg.mountScript() + `exec "$0" "$@"`}, args...)
-		unshare = syscall.CLONE_NEWNS
+		d.program.Unshare = syscall.CLONE_NEWNS
 	}
-	d.program.Args, d.program.Env, d.program.Unshare = args, d.environ(), unshare
-	return d.program.Start()
+	d.program.Args, d.program.Env = args, d.environ()
+	if err := d.program.Start(); err != nil || d.mounts != nil || !d.cfg.ownMounts() {
+		return err
+	}
+	mounts, err := os.Open(fmt.Sprintf("/proc/%d/ns/mnt", d.program.Pid()))
+	d.mounts = mounts
+	return err
 }
 
 // ownMounts says whether the daemon is in a mount namespace of its own.

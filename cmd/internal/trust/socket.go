@@ -2,6 +2,7 @@ package trust
 
 import (
 	"context"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"net"
@@ -9,7 +10,7 @@ import (
 	"slices"
 	"strings"
 
-	"github.com/vishvananda/netlink"
+	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
 )
 
@@ -28,24 +29,64 @@ type socket struct {
 	path  string
 }
 
-// ReadSockets asks the kernel for the unix sockets of our network namespace.
+// unixDiagRequest asks sock_diag(7) for all unix sockets and their names: struct
+// unix_diag_req.
+type unixDiagRequest struct{}
+
+const (
+	unixDiagRequestSize = 24
+	unixDiagSize        = 16 // struct unix_diag_msg, before its attributes
+	showName            = 1  // UDIAG_SHOW_NAME
+	unixDiagName        = 0  // UNIX_DIAG_NAME
+)
+
+func (unixDiagRequest) Len() int { return unixDiagRequestSize }
+
+// Serialize has the family, all states, and what to show; the rest are zeros.
+func (unixDiagRequest) Serialize() []byte {
+	request := make([]byte, unixDiagRequestSize)
+	request[0] = unix.AF_UNIX
+	binary.NativeEndian.PutUint32(request[4:], ^uint32(0))
+	binary.NativeEndian.PutUint32(request[12:], showName)
+	return request
+}
+
+// ReadSockets asks the kernel for the unix sockets of our network namespace. The
+// library's own function for it (netlink.UnixSocketDiagInfo, 1.3.1) reads past the end of
+// a name.
 func ReadSockets() (Sockets, error) {
-	table, err := netlink.UnixSocketDiagInfo()
-	if err != nil && !errors.Is(err, netlink.ErrDumpInterrupted) { // sockets that came or went meanwhile may be missing
+	request := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
+	request.AddData(unixDiagRequest{})
+	messages, err := request.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
+	if err != nil && !errors.Is(err, nl.ErrDumpInterrupted) { // sockets that came or went meanwhile may be missing
 		return nil, fmt.Errorf("the kernel's table of unix sockets: %w", err)
 	}
 	var sockets Sockets
-	for _, entry := range table {
-		if entry.DiagMsg == nil || entry.Name == nil {
-			continue
-		}
-		// An abstract name begins with a NUL. A path ends with one: others may follow.
-		path, _, _ := strings.Cut(*entry.Name, "\x00")
-		if filepath.IsAbs(path) {
-			sockets = append(sockets, socket{inode: entry.DiagMsg.INode, state: entry.DiagMsg.State, path: path})
+	for _, message := range messages {
+		if found, ok := parseSocket(message); ok {
+			sockets = append(sockets, found)
 		}
 	}
 	return sockets, nil
+}
+
+// parseSocket returns false for a socket that has no path. An abstract name begins with a
+// NUL, and a path may end with one.
+func parseSocket(message []byte) (socket, bool) {
+	if len(message) < unixDiagSize || message[0] != unix.AF_UNIX {
+		return socket{}, false
+	}
+	attributes, err := nl.ParseRouteAttr(message[unixDiagSize:])
+	if err != nil {
+		return socket{}, false
+	}
+	for _, attribute := range attributes {
+		if attribute.Attr.Type == unixDiagName {
+			path := strings.TrimSuffix(string(attribute.Value), "\x00")
+			return socket{binary.NativeEndian.Uint32(message[4:]), message[2], path}, filepath.IsAbs(path)
+		}
+	}
+	return socket{}, false
 }
 
 // ListenedBy returns the paths of the sockets on which the process listens.

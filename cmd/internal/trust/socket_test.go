@@ -65,6 +65,29 @@ func TestSockets(t *testing.T) {
 	}
 }
 
+// TestPathsOfAnyLength: the attribute of a name is padded to 4 bytes, or not.
+func TestPathsOfAnyLength(t *testing.T) {
+	dir := t.TempDir()
+	var want []string
+	for _, name := range []string{"a", "ab", "abc", "abcd", "abcde"} {
+		listener, err := net.Listen("unix", filepath.Join(dir, name))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		want = append(want, listener.Addr().String())
+	}
+	sockets, err := ReadSockets()
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := sockets.ListenedBy(ownInodes(t))
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("listens on %q, want %q", got, want)
+	}
+}
+
 func TestConnections(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	listener, err := net.Listen("unix", path)
