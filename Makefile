@@ -104,6 +104,9 @@ $(BIN)/.docker: integration/docker/servers/go.mod integration/docker/servers/go.
 	$(STEP) 'building dockerd and docker (4 min the first time)' \
 		go -C integration/docker/servers build -tags 'seccomp $(SERVER_TAGS)' -gcflags 'github.com/docker/cli/...=-lang=go1.26' \
 		-o $(abspath $(BIN))/ github.com/moby/moby/v2/cmd/dockerd github.com/docker/cli/cmd/docker
+	$(STEP) 'building docker compose (1 min the first time)' \
+		go -C integration/docker/servers build -gcflags 'github.com/docker/cli/...=-lang=go1.26' \
+		-o $(abspath $(BIN))/docker-compose github.com/docker/compose/v5/cmd
 	@touch $@
 
 $(BIN)/nerdctl: tools/nerdctl

@@ -1,18 +1,15 @@
 package shim
 
 import (
-	"bytes"
 	"cmp"
 	"context"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 	"runtime"
 	"strings"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
-	"github.com/containerd/containerd/api/types"
 	runcmanager "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
 	runcshim "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/runc"
 	"github.com/containerd/containerd/v2/pkg/shim"
@@ -114,33 +111,4 @@ func stopOnExit(ctx context.Context, bundle string) {
 	if err != nil {
 		log.G(ctx).WithError(err).Error("remove what an onExit has left behind")
 	}
-}
-
-// Info answers -info for every form of options, not only runc's own.
-func (m *manager) Info(ctx context.Context, options io.Reader) (*types.RuntimeInfo, error) {
-	input, err := io.ReadAll(io.LimitReader(options, maxParams))
-	if err != nil {
-		return nil, fmt.Errorf("read the runtime's options: %w", err)
-	}
-	var sent anypb.Any
-	if err := proto.Unmarshal(input, &sent); err != nil {
-		return nil, &OptionsError{Err: err}
-	}
-	read, err := readRuntimeOptions(&sent)
-	if err != nil {
-		return nil, err
-	}
-	translated, err := read.runc(false)
-	if err != nil || translated == nil {
-		return m.info(ctx, nil, err)
-	}
-	encoded, err := proto.Marshal(translated)
-	return m.info(ctx, encoded, err)
-}
-
-func (m *manager) info(ctx context.Context, options []byte, err error) (*types.RuntimeInfo, error) {
-	if err != nil {
-		return nil, err
-	}
-	return m.Shim.Info(ctx, bytes.NewReader(options))
 }

@@ -1,0 +1,100 @@
+package shim
+
+import (
+	"bytes"
+	"context"
+	"io"
+	"slices"
+	"testing"
+
+	"github.com/containerd/containerd/api/types"
+	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
+	"github.com/containerd/containerd/v2/pkg/shim"
+	"github.com/containerd/typeurl/v2"
+	"github.com/opencontainers/runtime-spec/specs-go/features"
+	"google.golang.org/protobuf/types/known/anypb"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+// featuresManager answers -info with these features, nil for none.
+type featuresManager struct {
+	shim.Shim
+	features *anypb.Any
+}
+
+func (m featuresManager) Info(context.Context, io.Reader) (*types.RuntimeInfo, error) {
+	return &types.RuntimeInfo{Name: RuntimeName, Features: m.features}, nil
+}
+
+// FAULTS C5: user namespaces are promised only with options that containerd can pass on with them. Everything else that
+// the OCI runtime can do is promised with every form of options.
+func TestC5InfoPromisesUserNamespaces(t *testing.T) {
+	enabled := true
+	runcs := &features.Features{
+		MountOptions: []string{"ro", "rro"},
+		Linux: &features.Linux{
+			Namespaces:      []string{"cgroup", "user", "uts"},
+			MountExtensions: &features.MountExtensions{IDMap: &features.IDMap{Enabled: &enabled}},
+		},
+	}
+	for name, test := range map[string]struct {
+		options  *anypb.Any
+		promised bool
+	}{
+		"no options":                 {nil, true},
+		"runc's own":                 {mustAny(t, &runcoptions.Options{SystemdCgroup: true}), true},
+		"runc's own, empty":          {mustAny(t, &runcoptions.Options{}), true},
+		"an empty table of our type": {mustAny(t, &runtimeoptions.Options{}), true},
+		"a table of our type":        {inTOML(t, "SystemdCgroup = true"), false},
+		"a table with our settings":  {inTOML(t, "DefaultGracePeriod = '3s'"), false},
+		"typed":                      {mustAny(t, &lifecyclev1.Options{Runc: &runcoptions.Options{BinaryName: "crun"}}), false},
+		"typed, without runc's":      {mustAny(t, &lifecyclev1.Options{MetricsFile: "/m"}), false},
+		"a table of comments only":   {inTOML(t, "# nothing"), false}, // it has bytes
+	} {
+		t.Run(name, func(t *testing.T) {
+			m := &manager{Shim: featuresManager{features: anyOf(t, runcs)}}
+			info, err := m.Info(t.Context(), bytes.NewReader(marshal(t, test.options)))
+			if err != nil {
+				t.Fatal(err)
+			}
+			var got features.Features
+			if err := typeurl.UnmarshalTo(info.Features, &got); err != nil {
+				t.Fatal(err)
+			}
+			if promised := slices.Contains(got.Linux.Namespaces, "user"); promised != test.promised {
+				t.Errorf("user namespaces are promised: %t, want %t", promised, test.promised)
+			}
+			if !slices.Contains(got.Linux.Namespaces, "cgroup") || !slices.Contains(got.Linux.Namespaces, "uts") {
+				t.Errorf("namespaces %q: others are lost", got.Linux.Namespaces)
+			}
+			if !slices.Contains(got.MountOptions, "rro") || !*got.Linux.MountExtensions.IDMap.Enabled {
+				t.Errorf("%+v: recursive read-only or ID-mapped mounts are lost", got)
+			}
+		})
+	}
+}
+
+// An OCI runtime that reports no features, or none of Linux, is not made to have any.
+func TestInfoOfARuntimeWithoutFeatures(t *testing.T) {
+	for name, reported := range map[string]*anypb.Any{"none": nil, "none of Linux": anyOf(t, &features.Features{MountOptions: []string{"rro"}})} {
+		t.Run(name, func(t *testing.T) {
+			m := &manager{Shim: featuresManager{features: reported}}
+			info, err := m.Info(t.Context(), bytes.NewReader(marshal(t, inTOML(t, "SystemdCgroup = true"))))
+			if err != nil || info.GetName() != RuntimeName || info.GetFeatures() != reported {
+				t.Errorf("%v, %v", info, err)
+			}
+		})
+	}
+}
+
+// anyOf packs what is no protobuf message.
+func anyOf(t *testing.T, value any) *anypb.Any {
+	t.Helper()
+	packed, err := typeurl.MarshalAnyToProto(value)
+	if err != nil {
+		t.Fatal(err)
+	}
+	return packed
+}
