@@ -156,13 +156,29 @@ func optionsFile(t *testing.T, text string) string {
 // optionsInUserNamespace is how containerd puts it.
 const optionsInUserNamespace = `can't unmarshal type "runtimeoptions.v1.Options" to output "containerd.runc.v1.Options"`
 
-// With options in its table, the shim's own type starts no container in a user namespace: why there are the files of runc's
-// type.
+// FAULTS C5: with options in its table, the shim's own type starts no container in a user namespace, so CRI must not offer it: the
+// kubelet then refuses the pod. This is why there are the files of runc's type.
 func TestDeployContainerdUserNamespaceWithOptions(t *testing.T) {
 	b := deployCase{"containerd/2.x/lifecycle.toml", server(t, "2.4")}.start(t)
+	b.wantFeatures(false)
 	pod := b.pod(nil, func(config *harness.PodConfig) { config.UserNamespace, config.HostNetwork = true, false })
 	_, err := b.create(pod, obedient).Start(b.Context())
 	wantError(t, err, optionsInUserNamespace)
+}
+
+// wantFeatures wants CRI to offer recursive read-only mounts, and user namespaces or not.
+func (b *podBench) wantFeatures(userNamespaces bool) {
+	b.Helper()
+	features, err := b.cri.Features(b.Context())
+	if err != nil {
+		b.Fatal(err)
+	}
+	for name, want := range map[string]bool{handlerLifecycle: userNamespaces, "runc": true} {
+		got := features[name]
+		if got == nil || got.GetUserNamespaces() != want || !got.GetRecursiveReadOnlyMounts() {
+			b.Errorf("CRI reports of handler %s: %v, want user namespaces %t, recursive read-only mounts true", name, got, want)
+		}
+	}
 }
 
 // runtimeConfig is what the CRI plugin has understood of a handler.
@@ -332,16 +348,27 @@ func (b *podBench) wantOOMInScope(inSlice func(*harness.PodConfig)) {
 	}
 }
 
-// A pod in a user namespace runs with each of the files, as no options are in the way of the one of the shim's own type.
+// A pod in a user namespace runs with each of the files, as no options are in the way of the one of the shim's own type. A table
+// without options is not in the way either.
 func TestDeployContainerdUserNamespace(t *testing.T) {
-	for _, file := range []string{"containerd/2.x/lifecycle.toml", "containerd/2.x/lifecycle-runc-cgroupfs.toml"} {
-		t.Run(filepath.Base(file), func(t *testing.T) {
+	empty := filepath.Join(t.TempDir(), "empty.toml")
+	table := "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.lifecycle.options]\n"
+	if err := os.WriteFile(empty, []byte(table), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	for name, imports := range map[string][]string{
+		"own type":                         {deployFile(t, "containerd/2.x/lifecycle.toml")},
+		"own type, empty table of options": {deployFile(t, "containerd/2.x/lifecycle.toml"), empty},
+		"runc's type":                      {deployFile(t, "containerd/2.x/lifecycle-runc-cgroupfs.toml")},
+	} {
+		t.Run(name, func(t *testing.T) {
 			bin := binDir(t)
 			b := onPodHost(t, startPodHost(t, harness.DaemonConfig{
 				Server: server(t, "2.4"), BinDir: bin, Debug: true, CRI: true,
-				Binds: map[string]string{"/usr/local/bin": bin}, Imports: []string{deployFile(t, file)},
+				Binds: map[string]string{"/usr/local/bin": bin}, Imports: imports,
 			}, harness.Watch{}, harness.ImageBusybox))
 			b.Cleanup(func() { _ = os.Remove("/run/containerd/runc/k8s.io") }) // runc leaves it, empty
+			b.wantFeatures(true)
 			pod := b.pod(with{keyLifecycle: "{postStart: {" + shell("cat /proc/self/uid_map > map") + "}}"}, func(config *harness.PodConfig) {
 				config.UserNamespace, config.HostNetwork = true, false
 			})

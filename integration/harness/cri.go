@@ -61,6 +61,19 @@ func (c *CRI) Info(ctx context.Context) (map[string]string, error) {
 	return status.GetInfo(), native(err)
 }
 
+// Features returns what CRI reports of each runtime handler to the kubelet. It is nil for a handler whose shim could not be asked.
+func (c *CRI) Features(ctx context.Context) (map[string]*cri.RuntimeHandlerFeatures, error) {
+	status, err := c.runtime.Status(ctx, &cri.StatusRequest{})
+	if err != nil {
+		return nil, native(err)
+	}
+	features := map[string]*cri.RuntimeHandlerFeatures{}
+	for _, handler := range status.GetRuntimeHandlers() {
+		features[handler.GetName()] = handler.GetFeatures()
+	}
+	return features, nil
+}
+
 // Pod is a running pod, or what is left of it.
 type Pod struct {
 	ID     string
