@@ -62,7 +62,7 @@ func TestKubernetesDocNode(t *testing.T) {
 	commands, _, _ := strings.Cut(rest, "```")
 	prefix := t.TempDir()
 	d := node(t, "2.4", func(config *harness.DaemonConfig) { config.ShimPath = []string{filepath.Join(prefix, "bin")} })
-	i := installer{t, prefix, filepath.Join(d.Dir, "config.toml"), d.Server()}
+	i := installer{t, prefix, filepath.Join(d.Dir, "config.toml"), d.Server(), d.Pid()}
 	done := 0
 	for line := range strings.Lines(commands) {
 		command, _, _ := strings.Cut(line, "#")
