@@ -61,7 +61,7 @@ func binDir(t testing.TB) string {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, name := range []string{"containerd-shim-lifecycle-v2", "lifecycle-hookexec", "lifecyclectl", "containerd", "ctr", "runc", "dockerd", "docker", "nerdctl"} {
+	for _, name := range []string{"containerd-shim-lifecycle-v2", "lifecycle-hookexec", "lifecyclectl", "containerd", "ctr", "runc", "dockerd", "docker", "docker-compose", "nerdctl"} {
 		if _, err := os.Stat(filepath.Join(dir, name)); err != nil {
 			t.Fatalf("%v: run `make docker`, which builds it", err)
 		}
@@ -72,12 +72,18 @@ func binDir(t testing.TB) string {
 // newWorld starts both daemons, and loads the images. settings are of daemon.json; files of theirs may be in dir.
 func newWorld(t testing.TB, settings func(dir string) (map[string]any, error)) *world {
 	t.Helper()
+	return newWorldWithOpt(t, "", settings)
+}
+
+// newWorldWithOpt is one whose containerd has this directory for /opt/containerd.
+func newWorldWithOpt(t testing.TB, opt string, settings func(dir string) (map[string]any, error)) *world {
+	t.Helper()
 	if os.Geteuid() != 0 {
 		t.Fatal("containers are made here: run the tests as root")
 	}
 	ctx, cancel := context.WithTimeout(context.Background(), limit)
 	defer cancel()
-	daemon, err := harness.StartDaemon(ctx, harness.DaemonConfig{Server: harness.Servers(binDir(t))[0], BinDir: binDir(t), Debug: true})
+	daemon, err := harness.StartDaemon(ctx, harness.DaemonConfig{Server: harness.Servers(binDir(t))[0], BinDir: binDir(t), Debug: true, Opt: opt})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,6 +108,9 @@ func (w *world) start(ctx context.Context, bin string, settings func(dir string)
 	if w.docker, err = w.daemon.StartDocker(ctx, config); err != nil {
 		return err
 	}
+	if err := w.addCompose(bin); err != nil {
+		return err
+	}
 	client, err := w.daemon.Client(w.docker.Namespace())
 	if err != nil {
 		return err
@@ -122,6 +131,17 @@ func (w *world) start(ctx context.Context, bin string, settings func(dir string)
 		}
 	}
 	return err
+}
+
+// addCompose puts docker compose where docker looks for its plugins.
+func (w *world) addCompose(bin string) error {
+	for _, variable := range w.docker.Env() {
+		if dir, ok := strings.CutPrefix(variable, "DOCKER_CONFIG="); ok {
+			plugins := filepath.Join(dir, "cli-plugins")
+			return errors.Join(os.MkdirAll(plugins, 0o755), os.Symlink(filepath.Join(bin, "docker-compose"), filepath.Join(plugins, "docker-compose")))
+		}
+	}
+	return errors.New("docker's client has no DOCKER_CONFIG")
 }
 
 // close looks for leaks, and takes everything down.

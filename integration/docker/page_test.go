@@ -34,11 +34,15 @@ func page(t testing.TB) string {
 func TestEveryCommandOfThePage(t *testing.T) {
 	b := newBench(t)
 	b.loadNginx()
+	if err := os.WriteFile(filepath.Join(b.dir, "compose.yaml"), []byte(composeFile(t)), 0o600); err != nil {
+		t.Fatal(err)
+	}
 	b.Cleanup(func() { // what a failure has left in the middle of the page
 		ctx, cancel := context.WithTimeout(context.Background(), limit)
 		defer cancel()
 		for _, command := range []string{
 			"docker rm --force web slow unlucky patient", "nerdctl rm --force web", "ctr task rm --force web", "ctr container rm web",
+			"docker compose --file " + filepath.Join(b.dir, "compose.yaml") + " down",
 		} {
 			_, _ = b.docker.Run(ctx, nil, strings.Fields(command)...) // the look for leaks judges
 		}
@@ -54,10 +58,13 @@ func TestEveryCommandOfThePage(t *testing.T) {
 				b.meanwhile(command, blocks[i+1].commands)
 				continue
 			}
-			b.check(command, b.command("bash", "-c", command.text))
+			b.check(command, b.command("bash", "-c", b.here(command)))
 		}
 	}
 }
+
+// here is the command in the test's directory, where the page's compose.yaml is.
+func (b *bench) here(command pageCommand) string { return "cd '" + b.dir + "'\n" + command.text }
 
 // loadNginx gives docker and nerdctl the demo's image under the page's name.
 func (b *bench) loadNginx() {
@@ -76,11 +83,11 @@ func (b *bench) loadNginx() {
 // meanwhile runs the commands of another terminal while the first one has not ended. They are repeated until what the page says is so.
 func (b *bench) meanwhile(first pageCommand, commands []pageCommand) {
 	b.Helper()
-	done := b.later("bash", "-c", first.text)
+	done := b.later("bash", "-c", b.here(first))
 	for _, command := range commands {
 		var out harness.Output
 		b.poll(command.text, func() bool {
-			out = b.command("bash", "-c", command.text)
+			out = b.command("bash", "-c", b.here(command))
 			return command.wrong(out) == ""
 		})
 		b.check(command, out)
@@ -203,4 +210,15 @@ func pageSettings(text, dir string) (map[string]any, error) {
 		return nil, fmt.Errorf("the page's daemon.json: %w", err)
 	}
 	return settings, os.WriteFile(own, []byte("DefaultGracePeriod = \"3s\"\n"), 0o600)
+}
+
+// composeFile is the page's compose.yaml.
+func composeFile(t *testing.T) string {
+	t.Helper()
+	_, rest, found := strings.Cut(page(t), "```yaml\n")
+	file, _, ended := strings.Cut(rest, "```")
+	if !found || !ended || !strings.HasPrefix(file, "services:") {
+		t.Fatalf("the page has no compose.yaml, but %q", file)
+	}
+	return file
 }

@@ -33,7 +33,10 @@ func (d *Daemon) containerdConfig() string {
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
 
 	server := d.cfg.Server
-	disabled := []string{"io.containerd.internal.v1.opt"}
+	var disabled []string
+	if d.cfg.Opt == "" {
+		disabled = append(disabled, "io.containerd.internal.v1.opt")
+	}
 	if !d.cfg.CRI {
 		disabled = append(disabled, server.criPlugins()...)
 	}
@@ -50,6 +53,9 @@ func (d *Daemon) containerdConfig() string {
 	line("disabled_plugins = [%s]", quoteAll(disabled))
 	line("[grpc]\naddress = %q", d.Address)
 	line("[ttrpc]\naddress = %q", d.TTRPCAddress)
+	if d.cfg.Opt != "" {
+		line("[plugins.'io.containerd.internal.v1.opt']\npath = %q", d.cfg.Opt)
+	}
 	if d.cfg.Debug {
 		line("[debug]\nlevel = \"debug\"")
 	}

@@ -34,9 +34,11 @@ type DaemonConfig struct {
 	BinDir string // first on the daemon's PATH: shim and runc are found here
 	// ShimPath are directories that come before BinDir, for instance with another build of the shim.
 	ShimPath []string
-	Env      []string // added to the daemon's environment, which its shims inherit
-	Debug    bool     // log at debug level, the shims too
-	CRI      bool     // leave the CRI plugin on
+	// Opt is the directory that containerd calls /opt/containerd: its bin comes before all others. Empty: none.
+	Opt   string
+	Env   []string // added to the daemon's environment, which its shims inherit
+	Debug bool     // log at debug level, the shims too
+	CRI   bool     // leave the CRI plugin on
 	// Handlers are CRI's runtime handlers by name, besides its own.
 	Handlers map[string]RuntimeHandler
 	// Imports are files that containerd's configuration imports.
