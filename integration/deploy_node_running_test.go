@@ -29,7 +29,6 @@ func newNode(t *testing.T) nodeOf {
 // prelude defines what the scripts use. tail(1) does as a daemon that is none: it takes -c VALUE, and reads until the end.
 const prelude = `
 mount -t tmpfs none /etc/containerd # the usual place, not the machine's
-[ "${CONTAINERD##*/}" = containerd ] || { cp "$CONTAINERD" "$DIR/containerd"; CONTAINERD=$DIR/containerd; }
 install() { bash "$INSTALL" --prefix "$PREFIX" "$@"; }
 running() { # PID PROGRAM: waits until its exec is over
 	for i in $(seq 600); do

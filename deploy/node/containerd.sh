@@ -22,7 +22,7 @@ first_writable() {
 running_containerds() {
 	local dir
 	find /proc -maxdepth 2 -path '/proc/[0-9]*/exe' \( -lname '*/containerd' -o -lname '*/containerd (deleted)' \
-		-o -lname '*/k3s' -o -lname '*/rke2' \) -printf '%h\n' 2>/dev/null |
+		-o -lname '*/containerd-[0-9]*' -o -lname '*/k3s' -o -lname '*/rke2' \) -printf '%h\n' 2>/dev/null |
 		while read -r dir; do
 			# Inside the directory: its files stay those of this process, also when the pid is used again.
 			(cd "$dir" && containerd_here "${dir#/proc/}") 2>/dev/null || true
@@ -43,7 +43,7 @@ containerd_here() { # PID, in its directory of /proc
 	done
 	[ ${#args[@]} -gt 0 ] || return 0
 	case ${exe##*/} in
-	containerd) ;;
+	containerd | containerd-[0-9]*) ;;
 	k3s | rke2) [ "${args[0]##*/}" = containerd ] || return 0 ;; # one program under many names
 	*) return 0 ;;
 	esac

@@ -4,6 +4,7 @@ import (
 	"context"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -22,7 +23,7 @@ func newCompose(t *testing.T, lines ...string) compose {
 	b := newBench(t)
 	script := strings.ReplaceAll(obedient[2], "$", "$$") // compose replaces variables
 	file := "services:\n  app:\n    image: " + harness.ImageBusybox + "\n    runtime: " + Runtime + "\n    network_mode: none\n    working_dir: /s\n" +
-		"    volumes: ['" + b.dir + ":/s']\n    command:\n    - /bin/sh\n    - -c\n    - |\n" + indent(script, "      ") + indent(strings.Join(lines, "\n"), "    ")
+		"    volumes: ['" + b.dir + ":/s']\n    command: [/bin/sh, -c, " + strconv.Quote(script) + "]\n" + indent(strings.Join(lines, "\n"), "    ")
 	path := filepath.Join(b.dir, "compose.yaml")
 	if err := os.WriteFile(path, []byte(file), 0o600); err != nil {
 		t.Fatal(err)

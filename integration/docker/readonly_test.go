@@ -4,6 +4,7 @@ import (
 	"errors"
 	"os"
 	"path/filepath"
+	"strconv"
 	"testing"
 
 	"golang.org/x/sys/unix"
@@ -36,7 +37,7 @@ const write = `touch /ro/x 2>/dev/null && echo top; touch /ro/below/x 2>/dev/nul
 // writable runs a container with these flags, and returns what it can write.
 func (b *bench) writable(runtime string, flags ...string) string {
 	b.Helper()
-	return b.ok(b.words(b.name("w"), spec{runtime: runtime, flags: flags, args: []string{"sh", "-c", write}})...).Stdout
+	return b.ok(b.words(b.name("w"+strconv.Itoa(len(b.names))), spec{runtime: runtime, flags: flags, args: []string{"sh", "-c", write}})...).Stdout
 }
 
 const (
@@ -56,7 +57,7 @@ func TestC3ReadOnlyMounts(t *testing.T) {
 		if err := os.Remove(filepath.Join(volume, "below/x")); err != nil {
 			t.Error(err)
 		}
-		out := b.command(b.words(b.name("refused"), spec{runtime: runtime, flags: []string{"--mount", "type=bind,src=" + volume + ",dst=/ro" + recursive}})...)
+		out := b.command(b.words(b.name("refused"+strconv.Itoa(len(b.names))), spec{runtime: runtime, flags: []string{"--mount", "type=bind,src=" + volume + ",dst=/ro" + recursive}})...)
 		if out.Status == 0 {
 			t.Errorf("%s: a recursive read-only mount is not refused", name)
 		}
