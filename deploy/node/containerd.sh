@@ -5,17 +5,19 @@
 # ids are 0; root, mount namespace and user namespace are our own; its program, by /proc/PID/exe, is a file that only root can
 # replace. Its arguments are read only after that.
 
-# first_writable PATH: prints the first of PATH and its parents that anyone but root can change; fails if there is none. A group's
-# right to write counts unless it is root's group; access control lists show up there too. A sticky directory (/tmp) does not
-# count: what root owns there, nobody else can replace.
-first_writable() {
-	local path
+# untrusted PROGRAM: prints the first of its file and the directories above it that others than root can change; fails if there is
+# none. The rule is that of cmd/internal/trust: a sticky directory (/tmp) counts only right above the file, and the group root counts
+# as others, because containers run with it. Access control lists show up in the group's rights.
+untrusted() {
+	local path sticky=()
 	path=$(realpath -e -- "$1") || return 1
-	while [ -n "$(find "$path" -maxdepth 0 -uid 0 \( -type d -perm -1000 -o ! -perm /002 \( -gid 0 -o ! -perm /020 \) \))" ]; do
-		[ "$path" != / ] || return 1
+	[ -n "$(find "$path" -maxdepth 0 -type f -uid 0 ! -perm /6022)" ] || { echo "$path" && return; }
+	while [ "$path" != / ]; do
 		path=$(dirname -- "$path")
+		[ -n "$(find "$path" -maxdepth 0 -type d -uid 0 \( ! -perm /022 "${sticky[@]}" \))" ] || { echo "$path" && return; }
+		sticky=(-o -perm -1000)
 	done
-	echo "$path"
+	return 1
 }
 
 # running_containerds: prints a line for each containerd of this node: its pid, program and configuration, with tabs between.
