@@ -77,7 +77,7 @@ func TestOperationsPage(t *testing.T) {
 // isMessage tells words that our programs say from commands, paths, settings and
 // what others say.
 func isMessage(text string) bool {
-	for _, other := range []string{"lifecyclectl ", "kubectl ", "ctr ", "journalctl ", "systemctl ", "ls ", "containerd-shim", "runtime \"", "failurePolicy", "output:", "/"} {
+	for _, other := range []string{"lifecyclectl ", "kubectl ", "ctr ", "journalctl ", "systemctl ", "ls ", "readlink ", "nsenter ", "containerd-shim", "runtime \"", "failurePolicy", "output:", "/"} {
 		if strings.HasPrefix(text, other) {
 			return false
 		}
