@@ -1,0 +1,157 @@
+// Package bounded reads YAML and JSON that strangers wrote, at a cost that its limits
+// bound. It is the one place for that: the shim, lifecyclectl, the converter and the
+// webhook read through it.
+//
+//	document, err := bounded.Read(text, bounded.Annotation)
+//	if err != nil {
+//		return err // one line, at most MaxError bytes; begins with a verb: "is not valid YAML: …"
+//	}
+//	value := bounded.Expand(document) // nil if the text holds no value
+//
+// Read checks, in this order and each before the work that it bounds: the bytes of the
+// text; that it is UTF-8; how many values it can hold at most; its syntax; that it is one
+// document; depth; the number of values and the bytes of all scalars, both as if every
+// alias and every merge key (<<) were written out; keys that are there twice. The first
+// mistake is the only one that is reported. The work is linear in the length of the text.
+//
+// After Read, Expand and any recursion over the tree are bounded too, as long as they
+// visit no more values than Limits.Nodes: a tree that Read accepted has no cycles.
+//
+// Do not call Decode of a yaml.Node with children that strangers wrote: it compares each
+// key of a mapping with each other one, and reports every pair. Decode of a scalar is fine.
+package bounded
+
+import (
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// Limits bound what Read accepts. All of them have to be above 0.
+type Limits struct {
+	// Bytes of the text.
+	Bytes int
+	// Nodes are mappings, lists, scalars and keys, with aliases and merge keys written
+	// out. A YAML text is also refused if more than this many of its characters could begin
+	// a value, because only the parser knows which of them are text: see marks.
+	Nodes int
+	// Depth is how many mappings and lists may be within one another.
+	Depth int
+	// Decoded is how many bytes all scalars may have together, keys too, with aliases and
+	// merge keys written out.
+	Decoded int
+}
+
+// Annotation bounds the value of an annotation (SPEC 9, Bounds). Four handlers with 4096
+// words each have about 16,400 nodes; the deepest field of a block is at depth 5.
+var Annotation = Limits{Bytes: 64 << 10, Nodes: 20_000, Depth: 32, Decoded: 64 << 10}
+
+// Error reports why a text is refused. Its message is a predicate, such as "is not valid
+// YAML: line 2: …", in one line of at most MaxError bytes.
+type Error struct {
+	// Line of the text, from 1; 0 if the text as a whole is refused.
+	Line int
+	// Problem is the message without the line.
+	Problem string
+}
+
+// MaxError bounds the message of an Error, in bytes.
+const MaxError = 512
+
+func (e *Error) Error() string {
+	if e.Line == 0 {
+		return Cut(e.Problem, MaxError)
+	}
+	return Cut(fmt.Sprintf("%s (line %d)", Cut(e.Problem, MaxError-24), e.Line), MaxError)
+}
+
+func refuse(line int, format string, args ...any) error {
+	return &Error{Line: line, Problem: Cut(fmt.Sprintf(format, args...), MaxError)}
+}
+
+// Read parses a text that holds one YAML or JSON document, and checks it. The error is an
+// *Error. The result is the document's node with its comments and aliases as they were
+// written; it is nil if the text holds only spaces and comments. JSON is read as JSON is,
+// so it may hold escapes and characters that the YAML parser refuses.
+func Read(text string, limits Limits) (*yaml.Node, error) {
+	if len(text) > limits.Bytes {
+		return nil, refuse(0, "is %d bytes long; at most %d are allowed", len(text), limits.Bytes)
+	}
+	if !utf8.ValidString(text) {
+		return nil, refuse(0, "is not UTF-8 text")
+	}
+	parse := parseYAML
+	if json.Valid([]byte(text)) {
+		parse = parseJSON
+	}
+	document, err := parse(text, limits)
+	if err != nil || document == nil {
+		return nil, err
+	}
+	m := measurer{limits: limits, anchored: map[*yaml.Node]size{}}
+	if _, err := m.measure(document, 0); err != nil {
+		return nil, err
+	}
+	return document, nil
+}
+
+// maxTagDirectives bounds the work for each tag and directive: the parser compares it
+// with all earlier directives.
+const maxTagDirectives = 16
+
+// parseYAML calls the YAML parser, unless the parser would need more than a linear amount
+// of work, or memory for many more nodes than are allowed.
+func parseYAML(text string, limits Limits) (*yaml.Node, error) {
+	if marks(text) > limits.Nodes {
+		return nil, refuse(0, "has more than %d of the characters that can begin a YAML value or comment (, [ { : ? - #), which bounds the number of values", limits.Nodes)
+	}
+	if strings.Count(text, "%TAG") > maxTagDirectives {
+		return nil, refuse(0, "has more than %d %%TAG directives", maxTagDirectives)
+	}
+	decoder := yaml.NewDecoder(strings.NewReader(text))
+	var document, more yaml.Node
+	switch err := decoder.Decode(&document); {
+	case errors.Is(err, io.EOF):
+		return nil, nil
+	case err != nil:
+		return nil, notYAML(err)
+	}
+	switch err := decoder.Decode(&more); {
+	case errors.Is(err, io.EOF):
+		return &document, nil
+	case err != nil:
+		return nil, notYAML(err)
+	}
+	return nil, refuse(more.Line, "holds more than one YAML document; one is allowed")
+}
+
+func notYAML(err error) error {
+	return refuse(0, "is not valid YAML: %s", OneLine(err.Error()))
+}
+
+// marks counts the characters that can begin a value or a comment. The parser makes at
+// most three nodes for each of them (a pair in a list: mapping, key and value). In a quoted
+// or block scalar they are text, so the count may be too high, but never too low.
+func marks(text string) int {
+	count := 0
+	for i := range len(text) {
+		switch text[i] {
+		case ',', '[', '{', ':', '?', '#':
+			count++
+		case '-': // begins an item only before a space or the end of a line
+			if i+1 == len(text) || !isPlain(text[i+1]) {
+				count++
+			}
+		}
+	}
+	return count
+}
+
+// isPlain reports whether the byte is an ASCII character other than a space or a control
+// character. Some ends of line are not ASCII.
+func isPlain(b byte) bool { return b > ' ' && b < utf8.RuneSelf }

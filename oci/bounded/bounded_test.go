@@ -1,0 +1,218 @@
+package bounded
+
+import (
+	"errors"
+	"fmt"
+	"reflect"
+	"strings"
+	"testing"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// small limits make small examples of what passes them.
+var small = Limits{Bytes: 200, Nodes: 20, Depth: 3, Decoded: 40}
+
+func TestRead(t *testing.T) {
+	for name, test := range map[string]struct {
+		text string
+		says string // of the error; empty if the text is accepted
+	}{
+		"nothing":                    {"", ""},
+		"a comment":                  {"# a", ""},
+		"bytes, the most":            {"a #" + strings.Repeat("x", 197), ""},
+		"bytes, one more":            {"a #" + strings.Repeat("x", 198), "is 201 bytes long; at most 200 are allowed"},
+		"not UTF-8":                  {"\xff", "is not UTF-8 text"},
+		"depth, the most":            {"a: [[b]]", ""},
+		"depth, one more":            {"a: b\nc: [[[d]]]", "has more than 3 mappings and lists within one another (line 2)"},
+		"depth of an empty list":     {"[[[[]]]]", "has more than 3 mappings and lists within one another (line 1)"},
+		"depth in JSON, the most":    {`{"a": [[1]]}`, ""},
+		"depth in JSON, one more":    {"{\n\"a\": [[[1]]]}", "has more than 3 mappings and lists within one another (line 2)"},
+		"depth by aliases, the most": {"- &a [b]\n- [*a]", ""},
+		"depth by aliases":           {"- &a [b]\n- [[*a]]", "has more than 3 mappings and lists within one another (line 2)"},
+		"nodes, the most":            {"[" + strings.Repeat("a,", 19) + "]", ""},
+		"nodes by implicit values":   {"{a,b,c,d,e,f,g,h,i,j}", "holds more than 20 values, with aliases and merge keys (<<) written out (line 1)"},
+		"nodes in JSON, the most":    {"[" + strings.Repeat("1,", 18) + "1]", ""},
+		"nodes in JSON, one more":    {"[\n" + strings.Repeat("1,", 19) + "1]", "holds more than 20 values, with aliases and merge keys (<<) written out (line 2)"},
+		"nodes by aliases, the most": {"- &a [1,1,1,1,1,1,1,1]\n- *a", ""},
+		"nodes by aliases, one more": {"- &a [1,1,1,1,1,1,1,1,1]\n- *a", "holds more than 20 values, with aliases and merge keys (<<) written out (line 2)"},
+		"marks, one more":            {"'" + strings.Repeat(",", 21) + "'", "has more than 20 of the characters that can begin"},
+		"marks, the most":            {"'" + strings.Repeat(",", 20) + "'", ""},
+		"marks in JSON are text":     {`["` + strings.Repeat(",", 40) + `"]`, ""},
+		"decoded, the most":          {"[" + strings.Repeat("x", 40) + "]", ""},
+		"decoded, one more":          {"\n[" + strings.Repeat("x", 41) + "]", "has more than 40 bytes when it is decoded, with aliases and merge keys (<<) written out (line 2)"},
+		"decoded, a scalar":          {strings.Repeat("x", 41), "has more than 40 bytes when it is decoded"},
+		"decoded, keys":              {strings.Repeat("x", 20) + ": " + strings.Repeat("x", 21), "has more than 40 bytes when it is decoded"},
+		"decoded by aliases":         {"- &a " + strings.Repeat("x", 20) + "\n- *a", ""},
+		"decoded by aliases, more":   {"- &a " + strings.Repeat("x", 20) + "\n- *a\n- b", "has more than 40 bytes when it is decoded, with aliases and merge keys (<<) written out (line 3)"},
+		"decoded by merges":          {"- &a {b: " + strings.Repeat("x", 20) + "}\n- {<<: *a}", "has more than 40 bytes when it is decoded, with aliases and merge keys (<<) written out (line 2)"},
+		"an alias of itself":         {"&a [*a]", `is not valid YAML: the value of the anchor "a" contains itself (line 1)`},
+		"a merge of itself":          {"&a\n<<: *a", `contains itself (line 2)`},
+		"a key of itself":            {"&a {*a : b}", "contains itself"},
+		"an anchor used again":       {"- &a b\n- &a [*a]", "contains itself"},
+		"an anchor of before":        {"- &a b\n- *a\n- &a c\n- *a", ""},
+		"a key twice":                {"a: 1\nb:\n  a: 1\n  a: 2", `is not valid YAML: line 4: mapping key "a" already defined at line 3`},
+		"a key twice, by an alias":   {"- &a b\n- b: 1\n  *a : 1", `mapping key "b" already defined at line 2`},
+		"a key twice in JSON":        {"{\"a\": 1,\n\n\"a\": 2}", `line 3: mapping key "a" already defined at line 1`},
+		"a key of two types":         {"1: a\n'1': b", `mapping key "1" already defined at line 1`},
+		"a merge key twice":          {"<<: {a: b}\n<<: {c: d}", `mapping key "<<" already defined at line 1`},
+		"a key in a merge too":       {"a: b\n<<: {a: c}", ""},
+		"a merge of a text":          {"<<: a", "is not valid YAML: line 1: a merge key (<<) takes a mapping or a list of mappings"},
+		"a merge of a list of lists": {"<<: [{a: b}, [c]]", "a merge key (<<) takes a mapping or a list of mappings"},
+		"a merge of a list":          {"<<: [{a: b}, {c: d}]", ""},
+		"a merge of a list's alias":  {"- &a [{a: b}]\n- <<: *a", "a merge key (<<) takes a mapping or a list of mappings"},
+		"a merge key in quotes":      {"'<<': a", ""},
+		"complex keys":               {"? [a]\n: b\n? [a]\n: c", ""},
+		"two documents":              {"a\n--- \nb", "holds more than one YAML document; one is allowed (line 2)"},
+		"two documents, one broken":  {"a\n---\n{", "is not valid YAML: yaml: line 3: did not find expected node content"},
+		"an unknown anchor":          {"*a", "is not valid YAML: yaml: unknown anchor 'a' referenced"},
+		"directives, the most":       {strings.Repeat("# %TAG\n", 16) + "a", ""},
+		"directives, one more":       {strings.Repeat("# %TAG\n", 17) + "a", "has more than 16 %TAG directives"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			document, err := Read(test.text, small)
+			if test.says == "" {
+				if err != nil {
+					t.Fatal(err)
+				}
+				Expand(document)
+				return
+			}
+			checkError(t, err, test.says)
+		})
+	}
+}
+
+func checkError(t *testing.T, err error, says string) {
+	t.Helper()
+	var one *Error
+	if !errors.As(err, &one) {
+		t.Fatalf("got %v, want an *Error", err)
+	}
+	if !strings.Contains(err.Error(), says) {
+		t.Errorf("%q does not contain %q", err, says)
+	}
+	if len(err.Error()) > MaxError || strings.Contains(err.Error(), "\n") || !utf8.ValidString(err.Error()) {
+		t.Errorf("%d bytes: %q", len(err.Error()), err)
+	}
+}
+
+// TestErrorsAreBounded: whatever an error quotes may be as long as the text.
+func TestErrorsAreBounded(t *testing.T) {
+	long := strings.Repeat("\U0001F600", 10_000)
+	for _, text := range []string{
+		long + ": 1\n" + long + ": 2", "*" + strings.Repeat("a", 60_000), "&" + strings.Repeat("a", 20_000) + " [*" + strings.Repeat("a", 20_000) + "]",
+		"!!int " + long, "%" + strings.Repeat("A", 60_000) + "\n---\na", "!" + strings.Repeat("a", 60_000) + "!b c",
+		`{"` + strings.Repeat(`\u0001`, 5_000) + `": 1, "` + strings.Repeat(`\u0001`, 5_000) + `": 1}`,
+	} {
+		if _, err := Read(text, Annotation); err != nil {
+			checkError(t, err, "")
+		}
+	}
+	checkError(t, &Error{Problem: strings.Repeat("x", 5000), Line: 7}, "… (line 7)")
+	checkError(t, &Error{Problem: strings.Repeat("x", 5000)}, "…")
+}
+
+// TestReadJSON: JSON gives the nodes that the YAML parser makes of the same text.
+func TestReadJSON(t *testing.T) {
+	text := "{\n \"a\": [1, -2.5e3, true,\n  false, null], \"größe\": {\"b\": \"c\"}, \"d\" :\"e\"}"
+	ours, err := Read(text, small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var theirs yaml.Node
+	if err := yaml.Unmarshal([]byte(text), &theirs); err != nil {
+		t.Fatal(err)
+	}
+	if got, want := dump(ours), dump(&theirs); got != want {
+		t.Errorf("got\n%s\nwant\n%s", got, want)
+	}
+	ours, err = Read(`["\ud83d\ude00 \\ud83d", "`+"\u2028\x7f\ufeff"+`", "\u0000\/"]`, small)
+	if err != nil || ours.Content[0].Content[0].Value != `😀 \ud83d` || ours.Content[0].Content[1].Value != "\u2028\x7f\ufeff" ||
+		ours.Content[0].Content[2].Value != "\x00/" {
+		t.Errorf("%v:\n%s", err, dump(ours))
+	}
+}
+
+func dump(node *yaml.Node) string {
+	text := fmt.Sprintf("%d:%d %d %s %q %d\n", node.Line, node.Column, node.Kind, node.Tag, node.Value, node.Style)
+	for _, child := range node.Content {
+		text += dump(child)
+	}
+	return text
+}
+
+func TestExpand(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                                    "null",
+		"# a":                                 "null",
+		"a: b":                                "{a: b}",
+		"- &a b\n- *a":                        "[b, b]",
+		"- &a [b, &c d]\n- [*a, *c]":          "[[b, d], [[b, d], d]]",
+		"- &a b\n- {*a : c}":                  "[b, {b: c}]",
+		"- &a {b: c, d: e}\n- {<<: *a, b: f}": "[{b: c, d: e}, {b: f, d: e}]",
+		"- &a {b: c, d: e}\n- {b: f, <<: *a}": "[{b: c, d: e}, {b: f, d: e}]",
+		"{<<: [{a: 1}, {a: 2, b: 2}], c: 3}":  "{a: 1, b: 2, c: 3}",
+		"- &a {b: 1}\n- &c {<<: *a, d: 2}\n- {<<: *c, e: 3}":  "[{b: 1}, {b: 1, d: 2}, {b: 1, d: 2, e: 3}]",
+		"- &a {b: 1}\n- &m <<\n- {*m : *a}":                   "[{b: 1}, <<, {b: 1}]",
+		"- &a {b: 1}\n- {<<: [*a, {<<: {c: 2, b: 3}}], d: 4}": "[{b: 1}, {b: 1, c: 2, d: 4}]",
+		"'<<': {a: b}": "{'<<': {a: b}}",
+	} {
+		document, err := Read(text, Annotation)
+		if err != nil {
+			t.Errorf("%q: %v", text, err)
+			continue
+		}
+		before := ""
+		if document != nil {
+			before = dump(document)
+		}
+		var got, expected any
+		if value := Expand(document); value != nil {
+			err = value.Decode(&got)
+		}
+		if err != nil || yaml.Unmarshal([]byte(want), &expected) != nil || !reflect.DeepEqual(got, expected) {
+			t.Errorf("%q is %v, want %v (%v)", text, got, expected, err)
+		}
+		if document != nil && dump(document) != before {
+			t.Errorf("%q: the document has changed", text)
+		}
+	}
+}
+
+func TestCut(t *testing.T) {
+	for _, test := range []struct {
+		text string
+		n    int
+		want string
+	}{
+		{"", 0, ""}, {"abcdef", 6, "abcdef"}, {"abcdefg", 6, "abc…"}, {"aäääb", 6, "aä…"}, {"äääb", 6, "ä…"}, {"😀😀", 6, "…"}, {"😀😀", 7, "😀…"},
+		{"abcdef", 3, "…"}, {"abcdef", 1, "…"}, {"\x80\x80\x80\x80\x80", 4, "…"},
+	} {
+		if got := Cut(test.text, test.n); got != test.want {
+			t.Errorf("Cut(%q, %d) is %q, want %q", test.text, test.n, got, test.want)
+		}
+	}
+}
+
+func TestQuote(t *testing.T) {
+	for _, test := range []struct {
+		text string
+		n    int
+		want string
+	}{
+		{"", 5, `""`}, {"abc", 5, `"abc"`}, {"abcd", 6, `"abcd"`}, {"abcd", 5, `"…"`}, {"abcde", 6, `"a…"`}, {"abcdef", 8, `"abcdef"`}, {"abcdefg", 8, `"abc…"`}, {"\x00\x00\x00", 9, `"\x00…"`},
+		{"ää", 6, `"ää"`}, {"äää", 7, `"ä…"`}, {"\xff\xff\xff", 13, `"\xff\xff…"`}, {"\xff\xff", 10, `"\xff\xff"`}, {"\n\"\\", 8, `"\n\"\\"`},
+	} {
+		if got := Quote(test.text, test.n); got != test.want {
+			t.Errorf("Quote(%q, %d) is %s, want %s", test.text, test.n, got, test.want)
+		}
+	}
+}
+
+func TestOneLine(t *testing.T) {
+	if got := OneLine(" a\n\tb  c\r\n"); got != "a b c" {
+		t.Errorf("got %q", got)
+	}
+}

@@ -1,0 +1,91 @@
+package bounded
+
+import (
+	"encoding/json"
+	"strings"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// parseJSON makes the nodes that the YAML parser would make of the same values. The text
+// is valid JSON. It stops where the limits are reached.
+func parseJSON(text string, limits Limits) (*yaml.Node, error) {
+	decoder := json.NewDecoder(strings.NewReader(text))
+	decoder.UseNumber()
+	p := jsonParser{text: text, decoder: decoder, limits: limits, line: 1, column: 1}
+	document := &yaml.Node{Kind: yaml.DocumentNode, Line: 1, Column: 1}
+	open := []*yaml.Node{document}
+	for {
+		token, err := decoder.Token()
+		if err != nil { // io.EOF: the text is valid
+			return document, nil
+		}
+		if delim, ok := token.(json.Delim); ok && (delim == '}' || delim == ']') {
+			open = open[:len(open)-1]
+			continue
+		}
+		node := p.node(token)
+		if p.nodes++; p.nodes > limits.Nodes {
+			return nil, tooMany(node, limits)
+		}
+		parent := open[len(open)-1]
+		parent.Content = append(parent.Content, node)
+		if node.Kind != yaml.ScalarNode {
+			if open = append(open, node); len(open)-1 > limits.Depth {
+				return nil, tooDeep(node, limits)
+			}
+		}
+	}
+}
+
+type jsonParser struct {
+	text         string
+	decoder      *json.Decoder
+	limits       Limits
+	nodes        int
+	at           int // the end of the last token
+	line, column int // of at, from 1
+}
+
+// node makes the node of a token that has just been read.
+func (p *jsonParser) node(token json.Token) *yaml.Node {
+	end := int(p.decoder.InputOffset())
+	node := &yaml.Node{Kind: yaml.ScalarNode}
+	switch token := token.(type) {
+	case json.Delim:
+		node.Kind, node.Tag = yaml.MappingNode, "!!map"
+		if token == '[' {
+			node.Kind, node.Tag = yaml.SequenceNode, "!!seq"
+		}
+		node.Style = yaml.FlowStyle
+	case string:
+		node.Tag, node.Value, node.Style = "!!str", token, yaml.DoubleQuotedStyle
+	case json.Number:
+		node.Tag, node.Value = "!!int", token.String()
+		if strings.ContainsAny(node.Value, ".eE") {
+			node.Tag = "!!float"
+		}
+	case bool:
+		node.Tag, node.Value = "!!bool", map[bool]string{true: "true", false: "false"}[token]
+	default:
+		node.Tag, node.Value = "!!null", "null"
+	}
+	// A string holds no line breaks, so what separates tokens is all that can.
+	written := strings.TrimLeft(p.text[p.at:end], " \t\r\n,:}]")
+	p.move(p.text[p.at : end-len(written)])
+	node.Line, node.Column = p.line, p.column
+	p.move(written)
+	p.at = end
+	return node
+}
+
+// move counts the lines and columns of a text.
+func (p *jsonParser) move(text string) {
+	if lines := strings.Count(text, "\n"); lines > 0 {
+		p.line += lines
+		text = text[strings.LastIndexByte(text, '\n')+1:]
+		p.column = 1
+	}
+	p.column += utf8.RuneCountInString(text)
+}
