@@ -101,8 +101,8 @@ func (h *HTTPGet) request(ctx context.Context) (*http.Request, error) {
 		return nil, err
 	}
 	target, err := url.Parse(h.Get.Path) // may have a query
-	if err != nil {
-		return nil, err
+	if err != nil { // /50%: Kubernetes sends it as it is, escaped
+		target = &url.URL{Path: h.Get.Path}
 	}
 	target.Scheme = "http"
 	if h.Get.Scheme != "" {

@@ -10,6 +10,7 @@ import (
 	"strings"
 	"time"
 
+	"github.com/lifecycle-shim/lifecycle-shim/oci/bounded"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
@@ -188,17 +189,24 @@ func either(words []string) string {
 }
 
 // checkKeys refuses keys of our domain that mean nothing: a misspelt handler
-// that is silently ignored would be found in production.
+// that is silently ignored would be found in production. It reports maxProblems of them.
 func (s *Spec) checkKeys(named string) error {
 	var errs []error
 	for _, key := range sortedKeys(s.Annotations) {
 		prefix, name, ok := strings.Cut(key, "/")
+		allowed := ""
 		switch {
 		case !ok:
 		case prefix == domain && !slices.Contains(Keys(), key):
-			errs = append(errs, &InvalidError{Key: key, Problem: fmt.Sprintf("is not a known key; allowed are %s", strings.Join(Keys(), ", "))})
+			allowed = "allowed are " + strings.Join(Keys(), ", ")
 		case named != "" && prefix == named && name != "lifecycle":
-			errs = append(errs, &InvalidError{Key: key, Problem: fmt.Sprintf("is not a known key; allowed is %s/lifecycle", named)})
+			allowed = "allowed is " + bounded.Cut(named, maxQuoted) + "/lifecycle"
+		}
+		if allowed == "" {
+			continue
+		}
+		if errs = append(errs, of(key, invalid("", "is not a known key; %s", allowed), nil)); len(errs) == maxProblems {
+			break
 		}
 	}
 	return errors.Join(errs...)
@@ -207,11 +215,11 @@ func (s *Spec) checkKeys(named string) error {
 // podGracePeriod reads the kubelet's annotation. It is not the user's to
 // write, so a value that makes no sense is as good as none.
 func (s *Spec) podGracePeriod() time.Duration {
-	seconds, err := strconv.ParseInt(s.Annotations[podGracePeriod], 10, 32)
-	if err != nil || seconds < 0 {
-		return 0
+	seconds, err := strconv.ParseInt(s.Annotations[podGracePeriod], 10, 64)
+	if err != nil {
+		return 0 // absent, or no number
 	}
-	return time.Duration(seconds) * time.Second
+	return Seconds(seconds)
 }
 
 func sortedKeys[V any](m map[string]V) []string {

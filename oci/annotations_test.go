@@ -9,6 +9,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/lifecycle-shim/lifecycle-shim/oci/bounded"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
@@ -126,14 +127,14 @@ func TestInvalid(t *testing.T) {
 		"two documents":             {KeyLifecycle, "{}\n---\n{}", "", "more than one YAML document"},
 		"not UTF-8":                 {KeyLifecycle, "stopSignal: \xff", "", "UTF-8"},
 		"not UTF-8, encoded":        {KeyPreStop, "exec: {command: [a, !!binary /w==]}", "preStop.exec.command[1]", "UTF-8"},
-		"too long":                  {KeyLifecycle, "# " + strings.Repeat("x", maxValue), "", "at most 65536"},
+		"too long":                  {KeyLifecycle, "# " + strings.Repeat("x", bounded.Annotation.Bytes), "", "at most 65536"},
 		"nested deeply":             {KeyLifecycle, deep, "", ""},
 		"aliases that explode":      {KeyLifecycle, bomb, "", ""},
 		"a field twice":             {KeyLifecycle, "postStart: " + goodHandler + "\npostStart: " + goodHandler, "", "already defined"},
 		"keys that are no strings":  {KeyPreStop, "1: 2", "preStop", "no strings"},
 		"an unknown field":          {KeyLifecycle, "poststart: " + goodHandler, "poststart", "allowed are postStart, preStop"},
 		"the schema's own spelling": {KeyLifecycle, "post_start: " + goodHandler, "post_start", "not a known field"},
-		"null in a command":         {KeyPreStop, "exec: {command: [null]}", "preStop.exec.command[0]", "not null"},
+		"null for a program":        {KeyPreStop, "exec: {command: [null]}", "preStop.exec.command[0]", "is empty; it must name a program"},
 		"a time of 0":               {KeyPreStop, "{exec: {command: [a]}, timeoutSeconds: 0}", "preStop.timeoutSeconds", "1 to"},
 		"a negative time":           {KeyPreStop, "{exec: {command: [a]}, timeoutSeconds: -1}", "preStop.timeoutSeconds", "1 to"},
 		"a fraction":                {KeyPreStop, "{exec: {command: [a]}, timeoutSeconds: 1.5}", "preStop.timeoutSeconds", "whole number"},
@@ -144,7 +145,7 @@ func TestInvalid(t *testing.T) {
 		"an unknown output":         {KeyPreStop, "{exec: {command: [a]}, output: log}", "preStop.output", "Status and Log"},
 		"an output of no process":   {KeyPreStop, "{sleep: {seconds: 1}, output: Log}", "preStop.output", "exec only"},
 		"a policy for preStop":      {KeyPreStop, "{exec: {command: [a]}, failurePolicy: Fail}", "preStop.failurePolicy", "postStart only"},
-		"a grace period of 0":       {KeyLifecycle, "terminationGracePeriodSeconds: 0", "terminationGracePeriodSeconds", "1 to"},
+		"a grace period of 0":       {KeyLifecycle, "terminationGracePeriodSeconds: 0", "terminationGracePeriodSeconds", "is 0; allowed is 1 or more"},
 		"an unknown key":            {domain + "/prestop", goodHandler, "", "allowed are lifecycle-shim.io/lifecycle"},
 		"an unknown named key":      {"web." + domain + "/preStop", goodHandler, "", "allowed is web.lifecycle-shim.io/lifecycle"},
 	} {

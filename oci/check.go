@@ -7,6 +7,7 @@ import (
 	"net/url"
 	"strings"
 	"syscall"
+	"time"
 
 	"github.com/moby/sys/signal"
 	"golang.org/x/net/http/httpguts"
@@ -17,8 +18,10 @@ import (
 const (
 	// maxWords bounds a command (SPEC 2).
 	maxWords = 4096
-	// maxSeconds keeps every time limit far inside a time.Duration.
+	// maxSeconds bounds the times that Kubernetes does not have. It keeps every time limit
+	// far inside a time.Duration.
 	maxSeconds = math.MaxInt32
+	portTakes  = "a number from 1 to 65535 is allowed"
 )
 
 // What failurePolicy may say.
@@ -38,7 +41,7 @@ const (
 func checkLifecycle(block *lifecyclev1.Block) error {
 	return errors.Join(
 		checkStopSignal(block.StopSignal),
-		checkSeconds("terminationGracePeriodSeconds", block.TerminationGracePeriodSeconds),
+		checkGracePeriod("terminationGracePeriodSeconds", block.TerminationGracePeriodSeconds),
 		checkHandler("preStart", block.PreStart),
 		checkHandler("postStart", block.PostStart),
 		checkHandler("preStop", block.PreStop),
@@ -49,7 +52,7 @@ func checkLifecycle(block *lifecyclev1.Block) error {
 
 func checkStopSignal(name string) error {
 	if _, ok := parseSignal(name); name != "" && !ok {
-		return invalid("stopSignal", "is %q; a signal's name is allowed, such as SIGQUIT or SIGRTMIN+3", name)
+		return invalid("stopSignal", "is %s; a signal's name is allowed, such as SIGQUIT or SIGRTMIN+3%s", quote(name), braces(name))
 	}
 	return nil
 }
@@ -84,7 +87,7 @@ func checkPolicy(path, policy, handler string) error {
 	case handler == "onExit":
 		return invalid(path, "is for preStart and postStart only: an onExit changes nothing of the container's end")
 	case policy != FailurePolicyFail && policy != FailurePolicyIgnore:
-		return invalid(path, "is %q; allowed are %s and %s", policy, FailurePolicyFail, FailurePolicyIgnore)
+		return invalid(path, "is %s; allowed are %s and %s%s", quote(policy), FailurePolicyFail, FailurePolicyIgnore, braces(policy))
 	}
 	return nil
 }
@@ -94,7 +97,7 @@ func checkOutput(path string, handler *lifecyclev1.Handler) error {
 	switch {
 	case handler.Output == "":
 	case handler.Output != OutputStatus && handler.Output != OutputLog:
-		return invalid(path, "is %q; allowed are %s and %s", handler.Output, OutputStatus, OutputLog)
+		return invalid(path, "is %s; allowed are %s and %s%s", quote(handler.Output), OutputStatus, OutputLog, braces(handler.Output))
 	case handler.Exec == nil:
 		return invalid(path, "is for exec only: nothing else has an output")
 	}
@@ -119,14 +122,17 @@ func checkAction(path string, handler *lifecyclev1.Handler) error {
 		return checkHTTPGet(path+".httpGet", handler.HttpGet)
 	case handler.TcpSocket != nil:
 		return checkAddress(path+".tcpSocket", handler.TcpSocket.Host, handler.TcpSocket.Port)
-	case handler.Sleep.Seconds < 0 || handler.Sleep.Seconds > maxSeconds:
-		return invalid(path+".sleep.seconds", "is %d; allowed is 0 to %d", handler.Sleep.Seconds, maxSeconds)
+	case handler.Sleep.Seconds < 0:
+		return invalid(path+".sleep.seconds", "is %d; allowed is 0 or more", handler.Sleep.Seconds)
 	}
 	return nil
 }
 
 func checkCommand(path string, command []string) error {
-	if len(command) == 0 || len(command) > maxWords {
+	switch {
+	case len(command) == 0:
+		return invalid(path, "is an empty list; allowed is 1 to %d words", maxWords)
+	case len(command) > maxWords:
 		return invalid(path, "has %d words; allowed is 1 to %d", len(command), maxWords)
 	}
 	if command[0] == "" {
@@ -149,30 +155,32 @@ func checkHTTPGet(path string, get *lifecyclev1.HTTPGetAction) error {
 	)
 }
 
+// checkPath takes what is no URL too: Kubernetes sends it escaped, as the whole path
+// (pkg/probe/http/request.go, "it's too late to reject it").
 func checkPath(path, value string) error {
-	switch target, err := url.Parse(value); {
-	case err != nil:
-		return invalid(path, "is not a URL path: %s", oneLine(err))
-	case target.Opaque != "":
-		return invalid(path, "is %q, which is read as a URL of scheme %q; begin it with a slash", value, target.Scheme)
+	if target, err := url.Parse(value); err == nil && target.Opaque != "" {
+		return invalid(path, "is %s, which is read as a URL of scheme %s; begin it with a slash", quote(value), quote(target.Scheme))
 	}
 	return nil
 }
 
 func checkScheme(path, scheme string) error {
 	if scheme != "" && scheme != "HTTP" && scheme != "HTTPS" {
-		return invalid(path, "is %q; allowed are HTTP and HTTPS", scheme)
+		return invalid(path, "is %s; allowed are HTTP and HTTPS%s", quote(scheme), braces(scheme))
 	}
 	return nil
 }
 
 func checkHeaders(path string, headers []*lifecyclev1.HTTPHeader) error {
 	for _, header := range headers {
+		if header.Name == "" {
+			return invalid(path, "has a header whose name is missing or empty, which is not an HTTP token")
+		}
 		if !httpguts.ValidHeaderFieldName(header.Name) {
-			return invalid(path, "has the name %q, which is not an HTTP token", header.Name)
+			return invalid(path, "has the name %s, which is not an HTTP token%s", quote(header.Name), braces(header.Name))
 		}
 		if !httpguts.ValidHeaderFieldValue(header.Value) {
-			return invalid(path, "has a value for %q with control characters", header.Name)
+			return invalid(path, "has a value for %s with control characters", quote(header.Name))
 		}
 	}
 	return nil
@@ -184,7 +192,7 @@ func checkAddress(path, host string, port int32) error {
 
 func checkPort(path string, port int32) error {
 	if port < 1 || port > math.MaxUint16 {
-		return invalid(path, "is %d; a number from 1 to 65535 is allowed", port)
+		return invalid(path, "is %d; %s", port, portTakes)
 	}
 	return nil
 }
@@ -195,10 +203,10 @@ func checkHost(path, host string) error {
 	}
 	address, err := netip.ParseAddr(host)
 	if err != nil {
-		return invalid(path, "is %q; an IP address or localhost is allowed", host)
+		return invalid(path, "is %s; an IP address or localhost is allowed%s", quote(host), braces(host))
 	}
 	if address.Zone() != "" {
-		return invalid(path, "is %q; a zone is an interface of one network namespace: give the address without %q", host, "%"+address.Zone())
+		return invalid(path, "is %s; a zone is an interface of one network namespace: give the address without %s", quote(host), quote("%"+address.Zone()))
 	}
 	return nil
 }
@@ -222,11 +230,25 @@ func checkSleep(path string, handler *lifecyclev1.Handler, most int64) error {
 	return nil
 }
 
+// checkGracePeriod has no upper bound, as in Kubernetes: see Seconds.
+func checkGracePeriod(path string, seconds *int64) error {
+	if seconds != nil && *seconds < 1 {
+		return invalid(path, "is %d; allowed is 1 or more", *seconds)
+	}
+	return nil
+}
+
 func checkSeconds(path string, seconds *int64) error {
 	if seconds != nil && (*seconds < 1 || *seconds > maxSeconds) {
 		return invalid(path, "is %d; allowed is 1 to %d", *seconds, maxSeconds)
 	}
 	return nil
+}
+
+// Seconds returns a time that a block names, at most 68 years (2^31-1 seconds): Kubernetes
+// accepts more seconds than a time.Duration can hold. Below 0 it returns 0.
+func Seconds(seconds int64) time.Duration {
+	return time.Duration(min(max(seconds, 0), maxSeconds)) * time.Second
 }
 
 // parseSignal takes the names of the Kubernetes API: upper case, with SIG.

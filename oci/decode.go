@@ -1,11 +1,10 @@
 package oci
 
 import (
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io"
-	"regexp"
+	"math"
+	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -13,19 +12,17 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/lifecycle-shim/lifecycle-shim/oci/bounded"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
-// maxValue bounds an annotation's value, in bytes (SPEC 2).
-const maxValue = 64 << 10
-
-// maxProblems bounds what is said of one list or mapping.
+// maxProblems bounds how many mistakes are reported of one value, and of the keys.
 const maxProblems = 20
 
 // decode fills msg from the annotation's value and checks it. path is where msg
 // stands in the lifecycle block.
 func (s *Spec) decode(key, path string, msg proto.Message) error {
-	err := decodeValue(s.Annotations[key], path, msg)
+	missing, err := decodeValue(s.Annotations[key], path, msg)
 	if err == nil {
 		switch m := msg.(type) {
 		case *lifecyclev1.Block:
@@ -34,7 +31,7 @@ func (s *Spec) decode(key, path string, msg proto.Message) error {
 			err = checkHandler(path, m)
 		}
 	}
-	return of(key, err)
+	return of(key, err, missing)
 }
 
 // decodeValue is strict: no unknown or repeated field, no second document, and
@@ -42,191 +39,287 @@ func (s *Spec) decode(key, path string, msg proto.Message) error {
 // are booleans, and a date is a text: a header's value may be y or 2026-01-01.
 // protojson is not used: it takes numbers in quotes and names in either
 // spelling, and its errors do not say where.
-func decodeValue(value, path string, msg proto.Message) error {
-	if len(value) > maxValue {
-		return invalid("", "is %d bytes long; at most %d are allowed", len(value), maxValue)
+//
+// missing has the paths of the fields that are needed and absent, which msg does not tell
+// from a 0, and what they take.
+func decodeValue(value, path string, msg proto.Message) (missing map[string]string, err error) {
+	document, err := bounded.Read(value, bounded.Annotation)
+	if err != nil {
+		return nil, invalid("", "%s%s", err, unrendered(err, value))
 	}
-	if !utf8.ValidString(value) {
-		return invalid("", "is not UTF-8 text")
+	root := bounded.Expand(document)
+	if root == nil {
+		return nil, invalid("", "is empty; a YAML mapping is expected")
 	}
-	decoder := yaml.NewDecoder(strings.NewReader(jsonAsYAML(value)))
-	var document, more yaml.Node
-	switch err := decoder.Decode(&document); {
-	case errors.Is(err, io.EOF):
-		return invalid("", "is empty; a YAML mapping is expected")
-	case err != nil:
-		return invalid("", "is not valid YAML: %s", oneLine(err))
-	}
-	if err := decoder.Decode(&more); !errors.Is(err, io.EOF) {
-		return invalid("", "holds more than one YAML document; one is allowed")
-	}
-	datesAsText(&document)
-	var tree any
-	if err := document.Decode(&tree); err != nil {
-		return invalid("", "is not valid YAML: %s", oneLine(err))
-	}
-	return decodeMessage(path, tree, msg.ProtoReflect())
+	d := decoder{missing: map[string]string{}}
+	d.message(path, root, msg.ProtoReflect())
+	return d.missing, errors.Join(d.problems...)
 }
 
-// inJSONOnly is what JSON has and the YAML decoder refuses or takes for the end
-// of a line: a character as two surrogates, and some characters as they are. All
-// escapes match, so that a backslash which is escaped itself starts none.
-var inJSONOnly = regexp.MustCompile(`\\u[dD][89abAB][[:xdigit:]]{2}\\u[dD][c-fC-F][[:xdigit:]]{2}|\\.|` +
-	`[\x7f-\x9f\x{2028}\x{2029}\x{feff}\x{fffe}\x{ffff}]`)
+// templateHint explains a value that still has the braces of a template.
+const templateHint = "this looks like a template ({{ … }}) that was not rendered: render it first, for instance with helm template"
 
-// jsonAsYAML: a value may be any JSON, as Kubernetes' own tools take it.
-func jsonAsYAML(value string) string {
-	if !json.Valid([]byte(value)) {
-		return value
+// unrendered returns a hint if a text with the braces of a template is no YAML. Braces in
+// valid YAML may be meant: docker inspect --format takes them.
+func unrendered(err error, value string) string {
+	if strings.HasPrefix(err.Error(), "is not valid YAML") && strings.Contains(value, "{{") {
+		return "; " + templateHint
 	}
-	return inJSONOnly.ReplaceAllStringFunc(value, func(match string) string {
-		switch {
-		case len(match) == len(`\ud83d\ude00`):
-			var text string
-			_ = json.Unmarshal([]byte(`"`+match+`"`), &text) // the value is valid
-			return text
-		case match[0] == '\\':
-			return match
-		default:
-			char, _ := utf8.DecodeRuneInString(match)
-			return fmt.Sprintf(`\u%04x`, char)
-		}
-	})
+	return ""
 }
 
-// datesAsText: YAML 1.2 has no dates, and Kubernetes reads them as text.
-func datesAsText(node *yaml.Node) {
-	if node.Kind == yaml.ScalarNode && node.Tag == "!!timestamp" {
-		node.Tag = "!!str"
-	}
-	for _, child := range node.Content {
-		datesAsText(child)
+// isTemplate reports whether a value is {{ … }} without quotes. YAML reads it as a mapping
+// whose key is a mapping.
+func isTemplate(node *yaml.Node) bool {
+	return node.Kind == yaml.MappingNode && len(node.Content) > 0 && node.Content[0].Kind == yaml.MappingNode &&
+		node.Style&yaml.FlowStyle != 0 && node.Content[0].Style&yaml.FlowStyle != 0
+}
+
+// decoder collects what is wrong with a value. It stops when it has enough.
+type decoder struct {
+	problems []error
+	missing  map[string]string
+}
+
+func (d *decoder) refuse(path, format string, args ...any) {
+	if !d.full() {
+		d.problems = append(d.problems, invalid(path, format, args...))
 	}
 }
 
-func decodeMessage(path string, tree any, msg protoreflect.Message) error {
-	object, ok := tree.(map[string]any)
-	if !ok {
-		return invalid(path, "must be a mapping, not %s", kindOf(tree))
+func (d *decoder) full() bool { return len(d.problems) >= maxProblems }
+
+// needed is the field that a message must have, and what it takes.
+var needed = map[protoreflect.Name]struct{ field, takes string }{
+	"ExecAction":      {"command", "a list of 1 to 4096 words is allowed, the first one a program"},
+	"HTTPGetAction":   {"port", portTakes},
+	"TCPSocketAction": {"port", portTakes},
+}
+
+func (d *decoder) message(path string, node *yaml.Node, msg protoreflect.Message) {
+	if !d.isMapping(path, node) {
+		return
 	}
 	fields := msg.Descriptor().Fields()
-	var errs []error
-	for _, name := range sortedKeys(object) {
+	given := map[string]bool{}
+	for _, i := range sortedPairs(node) {
+		if d.full() {
+			return
+		}
+		name, value := node.Content[i].Value, node.Content[i+1]
 		field := fields.ByJSONName(name)
-		var err error
 		switch {
 		case field == nil:
-			err = invalid(join(path, name), "is not a known field; allowed are %s", names(fields))
-		case object[name] == nil: // null is absent, as in Kubernetes
+			d.refuse(join(path, shown(name)), "is not a known field; allowed are %s%s", names(fields), pasted(path, name))
+		case isNull(value): // absent, as in Kubernetes
 		default:
-			err = decodeField(join(path, name), object[name], msg, field)
-		}
-		if err != nil {
-			errs = append(errs, err)
-		}
-		if len(errs) == maxProblems {
-			break
+			given[name] = true
+			d.field(join(path, name), value, msg, field)
 		}
 	}
-	return errors.Join(errs...)
+	if need := needed[msg.Descriptor().Name()]; need.field != "" && !given[need.field] {
+		d.missing[join(path, need.field)] = need.takes
+	}
 }
 
-func decodeField(path string, tree any, msg protoreflect.Message, field protoreflect.FieldDescriptor) error {
+// sortedPairs returns the indexes of a mapping's keys, in the order of the keys: the first
+// mistake is the same for every order in which a tool writes them.
+func sortedPairs(mapping *yaml.Node) []int {
+	pairs := make([]int, len(mapping.Content)/2)
+	for i := range pairs {
+		pairs[i] = 2 * i
+	}
+	slices.SortFunc(pairs, func(a, b int) int { return strings.Compare(mapping.Content[a].Value, mapping.Content[b].Value) })
+	return pairs
+}
+
+// isMapping reports whether the node is a mapping whose keys are all texts.
+func (d *decoder) isMapping(path string, node *yaml.Node) bool {
+	if node.Kind != yaml.MappingNode {
+		d.refuse(path, "must be a mapping, not %s", kindOf(node))
+		return false
+	}
+	for i := 0; i < len(node.Content); i += 2 {
+		if key := node.Content[i]; key.Kind != yaml.ScalarNode || !isText(key) {
+			d.refuse(path, "must be a mapping, not %s", mappingKind(node))
+			return false
+		}
+	}
+	return true
+}
+
+// mappingKind describes a mapping that has a key which is no text.
+func mappingKind(node *yaml.Node) string {
+	if isTemplate(node) {
+		return "a mapping with keys that are no strings; " + templateHint
+	}
+	return "a mapping with keys that are no strings"
+}
+
+// pasted explains a block that was given with its own key.
+func pasted(path, name string) string {
+	if path == "" && name == "lifecycle" {
+		return "; give only what stands below lifecycle:"
+	}
+	return ""
+}
+
+func (d *decoder) field(path string, node *yaml.Node, msg protoreflect.Message, field protoreflect.FieldDescriptor) {
 	if !field.IsList() {
-		value, err := decodeSingle(path, tree, field, msg.NewField)
-		if err == nil {
+		value := msg.NewField(field)
+		if d.single(path, node, field, &value) {
 			msg.Set(field, value)
 		}
-		return err
+		return
 	}
-	items, ok := tree.([]any)
-	if !ok {
-		return invalid(path, "must be a list, not %s", kindOf(tree))
+	if node.Kind != yaml.SequenceNode {
+		d.refuse(path, "must be a list, not %s", kindOf(node))
+		return
 	}
 	list := msg.Mutable(field).List()
-	var errs []error
-	for i, item := range items {
-		value, err := decodeSingle(fmt.Sprintf("%s[%d]", path, i), item, field,
-			func(protoreflect.FieldDescriptor) protoreflect.Value { return list.NewElement() })
-		if err != nil {
-			if errs = append(errs, err); len(errs) == maxProblems {
-				break
-			}
+	for i, item := range node.Content {
+		if d.full() {
+			return
+		}
+		value := list.NewElement()
+		if isNull(item) && field.Kind() == protoreflect.StringKind {
+			list.Append(value) // as encoding/json, and so the API server, reads it
 			continue
 		}
-		list.Append(value)
+		if d.single(fmt.Sprintf("%s[%d]", path, i), item, field, &value) {
+			list.Append(value)
+		}
 	}
-	return errors.Join(errs...)
 }
 
-// decodeSingle decodes the kinds that the schema uses; the schema's own test
-// fails when a field of another kind is added.
-func decodeSingle(path string, tree any, field protoreflect.FieldDescriptor,
-	newValue func(protoreflect.FieldDescriptor) protoreflect.Value,
-) (protoreflect.Value, error) {
+// single decodes the kinds that the schema uses; the schema's own test fails when a
+// field of another kind is added. It fills a message, and replaces any other value. It
+// reports whether the value can be used.
+func (d *decoder) single(path string, node *yaml.Node, field protoreflect.FieldDescriptor, value *protoreflect.Value) bool {
 	switch field.Kind() {
 	case protoreflect.StringKind:
-		text, ok := tree.(string)
-		if !ok {
-			return protoreflect.Value{}, invalid(path, "must be a string, not %s (put it in quotes)", kindOf(tree))
-		}
-		if !utf8.ValidString(text) { // by !!binary: no protobuf message may hold it
-			return protoreflect.Value{}, invalid(path, "is not UTF-8 text")
-		}
-		return protoreflect.ValueOfString(text), nil
+		text, ok := d.text(path, node)
+		*value = protoreflect.ValueOfString(text)
+		return ok
 	case protoreflect.Int32Kind:
-		if text, ok := tree.(string); ok && field.Name() == "port" { // the one field that Kubernetes allows a name in
-			return protoreflect.Value{}, invalid(path, "is the text %q; a number from 1 to 65535 is allowed, without quotes"+
-				" (names are resolved by lifecyclectl and the admission policy)", text)
-		}
-		number, err := decodeInteger(path, tree, 32)
-		return protoreflect.ValueOfInt32(int32(number)), err
+		number, ok := d.integer(path, node, 32, field.Name() == "port")
+		*value = protoreflect.ValueOfInt32(int32(number))
+		return ok
 	case protoreflect.Int64Kind:
-		number, err := decodeInteger(path, tree, 64)
-		return protoreflect.ValueOfInt64(number), err
+		number, ok := d.integer(path, node, 64, false)
+		*value = protoreflect.ValueOfInt64(number)
+		return ok
 	case protoreflect.MessageKind:
-		value := newValue(field)
-		return value, decodeMessage(path, tree, value.Message())
+		d.message(path, node, value.Message())
+		return true
 	default:
-		return protoreflect.Value{}, fmt.Errorf("%s: the schema has a field of kind %s, which is not decoded", path, field.Kind())
+		d.refuse(path, "is of kind %s in the schema, which is not decoded", field.Kind())
+		return false
 	}
 }
 
-// decodeInteger takes the types in which the YAML decoder gives a whole number.
-func decodeInteger(path string, tree any, bits int) (int64, error) {
-	var value int64
-	switch number := tree.(type) {
+func (d *decoder) text(path string, node *yaml.Node) (string, bool) {
+	value, err := scalar(node)
+	text, ok := value.(string)
+	switch {
+	case err != nil:
+		d.refuse(path, "is not valid YAML: %s", bounded.OneLine(err.Error()))
+	case !ok:
+		d.refuse(path, "must be a string, not %s (put it in quotes)", kindOf(node))
+	case !utf8.ValidString(text): // by !!binary: no protobuf message may hold it
+		d.refuse(path, "is not UTF-8 text")
+	default:
+		return text, true
+	}
+	return "", false
+}
+
+// integer takes what Kubernetes' tools make a whole number of: also 1.0 and 1e3.
+func (d *decoder) integer(path string, node *yaml.Node, bits int, isPort bool) (int64, bool) {
+	value, err := scalar(node)
+	text, isString := value.(string)
+	number, isWhole := whole(value)
+	switch {
+	case err != nil:
+		d.refuse(path, "is not valid YAML: %s", bounded.OneLine(err.Error()))
+	case isString && isPort: // the one field that Kubernetes allows a name in
+		d.refuse(path, "is the text %s; %s, without quotes (names are resolved by lifecyclectl and the admission policy)", quote(text), portTakes)
+	case !isNumber(value):
+		d.refuse(path, "must be a whole number, not %s%s", kindOf(node), braces(text))
+	case !isWhole || bits == 32 && int64(int32(number)) != number:
+		d.refuse(path, "must be a whole number of %d bits; it is read as %v", bits, value)
+	default:
+		return number, true
+	}
+	return 0, false
+}
+
+// maxExact: up to here a float64 has all whole numbers.
+const maxExact = 1 << 53
+
+// whole returns the whole number that a number is.
+func whole(value any) (int64, bool) {
+	switch number := value.(type) {
 	case int:
-		value = int64(number)
-	case int64:
-		value = number
-	case uint64, float64:
-		return 0, invalid(path, "must be a whole number of %d bits, written without point, exponent or leading 0; it is read as %v", bits, number)
-	default:
-		return 0, invalid(path, "must be a whole number, not %s", kindOf(tree))
+		return int64(number), true
+	case float64:
+		return int64(number), math.Trunc(number) == number && math.Abs(number) <= maxExact
+	default: // uint64: above the most
+		return 0, false
 	}
-	if bits == 32 && int64(int32(value)) != value {
-		return 0, invalid(path, "must be a whole number of %d bits, not %d", bits, value)
-	}
-	return value, nil
 }
 
-func kindOf(tree any) string {
-	switch tree.(type) {
-	case nil:
-		return "null"
-	case bool:
-		return "a boolean"
-	case int, int64, uint64, float64:
-		return "a number"
-	case string:
-		return "a string"
-	case []any:
+func isNumber(value any) bool {
+	switch value.(type) {
+	case int, uint64, float64:
+		return true
+	}
+	return false
+}
+
+// scalar returns the value of a node: nil, a bool, an int, a uint64, a float64 or a
+// string. It is nil too if the node is a mapping or a list.
+func scalar(node *yaml.Node) (any, error) {
+	switch {
+	case node.Kind != yaml.ScalarNode:
+		return nil, nil
+	case isText(node):
+		return node.Value, nil
+	}
+	var value any
+	err := node.Decode(&value)
+	return value, err
+}
+
+// isText: YAML 1.2 has no dates, and Kubernetes reads them as text.
+func isText(node *yaml.Node) bool {
+	tag := node.ShortTag()
+	return tag == "!!str" || tag == "!!timestamp"
+}
+
+func isNull(node *yaml.Node) bool {
+	return node.Kind == yaml.ScalarNode && node.ShortTag() == "!!null"
+}
+
+func kindOf(node *yaml.Node) string {
+	switch node.Kind {
+	case yaml.SequenceNode:
 		return "a list"
-	case map[string]any:
+	case yaml.MappingNode:
+		if isTemplate(node) {
+			return "a mapping; " + templateHint
+		}
 		return "a mapping"
+	}
+	switch node.ShortTag() {
+	case "!!null":
+		return "null"
+	case "!!bool":
+		return "a boolean"
+	case "!!int", "!!float":
+		return "a number"
 	default:
-		return "a mapping with keys that are no strings"
+		return "a string"
 	}
 }
 
@@ -243,9 +336,4 @@ func join(path, name string) string {
 		return name
 	}
 	return path + "." + name
-}
-
-// oneLine makes a YAML error fit into the one line that an operator reads.
-func oneLine(err error) string {
-	return strings.Join(strings.Fields(err.Error()), " ")
 }

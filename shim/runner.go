@@ -220,7 +220,7 @@ func (r *runner) runJob(ctx context.Context, job job) hookexec.Result {
 	}
 	run := hookexec.Handler{
 		Action:      r.action(job, handler, log),
-		RetryPeriod: time.Duration(handler.GetRetryPeriodSeconds()) * time.Second,
+		RetryPeriod: oci.Seconds(handler.GetRetryPeriodSeconds()),
 		Exited:      job.exited,
 		Progress:    job.progress,
 	}
@@ -244,7 +244,7 @@ func (r *runner) action(job job, handler *lifecyclev1.Handler, log *stdout.Write
 	case handler.TcpSocket != nil:
 		return &hookexec.TCPSocket{NetNS: job.netns, Socket: handler.TcpSocket}
 	case handler.Sleep != nil:
-		return hookexec.Sleep(time.Duration(handler.Sleep.Seconds) * time.Second)
+		return hookexec.Sleep(oci.Seconds(handler.Sleep.Seconds))
 	}
 	exec := r.exec(handler, job.env)
 	exec.Progress = job.progress

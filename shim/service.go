@@ -250,7 +250,7 @@ func newConfig(wanted *oci.Lifecycle, settings settings, restored bool) lifecycl
 	config := lifecycle.Config{
 		CRI:                     wanted.CRI,
 		StopSignal:              wanted.StopSignal,
-		GracePeriod:             time.Duration(wanted.Block.GetTerminationGracePeriodSeconds()) * time.Second,
+		GracePeriod:             oci.Seconds(wanted.Block.GetTerminationGracePeriodSeconds()),
 		PodGracePeriod:          wanted.PodGracePeriod,
 		DefaultPostStartTimeout: settings.postStartTimeout,
 		DefaultGracePeriod:      settings.gracePeriod,
@@ -267,7 +267,7 @@ func handlerConfig(handler *lifecyclev1.Handler) *lifecycle.Handler {
 		return nil
 	}
 	return &lifecycle.Handler{
-		Timeout:       time.Duration(handler.GetTimeoutSeconds()) * time.Second,
+		Timeout:       oci.Seconds(handler.GetTimeoutSeconds()),
 		IgnoreFailure: handler.FailurePolicy == oci.FailurePolicyIgnore,
 	}
 }

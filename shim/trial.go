@@ -44,7 +44,7 @@ func (c *container) try(ctx context.Context, name string) (*handlerRun, error) {
 	limit := c.trialLimit
 	run.limitOwner = lifecycle.PostStartDefault
 	if seconds := run.handler.GetTimeoutSeconds(); seconds > 0 {
-		limit, run.limitOwner = time.Duration(seconds)*time.Second, lifecycle.HandlerTimeout
+		limit, run.limitOwner = oci.Seconds(seconds), lifecycle.HandlerTimeout
 	}
 	run.limit = run.began.Add(limit)
 	timed, stop := context.WithDeadlineCause(ctx, run.limit, causeError(lifecycle.TimeLimit, limit))
