@@ -101,7 +101,8 @@ func (h *HTTPGet) request(ctx context.Context) (*http.Request, error) {
 		return nil, err
 	}
 	target, err := url.Parse(h.Get.Path) // may have a query
-	if err != nil { // /50%: Kubernetes sends it as it is, escaped
+	if err != nil {
+		// No URL, such as /50%. Kubernetes sends it escaped, as the whole path.
 		target = &url.URL{Path: h.Get.Path}
 	}
 	target.Scheme = "http"

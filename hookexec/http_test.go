@@ -126,6 +126,8 @@ func TestWhatIsAsked(t *testing.T) {
 		"a path without its slash":       {get: &lifecyclev1.HTTPGetAction{Path: "a"}, uri: "/a"},
 		"a query":                        {get: &lifecyclev1.HTTPGetAction{Path: "/a?b=c&d"}, uri: "/a?b=c&d"},
 		"a fragment is not for a server": {get: &lifecyclev1.HTTPGetAction{Path: "/a#b"}, uri: "/a"},
+		"a path that is no URL":          {get: &lifecyclev1.HTTPGetAction{Path: "/50%"}, uri: "/50%25"},
+		"no URL, without its slash":      {get: &lifecyclev1.HTTPGetAction{Path: "1:2?3"}, uri: "/1:2%3F3"},
 		"an escaped path":                {get: &lifecyclev1.HTTPGetAction{Path: "/a%2Fb%20c"}, uri: "/a%2Fb%20c"},
 		"another host in the path":       {get: &lifecyclev1.HTTPGetAction{Path: "http://192.0.2.1/a"}, uri: "/a", host: inside},
 		"a header": {get: &lifecyclev1.HTTPGetAction{HttpHeaders: fields("X-A", "b")}, uri: "/", header: http.Header{

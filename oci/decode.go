@@ -151,7 +151,7 @@ func (d *decoder) isMapping(path string, node *yaml.Node) bool {
 // mappingKind describes a mapping that has a key which is no text.
 func mappingKind(node *yaml.Node) string {
 	if isTemplate(node) {
-		return "a mapping with keys that are no strings; " + templateHint
+		return kindOf(node)
 	}
 	return "a mapping with keys that are no strings"
 }
@@ -241,7 +241,7 @@ func (d *decoder) integer(path string, node *yaml.Node, bits int, isPort bool) (
 	number, isWhole := whole(value)
 	switch {
 	case err != nil:
-		d.refuse(path, "is not valid YAML: %s", bounded.OneLine(err.Error()))
+		d.refuse(path, "must be a whole number of %d bits; %s is none", bits, quote(node.Value))
 	case isString && isPort: // the one field that Kubernetes allows a name in
 		d.refuse(path, "is the text %s; %s, without quotes (names are resolved by lifecyclectl and the admission policy)", quote(text), portTakes)
 	case !isNumber(value):

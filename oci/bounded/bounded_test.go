@@ -67,8 +67,11 @@ func TestRead(t *testing.T) {
 		"two documents":              {"a\n--- \nb", "holds more than one YAML document; one is allowed (line 2)"},
 		"two documents, one broken":  {"a\n---\n{", "is not valid YAML: yaml: line 3: did not find expected node content"},
 		"an unknown anchor":          {"*a", "is not valid YAML: yaml: unknown anchor 'a' referenced"},
-		"directives, the most":       {strings.Repeat("# %TAG\n", 16) + "a", ""},
-		"directives, one more":       {strings.Repeat("# %TAG\n", 17) + "a", "has more than 16 %TAG directives"},
+		"a %TAG directive":           {"%TAG !a! b\n---\n!a!c d", "has a %TAG directive, which is not supported"},
+		"a directive behind others":  {"# a\r%TAG !a! b\n---\n!a!c d", "has a %TAG directive"},
+		"a directive behind a mark":  {"\ufeff%TAG !a! b\n---\n!a!c d", "has a %TAG directive"},
+		"%TAG in a text":             {"a: |\n  %TAG\nb: x%TAG", ""},
+		"a %YAML directive":          {"%YAML 1.1\n---\na", ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			document, err := Read(test.text, small)
