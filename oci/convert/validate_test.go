@@ -34,8 +34,8 @@ func TestValidate(t *testing.T) {
 				`CronJob/j: container a: annotation "a.lifecycle-shim.io/lifecycle": preStop.exec.command[0] must be a string, not a number (put it in quotes)`,
 				`CronJob/j: container a: annotation "a.lifecycle-shim.io/lifecycle": preStop.exec.command[2] must be a string, not a number (put it in quotes)`,
 				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": stopSignal is "X"; a signal's name is allowed, such as SIGQUIT or SIGRTMIN+3`,
-				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": terminationGracePeriodSeconds is 0; allowed is 1 to 2147483647`,
-				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": preStop.tcpSocket.port is 0; a number from 1 to 65535 is allowed`,
+				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": terminationGracePeriodSeconds is 0; allowed is 1 or more`,
+				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": preStop.tcpSocket.port is missing; a number from 1 to 65535 is allowed`,
 				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": preStop.tcpSocket.host is "h"; an IP address or localhost is allowed`,
 				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": preStop.timeoutSeconds is 0; allowed is 1 to 2147483647`,
 				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": preStop.failurePolicy is for preStart and postStart only: a preStop that fails never keeps a container alive`,
@@ -84,7 +84,7 @@ func TestValidate(t *testing.T) {
 		"a CRI container's spec": {
 			text: `{"ociVersion":"1.2.0","annotations":{"web.lifecycle-shim.io/lifecycle":"preStop: {sleep: {seconds: -1}}","b.lifecycle-shim.io/lifecycle":"?",` +
 				`"io.kubernetes.cri.container-type":"container","io.kubernetes.cri.container-name":"web"}}`,
-			refused: []string{`document 1: annotation "web.lifecycle-shim.io/lifecycle": preStop.sleep.seconds is -1; allowed is 0 to 2147483647`},
+			refused: []string{`document 1: annotation "web.lifecycle-shim.io/lifecycle": preStop.sleep.seconds is -1; allowed is 0 or more`},
 		},
 		"a pause container's spec": {
 			text:    `{"ociVersion":"1.2.0","annotations":{"lifecycle-shim.io/lifecycle":"?","io.kubernetes.cri.container-type":"sandbox"}}`,
