@@ -137,14 +137,17 @@ func notYAML(err error) error {
 }
 
 // marks counts the characters that can begin a value or a comment. The parser makes at
-// most three nodes for each of them (a pair in a list: mapping, key and value). In a quoted
-// or block scalar they are text, so the count may be too high, but never too low.
+// most three nodes for each of them (a pair in a list: mapping, key and value). A comment
+// counts twice, because the parser keeps more of it than of a node. In a quoted or block
+// scalar they are text, so the count may be too high, but never too low.
 func marks(text string) int {
 	count := 0
 	for i := range len(text) {
 		switch text[i] {
-		case ',', '[', '{', ':', '?', '#':
+		case ',', '[', '{', ':', '?':
 			count++
+		case '#':
+			count += 2
 		case '-': // begins an item only before a space or the end of a line
 			if i+1 == len(text) || !isPlain(text[i+1]) {
 				count++
