@@ -30,6 +30,9 @@ func TestRead(t *testing.T) {
 		"depth in JSON, the most":    {`{"a": [[1]]}`, ""},
 		"depth in JSON, one more":    {"{\n\"a\": [[[1]]]}", "has more than 3 mappings and lists within one another (line 2)"},
 		"depth by aliases, the most": {"- &a [b]\n- [*a]", ""},
+		"depth by a wide alias":      {"- &a [[b], c]\n- *a", ""},
+		"depth by a wide alias, one": {"- &a [[b], c]\n- [*a]", "has more than 3 mappings and lists within one another (line 2)"},
+		"depth by two aliases":       {"- &a [b]\n- &c [*a]\n- [*c]", "has more than 3 mappings and lists within one another (line 3)"},
 		"depth by aliases":           {"- &a [b]\n- [[*a]]", "has more than 3 mappings and lists within one another (line 2)"},
 		"nodes, the most":            {"[" + strings.Repeat("a,", 19) + "]", ""},
 		"nodes by implicit values":   {"{a,b,c,d,e,f,g,h,i,j}", "holds more than 20 values, with aliases and merge keys (<<) written out (line 1)"},
@@ -41,6 +44,8 @@ func TestRead(t *testing.T) {
 		"marks of comments":          {"a" + strings.Repeat(" #", 10), ""},
 		"marks of comments, more":    {"a" + strings.Repeat(" #", 11), "has more than 20 of the characters that can begin"},
 		"marks, all kinds":           {"'" + strings.Repeat(",[{:?- -\t", 3) + "'", "has more than 20"},
+		"marks, a dash at a letter":  {strings.Repeat("-\u00e4", 21), "has more than 20"},
+		"marks, a dash at DEL":       {"'" + strings.Repeat("-~", 21) + "'", "has more than 40 bytes"},
 		"marks, a dash in a word":    {"'" + strings.Repeat("a-b", 21) + "'", "has more than 40 bytes"},
 		"marks, a dash at the end":   {strings.Repeat("- ", 20) + "-", "has more than 20"},
 		"marks, a dash at a line":    {strings.Repeat("-\n", 21), "has more than 20"},
@@ -103,6 +108,9 @@ func checkError(t *testing.T, err error, says string) {
 	if !strings.Contains(err.Error(), says) {
 		t.Errorf("%q does not contain %q", err, says)
 	}
+	if hasLine := strings.HasSuffix(err.Error(), fmt.Sprintf(" (line %d)", one.Line)); hasLine != (one.Line > 0) || strings.HasPrefix(one.Problem, "is not valid YAML: line") && hasLine {
+		t.Errorf("line %d: %q", one.Line, err)
+	}
 	if len(err.Error()) > MaxError || strings.Contains(err.Error(), "\n") || !utf8.ValidString(err.Error()) {
 		t.Errorf("%d bytes: %q", len(err.Error()), err)
 	}
@@ -120,8 +128,26 @@ func TestErrorsAreBounded(t *testing.T) {
 			checkError(t, err, "")
 		}
 	}
-	checkError(t, &Error{Problem: strings.Repeat("x", 5000), Line: 7}, "… (line 7)")
-	checkError(t, &Error{Problem: strings.Repeat("x", 5000)}, "…")
+	long = strings.Repeat("x", 5000)
+	for want, err := range map[string]*Error{
+		strings.Repeat("x", 485) + "… (line 7)": {Problem: long, Line: 7},
+		strings.Repeat("x", 509) + "…":          {Problem: long},
+		"a (line 1)":                            {Problem: "a", Line: 1},
+		"a":                                     {Problem: "a"},
+	} {
+		if err.Error() != want {
+			t.Errorf("got %q, want %q", err, want)
+		}
+	}
+	for text, want := range map[string]string{
+		"&" + long + " [*" + long + "]": `is not valid YAML: the value of the anchor "` + strings.Repeat("x", 59) + `…" contains itself (line 1)`,
+		long + ": 1\n" + long + ": 2":   "", // no simple key is as long
+		"? " + long + "\n? " + long:     `is not valid YAML: line 2: mapping key "` + strings.Repeat("x", 123) + `…" already defined at line 1`,
+	} {
+		if _, err := Read(text, Annotation); want != "" && (err == nil || err.Error() != want) {
+			t.Errorf("got %v, want %s", err, want)
+		}
+	}
 }
 
 // TestReadJSON: JSON gives the nodes that the YAML parser makes of the same text.
@@ -174,6 +200,7 @@ func TestExpand(t *testing.T) {
 			t.Errorf("%q: %v", text, err)
 			continue
 		}
+		checkExpanded(t, Expand(document), Annotation.Depth)
 		before := ""
 		if document != nil {
 			before = dump(document)
@@ -187,6 +214,87 @@ func TestExpand(t *testing.T) {
 		}
 		if document != nil && dump(document) != before {
 			t.Errorf("%q: the document has changed", text)
+		}
+	}
+}
+
+// checkExpanded: nothing is left of aliases and merge keys.
+func checkExpanded(t *testing.T, node *yaml.Node, depth int) {
+	t.Helper()
+	if node == nil {
+		return
+	}
+	if node.Kind == yaml.AliasNode || depth < 0 {
+		t.Errorf("%d:%d is not expanded", node.Line, node.Column)
+	}
+	for i, child := range node.Content {
+		if node.Kind == yaml.MappingNode && i%2 == 0 && isMerge(child) {
+			t.Errorf("%d:%d is a merge key", child.Line, child.Column)
+		}
+		checkExpanded(t, child, depth-1)
+	}
+}
+
+// TestExpandShares: what is without aliases is not copied, and what has some is copied
+// once.
+func TestExpandShares(t *testing.T) {
+	read := func(text string) *yaml.Node {
+		document, err := Read(text, Annotation)
+		if err != nil {
+			t.Fatal(err)
+		}
+		return document
+	}
+	document := read("a: [b, {c: d}]")
+	if Expand(document) != document.Content[0] {
+		t.Error("a document without aliases is copied")
+	}
+	value := Expand(read("- &a b\n- &c {d: [*a]}\n- *c\n- *c\n- [x]"))
+	if value.Content[1] != value.Content[2] || value.Content[2] != value.Content[3] {
+		t.Error("what two aliases name is copied twice")
+	}
+	if value.Content[0].Value != "b" || value.Content[1].Anchor != "" || value.Anchor != "" {
+		t.Errorf("got\n%s", dump(value))
+	}
+	document = read("? !!merge [a]\n: b\n? {c: d}\n: e")
+	if Expand(document) != document.Content[0] {
+		t.Error("a list with the tag of a merge key is taken for one")
+	}
+	if Expand(&yaml.Node{Kind: yaml.DocumentNode}) != nil || Expand(nil) != nil {
+		t.Error("nothing has a value")
+	}
+	merged := Expand(read("- &a {? {b: c} : d}\n- {<<: [*a, *a], e: f}")).Content[1]
+	if len(merged.Content) != 6 || merged.Content[0].Value != "e" || merged.Content[2].Kind != yaml.MappingNode {
+		t.Errorf("got\n%s", dump(merged))
+	}
+	if merged := Expand(read("- &a {g: h, e: g}\n- {<<: *a, e: f, b: g}")).Content[1]; len(merged.Content) != 6 || merged.Content[4].Value != "g" {
+		t.Errorf("got\n%s", dump(merged))
+	}
+	if items := Expand(read("[<<, a]")).Content; len(items) != 2 {
+		t.Error("<< in a list is taken for a merge key")
+	}
+}
+
+// TestJSONStops: JSON is not parsed further than the limits.
+func TestJSONStops(t *testing.T) {
+	for text, says := range map[string]string{
+		"[" + strings.Repeat("1,", 20) + `"a","a"]`: "holds more than 20 values", "[[[[" + strings.Repeat("1,", 10) + "1]]]]": "has more than 3 mappings",
+	} {
+		_, err := parseJSON(text, small)
+		checkError(t, err, says)
+	}
+	for _, text := range []string{"[" + strings.Repeat("1,", 18) + "1]", `[[[1],[2]],[[3]],{"a":{}}]`} {
+		if _, err := parseJSON(text, small); err != nil {
+			t.Error(err)
+		}
+	}
+	tagged, err := Read(`[1e400, 12345678901234567890123, 1E2, 1.5]`, small)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for i, node := range tagged.Content[0].Content {
+		if want := []string{"!!float", "!!int", "!!float", "!!float"}[i]; node.Tag != want {
+			t.Errorf("%s has the tag %s", node.Value, node.Tag)
 		}
 	}
 }

@@ -13,7 +13,7 @@ import (
 func parseJSON(text string, limits Limits) (*yaml.Node, error) {
 	decoder := json.NewDecoder(strings.NewReader(text))
 	decoder.UseNumber()
-	p := jsonParser{text: text, decoder: decoder, limits: limits, line: 1, column: 1}
+	p := jsonParser{text: text, decoder: decoder, line: 1, column: 1}
 	document := &yaml.Node{Kind: yaml.DocumentNode, Line: 1, Column: 1}
 	open := []*yaml.Node{document}
 	for {
@@ -42,7 +42,6 @@ func parseJSON(text string, limits Limits) (*yaml.Node, error) {
 type jsonParser struct {
 	text         string
 	decoder      *json.Decoder
-	limits       Limits
 	nodes        int
 	at           int // the end of the last token
 	line, column int // of at, from 1

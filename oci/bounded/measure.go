@@ -47,9 +47,6 @@ func (m *measurer) measure(node *yaml.Node, depth int) (size, error) {
 			return of, tooLarge(child, m.limits)
 		}
 	}
-	if of.bytes > m.limits.Decoded { // a scalar
-		return of, tooLarge(node, m.limits)
-	}
 	if node.Anchor != "" {
 		m.anchored[node] = of
 	}
