@@ -71,7 +71,13 @@ func (e *Error) Error() string {
 	return Cut(fmt.Sprintf("%s (line %d)", Cut(e.Problem, MaxError-24), e.Line), MaxError)
 }
 
-func refuse(line int, format string, args ...any) error {
+// refuse refuses a text as a whole.
+func refuse(format string, args ...any) error {
+	return &Error{Problem: Cut(fmt.Sprintf(format, args...), MaxError)}
+}
+
+// refuseAt refuses a text for what stands on a line.
+func refuseAt(line int, format string, args ...any) error {
 	return &Error{Line: line, Problem: Cut(fmt.Sprintf(format, args...), MaxError)}
 }
 
@@ -81,17 +87,17 @@ func refuse(line int, format string, args ...any) error {
 // so it may hold escapes and characters that the YAML parser refuses.
 func Read(text string, limits Limits) (*yaml.Node, error) {
 	if len(text) > limits.Bytes {
-		return nil, refuse(0, "is %d bytes long; at most %d are allowed", len(text), limits.Bytes)
+		return nil, refuse("is %d bytes long; at most %d are allowed", len(text), limits.Bytes)
 	}
 	if !utf8.ValidString(text) {
-		return nil, refuse(0, "is not UTF-8 text")
+		return nil, refuse("is not UTF-8 text")
 	}
 	parse := parseYAML
 	if json.Valid([]byte(text)) {
 		parse = parseJSON
 	}
 	document, err := parse(text, limits)
-	if err != nil || document == nil {
+	if document == nil {
 		return nil, err
 	}
 	m := measurer{limits: limits, anchored: map[*yaml.Node]size{}}
@@ -110,10 +116,10 @@ var tagDirective = regexp.MustCompile(`(?:^|[\n\r\x{85}\x{2028}\x{2029}\x{feff}]
 // of work, or memory for many more nodes than are allowed.
 func parseYAML(text string, limits Limits) (*yaml.Node, error) {
 	if marks(text) > limits.Nodes {
-		return nil, refuse(0, "has more than %d of the characters that can begin a YAML value or comment (, [ { : ? - #), which bounds the number of values", limits.Nodes)
+		return nil, refuse("has more than %d of the characters that can begin a YAML value or comment (, [ { : ? - #), which bounds the number of values", limits.Nodes)
 	}
 	if tagDirective.MatchString(text) {
-		return nil, refuse(0, "has a %%TAG directive, which is not supported")
+		return nil, refuse("has a %%TAG directive, which is not supported")
 	}
 	decoder := yaml.NewDecoder(strings.NewReader(text))
 	var document, more yaml.Node
@@ -129,11 +135,11 @@ func parseYAML(text string, limits Limits) (*yaml.Node, error) {
 	case err != nil:
 		return nil, notYAML(err)
 	}
-	return nil, refuse(more.Line, "holds more than one YAML document; one is allowed")
+	return nil, refuseAt(more.Line, "holds more than one YAML document; one is allowed")
 }
 
 func notYAML(err error) error {
-	return refuse(0, "is not valid YAML: %s", OneLine(err.Error()))
+	return refuse("is not valid YAML: %s", OneLine(err.Error()))
 }
 
 // marks counts the characters that can begin a value or a comment. The parser makes at

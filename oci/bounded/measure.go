@@ -56,7 +56,7 @@ func (m *measurer) measure(node *yaml.Node, depth int) (size, error) {
 func (m *measurer) alias(node *yaml.Node, depth int) (size, error) {
 	of, ok := m.anchored[node.Alias]
 	if !ok {
-		return of, refuse(node.Line, "is not valid YAML: the value of the anchor %s contains itself", Quote(node.Value, 64))
+		return of, refuseAt(node.Line, "is not valid YAML: the value of the anchor %s contains itself", Quote(node.Value, 64))
 	}
 	if depth+of.depth > m.limits.Depth {
 		return of, tooDeep(node, m.limits)
@@ -78,11 +78,11 @@ func checkKeys(node *yaml.Node) error {
 		}
 		line := node.Content[i].Line
 		if first, ok := lines[key.Value]; ok {
-			return refuse(0, "is not valid YAML: line %d: mapping key %s already defined at line %d", line, Quote(key.Value, 128), first)
+			return refuse("is not valid YAML: line %d: mapping key %s already defined at line %d", line, Quote(key.Value, 128), first)
 		}
 		lines[key.Value] = line
 		if isMerge(key) && !canMerge(node.Content[i+1]) {
-			return refuse(0, "is not valid YAML: line %d: a merge key (<<) takes a mapping or a list of mappings", line)
+			return refuse("is not valid YAML: line %d: a merge key (<<) takes a mapping or a list of mappings", line)
 		}
 	}
 	return nil
@@ -113,13 +113,13 @@ func target(node *yaml.Node) *yaml.Node {
 }
 
 func tooDeep(node *yaml.Node, limits Limits) error {
-	return refuse(node.Line, "has more than %d mappings and lists within one another", limits.Depth)
+	return refuseAt(node.Line, "has more than %d mappings and lists within one another", limits.Depth)
 }
 
 func tooMany(node *yaml.Node, limits Limits) error {
-	return refuse(node.Line, "holds more than %d values, with aliases and merge keys (<<) written out", limits.Nodes)
+	return refuseAt(node.Line, "holds more than %d values, with aliases and merge keys (<<) written out", limits.Nodes)
 }
 
 func tooLarge(node *yaml.Node, limits Limits) error {
-	return refuse(node.Line, "has more than %d bytes when it is decoded, with aliases and merge keys (<<) written out", limits.Decoded)
+	return refuseAt(node.Line, "has more than %d bytes when it is decoded, with aliases and merge keys (<<) written out", limits.Decoded)
 }
