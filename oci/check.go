@@ -214,8 +214,8 @@ func checkHost(path, host string) error {
 // checkSleeps: a sleep is bounded by the grace period (core/v1 validation, for
 // both handlers).
 func checkSleeps(block *lifecyclev1.Block) error {
-	if block.TerminationGracePeriodSeconds == nil {
-		return nil
+	if block.GetTerminationGracePeriodSeconds() < 1 {
+		return nil // absent, or refused already
 	}
 	return errors.Join(
 		checkSleep("postStart", block.PostStart, *block.TerminationGracePeriodSeconds),

@@ -134,7 +134,11 @@ func TestBlocksOfKubernetes(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			g := generator{rand.New(rand.NewPCG(1, 2)), form.texts}
-			for range 500 {
+			blocks := 500
+			if testing.Short() {
+				blocks = 50
+			}
+			for range blocks {
 				block := g.lifecycle()
 				text, err := form.marshal(block)
 				if err != nil {
