@@ -116,7 +116,7 @@ var tagDirective = regexp.MustCompile(`(?:^|[\n\r\x{85}\x{2028}\x{2029}\x{feff}]
 // of work, or memory for many more nodes than are allowed.
 func parseYAML(text string, limits Limits) (*yaml.Node, error) {
 	if marks(text) > limits.Nodes {
-		return nil, refuse("has more than %d of the characters that can begin a YAML value or comment (, [ { : ? - #), which bounds the number of values", limits.Nodes)
+		return nil, refuse("has more than %d of the characters that can begin a YAML value or comment (, [ { : ? - #); write it as JSON, where those in texts do not count", limits.Nodes)
 	}
 	if tagDirective.MatchString(text) {
 		return nil, refuse("has a %%TAG directive, which is not supported")

@@ -307,8 +307,16 @@ func TestCut(t *testing.T) {
 		n    int
 		want string
 	}{
-		{"", 0, ""}, {"abcdef", 6, "abcdef"}, {"abcdefg", 6, "abc…"}, {"aäääb", 6, "aä…"}, {"äääb", 6, "ä…"}, {"😀😀", 6, "…"}, {"😀😀", 7, "😀…"},
-		{"abcdef", 3, "…"}, {"abcdef", 1, "…"}, {"\x80\x80\x80\x80\x80", 4, "…"},
+		{"", 0, ""},
+		{"abcdef", 6, "abcdef"},
+		{"abcdefg", 6, "abc…"},
+		{"aäääb", 6, "aä…"},
+		{"äääb", 6, "ä…"},
+		{"😀😀", 6, "…"},
+		{"😀😀", 7, "😀…"},
+		{"abcdef", 3, "…"},
+		{"abcdef", 1, "…"},
+		{"\x80\x80\x80\x80\x80", 4, "…"},
 	} {
 		if got := Cut(test.text, test.n); got != test.want {
 			t.Errorf("Cut(%q, %d) is %q, want %q", test.text, test.n, got, test.want)
@@ -322,8 +330,19 @@ func TestQuote(t *testing.T) {
 		n    int
 		want string
 	}{
-		{"", 5, `""`}, {"abc", 5, `"abc"`}, {"abcd", 6, `"abcd"`}, {"abcd", 5, `"…"`}, {"abcde", 6, `"a…"`}, {"abcdef", 8, `"abcdef"`}, {"abcdefg", 8, `"abc…"`}, {"\x00\x00\x00", 9, `"\x00…"`},
-		{"ää", 6, `"ää"`}, {"äää", 7, `"ä…"`}, {"\xff\xff\xff", 13, `"\xff\xff…"`}, {"\xff\xff", 10, `"\xff\xff"`}, {"\n\"\\", 8, `"\n\"\\"`},
+		{"", 5, `""`},
+		{"abc", 5, `"abc"`},
+		{"abcd", 6, `"abcd"`},
+		{"abcd", 5, `"…"`},
+		{"abcde", 6, `"a…"`},
+		{"abcdef", 8, `"abcdef"`},
+		{"abcdefg", 8, `"abc…"`},
+		{"\x00\x00\x00", 9, `"\x00…"`},
+		{"ää", 6, `"ää"`},
+		{"äää", 7, `"ä…"`},
+		{"\xff\xff\xff", 13, `"\xff\xff…"`},
+		{"\xff\xff", 10, `"\xff\xff"`},
+		{"\n\"\\", 8, `"\n\"\\"`},
 	} {
 		if got := Quote(test.text, test.n); got != test.want {
 			t.Errorf("Quote(%q, %d) is %s, want %s", test.text, test.n, got, test.want)
