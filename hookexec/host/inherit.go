@@ -14,9 +14,9 @@ import (
 )
 
 // What the process that becomes the handler inherits, as libcontainer's ExtraFiles:
-// files of cgroups that it joins, and then a seccomp program. It knows them by their
-// kind, uses them up before libcontainer's own steps, and closes them, so that none
-// reaches the handler.
+// a pipe for its last words, files of cgroups that it joins, and then a seccomp program.
+// It knows them by their kind, uses them up before libcontainer's own steps, and closes
+// them, so that none reaches the handler; execve closes the pipe.
 
 // firstInherited is the number of the first of libcontainer's ExtraFiles.
 const firstInherited = 3
@@ -43,13 +43,29 @@ func inherited(request wire.StartRequest, own *handler) ([]*os.File, error) {
 // lowest numbers as it was given files: what is opened at those after them here must be
 // close-on-exec, as all that libcontainer opens is.
 func take() error {
-	for fd := firstInherited; ; fd++ {
+	first := firstInherited
+	if takeWords(first) {
+		first++
+	}
+	for fd := first; ; fd++ {
 		used, err := takeOne(fd)
 		if err != nil || !used {
 			return err
 		}
 		_ = unix.Close(fd)
 	}
+}
+
+// takeWords makes the pipe for the last words, if fd is one, the place where this
+// process and libcontainer print errors that they cannot report otherwise.
+func takeWords(fd int) bool {
+	var stat unix.Stat_t
+	if err := unix.Fstat(fd, &stat); err != nil || stat.Mode&unix.S_IFMT != unix.S_IFIFO {
+		return false
+	}
+	unix.CloseOnExec(fd)
+	os.Stderr = os.NewFile(uintptr(fd), "last words")
+	return true
 }
 
 // takeOne tells whether it was one of those files. The ones of libcontainer that come

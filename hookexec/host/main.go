@@ -11,6 +11,7 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/bounded"
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
@@ -22,7 +23,7 @@ func Init(args []string) {
 		return
 	}
 	if err := take(); err != nil {
-		fmt.Fprintln(os.Stderr, err) // the handler's output; its exit says the rest
+		fmt.Fprintln(os.Stderr, err) // which are the last words
 		os.Exit(1)
 	}
 	libcontainer.Init() // does not return
@@ -54,7 +55,7 @@ func report(err error) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintln(os.Stderr, err)
+	fmt.Fprintln(os.Stderr, bounded.Error(err))
 	return 1
 }
 
@@ -106,7 +107,7 @@ func start() int {
 		response.Pid, err = Start(request, pidfds)
 	}
 	if err != nil {
-		response.Error = err.Error()
+		response.Error = bounded.Error(err) // the shim reads it when this process has ended, so the socket must hold it
 	}
 	if json.NewEncoder(control).Encode(response) != nil || err != nil {
 		return 1

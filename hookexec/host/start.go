@@ -23,11 +23,21 @@ func Start(request wire.StartRequest, pidfds *os.File) (pid int, err error) {
 	if err != nil {
 		return 0, err
 	}
-	defer closeFiles(process.ExtraFiles)
+	defer func() { closeFiles(process.ExtraFiles) }()
 	process.LogLevel = logLevel
 	process.Stdin, process.Stdout, process.Stderr = os.Stdin, os.Stdout, os.Stderr
 	process.PidfdSocket = pidfds
-	if err := container.Run(process); err != nil {
+	words, writer, err := newWords()
+	if err != nil {
+		return 0, err
+	}
+	process.ExtraFiles = append([]*os.File{writer}, process.ExtraFiles...)
+	err = container.Run(process)
+	_ = writer.Close()
+	if text := words.wait(); text != "" {
+		return 0, errors.New(text)
+	}
+	if err != nil {
 		return 0, err
 	}
 	return process.Pid()

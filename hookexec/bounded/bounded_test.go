@@ -1,0 +1,60 @@
+package bounded
+
+import (
+	"errors"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+func TestText(t *testing.T) {
+	for name, test := range map[string]struct{ text, begin, end string }{
+		"one byte too long":       {"what failed: " + strings.Repeat("x", MaxError-26) + ": the cause ..", "what failed", ": the cause .."},
+		"5 MB":                    {"what failed: " + strings.Repeat("x", 5<<20) + ": the cause", "what failed: xxx", "xxx: the cause"},
+		"bytes that are no UTF-8": {"what failed: " + strings.Repeat("\xff", 1<<20) + ": the cause", "what failed: \uFFFD", "\uFFFD: the cause"},
+		"short, but longer when it is UTF-8": {
+			"what failed: " + strings.Repeat("\xffx", MaxError/2-20) + ": the cause", "what failed: \uFFFDx", "\uFFFDx: the cause",
+		},
+		"runes of four bytes": {"what failed: " + strings.Repeat("🙂", 2000) + ": the cause", "what failed: 🙂", "🙂: the cause"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got := Error(errors.New(test.text))
+			if len(got) > MaxError || len(got) < MaxError-2*maxMark || !utf8.ValidString(got) {
+				t.Errorf("%d bytes, valid: %t", len(got), utf8.ValidString(got))
+			}
+			if !strings.HasPrefix(got, test.begin) || !strings.HasSuffix(got, test.end) || !strings.Contains(got, " bytes cut] …") {
+				t.Errorf("got %q … %q", got[:60], got[len(got)-60:])
+			}
+		})
+	}
+}
+
+func TestShortTextsStayAsTheyAre(t *testing.T) {
+	for text, want := range map[string]string{
+		"":                             "",
+		"a cause":                      "a cause",
+		strings.Repeat("é", 2048):      strings.Repeat("é", 2048),
+		"bad \xff byte":                "bad \uFFFD byte",
+		"a rune that is cut \xf0\x9f ": "a rune that is cut \uFFFD ",
+	} {
+		if got := Text(text, MaxError); got != want {
+			t.Errorf("%q became %q", text, got)
+		}
+	}
+}
+
+// FuzzText: whatever the text, the result is valid UTF-8 within the limit, and says how much it lacks.
+func FuzzText(f *testing.F) {
+	f.Add("text", 64)
+	f.Add(strings.Repeat("\xe2\x82", 100), 80)
+	f.Fuzz(func(t *testing.T, text string, limit int) {
+		limit = 2*maxMark + int(uint16(limit))
+		got := Text(text, limit)
+		if len(got) > limit || !utf8.ValidString(got) {
+			t.Errorf("%d bytes of %d, valid: %t", len(got), limit, utf8.ValidString(got))
+		}
+		if len(text) <= limit && utf8.ValidString(text) && got != text {
+			t.Errorf("%q became %q", text, got)
+		}
+	})
+}

@@ -1,0 +1,35 @@
+package host
+
+import (
+	"strings"
+	"testing"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/bounded"
+)
+
+// FAULTS A6: the last words of the process that becomes the handler, as wait returns them.
+func TestWords(t *testing.T) {
+	long := "exec: " + strings.Repeat("<", 3*maxWords) + ": executable file not found in $PATH"
+	for name, test := range map[string]struct{ written, begin, end string }{
+		"none":                        {"", "", ""},
+		"one line":                    {"exec /x: exec format error\n", "exec /x:", "exec format error"},
+		"after libcontainer's socket": {"writing sync procError: message too long\nexec: x\n", "exec: x", "exec: x"},
+		"of that socket alone":        {"writing sync procError: message too long\n", "writing sync", "too long"},
+		"more than is kept":           {long, "exec: <<<", "<<<"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w, writer, err := newWords()
+			if err != nil {
+				t.Fatal(err)
+			}
+			if _, err := writer.WriteString(test.written); err != nil { // nobody is waited for, whatever a pipe holds
+				t.Fatal(err)
+			}
+			_ = writer.Close()
+			got := w.wait()
+			if !strings.HasPrefix(got, test.begin) || !strings.HasSuffix(got, test.end) || (got == "") != (test.written == "") || len(got) > bounded.MaxError {
+				t.Errorf("%d bytes: %.80q", len(got), got)
+			}
+		})
+	}
+}

@@ -1,0 +1,50 @@
+package integration
+
+import (
+	"fmt"
+	"os"
+	"strings"
+	"testing"
+	"unicode/utf8"
+)
+
+// What crosses an RPC has a bound (SPEC 9, Bounds).
+
+// mostError is the size of the longest error that the shim returns.
+const mostError = 4 << 10
+
+func (b *bench) wantBounded(err error) {
+	b.Helper()
+	if err == nil {
+		b.Fatal("no error")
+	}
+	// containerd and its client put words of their own before it.
+	if text := err.Error(); len(text) > mostError+200 || !utf8.ValidString(text) {
+		b.Errorf("the error has %d bytes, valid UTF-8: %t", len(text), utf8.ValidString(text))
+	}
+}
+
+// FAULTS A6: a command that cannot be started is reported as such, whatever the size of libcontainer's error, and
+// however late libcontainer finds out.
+func TestCannotStartWhateverTheErrorsSize(t *testing.T) {
+	on(t, []target{pinned, crun}, func(b *bench) {
+		for name, test := range map[string]struct{ command, says string }{
+			"does not fit into libcontainer's socket": {strings.Repeat("<", 40_000), "<<<"},
+			"does not fit into the shim's":            {strings.Repeat("<", 30_000), "<<<"},
+			"longer than a pipe holds":                {strings.Repeat("é<", 20_000), "é<"},
+			"not a program":                           {"/nonsense", "exec format error"},
+			"a script without its interpreter":        {"/script", "no such file or directory"},
+		} {
+			b.Logf("a command that is %s", name)
+			c := b.newContainer(with{keyPostStart: fmt.Sprintf("exec: {command: [%q]}", test.command)}, obedient)
+			for file, text := range map[string]string{"nonsense": "\x00\x01", "script": "#!/does/not/exist\n"} {
+				if err := os.WriteFile(c.path(file), []byte(text), 0o755); err != nil {
+					b.Fatal(err)
+				}
+			}
+			_, _, err := c.Run(b.Context())
+			b.wantError(err, "postStart handler failed: cannot start: ", test.says)
+			b.wantBounded(err)
+		}
+	})
+}
