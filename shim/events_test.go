@@ -19,10 +19,11 @@ import (
 
 // fakePublisher notes what is published, and hangs where it is told to.
 type fakePublisher struct {
-	mu     sync.Mutex
-	seen   []string
-	ctxErr error
-	closed int
+	mu       sync.Mutex
+	seen     []string
+	finished []*lifecyclev1.HandlerFinished
+	ctxErr   error
+	closed   int
 	// hang, where not nil, makes every Publish wait until it is closed.
 	hang chan struct{}
 	err  error
@@ -39,6 +40,7 @@ func (p *fakePublisher) Publish(ctx context.Context, topic string, event events.
 		p.seen = append(p.seen, e.ContainerId+" "+e.Handler)
 	case *lifecyclev1.HandlerFinished:
 		p.seen = append(p.seen, e.ContainerId+" "+e.Result)
+		p.finished = append(p.finished, e)
 	default:
 		p.seen = append(p.seen, strings.Trim(containerID(event)+" "+topic, " "))
 	}

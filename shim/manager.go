@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/bounded"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/version"
 )
 
@@ -35,6 +36,7 @@ func Main(ctx context.Context, args []string) int {
 	if len(args) == 2 && args[1] == actionSettings {
 		return showSettings(ConfigPath, os.Stdout, os.Stderr)
 	}
+	boundLog(log.L.Logger)
 	register()
 	tellVersion()
 	manager := newManager()
@@ -49,7 +51,7 @@ func Main(ctx context.Context, args []string) int {
 		return 0
 	}
 	if err := start(ctx, manager, args, os.Stdin, os.Stdout); err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %s\n", RuntimeName, err)
+		fmt.Fprintf(os.Stderr, "%s: %s\n", RuntimeName, bounded.Error(err)) // containerd makes it the error of the Create
 		return 1
 	}
 	return 0

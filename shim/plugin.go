@@ -1,6 +1,8 @@
 package shim
 
 import (
+	"context"
+
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/containerd/v2/pkg/shutdown"
@@ -34,7 +36,7 @@ func initService(ic *plugin.InitContext) (any, error) {
 	}
 	sd := ended.(shutdown.Service)
 	tap := newTap(publisher.(shim.Publisher))
-	inner, err := task.NewTaskService(ic.Context, tap, sd)
+	inner, err := task.NewTaskService(cancelled(ic.Context), tap, sd)
 	if err != nil {
 		return nil, err
 	}
@@ -45,4 +47,14 @@ func initService(ic *plugin.InitContext) (any, error) {
 	service := newService(ic.Context, inner, tap, host, hostErr)
 	sd.RegisterCallback(service.end)
 	return service, nil
+}
+
+// cancelled returns a context that ends with ctx, and with context.Canceled. The context
+// of a shim ends with shutdown.ErrShutdown, which containerd's watcher of cgroup v1 OOM
+// events takes for a failed epoll_wait: it goes on until the process exits, logs each
+// time, and each time closes the number of its file, which is another one's by then.
+func cancelled(ctx context.Context) context.Context {
+	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
+	context.AfterFunc(ctx, cancel)
+	return own
 }

@@ -99,17 +99,18 @@ func (s *service) RegisterTTRPC(server *ttrpc.Server) error {
 	return nil
 }
 
-// UnaryServerInterceptor answers a panic in one request as an error: the shim
-// serves a whole pod. It keeps the runc service's own interceptor, where that
+// UnaryServerInterceptor bounds every answer, and answers a panic in one request as an
+// error: the shim serves a whole pod. It keeps the runc service's own interceptor, if it
 // has one.
 func (s *service) UnaryServerInterceptor() ttrpc.UnaryServerInterceptor {
 	inner, chained := s.TTRPCTaskService.(shim.TTRPCServerUnaryOptioner)
-	return func(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (_ any, err error) {
+	return func(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (response any, err error) {
 		defer func() {
 			if value := recover(); value != nil {
 				log.G(ctx).Errorf("panic in %s: %v\n%s", info.FullMethod, value, debug.Stack())
 				err = toGRPC(&panicError{value: value})
 			}
+			response, err = bound(response, err)
 		}()
 		if chained {
 			return inner.UnaryServerInterceptor()(ctx, unmarshal, info, method)

@@ -15,6 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/bounded"
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
@@ -41,24 +42,51 @@ func (s *statusService) Status(_ context.Context, r *lifecyclev1.StatusRequest) 
 	return response, nil
 }
 
-// maxStatus bounds an answer's size: ttrpc closes a connection over which more than 4 MiB are to go (messageLengthMax).
+// maxStatus is the size of the largest answer of the status service. It leaves room for
+// what a client may add to the message, which ttrpc bounds too (maxAnswer).
 const maxStatus = 3 << 20
 
-// fit makes the handlers' outputs shorter, where all of them are more than an answer may have: each may have its share.
+// leastText is how much of a text is always shown.
+const leastText = 64
+
+// fit cuts the longest texts until the answer has at most maxStatus bytes, all of them
+// to the same length, so that one container's output does not hide another's. If not
+// even leastText of each fits, the last containers are left out.
 func fit(response *lifecyclev1.StatusResponse) {
-	if proto.Size(response) <= maxStatus {
-		return
-	}
 	var runs []*lifecyclev1.HandlerRun
 	for _, c := range response.Containers {
 		runs = append(runs, c.Runs...)
 	}
-	for _, run := range runs {
-		if cut := len(run.Output) - maxStatus/2/len(runs); cut > 0 {
-			shown := strings.ToValidUTF8(run.Output[cut:], "")
-			run.DroppedBytes += int64(len(run.Output) - len(shown))
-			run.Output = shown
+	size := func() int { return proto.Size(response) }
+	response.Cut = fitRuns(runs, size)
+	for size() > maxStatus {
+		kept := len(response.Containers) * 3 / 4
+		response.LeftOut += uint32(len(response.Containers) - kept)
+		response.Containers = response.Containers[:kept]
+	}
+}
+
+// fitRuns cuts texts of runs until size returns at most maxStatus, and reports whether
+// it has cut any.
+func fitRuns(runs []*lifecyclev1.HandlerRun, size func() int) (cut bool) {
+	for limit := maxStatus; size() > maxStatus && limit >= leastText; limit /= 2 {
+		cut = true
+		for _, run := range runs {
+			cutOutput(run, limit)
+			run.Error = bounded.Text(run.Error, limit)
+			run.LogError = bounded.Text(run.LogError, limit)
+			run.Action = bounded.Text(run.Action, limit)
 		}
+	}
+	return cut
+}
+
+// cutOutput keeps the end of the output.
+func cutOutput(run *lifecyclev1.HandlerRun, limit int) {
+	if over := len(run.Output) - limit; over > 0 {
+		shown := strings.ToValidUTF8(run.Output[over:], "")
+		run.DroppedBytes += int64(len(run.Output) - len(shown))
+		run.Output = shown
 	}
 }
 
@@ -82,7 +110,9 @@ func (s *statusService) Run(ctx context.Context, r *lifecyclev1.RunRequest) (*li
 	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return &lifecyclev1.RunResponse{Run: run.told()}, nil
+	response := &lifecyclev1.RunResponse{Run: run.told()}
+	response.Cut = fitRuns([]*lifecyclev1.HandlerRun{response.Run}, func() int { return proto.Size(response) })
+	return response, nil
 }
 
 // handlerRun is one run of a handler, kept until the container is deleted.
@@ -122,15 +152,15 @@ func (r *handlerRun) told() *lifecyclev1.HandlerRun {
 	told.Result, told.Error, told.ExitCode = resultOf(r.result)
 	told.LostLines = r.result.LostLines
 	if r.result.LogErr != nil {
-		told.LogError = r.result.LogErr.Error()
+		told.LogError = bounded.Error(r.result.LogErr)
 	}
 	return told
 }
 
-// resultOf tells a result as the schema has it.
+// resultOf returns a result as the schema has it, in events too.
 func resultOf(result hookexec.Result) (outcome, message string, exitCode *int32) {
 	if result.Err != nil {
-		message = result.Err.Error()
+		message = bounded.Error(result.Err)
 	}
 	if result.ExitCode >= 0 {
 		code := int32(result.ExitCode)

@@ -57,7 +57,7 @@ func wire() []string {
 	var found []string
 	for _, file := range []protoreflect.FileDescriptor{
 		File_proto_lifecycle_v1_lifecycle_proto, File_proto_lifecycle_v1_options_proto,
-		File_proto_lifecycle_v1_status_proto, File_proto_lifecycle_v1_events_proto,
+		File_proto_lifecycle_v1_status_proto, File_proto_lifecycle_v1_events_proto, File_proto_lifecycle_v1_launch_proto,
 	} {
 		for i := range file.Messages().Len() {
 			message := file.Messages().Get(i)

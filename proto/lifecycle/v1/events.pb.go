@@ -110,7 +110,8 @@ type HandlerFinished struct {
 	Result string `protobuf:"bytes,7,opt,name=result,proto3" json:"result,omitempty"`
 	// Of an exec handler's process that ended by itself.
 	ExitCode *int32 `protobuf:"varint,8,opt,name=exit_code,json=exitCode,proto3,oneof" json:"exit_code,omitempty"`
-	// Why it did not succeed, one line, without its output: that may be secret.
+	// Why it did not succeed, one line of at most 4 KiB, without its output: that may
+	// be secret.
 	Message       string `protobuf:"bytes,9,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -81,7 +81,14 @@ type StatusResponse struct {
 	state      protoimpl.MessageState `protogen:"open.v1"`
 	Containers []*ContainerStatus     `protobuf:"bytes,1,rep,name=containers,proto3" json:"containers,omitempty"`
 	// The shim that answers.
-	Shim          *Process `protobuf:"bytes,2,opt,name=shim,proto3" json:"shim,omitempty"`
+	Shim *Process `protobuf:"bytes,2,opt,name=shim,proto3" json:"shim,omitempty"`
+	// The answer did not fit into a message, so its longest texts were cut: see
+	// dropped_bytes of outputs, and "bytes cut" in other texts. Fewer are cut in an
+	// answer about one container.
+	Cut bool `protobuf:"varint,3,opt,name=cut,proto3" json:"cut,omitempty"`
+	// How many containers are left out, because their shortest descriptions did not
+	// fit either. Ask for them by id.
+	LeftOut       uint32 `protobuf:"varint,4,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -128,6 +135,20 @@ func (x *StatusResponse) GetShim() *Process {
 		return x.Shim
 	}
 	return nil
+}
+
+func (x *StatusResponse) GetCut() bool {
+	if x != nil {
+		return x.Cut
+	}
+	return false
+}
+
+func (x *StatusResponse) GetLeftOut() uint32 {
+	if x != nil {
+		return x.LeftOut
+	}
+	return 0
 }
 
 // Process is what a shim itself uses, for all containers of its pod together.
@@ -283,8 +304,10 @@ func (x *RunRequest) GetHandler() string {
 }
 
 type RunResponse struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	Run           *HandlerRun            `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	state protoimpl.MessageState `protogen:"open.v1"`
+	Run   *HandlerRun            `protobuf:"bytes,1,opt,name=run,proto3" json:"run,omitempty"`
+	// As in StatusResponse.
+	Cut           bool `protobuf:"varint,2,opt,name=cut,proto3" json:"cut,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -324,6 +347,13 @@ func (x *RunResponse) GetRun() *HandlerRun {
 		return x.Run
 	}
 	return nil
+}
+
+func (x *RunResponse) GetCut() bool {
+	if x != nil {
+		return x.Cut
+	}
+	return false
 }
 
 // ContainerStatus is one container with handlers.
@@ -446,7 +476,7 @@ type HandlerRun struct {
 	// Of an exec handler's process that has ended by itself; 128 and the signal's
 	// number where a signal ended it.
 	ExitCode *int32 `protobuf:"varint,9,opt,name=exit_code,json=exitCode,proto3,oneof" json:"exit_code,omitempty"`
-	// Why it did not succeed, one line.
+	// Why it did not succeed, one line of at most 4 KiB.
 	Error string `protobuf:"bytes,10,opt,name=error,proto3" json:"error,omitempty"`
 	// The last part of stdout and stderr together, and how many bytes came before.
 	Output       string `protobuf:"bytes,11,opt,name=output,proto3" json:"output,omitempty"`
@@ -622,12 +652,14 @@ const file_proto_lifecycle_v1_status_proto_rawDesc = "" +
 	"\x1fproto/lifecycle/v1/status.proto\x12\flifecycle.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1fgoogle/protobuf/timestamp.proto\"9\n" +
 	"\rStatusRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\acollect\x18\x02 \x01(\bR\acollect\"z\n" +
+	"\acollect\x18\x02 \x01(\bR\acollect\"\xa7\x01\n" +
 	"\x0eStatusResponse\x12=\n" +
 	"\n" +
 	"containers\x18\x01 \x03(\v2\x1d.lifecycle.v1.ContainerStatusR\n" +
 	"containers\x12)\n" +
-	"\x04shim\x18\x02 \x01(\v2\x15.lifecycle.v1.ProcessR\x04shim\"\xcc\x01\n" +
+	"\x04shim\x18\x02 \x01(\v2\x15.lifecycle.v1.ProcessR\x04shim\x12\x10\n" +
+	"\x03cut\x18\x03 \x01(\bR\x03cut\x12\x19\n" +
+	"\bleft_out\x18\x04 \x01(\rR\aleftOut\"\xcc\x01\n" +
 	"\aProcess\x12\x10\n" +
 	"\x03pid\x18\x01 \x01(\rR\x03pid\x12\x18\n" +
 	"\aversion\x18\x02 \x01(\tR\aversion\x12\x1a\n" +
@@ -642,9 +674,10 @@ const file_proto_lifecycle_v1_status_proto_rawDesc = "" +
 	"\n" +
 	"RunRequest\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x18\n" +
-	"\ahandler\x18\x02 \x01(\tR\ahandler\"9\n" +
+	"\ahandler\x18\x02 \x01(\tR\ahandler\"K\n" +
 	"\vRunResponse\x12*\n" +
-	"\x03run\x18\x01 \x01(\v2\x18.lifecycle.v1.HandlerRunR\x03run\"\xff\x01\n" +
+	"\x03run\x18\x01 \x01(\v2\x18.lifecycle.v1.HandlerRunR\x03run\x12\x10\n" +
+	"\x03cut\x18\x02 \x01(\bR\x03cut\"\xff\x01\n" +
 	"\x0fContainerStatus\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\tR\x02id\x12\x14\n" +
 	"\x05phase\x18\x02 \x01(\tR\x05phase\x12\x1d\n" +

@@ -1,0 +1,114 @@
+package shim
+
+import (
+	"errors"
+	"fmt"
+	"os"
+
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/bounded"
+)
+
+// ttrpc closes a connection over which it cannot send an answer: one above 4 MiB, or an
+// error that is not UTF-8. To containerd the shim is dead then. So every answer of the
+// shim passes bound, in the interceptor of its server (UnaryServerInterceptor).
+
+// maxAnswer is the size of the largest answer: ttrpc's messageLengthMax, less room for
+// what ttrpc puts around it.
+const maxAnswer = 4<<20 - 1<<10
+
+// bound returns the answer of a request as it can be sent.
+func bound(response any, err error) (any, error) {
+	if err != nil {
+		return nil, boundError(err)
+	}
+	if message, ok := response.(proto.Message); ok {
+		if size := proto.Size(message); size > maxAnswer {
+			return nil, status.Errorf(codes.ResourceExhausted, "the answer has %d bytes, and a message at most %d", size, maxAnswer)
+		}
+	}
+	return response, nil
+}
+
+// boundError returns an error whose text and details together have at most
+// bounded.MaxError bytes of UTF-8. An error that is short enough stays the same
+// value. A longer one keeps its code, and its details if they are the smaller part.
+func boundError(err error) error {
+	st, ok := status.FromError(err)
+	if !ok {
+		if text := bounded.Error(err); text != err.Error() {
+			return status.Error(ttrpcCode(err), text)
+		}
+		return err
+	}
+	cut := st.Proto()
+	text := &cut.Message
+	details := proto.Size(cut) - len(*text)
+	if details > bounded.MaxError/2 {
+		cut.Details, details = nil, 0
+	}
+	whole := *text
+	*text = bounded.Text(whole, bounded.MaxError-details)
+	if *text == whole && len(cut.Details) == len(st.Proto().GetDetails()) {
+		return err
+	}
+	return status.ErrorProto(cut)
+}
+
+// ttrpcCode is the code that the ttrpc server gives an error without one (its
+// convertCode), as far as such an error can be long.
+func ttrpcCode(err error) codes.Code {
+	switch {
+	case os.IsExist(err):
+		return codes.AlreadyExists
+	case os.IsNotExist(err):
+		return codes.NotFound
+	case os.IsPermission(err):
+		return codes.PermissionDenied
+	}
+	return codes.Unknown
+}
+
+const (
+	// maxLogText is the size of the longest message or field in a line of the shim's log.
+	maxLogText = 4 << 10
+	// maxLogStack is the size of the longest message that has the stack of a panic.
+	maxLogStack = 32 << 10
+)
+
+// boundLog bounds what is logged from now on.
+func boundLog(logger *logrus.Logger) { logger.AddHook(logBounds{}) }
+
+// logBounds is a hook, as containerd's runner sets output and format later.
+type logBounds struct{}
+
+func (logBounds) Levels() []logrus.Level { return logrus.AllLevels }
+
+// Fire changes the entry that is about to be written, which is a copy.
+func (logBounds) Fire(entry *logrus.Entry) error {
+	limit := maxLogText
+	if entry.Level <= log.ErrorLevel {
+		limit = maxLogStack
+	}
+	entry.Message = bounded.Text(entry.Message, limit)
+	for key, value := range entry.Data {
+		switch value := value.(type) {
+		case string:
+			entry.Data[key] = bounded.Text(value, maxLogText)
+		case error:
+			if text := value.Error(); len(text) > maxLogText {
+				entry.Data[key] = errors.New(bounded.Text(text, maxLogText))
+			}
+		case fmt.Stringer:
+			entry.Data[key] = bounded.Text(value.String(), maxLogText)
+		case []string, []byte:
+			entry.Data[key] = bounded.Text(fmt.Sprint(value), maxLogText)
+		}
+	}
+	return nil
+}
