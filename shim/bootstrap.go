@@ -10,6 +10,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/v2/defaults"
@@ -38,6 +39,8 @@ const (
 	maxParams = 10 << 20
 	// addressFile is where a shim finds its own address when it ends.
 	addressFile = "address"
+	// lockPause is between two tries of lockGroupsSoon.
+	lockPause = 5 * time.Millisecond
 	// socketDirLink is where pkg/shim looks for a socket directory that is not
 	// the default one, to remove the debug socket from it.
 	socketDirLink = "s"
@@ -75,8 +78,8 @@ func start(ctx context.Context, manager shim.Shim, args []string, stdin io.Reade
 	return err
 }
 
-// startOrFind returns the address of the shim that serves the container's group,
-// or of a new one. The manager looks for one too, but takes it for dead after 100 ms:
+// startOrFind returns the address of the shim that serves the container's group, and
+// that will not end before the container has been created, or of a new one. The manager looks for one too, but takes it for dead after 100 ms:
 // on a busy machine it would start a second one, and the first would stay
 // behind for ever, with the containers that it has.
 func startOrFind(ctx context.Context, manager shim.Shim, params *bootapi.BootstrapParams) (address string, err error) {
@@ -93,11 +96,11 @@ func startOrFind(ctx context.Context, manager shim.Shim, params *bootapi.Bootstr
 	if err != nil {
 		return "", err
 	}
-	served, err := isServed(address, connectWait)
+	stays, err := willServe(ctx, address, params.InstanceID)
 	switch {
 	case err != nil:
 		return "", fmt.Errorf("the shim of %q: %w", group, err)
-	case served:
+	case stays:
 		return address, nil
 	}
 	return startNew(ctx, manager, params)
@@ -133,16 +136,33 @@ func readGroup() string {
 // lockGroups lets one start at a time look for the shim of a group: two that find
 // none would start two, and one of them would stay behind for ever. The lock is
 // on the directory of the namespace's bundles, so that nothing is left of it.
-func lockGroups() (unlock func(), err error) {
+func lockGroups() (unlock func(), err error) { return flockGroups(unix.LOCK_EX) }
+
+func flockGroups(how int) (unlock func(), err error) {
 	bundles, err := os.Open("..")
 	if err != nil {
 		return nil, fmt.Errorf("lock the group of shims: %w", err)
 	}
-	if err := unix.Flock(int(bundles.Fd()), unix.LOCK_EX); err != nil {
+	if err := unix.Flock(int(bundles.Fd()), how); err != nil {
 		_ = bundles.Close()
 		return nil, fmt.Errorf("lock the group of shims: %w", err)
 	}
 	return func() { _ = bundles.Close() }, nil
+}
+
+// lockGroupsSoon is lockGroups for who has not the time to wait for starts that take long.
+func lockGroupsSoon(ctx context.Context) (unlock func(), err error) {
+	for {
+		unlock, err := flockGroups(unix.LOCK_EX | unix.LOCK_NB)
+		if !errors.Is(err, unix.EWOULDBLOCK) {
+			return unlock, err
+		}
+		select {
+		case <-ctx.Done():
+			return nil, err
+		case <-time.After(lockPause):
+		}
+	}
 }
 
 // startParams reads the flags and stdin, which holds BootstrapParams from

@@ -25,7 +25,7 @@ const maxAnswer = 4<<20 - 1<<10
 // bound returns the answer of a request as it can be sent.
 func bound(response any, err error) (any, error) {
 	if err != nil {
-		return nil, boundError(err)
+		return response, boundError(err)
 	}
 	if message, ok := response.(proto.Message); ok {
 		if size := proto.Size(message); size > maxAnswer {

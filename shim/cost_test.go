@@ -48,7 +48,7 @@ func (idleTask) Kill(context.Context, *taskapi.KillRequest) (*ptypes.Empty, erro
 
 // busyPod is a shim with 200 containers that have handlers, c0 to c199; x has none.
 func busyPod(t testing.TB) *service {
-	s := newService(t.Context(), idleTask{}, newTap(&fakePublisher{}), nil, nil)
+	s := newService(t.Context(), idleTask{}, newTestEnding(t), newTap(&fakePublisher{}), nil, nil)
 	t.Cleanup(func() { _ = s.tap.Close() })
 	for i := range 200 {
 		s.add(newContainer(t.Context(), fmt.Sprintf("c%d", i), lifecycle.Config{}, nil))
@@ -93,7 +93,7 @@ func TestPassThroughAllocatesNothing(t *testing.T) {
 
 // TestContainerWithoutHandlersLeavesNothing: its creation reads the bundle and keeps nothing of it, no entry and no goroutine.
 func TestContainerWithoutHandlersLeavesNothing(t *testing.T) {
-	s := newService(t.Context(), idleTask{}, newTap(&fakePublisher{}), nil, nil)
+	s := newService(t.Context(), idleTask{}, newTestEnding(t), newTap(&fakePublisher{}), nil, nil)
 	t.Cleanup(func() { _ = s.tap.Close() })
 	bundle := t.TempDir()
 	spec := `{"annotations": {"io.kubernetes.cri.sandbox-id": "p"}, "linux": {"cgroupsPath": "/p/c"}, "process": {"args": ["true"]}}`

@@ -37,6 +37,13 @@ type existsError struct{ id string }
 
 func (e *existsError) Error() string { return fmt.Sprintf("task %q already exists", e.id) }
 
+// endingError: a Create came after the end of the shim was decided.
+type endingError struct{ id string }
+
+func (e *endingError) Error() string {
+	return fmt.Sprintf("cannot create container %q: its group's shim is ending; create it again, and another shim is started", e.id)
+}
+
 // notFoundError: there is nothing of that name.
 type notFoundError struct{ text string }
 
@@ -77,6 +84,7 @@ func codeOf(err error) codes.Code {
 		start    *lifecycle.StartError
 		panicked *panicError
 		exists   *existsError
+		ending   *endingError
 		notFound *notFoundError
 		not      *notRunningError
 		refused  *lifecycle.RefusedError
@@ -99,6 +107,8 @@ func codeOf(err error) codes.Code {
 		return codes.Unknown
 	case errors.As(err, &exists):
 		return codes.AlreadyExists
+	case errors.As(err, &ending):
+		return codes.Unavailable
 	case errors.As(err, &panicked):
 		return codes.Internal
 	default:

@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"runtime"
 	"strings"
+	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	runcmanager "github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/manager"
@@ -37,15 +38,15 @@ func Main(ctx context.Context, args []string) int {
 		return showSettings(ConfigPath, os.Stdout, os.Stderr)
 	}
 	boundLog(log.L.Logger)
-	register()
+	var sockets []socketFile
+	if serves(args) {
+		sockets = ownSockets()
+	}
+	register(sockets)
 	tellVersion()
 	manager := newManager()
 	if !isStart(args) {
 		runtime.GOMAXPROCS(min(processors, runtime.NumCPU()))
-		var sockets []socketFile
-		if serves(args) {
-			sockets = ownSockets()
-		}
 		shim.RunShim(ctx, manager)
 		removeSockets(sockets)
 		return 0
@@ -91,13 +92,35 @@ func (m *manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) 
 		stopOnExit(ctx, bundle)
 	}
 	status, err := m.Shim.Stop(ctx, id)
-	address, addressErr := shim.ReadAddress(filepath.Join("..", id, addressFile)) // the working directory is a bundle's
-	if addressErr == nil {
-		if served, err := isServed(address, connectWait); err == nil && !served {
+	if address, err := shim.ReadAddress(filepath.Join(bundle, addressFile)); err == nil {
+		removeDead(ctx, address)
+	}
+	return status, err
+}
+
+// removeWait bounds removeDead: containerd kills the delete action after 5 s, and keeps the
+// bundle then. A socket that stays is replaced by the next shim of its name.
+const removeWait = time.Second
+
+// removeDead removes a socket that no shim serves. Nobody starts a shim meanwhile: between
+// the making of a socket and the listening on it, its shim seems to be dead.
+func removeDead(ctx context.Context, address string) {
+	if _, err := os.Lstat(strings.TrimPrefix(address, "unix://")); err != nil {
+		return
+	}
+	ctx, cancel := context.WithTimeout(ctx, removeWait)
+	defer cancel()
+	unlock, err := lockGroupsSoon(ctx)
+	if err == nil {
+		defer unlock()
+		var served bool
+		if served, err = isServed(address, removeWait); err == nil && !served {
 			_ = shim.RemoveSocket(address) // it may have been removed
 		}
 	}
-	return status, err
+	if err != nil {
+		log.G(ctx).WithError(err).Warn("cannot look at the socket that the shim has left")
+	}
 }
 
 // stopOnExit ends the onExit that a dead shim has left running, before the

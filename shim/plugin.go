@@ -2,6 +2,8 @@ package shim
 
 import (
 	"context"
+	"flag"
+	"os"
 
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
 	"github.com/containerd/containerd/v2/pkg/shim"
@@ -16,16 +18,17 @@ import (
 
 // register makes our service the task service of containerd's shim runner, in
 // the place of the runc shim's own plugin, which must not be imported.
-func register() {
+// sockets are those that the shim is going to serve.
+func register(sockets []socketFile) {
 	registry.Register(&plugin.Registration{
 		Type:     plugins.TTRPCPlugin,
 		ID:       "task",
 		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
-		InitFn:   initService,
+		InitFn:   func(ic *plugin.InitContext) (any, error) { return initService(ic, sockets) },
 	})
 }
 
-func initService(ic *plugin.InitContext) (any, error) {
+func initService(ic *plugin.InitContext, sockets []socketFile) (any, error) {
 	publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")
 	if err != nil {
 		return nil, err
@@ -36,7 +39,8 @@ func initService(ic *plugin.InitContext) (any, error) {
 	}
 	sd := ended.(shutdown.Service)
 	tap := newTap(publisher.(shim.Publisher))
-	inner, err := task.NewTaskService(cancelled(ic.Context), tap, sd)
+	ending := newEnding(sd, sockets)
+	inner, err := task.NewTaskService(cancelled(ic.Context), tap, ending)
 	if err != nil {
 		return nil, err
 	}
@@ -44,8 +48,11 @@ func initService(ic *plugin.InitContext) (any, error) {
 	// Opened now, so that a shim never meets a host of another build. That there
 	// is none is told to whoever needs it.
 	host, hostErr := hookexec.OpenHost(reaper.Default)
-	service := newService(ic.Context, inner, tap, host, hostErr)
+	service := newService(ic.Context, inner, ending, tap, host, hostErr)
 	sd.RegisterCallback(service.end)
+	if bundle, err := os.Getwd(); err == nil {
+		ending.expectFirst(flag.Lookup("id").Value.String(), bundle) // pkg/shim has parsed the flag
+	}
 	return service, nil
 }
 

@@ -3,7 +3,6 @@ package shim
 import (
 	"cmp"
 	"context"
-	"errors"
 	"maps"
 	"math"
 	"runtime/debug"
@@ -20,7 +19,6 @@ import (
 	"github.com/containerd/log"
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sync/semaphore"
-	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
@@ -44,35 +42,40 @@ type service struct {
 	counters *metrics.Adder
 	// handlersEnded counts handlers, trials among them.
 	handlersEnded atomic.Uint64
-	// deletes: each that is being answered holds one, and the end of the shim all.
-	deletes *semaphore.Weighted
+	// ending decides when the shim ends.
+	ending *ending
+	// unanswered: each Create and Delete holds one until it is answered, and the end of the
+	// shim all.
+	unanswered *semaphore.Weighted
 
 	mu sync.RWMutex
 	// containers with handlers, by id.
 	containers map[string]*container
 }
 
-func newService(ctx context.Context, inner taskapi.TTRPCTaskService, tap *tap, host *hookexec.Host, hostErr error) *service {
+func newService(ctx context.Context, inner taskapi.TTRPCTaskService, ending *ending, tap *tap, host *hookexec.Host, hostErr error) *service {
 	ctx, stop := context.WithCancel(ctx)
+	ending.shutdown = inner.Shutdown
 	return &service{
-		TTRPCTaskService: inner, ctx: ctx, stop: stop, tap: tap, host: host, hostErr: hostErr,
+		TTRPCTaskService: inner, ctx: ctx, stop: stop, ending: ending, tap: tap, host: host, hostErr: hostErr,
 		counters:   newCounters(ctx),
-		deletes:    semaphore.NewWeighted(allDeletes),
+		unanswered: semaphore.NewWeighted(allUnanswered),
 		containers: make(map[string]*container),
 	}
 }
 
 const (
-	allDeletes = math.MaxInt64
-	// deleteWait bounds the wait for Deletes: a runtime may hang in one.
-	deleteWait = 2 * time.Second
+	allUnanswered = math.MaxInt64
+	// answerWait bounds the wait for Creates and Deletes: a runtime may hang in one.
+	answerWait = 2 * time.Second
 )
 
 // end is the shim's, which ends when it has returned. To the runc service a
 // container is gone before its TaskDelete is sent: the Shutdown that follows
 // another one's Delete may come in between.
 func (s *service) end(ctx context.Context) error {
-	s.awaitDeletes(ctx)
+	s.ending.close(ctx)
+	s.awaitAnswers(ctx)
 	s.stop()
 	s.tap.flush(ctx)
 	s.flushCounts(ctx)
@@ -80,15 +83,15 @@ func (s *service) end(ctx context.Context) error {
 	return nil // an error would make the shim end as failed, before it has tidied up
 }
 
-// awaitDeletes waits until those that are being answered have been.
-func (s *service) awaitDeletes(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), deleteWait)
+// awaitAnswers waits until the Creates and Deletes under way have been answered.
+func (s *service) awaitAnswers(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerWait)
 	defer cancel()
-	if err := s.deletes.Acquire(ctx, allDeletes); err != nil {
-		log.G(ctx).Error("the shim ends during a Delete")
+	if err := s.unanswered.Acquire(ctx, allUnanswered); err != nil {
+		log.G(ctx).Error("the shim ends during a Create or a Delete")
 		return
 	}
-	s.deletes.Release(allDeletes)
+	s.unanswered.Release(allUnanswered)
 }
 
 // RegisterTTRPC serves the task API in both its versions.
@@ -96,6 +99,7 @@ func (s *service) RegisterTTRPC(server *ttrpc.Server) error {
 	taskapi.RegisterTTRPCTaskService(server, s)
 	registerTaskV2(server, s)
 	lifecyclev1.RegisterLifecycleService(server, &statusService{service: s})
+	lifecyclev1.RegisterLaunchService(server, &launchService{service: s})
 	return nil
 }
 
@@ -119,17 +123,10 @@ func (s *service) UnaryServerInterceptor() ttrpc.UnaryServerInterceptor {
 	}
 }
 
-// Create reads what the container asks for, and creates it.
-func (s *service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
-	response, err := s.create(ctx, r)
-	return response, toGRPC(err)
-}
-
 func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	spec, err := oci.ReadSpec(r.Bundle)
 	if err != nil {
-		// The runtime has its own words for a bundle that cannot be read.
-		return s.TTRPCTaskService.Create(ctx, r)
+		return s.createPlain(ctx, r) // the runtime returns its own error for a bundle that cannot be read
 	}
 	wanted, err := spec.Lifecycle()
 	if err != nil {
@@ -143,7 +140,7 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 		return nil, err
 	}
 	if wanted == nil {
-		return s.TTRPCTaskService.Create(ctx, r)
+		return s.createPlain(ctx, r)
 	}
 	settings, err := options.settings(ConfigPath)
 	if err != nil {
@@ -157,15 +154,6 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	runner.noPivotRoot = options.Runc.GetNoPivotRoot()
 	runner.cgroupsPath = cmp.Or(spec.Linux.CgroupsPath, defaultCgroup(r.ID, runner.systemdCgroup))
 	return s.createWithHandlers(ctx, r, newConfig(wanted, settings, r.Checkpoint != ""), runner, settings.metricsFile)
-}
-
-// defaultCgroup is what runc takes for an empty cgroupsPath (libcontainer/specconv, CreateCgroupConfig). Without
-// systemd it is relative to the cgroup of whoever calls runc, which may be another one for each controller of cgroup v1.
-func defaultCgroup(id string, systemd bool) string {
-	if systemd {
-		return "system.slice:runc:" + id
-	}
-	return id
 }
 
 // createWithHandlers creates the container and what its handlers need, or
@@ -213,7 +201,7 @@ func (s *service) createAndPrepare(ctx, alive context.Context, r *taskapi.Create
 			return nil, &HandlerError{Err: err}
 		}
 	}
-	response, err := s.TTRPCTaskService.Create(ctx, r)
+	response, err := s.createInner(ctx, r)
 	if err != nil {
 		return nil, err
 	}
@@ -222,55 +210,12 @@ func (s *service) createAndPrepare(ctx, alive context.Context, r *taskapi.Create
 	if response.Pid == 0 { // a restored container has no process before its start
 		return response, nil
 	}
-	if err := runner.prepare(int(response.Pid), c.exited); err != nil {
-		s.undoCreate(ctx, r.ID)
+	if err := s.finishCreate(ctx, r.ID, func() error { return runner.prepare(int(response.Pid), c.exited) }); err != nil {
 		c.gate.undone(response.Pid)
-		return nil, &HandlerError{Err: err}
+		return nil, err
 	}
 	runner.park(log.WithLogger(alive, log.G(ctx)), c.exited)
 	return response, nil
-}
-
-// undoWait bounds the undoing of a creation.
-const undoWait = 10 * time.Second
-
-// undoCreate removes a container whose handlers cannot be prepared.
-func (s *service) undoCreate(ctx context.Context, id string) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoWait)
-	defer cancel()
-	_, killErr := s.TTRPCTaskService.Kill(ctx, &taskapi.KillRequest{ID: id, Signal: uint32(unix.SIGKILL), All: true})
-	_, waitErr := s.TTRPCTaskService.Wait(ctx, &taskapi.WaitRequest{ID: id})
-	_, deleteErr := s.TTRPCTaskService.Delete(ctx, &taskapi.DeleteRequest{ID: id})
-	if err := errors.Join(killErr, waitErr, deleteErr); err != nil {
-		log.G(ctx).WithError(err).WithField("id", id).Error("undo the creation of a container")
-	}
-}
-
-// newConfig is what the machine needs to know.
-func newConfig(wanted *oci.Lifecycle, settings settings, restored bool) lifecycle.Config {
-	config := lifecycle.Config{
-		CRI:                     wanted.CRI,
-		StopSignal:              wanted.StopSignal,
-		GracePeriod:             oci.Seconds(wanted.Block.GetTerminationGracePeriodSeconds()),
-		PodGracePeriod:          wanted.PodGracePeriod,
-		DefaultPostStartTimeout: settings.postStartTimeout,
-		DefaultGracePeriod:      settings.gracePeriod,
-	}
-	if !restored {
-		config.PreStart, config.PostStart = handlerConfig(wanted.Block.PreStart), handlerConfig(wanted.Block.PostStart)
-	}
-	config.PreStop, config.OnExit = handlerConfig(wanted.Block.PreStop), handlerConfig(wanted.Block.OnExit)
-	return config
-}
-
-func handlerConfig(handler *lifecyclev1.Handler) *lifecycle.Handler {
-	if handler == nil {
-		return nil
-	}
-	return &lifecycle.Handler{
-		Timeout:       oci.Seconds(handler.GetTimeoutSeconds()),
-		IgnoreFailure: handler.FailurePolicy == oci.FailurePolicyIgnore,
-	}
 }
 
 // all containers with handlers, by id.
@@ -449,12 +394,15 @@ func (s *service) Pids(ctx context.Context, r *taskapi.PidsRequest) (*taskapi.Pi
 
 // Delete first ends what still runs in a container that has exited.
 func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
+	if r.ExecID == "" {
+		s.ending.deleted(r.ID)
+	}
 	c := s.container(r.ID)
 	if c == nil || r.ExecID != "" {
 		return s.TTRPCTaskService.Delete(ctx, r)
 	}
-	_ = s.deletes.Acquire(context.WithoutCancel(ctx), 1) // waits for the end of the shim at most
-	defer s.deletes.Release(1)
+	_ = s.unanswered.Acquire(context.WithoutCancel(ctx), 1) // waits for the end of the shim at most
+	defer s.unanswered.Release(1)
 	c.handlers.unpark()
 	s.noteExit(ctx, c)
 	c.endTrialOfExited(ctx)

@@ -36,7 +36,7 @@ import (
 func newTestService(t *testing.T) (*service, *fakeTask, *fakePublisher) {
 	t.Helper()
 	inner, publisher := newFakeTask(), &fakePublisher{}
-	return newService(t.Context(), inner, newTestTap(t, publisher), nil, errors.New("no host: install it")), inner, publisher
+	return newService(t.Context(), inner, newTestEnding(t), newTestTap(t, publisher), nil, errors.New("no host: install it")), inner, publisher
 }
 
 func bundle(t *testing.T, cgroupsPath string, annotations map[string]string) string {
@@ -490,8 +490,8 @@ func TestRequestsAfterAnExitComeAfterItsEvent(t *testing.T) {
 // none, which is before it sends TaskDelete.
 func TestEndOfTheShimAwaitsDeletes(t *testing.T) {
 	for name, c := range map[string]struct{ takes, want time.Duration }{
-		"that end":  {deleteWait / 2, deleteWait / 2},
-		"that hang": {time.Hour, deleteWait},
+		"that end":  {answerWait / 2, answerWait / 2},
+		"that hang": {time.Hour, answerWait},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -558,7 +558,7 @@ func (f *tracingTask) UnaryServerInterceptor() ttrpc.UnaryServerInterceptor {
 
 func TestInterceptorKeepsTheRuncServicesOwn(t *testing.T) {
 	inner := &tracingTask{fakeTask: newFakeTask()}
-	s := newService(t.Context(), inner, newTestTap(t, &fakePublisher{}), nil, nil)
+	s := newService(t.Context(), inner, newTestEnding(t), newTestTap(t, &fakePublisher{}), nil, nil)
 	_, err := s.UnaryServerInterceptor()(t.Context(), nil, &ttrpc.UnaryServerInfo{FullMethod: "m"},
 		func(context.Context, func(any) error) (any, error) { panic("a bug") })
 	if inner.seen != "m" || status.Code(err) != codes.Internal {

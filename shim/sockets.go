@@ -11,7 +11,10 @@ import (
 	"strings"
 	"time"
 
+	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
 // listenerFDs are the descriptors on which a shim inherits its sockets: the
@@ -70,32 +73,79 @@ func removeSockets(sockets []socketFile) {
 }
 
 const (
-	// connectWait bounds isServed. The kernel accepts for a process that gets no
-	// processor, so only a full backlog takes time.
+	// connectWait bounds isServed, and each other wait for a shim that the start action
+	// looks for. The kernel accepts for a process that gets no processor, so only a full
+	// backlog takes time.
 	connectWait = 5 * time.Second
 	// connectPause is between two tries.
 	connectPause = 20 * time.Millisecond
 )
 
-// isServed tells whether a process listens at a shim's address. It is an error
-// not to know: who takes a shim for dead that lives removes its socket.
-func isServed(address string, wait time.Duration) (bool, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), wait)
-	defer cancel()
+// connectShim connects to a shim's address. It returns nil if no process listens there. It is
+// an error not to know: who takes a living shim for dead removes its socket.
+func connectShim(ctx context.Context, address string) (net.Conn, error) {
 	for {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", strings.TrimPrefix(address, "unix://"))
 		switch {
 		case err == nil:
-			return true, conn.Close()
+			return conn, nil
 		case errors.Is(err, unix.ECONNREFUSED), errors.Is(err, fs.ErrNotExist):
-			return false, nil
+			return nil, nil //nolint:nilnil // this is the answer
 		case !errors.Is(err, unix.EAGAIN): // the backlog is full
-			return false, fmt.Errorf("connect to its socket: %w", err)
+			return nil, fmt.Errorf("connect to its socket: %w", err)
 		}
 		select {
 		case <-ctx.Done():
-			return false, fmt.Errorf("its socket accepts nothing: %w", err)
+			return nil, fmt.Errorf("its socket accepts nothing: %w", err)
 		case <-time.After(connectPause):
 		}
 	}
+}
+
+// isServed reports whether a process listens at a shim's address.
+func isServed(address string, wait time.Duration) (bool, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), wait)
+	defer cancel()
+	conn, err := connectShim(ctx, address)
+	if conn == nil {
+		return false, err
+	}
+	return true, conn.Close()
+}
+
+// willServe reports whether the shim at the address will be there when the container of
+// that id is created. It announces the Create to the shim, which accepts or has begun to
+// end. One that ends removes its socket before it says so, so the wait for that is short.
+func willServe(ctx context.Context, address, id string) (bool, error) {
+	ctx, cancel := context.WithTimeout(ctx, 2*connectWait)
+	defer cancel()
+	for {
+		conn, err := connectShim(ctx, address)
+		if conn == nil {
+			return false, err
+		}
+		if announce(ctx, conn, id) {
+			return true, nil
+		}
+		select {
+		case <-ctx.Done():
+			return false, errors.New("it is ending, and its socket stays")
+		case <-time.After(connectPause):
+		}
+	}
+}
+
+// announce returns false if the shim is ending or has ended. A shim of an earlier build
+// does not know the call, and one that gets no processor does not answer: both are taken
+// for shims that stay, as one that can be connected to was before there was this call.
+func announce(ctx context.Context, conn net.Conn, id string) bool {
+	client := ttrpc.NewClient(conn)
+	defer client.Close()
+	ctx, cancel := context.WithTimeout(ctx, connectWait)
+	defer cancel()
+	response, err := lifecyclev1.NewLaunchClient(client).Expect(ctx, &lifecyclev1.ExpectRequest{Id: id})
+	if err != nil {
+		return !errors.Is(err, ttrpc.ErrClosed)
+	}
+	return response.Accepted
 }

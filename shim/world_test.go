@@ -14,6 +14,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/task"
 	ptypes "github.com/containerd/containerd/v2/pkg/protobuf/types"
+	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
@@ -130,6 +131,13 @@ func (f *fakeTask) Connect(ctx context.Context, r *taskapi.ConnectRequest) (*tas
 
 func (f *fakeTask) Shutdown(ctx context.Context, r *taskapi.ShutdownRequest) (*ptypes.Empty, error) {
 	return reply[ptypes.Empty](ctx, f, "Shutdown", r)
+}
+
+// newTestEnding returns the end of a shim whose process does not end with it.
+func newTestEnding(t testing.TB) *ending {
+	t.Helper()
+	_, service := shutdown.WithShutdown(t.Context())
+	return newEnding(service, nil)
 }
 
 // attempt is a handler's action.
@@ -276,7 +284,7 @@ func newWorld(t *testing.T, config lifecycle.Config, handlers *fakeHandlers) *wo
 		w.emit(&eventstypes.TaskDelete{ContainerID: "c1"})
 		return &taskapi.DeleteResponse{Pid: testPid}, nil
 	}
-	w.service = newService(t.Context(), w.inner, w.tap, nil, errors.New("no host in this test"))
+	w.service = newService(t.Context(), w.inner, newTestEnding(t), w.tap, nil, errors.New("no host in this test"))
 	w.c = newContainer(t.Context(), "c1", config, handlers)
 	w.c.handlersEnded = &w.service.handlersEnded
 	w.service.add(w.c)

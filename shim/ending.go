@@ -1,0 +1,261 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"io/fs"
+	"os"
+	"sync"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	ptypes "github.com/containerd/containerd/v2/pkg/protobuf/types"
+	"github.com/containerd/containerd/v2/pkg/shutdown"
+	"github.com/containerd/log"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+// When the shim ends.
+//
+// containerd requests a Shutdown after each Delete and after each failed Create. The runc
+// service obeys if it has no container, even if one is being created: the process exits
+// in the middle of runc's work, and the client of the Create sees "ttrpc: closed". In a
+// pod's shared shim a Create may also be on its way: the start action has returned the
+// address of a shim that is going to end.
+//
+// Here a Shutdown is put off while a Create is under way or announced, and is made up for
+// later. Once the end is decided the sockets are removed at once, so that the start
+// action finds no shim and starts another one. Both happen under one lock: an announced
+// Create meets a shim that stays, or none.
+
+const (
+	// expectWait is from the announcement of a Create until it is given up. containerd
+	// connects, activates mounts and may call "-info" in that time.
+	expectWait = 30 * time.Second
+	// idleWait is from a failed Create in a shim without containers until the shim ends by
+	// itself. containerd requests a Shutdown at once, if it can.
+	idleWait = 10 * time.Second
+	// bundlePause is between two looks for the bundle of the shim's first container, before
+	// its Create.
+	bundlePause = 10 * time.Second
+)
+
+// ending decides when the shim ends. It is the shutdown.Service of the runc service.
+type ending struct {
+	shutdown.Service // containerd's runner's
+	// shutdown is the runc service's Shutdown, which calls ending.Shutdown unless there are
+	// containers.
+	shutdown func(context.Context, *taskapi.ShutdownRequest) (*ptypes.Empty, error)
+	// sockets that the shim listens on.
+	sockets []socketFile
+	// callbacks that the runc service has registered. They remove the task API's socket.
+	callbacks []func(context.Context) error
+
+	mu sync.Mutex
+	// creating are the ids of the Creates under way. An id is mapped to true if its client
+	// has given it up.
+	creating map[string]bool
+	// expected are the ids of the announced Creates, with what ends the waiting for them.
+	expected map[string]*time.Timer
+	// idle fires if nobody shuts the shim down after a failed Create.
+	idle *time.Timer
+	// due: a Shutdown was put off, or nobody is left to request one.
+	due bool
+	// ended: the end is decided.
+	ended bool
+}
+
+func newEnding(service shutdown.Service, sockets []socketFile) *ending {
+	return &ending{Service: service, sockets: sockets, creating: map[string]bool{}, expected: map[string]*time.Timer{}}
+}
+
+// RegisterCallback is called by the runc service when it is made.
+func (e *ending) RegisterCallback(callback func(context.Context) error) {
+	e.callbacks = append(e.callbacks, callback)
+}
+
+// Shutdown is called by the runc service, in a call of e.shutdown, which is made with mu
+// held.
+func (e *ending) Shutdown() {
+	e.leave(context.Background())
+	e.Service.Shutdown()
+}
+
+// leave removes the sockets. What is at their paths is this shim's as long as it
+// listens: the start action replaces no socket that accepts. It is called with mu held.
+func (e *ending) leave(ctx context.Context) {
+	if e.ended {
+		return
+	}
+	e.ended = true
+	for _, callback := range e.callbacks {
+		if err := callback(ctx); err != nil && !errors.Is(err, fs.ErrNotExist) {
+			log.G(ctx).WithError(err).Warn("cannot remove the shim's socket")
+		}
+	}
+	removeSockets(e.sockets)
+}
+
+// close is for an end that no Shutdown has asked for, such as a signal's.
+func (e *ending) close(ctx context.Context) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.leave(ctx)
+}
+
+// requested answers a client's Shutdown.
+func (e *ending) requested(ctx context.Context, r *taskapi.ShutdownRequest) (*ptypes.Empty, error) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.giveUp(r.ID)
+	if e.busy() {
+		e.due = true
+		return &ptypes.Empty{}, nil
+	}
+	return e.shutdown(ctx, r)
+}
+
+// deleted is called when the Delete of a container is requested: nobody waits for its
+// Create any more.
+func (e *ending) deleted(id string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.giveUp(id)
+	e.settle()
+}
+
+// giveUp is called with mu held.
+func (e *ending) giveUp(id string) {
+	e.arrived(id)
+	if _, under := e.creating[id]; under {
+		e.creating[id] = true
+	}
+}
+
+// busy reports whether a Create is under way or will come. It is called with mu held.
+func (e *ending) busy() bool { return len(e.creating)+len(e.expected) > 0 }
+
+// settle makes up for a Shutdown that was put off. It is called with mu held.
+func (e *ending) settle() {
+	if !e.due || e.busy() || e.ended {
+		return
+	}
+	e.due = false
+	if _, err := e.shutdown(context.Background(), &taskapi.ShutdownRequest{}); err != nil {
+		log.L.WithError(err).Error("cannot shut the shim down")
+	}
+}
+
+// begin is called when a Create has arrived, and returns false if it came too late, or if
+// the container is being created already.
+func (e *ending) begin(id string) error {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ended {
+		return &endingError{id: id}
+	}
+	if _, under := e.creating[id]; under {
+		return &existsError{id: id}
+	}
+	e.arrived(id)
+	e.creating[id] = false
+	if e.idle != nil {
+		e.idle.Stop()
+	}
+	return nil
+}
+
+// done is called when the Create of begin is over.
+func (e *ending) done(id string, created bool) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	delete(e.creating, id)
+	if created {
+		e.due = false // a Shutdown follows its Delete
+		return
+	}
+	if e.settle(); !e.ended && !e.busy() {
+		e.idle = time.AfterFunc(idleWait, e.end)
+	}
+}
+
+// givenUp reports whether the client of a Create under way has given it up.
+func (e *ending) givenUp(id string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.creating[id]
+}
+
+// expect announces a Create, and returns false if it would come too late.
+func (e *ending) expect(id string) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	if e.ended {
+		return false
+	}
+	e.arrived(id)
+	var timer *time.Timer
+	timer = time.AfterFunc(expectWait, func() { e.giveUpExpected(id, timer) })
+	e.expected[id] = timer
+	return true
+}
+
+// giveUpExpected gives an announced Create up, unless it was announced anew.
+func (e *ending) giveUpExpected(id string, timer *time.Timer) {
+	e.mu.Lock()
+	if e.expected[id] == timer {
+		delete(e.expected, id)
+	}
+	e.mu.Unlock()
+	e.end()
+}
+
+// end ends a shim without containers: nobody else is going to.
+func (e *ending) end() {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.due = true
+	e.settle()
+}
+
+// arrived is called with mu held.
+func (e *ending) arrived(id string) {
+	if timer := e.expected[id]; timer != nil {
+		timer.Stop()
+		delete(e.expected, id)
+	}
+}
+
+// expectFirst announces the Create of the container that the shim was started for. It is
+// waited for until containerd removes the bundle, which it does after whatever has failed.
+func (e *ending) expectFirst(id, bundle string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	var timer *time.Timer
+	timer = time.AfterFunc(bundlePause, func() {
+		if _, err := os.Stat(bundle); errors.Is(err, fs.ErrNotExist) {
+			e.giveUpExpected(id, timer)
+			return
+		}
+		e.mu.Lock()
+		defer e.mu.Unlock()
+		if e.expected[id] == timer {
+			timer.Reset(bundlePause)
+		}
+	})
+	e.expected[id] = timer
+}
+
+// Shutdown ends the shim if it serves no container, and none is being created.
+func (s *service) Shutdown(ctx context.Context, r *taskapi.ShutdownRequest) (*ptypes.Empty, error) {
+	return s.ending.requested(ctx, r)
+}
+
+// launchService is lifecycle.v1.Launch.
+type launchService struct{ service *service }
+
+// Expect implements lifecyclev1.LaunchService.
+func (l *launchService) Expect(_ context.Context, r *lifecyclev1.ExpectRequest) (*lifecyclev1.ExpectResponse, error) {
+	return &lifecyclev1.ExpectResponse{Accepted: l.service.ending.expect(r.Id)}, nil
+}
