@@ -47,7 +47,7 @@ type ending struct {
 	// shutdown is the runc service's Shutdown, which calls ending.Shutdown unless there are
 	// containers.
 	shutdown func(context.Context, *taskapi.ShutdownRequest) (*ptypes.Empty, error)
-	// sockets that the shim listens on.
+	// sockets that the shim listens on, the task API's first.
 	sockets []socketFile
 	// callbacks that the runc service has registered. They remove the task API's socket.
 	callbacks []func(context.Context) error
@@ -82,19 +82,24 @@ func (e *ending) Shutdown() {
 	e.Service.Shutdown()
 }
 
-// leave removes the sockets. What is at their paths is this shim's as long as it
-// listens: the start action replaces no socket that accepts. It is called with mu held.
+// leave removes the sockets, the task API's last: as long as it accepts, the start action
+// puts none of another shim at any of their paths. It is called with mu held.
 func (e *ending) leave(ctx context.Context) {
 	if e.ended {
 		return
 	}
 	e.ended = true
+	if len(e.sockets) > 1 {
+		removeSockets(e.sockets[1:])
+	}
 	for _, callback := range e.callbacks {
 		if err := callback(ctx); err != nil && !errors.Is(err, fs.ErrNotExist) {
 			log.G(ctx).WithError(err).Warn("cannot remove the shim's socket")
 		}
 	}
-	removeSockets(e.sockets)
+	if len(e.sockets) > 0 {
+		removeSockets(e.sockets[:1])
+	}
 }
 
 // close is for an end that no Shutdown has asked for, such as a signal's.
