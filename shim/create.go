@@ -21,7 +21,7 @@ func (s *service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 		return nil, toGRPC(err)
 	}
 	created := false
-	defer func() { s.ending.done(r.ID, created) }() // after a panic too
+	defer func() { s.ending.done(r.ID, created) }()         // after a panic too
 	_ = s.unanswered.Acquire(context.WithoutCancel(ctx), 1) // waits for the end of the shim at most
 	defer s.unanswered.Release(1)
 	response, err := s.create(ctx, r)

@@ -56,8 +56,8 @@ type ending struct {
 	// creating are the ids of the Creates under way. An id is mapped to true if its client
 	// has given it up.
 	creating map[string]bool
-	// expected are the ids of the announced Creates, with what ends the waiting for them.
-	expected map[string]*time.Timer
+	// expected are the announced Creates, by id.
+	expected map[string]*expectation
 	// idle fires if nobody shuts the shim down after a failed Create.
 	idle *time.Timer
 	// due: a Shutdown was put off, or nobody is left to request one.
@@ -66,8 +66,11 @@ type ending struct {
 	ended bool
 }
 
+// expectation is of one announcement. ending.mu guards it.
+type expectation struct{ timer *time.Timer }
+
 func newEnding(service shutdown.Service, sockets []socketFile) *ending {
-	return &ending{Service: service, sockets: sockets, creating: map[string]bool{}, expected: map[string]*time.Timer{}}
+	return &ending{Service: service, sockets: sockets, creating: map[string]bool{}, expected: map[string]*expectation{}}
 }
 
 // RegisterCallback is called by the runc service when it is made.
@@ -200,16 +203,16 @@ func (e *ending) expect(id string) bool {
 		return false
 	}
 	e.arrived(id)
-	var timer *time.Timer
-	timer = time.AfterFunc(expectWait, func() { e.giveUpExpected(id, timer) })
-	e.expected[id] = timer
+	x := &expectation{}
+	x.timer = time.AfterFunc(expectWait, func() { e.giveUpExpected(id, x) })
+	e.expected[id] = x
 	return true
 }
 
 // giveUpExpected gives an announced Create up, unless it was announced anew.
-func (e *ending) giveUpExpected(id string, timer *time.Timer) {
+func (e *ending) giveUpExpected(id string, x *expectation) {
 	e.mu.Lock()
-	if e.expected[id] == timer {
+	if e.expected[id] == x {
 		delete(e.expected, id)
 	}
 	e.mu.Unlock()
@@ -226,8 +229,8 @@ func (e *ending) end() {
 
 // arrived is called with mu held.
 func (e *ending) arrived(id string) {
-	if timer := e.expected[id]; timer != nil {
-		timer.Stop()
+	if x := e.expected[id]; x != nil {
+		x.timer.Stop()
 		delete(e.expected, id)
 	}
 }
@@ -237,19 +240,19 @@ func (e *ending) arrived(id string) {
 func (e *ending) expectFirst(id, bundle string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	var timer *time.Timer
-	timer = time.AfterFunc(bundlePause, func() {
+	x := &expectation{}
+	x.timer = time.AfterFunc(bundlePause, func() {
 		if _, err := os.Stat(bundle); errors.Is(err, fs.ErrNotExist) {
-			e.giveUpExpected(id, timer)
+			e.giveUpExpected(id, x)
 			return
 		}
 		e.mu.Lock()
 		defer e.mu.Unlock()
-		if e.expected[id] == timer {
-			timer.Reset(bundlePause)
+		if e.expected[id] == x {
+			x.timer.Reset(bundlePause)
 		}
 	})
-	e.expected[id] = timer
+	e.expected[id] = x
 }
 
 // Shutdown ends the shim if it serves no container, and none is being created.

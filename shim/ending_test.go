@@ -1,0 +1,521 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	ptypes "github.com/containerd/containerd/v2/pkg/protobuf/types"
+	"github.com/containerd/ttrpc"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
+)
+
+// endWorld is a service over a runc service that has containers, and ends the shim as that does.
+type endWorld struct {
+	t       *testing.T
+	service *service
+	inner   *fakeTask
+	ending  *ending
+	dir     string
+	// creating is closed when a Create has reached the runc service, which answers when create is.
+	creating, create chan struct{}
+	containers       map[string]bool
+}
+
+// newEndWorld is for a bubble of synctest, in which one thing happens at a time.
+func newEndWorld(t *testing.T) *endWorld {
+	t.Helper()
+	w := &endWorld{t: t, dir: bundle(t, "/c1", nil), creating: make(chan struct{}), create: make(chan struct{}), containers: map[string]bool{}}
+	w.service, w.inner, _ = newTestService(t)
+	w.ending = w.service.ending
+	w.inner.answer["Create"] = func(_ context.Context, r any) (any, error) {
+		close(w.creating)
+		<-w.create
+		w.containers[r.(*taskapi.CreateTaskRequest).ID] = true
+		return &taskapi.CreateTaskResponse{Pid: testPid}, nil
+	}
+	w.inner.answer["Delete"] = func(_ context.Context, r any) (any, error) {
+		id := r.(*taskapi.DeleteRequest).ID
+		if !w.containers[id] {
+			return nil, status.Error(codes.NotFound, "container not created")
+		}
+		delete(w.containers, id)
+		return &taskapi.DeleteResponse{}, nil
+	}
+	w.inner.answer["Shutdown"] = func(context.Context, any) (any, error) {
+		if len(w.containers) == 0 {
+			w.ending.Shutdown()
+		}
+		return &ptypes.Empty{}, nil
+	}
+	return w
+}
+
+func (w *endWorld) request(id string) *taskapi.CreateTaskRequest {
+	return &taskapi.CreateTaskRequest{ID: id, Bundle: w.dir}
+}
+
+// createLater begins a Create that the runc service has begun with when it returns.
+func (w *endWorld) createLater(ctx context.Context, id string) <-chan error {
+	answer := make(chan error, 1)
+	go func() {
+		_, err := w.service.Create(ctx, w.request(id))
+		answer <- err
+	}()
+	<-w.creating
+	return answer
+}
+
+func (w *endWorld) delete(id string) {
+	w.t.Helper()
+	_, err := w.service.Delete(w.t.Context(), &taskapi.DeleteRequest{ID: id})
+	if err != nil && status.Code(err) != codes.NotFound {
+		w.t.Error(err)
+	}
+}
+
+func (w *endWorld) shutdown(id string) {
+	w.t.Helper()
+	if _, err := w.service.Shutdown(w.t.Context(), &taskapi.ShutdownRequest{ID: id}); err != nil {
+		w.t.Error(err)
+	}
+}
+
+// wantEnded checks whether the end is decided, when nothing but time is left to happen.
+func (w *endWorld) wantEnded(want bool, when string) {
+	w.t.Helper()
+	synctest.Wait()
+	select {
+	case <-w.ending.Done():
+		if !want {
+			w.t.Errorf("the shim has ended %s", when)
+		}
+	default:
+		if want {
+			w.t.Errorf("the shim has not ended %s", when)
+		}
+	}
+}
+
+func inEndWorld(t *testing.T, test func(*testing.T, *endWorld)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) { test(t, newEndWorld(t)) })
+}
+
+// FAULTS A7: the Shutdown that follows another container's Delete does not end a shim that is creating a container.
+func TestShutdownDuringACreate(t *testing.T) {
+	inEndWorld(t, func(t *testing.T, w *endWorld) {
+		w.containers["first"] = true
+		answer := w.createLater(t.Context(), "second")
+		w.delete("first")
+		w.shutdown("first")
+		w.wantEnded(false, "during a Create")
+		close(w.create)
+		if err := <-answer; err != nil {
+			t.Error(err)
+		}
+		pass(time.Hour)
+		w.wantEnded(false, "although it has a container")
+		w.delete("second")
+		w.shutdown("second")
+		w.wantEnded(true, "when the last container is deleted")
+	})
+}
+
+// The Shutdown that was put off is made up for when the Create has failed.
+func TestShutdownDuringACreateThatFails(t *testing.T) {
+	inEndWorld(t, func(t *testing.T, w *endWorld) {
+		w.inner.answer["Create"] = func(context.Context, any) (any, error) {
+			close(w.creating)
+			<-w.create
+			return nil, errors.New("runc failed")
+		}
+		answer := w.createLater(t.Context(), "second")
+		w.shutdown("first")
+		close(w.create)
+		if err := <-answer; err == nil {
+			t.Error("no error")
+		}
+		w.wantEnded(true, "after the Create")
+	})
+}
+
+// FAULTS A7: a Create that the start action has announced meets a shim that stays, or none.
+func TestExpectedCreate(t *testing.T) {
+	for name, test := range map[string]struct {
+		then  func(*endWorld)
+		after time.Duration // until the shim ends
+	}{
+		"comes, and is deleted": {func(w *endWorld) {
+			close(w.create)
+			if err := <-w.createLater(w.t.Context(), "second"); err != nil {
+				w.t.Error(err)
+			}
+			w.wantEnded(false, "although it has a container")
+			w.delete("second")
+			w.shutdown("second")
+		}, 0},
+		"is given up by containerd":       {func(w *endWorld) { w.delete("second") }, 0},
+		"is given up, without the Delete": {func(w *endWorld) { w.shutdown("second") }, 0},
+		"never comes":                     {func(*endWorld) {}, expectWait},
+		"is announced anew": {func(w *endWorld) {
+			pass(expectWait / 2)
+			w.ending.expect("second")
+		}, expectWait},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inEndWorld(t, func(t *testing.T, w *endWorld) {
+				if !w.ending.expect("second") {
+					t.Fatal("it is refused")
+				}
+				w.shutdown("first")
+				w.wantEnded(false, "although a Create is expected")
+				test.then(w)
+				if test.after > 0 {
+					pass(test.after - time.Millisecond)
+					w.wantEnded(false, "too early")
+					pass(time.Millisecond)
+				}
+				w.wantEnded(true, "at last")
+				if w.ending.expect("third") {
+					t.Error("an ended shim expects a Create")
+				}
+				_, err := w.service.Create(t.Context(), w.request("third"))
+				if status.Code(err) != codes.Unavailable || len(w.containers) > 0 {
+					t.Errorf("an ended shim answers a Create with %v", err)
+				}
+			})
+		})
+	}
+}
+
+// An announced Create that never comes does not end a shim that has containers.
+func TestExpectedCreateNeverComesToAPodThatRuns(t *testing.T) {
+	inEndWorld(t, func(_ *testing.T, w *endWorld) {
+		w.containers["first"] = true
+		w.ending.expect("second")
+		pass(time.Hour)
+		w.wantEnded(false, "although it has a container")
+		w.delete("first")
+		w.shutdown("first")
+		w.wantEnded(true, "when the last container is deleted")
+	})
+}
+
+// FAULTS A1: a shim whose only Create has failed ends by itself, if nobody shuts it down.
+func TestFailedCreateEndsTheShim(t *testing.T) {
+	for name, annotations := range map[string]map[string]string{
+		"by the runtime":  nil,
+		"by the shim":     {oci.KeyLifecycle: "postStart: {exec: {}}"},
+		"by preparations": {oci.KeyPreStop: goodHandler},
+	} {
+		t.Run(name, func(t *testing.T) {
+			inEndWorld(t, func(t *testing.T, w *endWorld) {
+				w.inner.answer["Create"] = func(context.Context, any) (any, error) { return nil, errors.New("runc failed") }
+				w.dir = bundle(t, "/c1", annotations)
+				if _, err := w.service.Create(t.Context(), w.request("c1")); err == nil {
+					t.Fatal("no error")
+				}
+				pass(idleWait - time.Millisecond)
+				w.wantEnded(false, "before a client can retry")
+				pass(time.Millisecond)
+				w.wantEnded(true, "when nobody has shut it down")
+			})
+		})
+	}
+}
+
+// A failed Create ends no shim that has containers, or is given another one meanwhile.
+func TestFailedCreateInAPodThatRuns(t *testing.T) {
+	for name, before := range map[string]func(*endWorld){
+		"has a container":  func(w *endWorld) { w.containers["first"] = true },
+		"gets one":         func(w *endWorld) { w.ending.expect("second") },
+		"has begun for it": func(w *endWorld) { w.ending.expectFirst("first", w.dir) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inEndWorld(t, func(t *testing.T, w *endWorld) {
+				before(w)
+				good := w.inner.answer["Create"]
+				w.inner.answer["Create"] = func(context.Context, any) (any, error) { return nil, errors.New("runc failed") }
+				if _, err := w.service.Create(t.Context(), w.request("c1")); err == nil {
+					t.Fatal("no error")
+				}
+				pass(2 * idleWait)
+				w.wantEnded(false, "although it is used")
+				w.inner.answer["Create"] = good
+				close(w.create)
+				if err := <-w.createLater(t.Context(), "second"); err != nil {
+					t.Fatal(err)
+				}
+				pass(time.Hour)
+				w.wantEnded(false, "although it has a container")
+			})
+		})
+	}
+}
+
+// The shim's first container is waited for until containerd has removed its bundle.
+func TestFirstContainerNeverComes(t *testing.T) {
+	inEndWorld(t, func(t *testing.T, w *endWorld) {
+		w.ending.expectFirst("c1", w.dir)
+		pass(time.Hour)
+		w.wantEnded(false, "although its bundle is there")
+		if err := os.RemoveAll(w.dir); err != nil {
+			t.Fatal(err)
+		}
+		pass(bundlePause)
+		w.wantEnded(true, "when its bundle is gone")
+	})
+	inEndWorld(t, func(_ *testing.T, w *endWorld) {
+		w.ending.expectFirst("c1", w.dir)
+		w.delete("c1") // containerd has failed between start and Create
+		w.shutdown("c1")
+		w.wantEnded(true, "when containerd has given it up")
+	})
+}
+
+// A Create whose client has given it up is undone: nobody else would.
+func TestCreateThatIsGivenUpIsUndone(t *testing.T) {
+	for name, giveUp := range map[string]func(w *endWorld, cancel func()){
+		"the connection goes":    func(_ *endWorld, cancel func()) { cancel() },
+		"containerd deletes it":  func(w *endWorld, _ func()) { w.delete("c1") },
+		"containerd shuts down":  func(w *endWorld, _ func()) { w.shutdown("c1") },
+		"the runtime takes long": func(_ *endWorld, cancel func()) { cancel(); pass(createGrace - time.Millisecond) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			inEndWorld(t, func(t *testing.T, w *endWorld) {
+				ctx, cancel := context.WithCancel(t.Context())
+				defer cancel()
+				answer := w.createLater(ctx, "c1")
+				giveUp(w, cancel)
+				close(w.create)
+				if err := <-answer; err == nil {
+					t.Error("it has been created")
+				}
+				if len(w.containers) > 0 {
+					t.Error("the container stays")
+				}
+				if kills := w.inner.asked("Kill"); len(kills) != 1 || kills[0].(*taskapi.KillRequest).Signal != 9 {
+					t.Errorf("kills: %v", kills)
+				}
+				pass(idleWait)
+				w.wantEnded(true, "after it")
+			})
+		})
+	}
+}
+
+// The runtime is killed when it takes too long for a Create that nobody waits for.
+func TestRuntimeThatHangsInACreateThatIsGivenUp(t *testing.T) {
+	inEndWorld(t, func(t *testing.T, w *endWorld) {
+		w.inner.answer["Create"] = func(ctx context.Context, _ any) (any, error) {
+			close(w.creating)
+			<-ctx.Done()
+			return nil, context.Cause(ctx)
+		}
+		ctx, cancel := context.WithCancel(t.Context())
+		answer := w.createLater(ctx, "c1")
+		cancel()
+		began := time.Now()
+		if err := <-answer; err == nil || time.Since(began) != createGrace {
+			t.Errorf("after %s: %v", time.Since(began), err)
+		}
+	})
+}
+
+func TestTwoCreatesOfOneID(t *testing.T) {
+	inEndWorld(t, func(t *testing.T, w *endWorld) {
+		answer := w.createLater(t.Context(), "c1")
+		if _, err := w.service.Create(t.Context(), w.request("c1")); status.Code(err) != codes.AlreadyExists {
+			t.Errorf("got %v", err)
+		}
+		close(w.create)
+		if err := <-answer; err != nil || !w.containers["c1"] {
+			t.Errorf("the first one: %v", err)
+		}
+	})
+}
+
+// TestEndRemovesTheSockets when it is decided, the task API's last, and no other shim's.
+func TestEndRemovesTheSockets(t *testing.T) {
+	dir := t.TempDir()
+	var sockets []socketFile
+	for _, name := range []string{"s", "d"} {
+		path := filepath.Join(dir, name)
+		listener, err := net.Listen("unix", path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer listener.Close()
+		was, err := os.Lstat(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		sockets = append(sockets, socketFile{path: path, was: was})
+	}
+	e := newTestEnding(t)
+	e.sockets = sockets
+	var seen []string
+	e.RegisterCallback(func(context.Context) error {
+		seen = entriesOf(t, dir)
+		return os.Remove(filepath.Join(dir, "s"))
+	})
+	e.close(t.Context())
+	if !slices.Equal(seen, []string{"s"}) || len(entriesOf(t, dir)) > 0 {
+		t.Errorf("at the removal of the task API's socket there is %v, at the end %v", seen, entriesOf(t, dir))
+	}
+	if err := os.WriteFile(filepath.Join(dir, "s"), nil, 0o600); err != nil { // another shim's
+		t.Fatal(err)
+	}
+	e.close(t.Context())
+	if len(entriesOf(t, dir)) != 1 {
+		t.Error("another shim's socket is removed")
+	}
+}
+
+func entriesOf(t *testing.T, dir string) []string {
+	t.Helper()
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var names []string
+	for _, entry := range entries {
+		names = append(names, entry.Name())
+	}
+	return names
+}
+
+// FAULTS A7: what the start action makes of the socket that it finds.
+func TestWillServe(t *testing.T) {
+	s, _, _ := newTestService(t)
+	living := listen(t, s)
+	for name, test := range map[string]struct {
+		socket string
+		stays  bool
+	}{
+		"of a shim that lives": {living, true},
+		"of one that ends":     {listenEnding(t), false},
+		"of an earlier build":  {listenWithout(t), true},
+		"of one that dies":     {listenOnce(t), false},
+		"that is not there":    {filepath.Join(t.TempDir(), "s"), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			stays, err := willServe(t.Context(), "unix://"+test.socket, "second")
+			if err != nil || stays != test.stays {
+				t.Errorf("got %t, %v", stays, err)
+			}
+		})
+	}
+	if !s.ending.busy() {
+		t.Error("the shim that lives expects nothing")
+	}
+}
+
+// listenEnding serves a shim that has decided to end, whose socket goes when it has said so.
+func listenEnding(t *testing.T) string {
+	t.Helper()
+	s, _, _ := newTestService(t)
+	s.ending.close(t.Context())
+	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(func(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+		response, err := method(ctx, unmarshal)
+		_ = os.Remove(s.ending.sockets[0].path)
+		return response, err
+	}))
+	if err == nil {
+		err = s.RegisterTTRPC(server)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.ending.sockets = []socketFile{{path: filepath.Join(t.TempDir(), "s")}}
+	serve(t, server, s.ending.sockets[0].path)
+	return s.ending.sockets[0].path
+}
+
+// listenWithout serves nothing that a shim serves now.
+func listenWithout(t *testing.T) string {
+	t.Helper()
+	server, err := ttrpc.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(t.TempDir(), "s")
+	serve(t, server, socket)
+	return socket
+}
+
+// serve until the test ends.
+func serve(t *testing.T, server *ttrpc.Server, socket string) {
+	t.Helper()
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = server.Serve(context.Background(), listener) }()
+	t.Cleanup(func() { _ = server.Close(); <-done })
+}
+
+// listenOnce takes one connection, and ends with it.
+func listenOnce(t *testing.T) string {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		conn, err := listener.Accept()
+		_ = listener.Close()
+		if err == nil {
+			_ = conn.Close()
+		}
+	}()
+	return socket
+}
+
+// A socket of a dead shim is removed, and one that a shim listens on is not.
+func TestRemoveDead(t *testing.T) {
+	t.Chdir(t.TempDir()) // a bundle
+	dead := filepath.Join(t.TempDir(), "dead")
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: dead})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.SetUnlinkOnClose(false)
+	living := filepath.Join(t.TempDir(), "living")
+	other, err := net.Listen("unix", living)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	_ = listener.Close()
+	removeDead(t.Context(), "unix://"+living)
+	unlock, err := lockGroups() // a shim is being started
+	if err != nil {
+		t.Fatal(err)
+	}
+	removeDead(t.Context(), "unix://"+dead)
+	if _, err := os.Lstat(dead); err != nil {
+		t.Error("a socket is removed while a shim is being started")
+	}
+	unlock()
+	removeDead(t.Context(), "unix://"+dead)
+	if _, err := os.Lstat(dead); err == nil {
+		t.Error("the dead shim's socket stays")
+	}
+	if _, err := os.Lstat(living); err != nil {
+		t.Error("the living shim's socket is removed")
+	}
+}
