@@ -27,7 +27,7 @@ const (
 )
 
 // meetingTargets have the newest and the oldest server.
-var meetingTargets = []target{pinned, {name: "1.6-runc", server: "1.6", binary: "runc"}}
+var meetingTargets = []target{pinned, oldest}
 
 func TestCreateMeetsTheEndOfASharedShim(t *testing.T) {
 	for name, annotations := range map[string]with{
