@@ -1,0 +1,158 @@
+package shim
+
+import (
+	"context"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	ptypes "github.com/containerd/containerd/v2/pkg/protobuf/types"
+	runc "github.com/containerd/go-runc"
+	"github.com/containerd/ttrpc"
+	"golang.org/x/sys/unix"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/metrics"
+)
+
+// testMonitor starts processes as the shim's reaper does, and knows which still run.
+type testMonitor struct {
+	mu      sync.Mutex
+	started int
+	running int
+}
+
+func (m *testMonitor) Start(cmd *exec.Cmd) (chan runc.Exit, error) {
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	m.started++
+	m.running++
+	exits := make(chan runc.Exit, 1)
+	go func() {
+		_, _ = unix.Wait4(cmd.Process.Pid, nil, 0, nil)
+		m.mu.Lock()
+		m.running--
+		m.mu.Unlock()
+		exits <- runc.Exit{Pid: cmd.Process.Pid}
+	}()
+	return exits, nil
+}
+
+func (m *testMonitor) Unsubscribe(chan runc.Exit) {}
+
+// patientHost is a handler host that waits for the container for ever.
+func patientHost(t *testing.T) (*hookexec.Host, *testMonitor) {
+	t.Helper()
+	dir := t.TempDir()
+	if err := os.WriteFile(filepath.Join(dir, hookexec.HostBinary), []byte("#!/bin/sh\nwhile read line; do :; done; exec sleep 1000\n"), 0o755); err != nil {
+		t.Fatal(err)
+	}
+	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
+	monitor := &testMonitor{}
+	host, err := hookexec.OpenHost(monitor)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = host.Close() })
+	return host, monitor
+}
+
+// TestFailedCreateEndsThePreparation: the handler host that was started beside the runtime has ended when the Create has
+// been answered.
+func TestFailedCreateEndsThePreparation(t *testing.T) {
+	for name, create := range map[string]func(context.Context, any) (any, error){
+		"an error": func(context.Context, any) (any, error) { return nil, errors.New("runc failed") },
+		"a panic":  func(context.Context, any) (any, error) { panic("a bug") },
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, inner, _ := newTestService(t)
+			host, monitor := patientHost(t)
+			s.host, s.hostErr = host, nil
+			inner.answer["Create"] = create
+			request := &taskapi.CreateTaskRequest{ID: "c1", Bundle: bundle(t, "/c1", map[string]string{oci.KeyPreStop: goodHandler})}
+			_, err := s.UnaryServerInterceptor()(t.Context(), nil, &ttrpc.UnaryServerInfo{}, func(ctx context.Context, _ func(any) error) (any, error) {
+				return s.Create(ctx, request)
+			})
+			if err == nil {
+				t.Error("no error")
+			}
+			monitor.mu.Lock()
+			defer monitor.mu.Unlock()
+			if monitor.started != 1 || monitor.running != 0 {
+				t.Errorf("%d hosts have been started, %d run", monitor.started, monitor.running)
+			}
+			if len(s.all()) > 0 || len(s.tap.gates) > 0 || s.ending.busy() {
+				t.Errorf("something stays: %v, %v, busy: %t", s.all(), s.tap.gates, s.ending.busy())
+			}
+		})
+	}
+}
+
+// TestSignalIsSentWhenItsClientHasGone: what the machine has decided counts on it.
+func TestSignalIsSentWhenItsClientHasGone(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve().mustStart()
+		sent := 0
+		w.inner.answer["Kill"] = func(ctx context.Context, _ any) (any, error) {
+			if ctx.Err() == nil {
+				sent++
+			}
+			return &ptypes.Empty{}, ctx.Err()
+		}
+		gone, cancel := context.WithCancel(t.Context())
+		cancel()
+		if _, err := w.service.Kill(gone, &taskapi.KillRequest{ID: "c1", Signal: uint32(unix.SIGHUP)}); err != nil || sent != 1 {
+			t.Errorf("sent %d times, %v", sent, err)
+		}
+	})
+}
+
+// TestKilledIsKnown: LIFECYCLE_RESULT says of a container that a client has killed that it was not the kernel.
+func TestKilledIsKnown(t *testing.T) {
+	for signal, want := range map[unix.Signal]bool{unix.SIGKILL: true, unix.SIGHUP: false} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve().mustStart()
+			w.kill(signal)
+			if got := w.c.killed.Load(); got != want {
+				t.Errorf("after %s: %t", signal, got)
+			}
+			w.exit()
+		})
+	}
+}
+
+// TestEndOfTheShimCounts: what handlers did is counted when the shim has ended, also if another shim is at the counters.
+func TestEndOfTheShimCounts(t *testing.T) {
+	s, _, _ := newTestService(t)
+	path := filepath.Join(t.TempDir(), "lifecycle.prom")
+	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	fd := int(lock.Fd())
+	if err := unix.Flock(fd, unix.LOCK_EX); err != nil {
+		t.Fatal(err)
+	}
+	s.counters.Add(path, metrics.Counts{metrics.Kills: 1})
+	unlocked := make(chan struct{})
+	time.AfterFunc(countWait/10, func() { defer close(unlocked); _ = unix.Flock(fd, unix.LOCK_UN) })
+	defer func() { <-unlocked; _ = lock.Close() }()
+	if err := s.end(t.Context()); err != nil {
+		t.Error(err)
+	}
+	text, err := os.ReadFile(path)
+	if err != nil || !strings.Contains(string(text), metrics.Kills+" 1\n") {
+		t.Errorf("%v: %s", err, text)
+	}
+}
