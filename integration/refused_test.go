@@ -259,6 +259,8 @@ func taskState(b *bench, c *container) (string, error) {
 // A Create that is under way when containerd is killed leaves nothing either, when the next containerd has come.
 func TestCreateDuringWhichContainerdDies(t *testing.T) {
 	onOwn(t, []target{pinned, oldest}, func(b *bench) {
+		// The runtime takes 3 s, and a shim looks each 10 s whether containerd has removed its bundle.
+		b.watch.Settle = harness.Patience(40 * time.Second)
 		before := b.snapshot()
 		for _, annotations := range []with{{}, {keyPreStart: shell("true")}} {
 			c := b.newContainer(annotations, forever, b.runtime(b.script(slowly)))
