@@ -6,6 +6,8 @@ import (
 	"strings"
 	"testing"
 	"unicode/utf8"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
 // What crosses an RPC has a bound (SPEC 9, Bounds).
@@ -45,6 +47,33 @@ func TestCannotStartWhateverTheErrorsSize(t *testing.T) {
 			_, _, err := c.Run(b.Context())
 			b.wantError(err, "postStart handler failed: cannot start: ", test.says)
 			b.wantBounded(err)
+		}
+	})
+}
+
+// FAULTS A5: a handler that prints 1 MiB of NUL bytes, which can only be shown as three bytes each, fails the start in a
+// bounded error, and status and events of a pod of such containers arrive.
+func TestFloodOfOutputIsCut(t *testing.T) {
+	on(t, []target{pinned}, func(b *bench) {
+		script := "head -c 1048576 /dev/zero; echo the end; exit 3"
+		limitOfOutput := withOptions(b, "OutputLimit = 1048576")
+		c := b.newContainer(with{keyPostStart: shell(script)}, obedient, limitOfOutput)
+		_, _, err := c.Run(b.Context())
+		b.wantError(err, "postStart handler failed: exit status 3", "bytes cut]", "the end")
+		b.wantBounded(err)
+		for range 3 {
+			b.run(with{keyPostStart: "{failurePolicy: Ignore, " + shell(script) + "}"}, forever, limitOfOutput, func(config *harness.ContainerConfig) {
+				config.Annotations[groupAnnotation] = "pod"
+			})
+		}
+		shown := b.wantCtl([]string{`"result": "Failed"`, "the end"}, "status", "-o", "json")
+		if got := strings.Count(shown, `the end\n"`); got != 4 { // one of the container that failed
+			b.Errorf("%d outputs are shown", got)
+		}
+		for line := range strings.Lines(b.daemon.Log()[b.logged:]) {
+			if len(line) > 64<<10 {
+				b.Errorf("a line of the log has %d bytes: %.200s", len(line), line)
+			}
 		}
 	})
 }
