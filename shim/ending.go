@@ -5,6 +5,7 @@ import (
 	"errors"
 	"io/fs"
 	"os"
+	"runtime/debug"
 	"sync"
 	"time"
 
@@ -150,6 +151,11 @@ func (e *ending) settle() {
 		return
 	}
 	e.due = false
+	defer func() { // a timer's goroutine, or a request that has nothing to do with it
+		if value := recover(); value != nil {
+			log.L.Errorf("panic in a shutdown: %v\n%s", value, debug.Stack())
+		}
+	}()
 	if _, err := e.shutdown(context.Background(), &taskapi.ShutdownRequest{}); err != nil {
 		log.L.WithError(err).Error("cannot shut the shim down")
 	}

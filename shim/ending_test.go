@@ -235,6 +235,20 @@ func TestFailedCreateEndsTheShim(t *testing.T) {
 	}
 }
 
+// A panic of the runc service in a Shutdown that nobody has requested ends no process.
+func TestPanicInAShutdownOfItsOwn(t *testing.T) {
+	inEndWorld(t, func(_ *testing.T, w *endWorld) {
+		good := w.inner.answer["Shutdown"]
+		w.inner.answer["Shutdown"] = func(context.Context, any) (any, error) { panic("a bug") }
+		w.ending.expect("c1")
+		pass(expectWait)
+		w.wantEnded(false, "by a panic")
+		w.inner.answer["Shutdown"] = good
+		w.shutdown("c1")
+		w.wantEnded(true, "at the next request")
+	})
+}
+
 // A failed Create ends no shim that has containers, or is given another one meanwhile.
 func TestFailedCreateInAPodThatRuns(t *testing.T) {
 	for name, before := range map[string]func(*endWorld){
