@@ -298,7 +298,7 @@ func TestCancelled(t *testing.T) {
 	}
 	end(errors.New("shutdown"))
 	<-ctx.Done()
-	if err := ctx.Err(); err != context.Canceled { //nolint:errorlint // as containerd compares
+	if err := ctx.Err(); err != context.Canceled {
 		t.Errorf("got %v", err)
 	}
 }
