@@ -1,0 +1,135 @@
+package shim
+
+import (
+	"context"
+	"net"
+	"os"
+	"path/filepath"
+	"testing"
+
+	"github.com/containerd/ttrpc"
+)
+
+// FAULTS A7: what the start action makes of the socket that it finds.
+func TestWillServe(t *testing.T) {
+	s, _, _ := newTestService(t)
+	living := listen(t, s)
+	for name, test := range map[string]struct {
+		socket string
+		stays  bool
+	}{
+		"of a shim that lives": {living, true},
+		"of one that ends":     {listenEnding(t), false},
+		"of an earlier build":  {listenWithout(t), true},
+		"of one that dies":     {listenOnce(t), false},
+		"that is not there":    {filepath.Join(t.TempDir(), "s"), false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			stays, err := willServe(t.Context(), "unix://"+test.socket, "second")
+			if err != nil || stays != test.stays {
+				t.Errorf("got %t, %v", stays, err)
+			}
+		})
+	}
+	if !s.ending.busy() {
+		t.Error("the shim that lives expects nothing")
+	}
+}
+
+// listenEnding serves a shim that has decided to end, whose socket goes when it has said so.
+func listenEnding(t *testing.T) string {
+	t.Helper()
+	s, _, _ := newTestService(t)
+	s.ending.close(t.Context())
+	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(func(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+		response, err := method(ctx, unmarshal)
+		_ = os.Remove(s.ending.sockets[0].path)
+		return response, err
+	}))
+	if err == nil {
+		err = s.RegisterTTRPC(server)
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.ending.sockets = []socketFile{{path: filepath.Join(t.TempDir(), "s")}}
+	serve(t, server, s.ending.sockets[0].path)
+	return s.ending.sockets[0].path
+}
+
+// listenWithout serves nothing that a shim serves now.
+func listenWithout(t *testing.T) string {
+	t.Helper()
+	server, err := ttrpc.NewServer()
+	if err != nil {
+		t.Fatal(err)
+	}
+	socket := filepath.Join(t.TempDir(), "s")
+	serve(t, server, socket)
+	return socket
+}
+
+// serve until the test ends.
+func serve(t *testing.T, server *ttrpc.Server, socket string) {
+	t.Helper()
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	done := make(chan struct{})
+	go func() { defer close(done); _ = server.Serve(context.Background(), listener) }()
+	t.Cleanup(func() { _ = server.Close(); <-done })
+}
+
+// listenOnce takes one connection, and ends with it.
+func listenOnce(t *testing.T) string {
+	t.Helper()
+	socket := filepath.Join(t.TempDir(), "s")
+	listener, err := net.Listen("unix", socket)
+	if err != nil {
+		t.Fatal(err)
+	}
+	go func() {
+		conn, err := listener.Accept()
+		_ = listener.Close()
+		if err == nil {
+			_ = conn.Close()
+		}
+	}()
+	return socket
+}
+
+// A socket of a dead shim is removed, and one that a shim listens on is not.
+func TestRemoveDead(t *testing.T) {
+	t.Chdir(t.TempDir()) // a bundle
+	dead := filepath.Join(t.TempDir(), "dead")
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: dead})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.SetUnlinkOnClose(false)
+	living := filepath.Join(t.TempDir(), "living")
+	other, err := net.Listen("unix", living)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer other.Close()
+	_ = listener.Close()
+	removeDead(t.Context(), "unix://"+living)
+	unlock, err := lockGroups() // a shim is being started
+	if err != nil {
+		t.Fatal(err)
+	}
+	removeDead(t.Context(), "unix://"+dead)
+	if _, err := os.Lstat(dead); err != nil {
+		t.Error("a socket is removed while a shim is being started")
+	}
+	unlock()
+	removeDead(t.Context(), "unix://"+dead)
+	if _, err := os.Lstat(dead); err == nil {
+		t.Error("the dead shim's socket stays")
+	}
+	if _, err := os.Lstat(living); err != nil {
+		t.Error("the living shim's socket is removed")
+	}
+}
