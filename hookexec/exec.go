@@ -22,6 +22,9 @@ type Exec struct {
 	OutputLimit int
 	// Log is given the output too, where it is not nil.
 	Log Log
+	// Background takes over the output when the command leaves processes behind that
+	// hold it. If nil, the output is closed then.
+	Background *Background
 	// Progress is shown the output.
 	Progress *Progress
 	// Parked is the same command parked earlier, nil where there is none. The first
@@ -58,7 +61,7 @@ func (e *Exec) Attempt(ctx context.Context) Result {
 // begin starts the host and hands it the request. The channel and its host's files
 // are closed where it fails, the files always.
 func (e *Exec) begin(channel *channel, files []*os.File) (*execRun, error) {
-	output, writer, err := newOutput(e.OutputLimit, e.Log)
+	output, writer, err := newOutput(e.OutputLimit, e.Log, e.Background)
 	if err != nil {
 		channel.close()
 		closeAll(files...)
@@ -78,7 +81,7 @@ func (e *Exec) begin(channel *channel, files []*os.File) (*execRun, error) {
 		defer close(sent)
 		_ = channel.send(e.Request) // a host that has not read it all says so, or was ended
 	}()
-	return &execRun{child: child, channel: channel, output: output, sent: sent, early: map[int]int{}}, nil
+	return &execRun{child: child, channel: channel, output: output, sent: sent}, nil
 }
 
 // execRun is one process, from the host's start to the process's end.
@@ -91,9 +94,12 @@ type execRun struct {
 	handler *process
 	// startErr is why the host could not start it.
 	startErr error
-	// early holds the exits that were told before the handler's number was
-	// known: the reaper may meet the handler before its host.
-	early map[int]int
+	// expected is the pid that the host has announced, 0 until then. early is the
+	// status of that process if the reaper reported it before the host's exit, and
+	// reported says so. No other exit is kept: the pod decides how many there are.
+	expected int
+	early    int
+	reported bool
 }
 
 // wait follows the process to its end and releases everything. When ctx is
@@ -132,23 +138,37 @@ type end struct {
 	err    error
 }
 
-// exited takes an exit in and tells whether the run is over.
+// exited takes an exit in and reports whether the run is over. A report may be about
+// an earlier process with the same pid, if the reaper is late: the pidfd knows.
 func (r *execRun) exited(exit runc.Exit, killed bool) (end, bool) {
 	switch {
-	case r.handler != nil && exit.Pid == r.handler.pid:
-		return end{exit.Status, r.startErr}, true
-	case r.handler == nil && exit.Pid == r.child.pid:
+	case r.handler == nil && exit.Pid == r.child.pid && r.child.isReaped():
 		return r.hostLeft(killed)
 	case r.handler == nil:
-		r.early[exit.Pid] = exit.Status
+		r.noteEarly(exit)
+	case exit.Pid == r.handler.pid && r.handler.isReaped():
+		return end{exit.Status, r.startErr}, true
 	}
 	return end{}, false
+}
+
+// noteEarly keeps the handler's exit if it is reported before the host's. The host
+// announces the handler's pid before the shim can reap the handler: a handler becomes
+// the shim's child when the host exits, after its answer, and that of an onExit waits
+// for its start until it is announced. So an exit before the announcement is not ours.
+func (r *execRun) noteEarly(exit runc.Exit) {
+	if r.expected == 0 {
+		r.expected = r.channel.announced()
+	}
+	if exit.Pid == r.expected {
+		r.early, r.reported = exit.Status, true
+	}
 }
 
 // hostLeft finds the handler that the host has left behind. A host that failed
 // or was killed may have started one all the same.
 func (r *execRun) hostLeft(killed bool) (end, bool) {
-	r.child.reaped()
+	r.child.collect()
 	pid, err := r.channel.response()
 	r.startErr = err
 	handler, err := r.channel.handler(pid)
@@ -162,8 +182,8 @@ func (r *execRun) hostLeft(killed bool) (end, bool) {
 	if r.startErr != nil || killed {
 		err = handler.killGroup()
 	}
-	status, ended := r.early[handler.pid]
-	return end{status, errors.Join(r.startErr, err)}, ended
+	early := r.reported && r.expected == handler.pid && handler.isReaped()
+	return end{r.early, errors.Join(r.startErr, err)}, early
 }
 
 // result judges the end. Output that is still in the pipe belongs to it.

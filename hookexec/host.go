@@ -151,9 +151,9 @@ func (c *child) wait(ctx context.Context) (int, error) {
 			if !ok {
 				return 0, errors.New("the shim's reaper is gone")
 			}
-			if exit.Pid == c.pid {
+			if exit.Pid == c.pid && c.isReaped() {
 				c.unsubscribe() // the reaper waits for who does not take its exits, and os/exec for the end of stdin
-				c.reaped()
+				c.collect()
 				return exit.Status, context.Cause(ctx)
 			}
 		case <-done:
@@ -165,9 +165,9 @@ func (c *child) wait(ctx context.Context) (int, error) {
 	}
 }
 
-// reaped is called when the reaper has told the host's exit. Wait flushes stderr;
+// collect is called when the reaper has reported the host's exit. Wait flushes stderr;
 // it finds no process, and so leaves os/exec's own pidfd open.
-func (c *child) reaped() {
+func (c *child) collect() {
 	_ = c.cmd.Wait()
 	_ = c.cmd.Process.Release()
 }
@@ -188,6 +188,8 @@ func (c *child) unsubscribe() {
 type channel struct {
 	control *net.UnixConn
 	pidfds  *os.File
+	// peeked is announced's buffer: an announcement is far shorter.
+	peeked [256]byte
 }
 
 // pidfdFile is the index of wire.PidfdFD among the host's files.
@@ -245,13 +247,35 @@ func (c *channel) send(request wire.StartRequest) error {
 // responseWait bounds the reading of what a host that has left has said.
 const responseWait = time.Second
 
+// announced returns the handler's pid if the host has sent it, else 0. It takes nothing
+// from the socket.
+func (c *channel) announced() int {
+	raw, err := c.control.SyscallConn()
+	if err != nil {
+		return 0
+	}
+	n := 0
+	_ = raw.Control(func(fd uintptr) { // its only error is that of a closed socket
+		n, _, _ = unix.Recvfrom(int(fd), c.peeked[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
+	})
+	if n <= 0 {
+		return 0
+	}
+	var response wire.StartResponse
+	_ = json.NewDecoder(bytes.NewReader(c.peeked[:n])).Decode(&response) // an error that is longer announces no pid
+	return response.Pid
+}
+
 // response is what the host has said before it went: the handler's pid, or why
 // there is none.
 func (c *channel) response() (int, error) {
-	var response wire.StartResponse
+	response := wire.StartResponse{Announced: true}
 	_ = c.control.SetReadDeadline(time.Now().Add(responseWait))
-	if err := json.NewDecoder(c.control).Decode(&response); err != nil {
-		return 0, errors.New("cannot start: the handler host ended without an answer")
+	for decoder := json.NewDecoder(c.control); response.Announced; {
+		response = wire.StartResponse{}
+		if err := decoder.Decode(&response); err != nil {
+			return 0, errors.New("cannot start: the handler host ended without an answer")
+		}
 	}
 	if response.Error != "" {
 		return 0, fmt.Errorf("cannot start: %s", response.Error)

@@ -4,6 +4,7 @@ import (
 	"io"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 	"unicode/utf8"
 
@@ -72,16 +73,20 @@ type output struct {
 	tail   tail
 	log    Log           // nil where there is none
 	done   chan struct{} // closed by the collecting goroutine when it ends
+	// background takes over what others still hold at the end; nil: nothing does.
+	background *Background
+	// left is set by finish if something was taken over.
+	left atomic.Pointer[leftover]
 }
 
 // newOutput returns the write end, which the caller closes once the process has
 // it.
-func newOutput(limit int, log Log) (*output, *os.File, error) {
+func newOutput(limit int, log Log, background *Background) (*output, *os.File, error) {
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		return nil, nil, err
 	}
-	o := &output{reader: reader, tail: tail{limit: limit}, log: log, done: make(chan struct{})}
+	o := &output{reader: reader, tail: tail{limit: limit}, log: log, done: make(chan struct{}), background: background}
 	go o.collect()
 	return o, writer, nil
 }
@@ -106,9 +111,9 @@ func (o *output) take(p []byte) {
 	}
 }
 
-// finish takes what is in the pipe now and closes it. It does not wait for the
-// end of the output: a background child of the handler may hold the pipe open
-// for as long as the container lives.
+// finish takes what is in the pipe now. It does not wait for the end of the output: a
+// background child of the handler may hold the pipe open for as long as the container
+// lives. What such a child writes is nobody's output any more, also with a Log.
 func (o *output) finish() (string, int64) {
 	_ = o.reader.SetReadDeadline(time.Now())
 	<-o.done
@@ -118,6 +123,7 @@ func (o *output) finish() (string, int64) {
 			o.drain(int(fd))
 			return true
 		})
+		o.left.Store(o.background.take(raw))
 	}
 	_ = o.reader.Close()
 	if o.log != nil {

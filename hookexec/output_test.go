@@ -105,7 +105,7 @@ func FuzzTail(f *testing.F) {
 
 func collecting(t *testing.T, limit int) (*output, *os.File) {
 	t.Helper()
-	o, writer, err := newOutput(limit, nil)
+	o, writer, err := newOutput(limit, nil, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -122,7 +122,7 @@ func (n *noting) EndLine() { n.WriteString("|") }
 func TestOutputGoesToTheLog(t *testing.T) {
 	log := &noting{}
 	for _, text := range []string{"", strings.Repeat("x", 60_000) + "the end"} {
-		o, writer, err := newOutput(10, log)
+		o, writer, err := newOutput(10, log, nil)
 		if err != nil {
 			t.Fatal(err)
 		}

@@ -40,6 +40,12 @@ func newProcess(pidfd, pid int) (*process, error) {
 	return nil, errors.New("the process has been reaped")
 }
 
+// isReaped reports whether the process has been waited for. Until then no other
+// process has its pid.
+func (p *process) isReaped() bool {
+	return errors.Is(unix.PidfdSendSignal(p.pidfd, 0, nil, 0), unix.ESRCH)
+}
+
 // pidfdSignalProcessGroup is PIDFD_SIGNAL_PROCESS_GROUP, Linux 6.9
 // (pidfd_send_signal(2)).
 const pidfdSignalProcessGroup = 1 << 2

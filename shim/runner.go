@@ -56,6 +56,9 @@ type runner struct {
 	afterlife afterlife
 	// cgroup is init's HybridCgroup, from prepare on.
 	cgroup string
+	// background holds the outputs of what handlers leave in the background; nil until
+	// prepare.
+	background *hookexec.Background
 	// parked is the first handler of the start, until it runs; nil where it is not
 	// parked, or not any more.
 	parked atomic.Pointer[hookexec.Parked]
@@ -112,6 +115,7 @@ func (r *runner) prepare(pid int, exited <-chan struct{}) error {
 			return err
 		}
 	}
+	r.background = hookexec.NewBackground(exited, r.evicted)
 	r.cgroup = hookexec.HybridCgroup(pid)
 	if r.preparation != nil {
 		if err := r.preparation.Finish(wire.Init{Pid: pid}); err != nil {
@@ -120,6 +124,12 @@ func (r *runner) prepare(pid int, exited <-chan struct{}) error {
 	}
 	r.init = init
 	return nil
+}
+
+// evicted reports that a process which a handler has left in the background can end by
+// SIGPIPE.
+func (r *runner) evicted() {
+	log.L.WithField("id", r.id).Warn("too many processes that handlers have left in the background hold an output: the oldest output is closed")
 }
 
 // first is the handler that the start runs first.
@@ -173,6 +183,7 @@ func (r *runner) close() {
 		_ = unix.Close(r.pidfd)
 		r.pidfd = -1
 	}
+	r.background.Close()
 	if r.afterlife.remains != nil {
 		r.afterlife.remains.Close() // twice is no harm
 	}
@@ -266,6 +277,7 @@ func (r *runner) exec(handler *lifecyclev1.Handler, env []string) *hookexec.Exec
 		Request:     wire.StartRequest{Root: r.root(), ID: r.id, Args: handler.Exec.Command, Env: env},
 		Cgroup:      r.cgroup,
 		OutputLimit: r.outputLimit,
+		Background:  r.background,
 	}
 }
 

@@ -151,6 +151,7 @@ func (r *handlerRun) told() *lifecyclev1.HandlerRun {
 	told.FinishedAt, told.Took = timestamppb.New(r.ended), durationpb.New(r.ended.Sub(r.began))
 	told.Result, told.Error, told.ExitCode = resultOf(r.result)
 	told.LostLines = r.result.LostLines
+	told.BackgroundOutputs = uint32(r.progress.Background())
 	if r.result.LogErr != nil {
 		told.LogError = bounded.Error(r.result.LogErr)
 	}

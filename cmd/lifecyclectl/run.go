@@ -103,6 +103,9 @@ func printOutput(out io.Writer, run *lifecyclev1.HandlerRun) error {
 	if run.LogError != "" {
 		text += fmt.Sprintf("[%d lines are not in the container's log: %s]\n", run.LostLines, oneLine(run.LogError))
 	}
+	if run.BackgroundOutputs > 0 {
+		text += "[a process that it has left in the background holds its output: what that writes now is dropped]\n"
+	}
 	_, err := io.WriteString(out, text)
 	return err
 }

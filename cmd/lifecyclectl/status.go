@@ -158,7 +158,7 @@ func printTable(out io.Writer, _ []*shim, places []place) error {
 		for _, run := range place.status.Runs {
 			colours = append(colours, colourOf(run))
 			fmt.Fprintf(table, "%s\t%s\t%s\t%s\t%s\t%s\t%d\t%s\t%s\n", oneLine(place.namespace), oneLine(place.status.Id), oneLine(phase), oneLine(handlerOf(run)),
-				oneLine(cmp.Or(run.Result, "running")), run.Took.AsDuration().Round(time.Millisecond), run.Attempts, oneLine(endsOf(run)), lastWords(run))
+				oneLine(resultOf(run)), run.Took.AsDuration().Round(time.Millisecond), run.Attempts, oneLine(endsOf(run)), lastWords(run))
 		}
 	}
 	if err := table.Flush(); err != nil {
@@ -171,6 +171,16 @@ func handlerOf(run *lifecyclev1.HandlerRun) string {
 	text := run.Handler + " " + run.Type
 	if run.Trial {
 		text += " (trial)"
+	}
+	return text
+}
+
+// resultOf also reports processes that the handler has left in the background, if they
+// still hold its output.
+func resultOf(run *lifecyclev1.HandlerRun) string {
+	text := cmp.Or(run.Result, "running")
+	if run.BackgroundOutputs > 0 {
+		text += fmt.Sprintf(" (%d in background)", run.BackgroundOutputs)
 	}
 	return text
 }

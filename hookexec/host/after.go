@@ -27,13 +27,14 @@ const afterCgroupName = "onExit"
 // StartAfter starts an onExit, and returns the pid of its process. The container's
 // own OCI runtime makes it, as a container of its own, from the container's spec:
 // so what it may do is made by what made the container, and by nothing else. A
-// pidfd of its process is sent over pidfds before it runs.
+// pidfd of its process is sent over pidfds, and its pid is passed to announce, before it
+// runs.
 //
 // Its root filesystem is a copy of the container's mounts, as they are in the
 // mount namespace that was kept: volumes, what the runtime mounted, and what the
 // container mounted itself. It is put over the bundle's rootfs, in a mount
 // namespace of this process, so that nobody else sees it and nothing stays.
-func StartAfter(request wire.StartRequest, pidfds *os.File) (pid int, err error) {
+func StartAfter(request wire.StartRequest, pidfds *os.File, announce func(pid int) error) (pid int, err error) {
 	defer recovered(&err)
 	after := request.After
 	lock, err := lockAfter(after)
@@ -71,6 +72,9 @@ func StartAfter(request wire.StartRequest, pidfds *os.File) (pid int, err error)
 	}
 	if err := sendPidfd(pid, pidfds); err != nil {
 		return 0, err
+	}
+	if err := announce(pid); err != nil {
+		return 0, fmt.Errorf("announce onExit's process: %w", err)
 	}
 	return pid, runRuntime(after, false, "start", after.ID)
 }

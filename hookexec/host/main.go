@@ -99,10 +99,13 @@ func start() int {
 	var request wire.StartRequest
 	err := json.NewDecoder(control).Decode(&request)
 	response := wire.StartResponse{}
+	announce := func(pid int) error {
+		return json.NewEncoder(control).Encode(wire.StartResponse{Pid: pid, Announced: true})
+	}
 	switch {
 	case err != nil:
 	case request.After != nil:
-		response.Pid, err = StartAfter(request, pidfds)
+		response.Pid, err = StartAfter(request, pidfds, announce)
 	default:
 		response.Pid, err = Start(request, pidfds)
 	}

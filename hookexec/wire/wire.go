@@ -18,7 +18,8 @@ const (
 // Descriptors that CommandStart inherits beside stdin (/dev/null) and the
 // handler's output on stdout and stderr.
 const (
-	// ControlFD is a stream socket: a StartRequest in, a StartResponse out.
+	// ControlFD is a stream socket: a StartRequest in, a StartResponse out,
+	// for an onExit after an announcement.
 	ControlFD = 3
 	// PidfdFD is a socket over which the handler's process sends a pidfd of
 	// itself, before it becomes the handler.
@@ -54,10 +55,13 @@ type StartRequest struct {
 	After *After
 }
 
-// StartResponse tells how it went.
+// StartResponse reports whether the handler was started. For an onExit, whose process
+// the shim may reap before that is known, an announcement comes first.
 type StartResponse struct {
-	// Error is empty where the handler was started.
+	// Error is empty if the handler was started.
 	Error string
 	// Pid of the handler, in the pid namespace of shim and host.
 	Pid int
+	// Announced: Pid is the process that will be started; the answer is still to come.
+	Announced bool `json:",omitempty"`
 }

@@ -490,10 +490,14 @@ type HandlerRun struct {
 	Trial bool `protobuf:"varint,15,opt,name=trial,proto3" json:"trial,omitempty"`
 	// Of a handler with output Log, once it has ended: how many of its lines did
 	// not reach the container's log, and why.
-	LostLines     int64  `protobuf:"varint,16,opt,name=lost_lines,json=lostLines,proto3" json:"lost_lines,omitempty"`
-	LogError      string `protobuf:"bytes,17,opt,name=log_error,json=logError,proto3" json:"log_error,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	LostLines int64  `protobuf:"varint,16,opt,name=lost_lines,json=lostLines,proto3" json:"lost_lines,omitempty"`
+	LogError  string `protobuf:"bytes,17,opt,name=log_error,json=logError,proto3" json:"log_error,omitempty"`
+	// Of an exec handler that has ended: how many outputs (one per attempt at most)
+	// are still held by processes that it left in the background. What they write is
+	// read and dropped.
+	BackgroundOutputs uint32 `protobuf:"varint,18,opt,name=background_outputs,json=backgroundOutputs,proto3" json:"background_outputs,omitempty"`
+	unknownFields     protoimpl.UnknownFields
+	sizeCache         protoimpl.SizeCache
 }
 
 func (x *HandlerRun) Reset() {
@@ -645,6 +649,13 @@ func (x *HandlerRun) GetLogError() string {
 	return ""
 }
 
+func (x *HandlerRun) GetBackgroundOutputs() uint32 {
+	if x != nil {
+		return x.BackgroundOutputs
+	}
+	return 0
+}
+
 var File_proto_lifecycle_v1_status_proto protoreflect.FileDescriptor
 
 const file_proto_lifecycle_v1_status_proto_rawDesc = "" +
@@ -686,7 +697,7 @@ const file_proto_lifecycle_v1_status_proto_rawDesc = "" +
 	"\x0epending_signal\x18\x04 \x01(\rR\rpendingSignal\x126\n" +
 	"\bdeadline\x18\x05 \x01(\v2\x1a.google.protobuf.TimestampR\bdeadline\x12,\n" +
 	"\x04runs\x18\x06 \x03(\v2\x18.lifecycle.v1.HandlerRunR\x04runs\x12\x1a\n" +
-	"\bhandlers\x18\a \x03(\tR\bhandlers\"\xe1\x04\n" +
+	"\bhandlers\x18\a \x03(\tR\bhandlers\"\x90\x05\n" +
 	"\n" +
 	"HandlerRun\x12\x18\n" +
 	"\ahandler\x18\x01 \x01(\tR\ahandler\x12\x12\n" +
@@ -709,7 +720,8 @@ const file_proto_lifecycle_v1_status_proto_rawDesc = "" +
 	"\x05trial\x18\x0f \x01(\bR\x05trial\x12\x1d\n" +
 	"\n" +
 	"lost_lines\x18\x10 \x01(\x03R\tlostLines\x12\x1b\n" +
-	"\tlog_error\x18\x11 \x01(\tR\blogErrorB\f\n" +
+	"\tlog_error\x18\x11 \x01(\tR\blogError\x12-\n" +
+	"\x12background_outputs\x18\x12 \x01(\rR\x11backgroundOutputsB\f\n" +
 	"\n" +
 	"_exit_code2\x8c\x01\n" +
 	"\tLifecycle\x12C\n" +
