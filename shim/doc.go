@@ -32,11 +32,16 @@
 // output Log), and the node's counters (metrics.Adder, one goroutine while there is
 // something to add). The shim waits for the counters, 2 s at most, when it ends.
 //
+// What handlers leave in the background may write until the container exits: its output
+// is read and dropped (hookexec.Background, two goroutines for each container that has
+// such processes).
+//
 // ending decides when the shim ends: it puts containerd's Shutdown off while a Create is
 // under way, or announced by the start action (service Launch). Every answer passes bound.
 //
 // Locks: ending.mu is held while the runc service decides whether to shut down, which
-// takes that service's own lock, and nothing of this package. service.mu guards the map of containers, container.mu its mailbox and its
+// takes that service's own lock, and nothing of this package. service.mu guards the map
+// of containers, container.mu its mailbox and its
 // runs, tap.mu the held events. None of them is held while another is taken or
 // anything is called; only what a run shows (hookexec.Progress) is looked at under
 // container.mu, with locks of its own that are held for nothing else.

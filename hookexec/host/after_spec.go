@@ -25,7 +25,8 @@ func afterSpec(spec *specs.Spec, request wire.StartRequest) *specs.Spec {
 	linux.Namespaces = afterNamespaces(linux.Namespaces, after.Namespaces)
 	afterCgroup(&linux, after)
 	// They are as the container has left them.
-	linux.Sysctl, linux.NetDevices, linux.TimeOffsets, linux.IntelRdt, linux.RootfsPropagation = nil, nil, nil, nil, ""
+	linux.Sysctl, linux.NetDevices, linux.TimeOffsets, linux.RootfsPropagation = nil, nil, nil, ""
+	linux.IntelRdt = rdtGroup(linux.IntelRdt, request.ID) // the runtime would take its own container's name
 	derived.Hostname, derived.Domainname = "", ""
 	derived.Process, derived.Root, derived.Linux = &process, &root, &linux
 	derived.Mounts = afterMounts(spec.Mounts)

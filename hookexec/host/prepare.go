@@ -2,6 +2,7 @@ package host
 
 import (
 	"bytes"
+	"cmp"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -198,7 +199,8 @@ func newConfig(request wire.PrepareRequest, spec *specs.Spec) (*configs.Config, 
 	reduced.Mounts, reduced.Hooks = nil, nil
 	linux.Devices, linux.Resources, linux.CgroupsPath = nil, nil, ""
 	linux.MaskedPaths, linux.ReadonlyPaths, linux.Sysctl = nil, nil, nil
-	linux.IntelRdt, linux.NetDevices, linux.RootfsPropagation = nil, nil, ""
+	linux.NetDevices, linux.RootfsPropagation = nil, ""
+	linux.IntelRdt = rdtGroup(linux.IntelRdt, request.ID)
 	reduced.Linux = &linux
 	if err := os.Chdir(request.Bundle); err != nil { // specconv resolves root.path against it
 		return nil, err
@@ -214,6 +216,16 @@ func newConfig(request wire.PrepareRequest, spec *specs.Spec) (*configs.Config, 
 	config.Devices, config.Networks = nil, nil
 	config.Cgroups.Resources = &cgroups.Resources{}
 	return config, nil
+}
+
+// rdtGroup is what names the RDT group that the container's runtime has put it in, which
+// libcontainer puts handlers in too, if it is there: the group's limits are not the
+// handlers' to set. A group without a name has its container's.
+func rdtGroup(own *specs.LinuxIntelRdt, name string) *specs.LinuxIntelRdt {
+	if own == nil {
+		return nil
+	}
+	return &specs.LinuxIntelRdt{ClosID: cmp.Or(own.ClosID, name)}
 }
 
 // hybridMountpoint is where a machine with cgroup v1 has its v2 hierarchy
