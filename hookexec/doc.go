@@ -9,4 +9,7 @@
 // started by the handler host (package host, a program of its own) and becomes a
 // child of the shim, which reaps every child; so this package never waits for a
 // process itself, but takes exit statuses from the shim's reaper.
+//
+// A handler ends when its own process ends. Background takes over the output of
+// processes that it leaves behind, so that they may go on writing.
 package hookexec
