@@ -72,16 +72,17 @@ func (b *box) path(name string) string { return filepath.Join(b.request.Root, id
 
 // started is what a host has said and done.
 type started struct {
-	response wire.StartResponse
-	status   int // the host's
+	announced int // a pid
+	response  wire.StartResponse
+	status    int // the host's
 	output   string
 	pidfds   int // that were received
 	handler  unix.WaitStatus
 }
 
 // runHost runs the host as the shim does, with whatever it is to read, until the handler
-// has ended too.
-func runHost(t *testing.T, request any) started {
+// has ended too. What a failed one may have left is ended by failed.
+func runHost(t *testing.T, request any, failed ...func()) started {
 	t.Helper()
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
 		t.Fatal(err)
@@ -110,14 +111,24 @@ func runHost(t *testing.T, request any) started {
 	_ = unix.Shutdown(int(control.Fd()), unix.SHUT_WR)
 	_ = host.Wait()
 	result := started{status: host.ProcessState.ExitCode()}
-	said, err := io.ReadAll(control) // nobody else may hold it
-	if err != nil {
-		t.Error(err)
+	decoder := json.NewDecoder(control)
+	err = decoder.Decode(&result.response)
+	if result.response.Announced {
+		result.announced, result.response = result.response.Pid, wire.StartResponse{}
+		err = decoder.Decode(&result.response)
 	}
-	if err := json.Unmarshal(said, &result.response); err != nil {
-		t.Errorf("the host has said %q: %v", said, err)
+	if err != nil {
+		t.Errorf("the host's answer: %v", err)
+	}
+	if rest, err := io.ReadAll(io.MultiReader(decoder.Buffered(), control)); err != nil || strings.TrimSpace(string(rest)) != "" { // nobody else may hold it
+		t.Errorf("the host also says %q, %v", rest, err)
 	}
 	result.pidfds = receive(pidfds)
+	if result.response.Error != "" {
+		for _, end := range failed {
+			end()
+		}
+	}
 	if pid := result.response.Pid; pid > 0 {
 		if _, err := unix.Wait4(pid, &result.handler, 0, nil); err != nil {
 			t.Errorf("wait for the handler: %v", err)

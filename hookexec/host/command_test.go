@@ -1,0 +1,243 @@
+package host
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+
+	"github.com/opencontainers/cgroups"
+	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runtime-spec/specs-go"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
+)
+
+// command runs the host as a program, and returns what it has on stderr.
+func command(t *testing.T, stdin string, args ...string) (stderr string, status int) {
+	t.Helper()
+	host := exec.Command("/proc/self/exe", args...)
+	host.Env = []string{asHost + "=1", "GORACE=atexit_sleep_ms=0"}
+	host.Stdin = strings.NewReader(stdin)
+	out, err := host.CombinedOutput()
+	if exit := (*exec.ExitError)(nil); err != nil && !errors.As(err, &exit) {
+		t.Fatal(err)
+	}
+	return string(out), host.ProcessState.ExitCode()
+}
+
+// TestCommands: an error is told on stderr, and by the exit status.
+func TestCommands(t *testing.T) {
+	bundle := t.TempDir()
+	if err := writeJSON(filepath.Join(bundle, "config.json"), smallSpec()); err != nil {
+		t.Fatal(err)
+	}
+	encoded := func(values ...any) string {
+		text := ""
+		for _, value := range values {
+			data, err := json.Marshal(value)
+			if err != nil {
+				t.Fatal(err)
+			}
+			text += string(data)
+		}
+		return text
+	}
+	request := wire.PrepareRequest{Root: filepath.Join(bundle, "lifecycle"), ID: id, Bundle: bundle}
+	for name, test := range map[string]struct {
+		stdin string
+		args  []string
+		says  string
+	}{
+		"none":                     {"", nil, "usage: "},
+		"another":                  {"", []string{"x"}, "usage: "},
+		"prepare nothing":          {"", []string{"prepare"}, "decode the request: EOF"},
+		"prepare, and no init":     {encoded(request), []string{"prepare"}, "wait for the container: EOF"},
+		"prepare, and a dead init": {encoded(request, wire.Init{Pid: 1 << 30}), []string{"prepare"}, "the container's init is gone"},
+		"prepare":                  {encoded(request, wire.Init{Pid: os.Getpid()}), []string{"prepare"}, ""},
+		"clean nothing":            {"", []string{"clean"}, "decode the request: EOF"},
+		"clean":                    {encoded(wire.After{Dir: "/nowhere"}), []string{"clean"}, ""},
+		"init, by hand":            {"", []string{"init"}, ""}, // libcontainer's own words, or none
+	} {
+		t.Run(name, func(t *testing.T) {
+			text, status := command(t, test.stdin, test.args...)
+			switch {
+			case name == "init, by hand":
+				if status == 0 {
+					t.Error("it succeeds")
+				}
+			case !strings.Contains(text, test.says), (text == "") != (test.says == ""), (status == 0) != (test.says == ""), status > 1:
+				t.Errorf("got %q, %d, want %q", text, status, test.says)
+			}
+		})
+	}
+}
+
+// TestRecovered makes an error of a panic, and nothing of anything else.
+func TestRecovered(t *testing.T) {
+	attempt := func(panics bool) (err error) {
+		defer recovered(&err)
+		if panics {
+			panic("x")
+		}
+		return errors.ErrUnsupported
+	}
+	if err := attempt(true); err == nil || err.Error() != "internal error: x" {
+		t.Errorf("got %v", err)
+	}
+	if err := attempt(false); !errors.Is(err, errors.ErrUnsupported) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestSpecsThatCannotBeUsed fail the preparation, in words, and leave no state.
+func TestSpecsThatCannotBeUsed(t *testing.T) {
+	for text, says := range map[string]string{
+		"":                            "decode the bundle's config.json",
+		`{"linux": {}}`:               "no process or no linux section",
+		`{"process": {}}`:             "no process or no linux section",
+		`{"process": {}, "linux": {}}`: "cannot be used for handlers",
+	} {
+		bundle := t.TempDir()
+		t.Chdir(bundle)
+		if err := os.WriteFile("config.json", []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		root := filepath.Join(bundle, "lifecycle")
+		if err := Prepare(wire.PrepareRequest{Root: root, ID: id, Bundle: bundle}, this); err == nil || !strings.Contains(err.Error(), says) {
+			t.Errorf("%q: got %v, want %q", text, err, says)
+		}
+		if _, err := readSpec(bundle); (err == nil) != strings.Contains(says, "handlers") {
+			t.Errorf("%q: read with %v", text, err)
+		}
+		if _, err := os.Stat(root); !os.IsNotExist(err) {
+			t.Errorf("%q: a state is left: %v", text, err)
+		}
+	}
+	if err := Prepare(wire.PrepareRequest{Bundle: "/nowhere", ID: id, Root: t.TempDir()}, this); !os.IsNotExist(err) {
+		t.Errorf("without a bundle: %v", err)
+	}
+	if _, err := readSpec("/nowhere"); !os.IsNotExist(err) {
+		t.Errorf("without a bundle: %v", err)
+	}
+	gone := errors.New("gone")
+	if err := Prepare(wire.PrepareRequest{}, func() (wire.Init, error) { return wire.Init{}, gone }); !errors.Is(err, gone) {
+		t.Errorf("without a container: %v", err)
+	}
+}
+
+// TestState of a container: what libcontainer reads, and nothing that only its making needs.
+func TestState(t *testing.T) {
+	spec := smallSpec()
+	spec.Mounts, spec.Hooks = []specs.Mount{{Destination: "/x", Type: "nonsense"}}, &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/x"}}}
+	spec.Linux.Devices, spec.Linux.MaskedPaths, spec.Linux.ReadonlyPaths = []specs.LinuxDevice{{Path: "/dev/x", Type: "nonsense"}}, []string{"/x"}, []string{"/x"}
+	spec.Linux.CgroupsPath, spec.Linux.RootfsPropagation, spec.Linux.Sysctl = "a:b:c", "nonsense", map[string]string{"x": "y"}
+	spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{"x": {}}
+	spec.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Type: "nonsense"}}}
+	spec.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0"} // the cgroups are in libcontainer's state then
+	bundle := t.TempDir()
+	if err := writeJSON(filepath.Join(bundle, "config.json"), spec); err != nil {
+		t.Fatal(err)
+	}
+	t.Chdir(bundle)
+	request := wire.PrepareRequest{Root: filepath.Join(bundle, "lifecycle"), ID: id, Bundle: bundle, NoNewKeyring: true}
+	if err := Prepare(request, this); err != nil {
+		t.Fatal(err)
+	}
+	container, err := libcontainer.Load(request.Root, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	config := container.Config()
+	if len(config.Mounts)+len(config.Hooks)+len(config.Devices)+len(config.MaskPaths)+len(config.ReadonlyPaths)+len(config.Sysctl)+len(config.Networks)+len(config.NetDevices)+config.RootPropagation != 0 ||
+		config.Cgroups.Systemd || len(config.Cgroups.Devices) > 0 || !config.NoNewKeyring {
+		t.Errorf("the state has %+v, %+v", config, config.Cgroups)
+	}
+	state, err := container.State()
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(state.CgroupPaths) == 0 {
+		t.Error("the state has no cgroups")
+	}
+	for controller, path := range own {
+		if got, ok := state.CgroupPaths[controller]; ok && (!strings.HasSuffix(got, strings.TrimSuffix(path, "/")) || !isCgroup(got)) {
+			t.Errorf("the cgroup of %q is %q, which is to end with %q", controller, got, path)
+		}
+	}
+	if state.InitProcessPid != os.Getpid() || state.InitProcessStartTime == 0 || state.Created.IsZero() || len(state.NamespacePaths) < 7 {
+		t.Errorf("the state is %+v", state)
+	}
+}
+
+func isCgroup(path string) bool {
+	_, err := os.Stat(filepath.Join(path, "cgroup.procs"))
+	return err == nil
+}
+
+// TestRDTGroup: a handler is in its container's, whose limits are not its to set.
+func TestRDTGroup(t *testing.T) {
+	for name, test := range map[string]struct {
+		own  *specs.LinuxIntelRdt
+		want string
+	}{
+		"none":         {nil, ""},
+		"one by name":  {&specs.LinuxIntelRdt{ClosID: "gold"}, "gold"},
+		"its own":      {&specs.LinuxIntelRdt{L3CacheSchema: "L3:0=f", MemBwSchema: "MB:0=10", Schemata: []string{"x"}}, id},
+		"with monitor": {&specs.LinuxIntelRdt{ClosID: "gold", EnableMonitoring: true}, "gold"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			spec := smallSpec()
+			spec.Linux.IntelRdt = test.own
+			t.Chdir(t.TempDir())
+			config, err := newConfig(wire.PrepareRequest{ID: id, Bundle: "."}, spec)
+			if err != nil {
+				t.Fatal(err)
+			}
+			after := afterSpec(spec, wire.StartRequest{ID: id, After: &wire.After{}}).Linux.IntelRdt
+			if test.want == "" {
+				if config.IntelRdt != nil || after != nil {
+					t.Errorf("got %+v, and for an onExit %+v", config.IntelRdt, after)
+				}
+				return
+			}
+			if got := *config.IntelRdt; got.ClosID != test.want || got.L3CacheSchema+got.MemBwSchema != "" || len(got.Schemata) > 0 || got.EnableMonitoring {
+				t.Errorf("got %+v", got)
+			}
+			if after.ClosID != test.want || after.L3CacheSchema+after.MemBwSchema != "" || len(after.Schemata) > 0 || after.EnableMonitoring {
+				t.Errorf("an onExit has %+v", after)
+			}
+		})
+	}
+}
+
+// TestWriteFile replaces a file as a whole, for root's eyes only.
+func TestWriteFile(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "x")
+	if err := errorsOf(os.WriteFile(path, []byte("a longer one"), 0o644), writeFile(path, []byte("new"))); err != nil {
+		t.Fatal(err)
+	}
+	info, err := os.Stat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if data, err := os.ReadFile(path); string(data) != "new" || err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("got %q, %v, %v", data, info.Mode(), err)
+	}
+	if _, err := os.Stat(path + ".new"); !os.IsNotExist(err) {
+		t.Errorf("a file is left: %v", err)
+	}
+	if err := writeFile("/nowhere/x", nil); !os.IsNotExist(err) {
+		t.Errorf("got %v", err)
+	}
+	if err := writeJSON(path, func() {}); err == nil {
+		t.Error("a function is written as JSON")
+	}
+}
