@@ -292,18 +292,27 @@ func (c *channel) handler(pid int) (*process, error) {
 	if err != nil {
 		return nil, fmt.Errorf("receive the handler's pidfd: %w", err)
 	}
-	messages, err := unix.ParseSocketControlMessage(oob[:n])
-	if err != nil || len(messages) != 1 {
-		return nil, errors.New("the handler's process did not come to life")
+	fds := descriptorsIn(oob[:n])
+	if len(fds) != 1 {
+		err = errors.New("the handler's process did not come to life")
+	} else if handler, unknown := newProcess(fds[0], pid); unknown != nil {
+		err = fmt.Errorf("the handler's process: %w", unknown)
+	} else {
+		return handler, nil
 	}
-	fds, err := unix.ParseUnixRights(&messages[0])
-	if err != nil || len(fds) != 1 {
-		return nil, errors.New("the handler's process sent no pidfd")
+	for _, fd := range fds {
+		_ = unix.Close(fd)
 	}
-	handler, err := newProcess(fds[0], pid)
-	if err != nil {
-		_ = unix.Close(fds[0])
-		return nil, fmt.Errorf("the handler's process: %w", err)
+	return nil, err
+}
+
+// descriptorsIn returns what was received with a message: all of it is open.
+func descriptorsIn(oob []byte) []int {
+	var all []int
+	messages, _ := unix.ParseSocketControlMessage(oob) // what cannot be read holds none
+	for i := range messages {
+		fds, _ := unix.ParseUnixRights(&messages[i])
+		all = append(all, fds...)
 	}
-	return handler, nil
+	return all
 }

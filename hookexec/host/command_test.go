@@ -96,9 +96,9 @@ func TestRecovered(t *testing.T) {
 // TestSpecsThatCannotBeUsed fail the preparation, in words, and leave no state.
 func TestSpecsThatCannotBeUsed(t *testing.T) {
 	for text, says := range map[string]string{
-		"":                            "decode the bundle's config.json",
-		`{"linux": {}}`:               "no process or no linux section",
-		`{"process": {}}`:             "no process or no linux section",
+		"":                             "decode the bundle's config.json",
+		`{"linux": {}}`:                "no process or no linux section",
+		`{"process": {}}`:              "no process or no linux section",
 		`{"process": {}, "linux": {}}`: "cannot be used for handlers",
 	} {
 		bundle := t.TempDir()

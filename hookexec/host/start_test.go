@@ -75,9 +75,9 @@ type started struct {
 	announced int // a pid
 	response  wire.StartResponse
 	status    int // the host's
-	output   string
-	pidfds   int // that were received
-	handler  unix.WaitStatus
+	output    string
+	pidfds    int // that were received
+	handler   unix.WaitStatus
 }
 
 // runHost runs the host as the shim does, with whatever it is to read, until the handler
