@@ -311,7 +311,7 @@ func TestBackgroundWithoutDescriptors(t *testing.T) {
 				t.Fatal(err)
 			}
 			lowered := limit
-			lowered.Cur = uint64(lowestFD(t) + spare)
+			lowered.Cur = numberAfter(t, spare)
 			if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lowered); err != nil {
 				t.Fatal(err)
 			}
@@ -330,13 +330,18 @@ func TestBackgroundWithoutDescriptors(t *testing.T) {
 	}
 }
 
-// lowestFD that is free.
-func lowestFD(t *testing.T) int {
+// numberAfter returns the lowest number for a descriptor that so many lower ones are free
+// for.
+func numberAfter(t *testing.T, spare int) uint64 {
 	t.Helper()
-	file, err := os.Open("/dev/null")
-	if err != nil {
-		t.Fatal(err)
+	for {
+		file, err := os.Open("/dev/null")
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		if spare--; spare < 0 {
+			return uint64(file.Fd())
+		}
 	}
-	defer file.Close()
-	return int(file.Fd())
 }

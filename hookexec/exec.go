@@ -60,28 +60,28 @@ func (e *Exec) Attempt(ctx context.Context) Result {
 
 // begin starts the host and hands it the request. The channel and its host's files
 // are closed where it fails, the files always.
-func (e *Exec) begin(channel *channel, files []*os.File) (*execRun, error) {
-	output, writer, err := newOutput(e.OutputLimit, e.Log, e.Background)
+func (e *Exec) begin(link *channel, files []*os.File) (*execRun, error) {
+	collected, writer, err := newOutput(e.OutputLimit, e.Log, e.Background)
 	if err != nil {
-		channel.close()
+		link.close()
 		closeAll(files...)
 		return nil, err
 	}
 	cmd := e.Host.command(wire.CommandStart)
 	cmd.Stdout, cmd.Stderr, cmd.ExtraFiles = writer, writer, files
-	child, err := e.Host.start(cmd, e.Cgroup)
+	host, err := e.Host.start(cmd, e.Cgroup)
 	closeAll(append(files, writer)...)
 	if err != nil {
-		output.finish()
-		channel.close()
+		collected.finish()
+		link.close()
 		return nil, err
 	}
 	sent := make(chan struct{}) // closed when the host has read it all, or has gone
 	go func() {
 		defer close(sent)
-		_ = channel.send(e.Request) // a host that has not read it all says so, or was ended
+		_ = link.send(e.Request) // a host that has not read it all says so, or was ended
 	}()
-	return &execRun{child: child, channel: channel, output: output, sent: sent}, nil
+	return &execRun{child: host, channel: link, output: collected, sent: sent}, nil
 }
 
 // execRun is one process, from the host's start to the process's end.

@@ -310,7 +310,7 @@ func TestExecWithoutDescriptors(t *testing.T) {
 	// Two sockets for each of two pairs, a copy of one, and two ends of a pipe.
 	for spare := range 7 {
 		lowered := limit
-		lowered.Cur = uint64(lowestFD(t) + spare)
+		lowered.Cur = numberAfter(t, spare)
 		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lowered); err != nil {
 			t.Fatal(err)
 		}

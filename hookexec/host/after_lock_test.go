@@ -70,3 +70,55 @@ func TestLockOfADeadShim(t *testing.T) {
 	_ = lock.Close()
 	_ = (<-waits).Close()
 }
+
+// TestHolderThatEndsInTime is not ended, and a lock that nobody holds is not waited for.
+func TestHolderThatEndsInTime(t *testing.T) {
+	if dir := os.Getenv(briefEnv); dir != "" {
+		lock, err := lockAfter(&wire.After{Dir: dir, Shim: 1})
+		if err != nil {
+			t.Fatal(err)
+		}
+		_, _ = os.Stdout.WriteString("locked\n")
+		time.Sleep(holderWait / 3) // what takes its time
+		_ = lock.Close()
+		os.Exit(7)
+	}
+	dir := filepath.Join(t.TempDir(), "onExit")
+	brief := exec.Command(os.Args[0], "-test.run=^TestHolderThatEndsInTime$")
+	brief.Env = append(os.Environ(), briefEnv+"="+dir)
+	output, err := brief.StdoutPipe()
+	if err == nil {
+		err = brief.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := output.Read(make([]byte, 16)); err != nil {
+		t.Fatal(err)
+	}
+	lock, err := lockAfter(&wire.After{Dir: dir})
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = brief.Wait()
+	if got := brief.ProcessState.ExitCode(); got != 7 {
+		t.Errorf("it has ended with %v", brief.ProcessState)
+	}
+	began := time.Now()
+	if err := endHolder(lock); err != nil || time.Since(began) > holderWait/2 {
+		t.Errorf("%v after %s", err, time.Since(began))
+	}
+	if pid, err := holder(lock); pid != 0 || err != nil {
+		t.Errorf("it is held by %d, %v", pid, err)
+	}
+	_ = lock.Close()
+	if pid, err := holder(lock); pid != 0 || err == nil {
+		t.Errorf("a closed lock is held by %d, %v", pid, err)
+	}
+	if err := endHolder(lock); err == nil {
+		t.Error("the holder of a closed lock can be ended")
+	}
+}
+
+// briefEnv is as lockEnv, for a process that lets the lock go.
+const briefEnv = "HOST_TEST_HOLDS_BRIEFLY"

@@ -12,13 +12,14 @@ import (
 func fullSpec() *specs.Spec {
 	most := int64(32)
 	return &specs.Spec{
-		Hostname: "h", Hooks: &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/x"}}},
+		Hostname: "h", Domainname: "d", Hooks: &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/x"}}},
 		Root: &specs.Root{Path: "rootfs", Readonly: true},
 		Process: &specs.Process{
-			Terminal: true, Args: []string{"own"}, Env: []string{"A=b"}, Cwd: "/w", NoNewPrivileges: true, ApparmorProfile: "p", SelinuxLabel: "l",
+			Terminal: true, ConsoleSize: &specs.Box{Height: 1}, Args: []string{"own"}, Env: []string{"A=b"}, Cwd: "/w", NoNewPrivileges: true, ApparmorProfile: "p", SelinuxLabel: "l",
 			User: specs.User{UID: 1}, Capabilities: &specs.LinuxCapabilities{Bounding: []string{"CAP_KILL"}}, Rlimits: []specs.POSIXRlimit{{Type: "RLIMIT_CORE"}},
 		},
 		Mounts: []specs.Mount{
+			{Destination: "/early", Type: "tmpfs"},
 			{Destination: "/proc", Type: "proc"},
 			{Destination: "/proc/meminfo", Type: "bind", Source: "/lxcfs"},
 			{Destination: "/tmp", Type: "tmpfs"},
@@ -33,6 +34,7 @@ func fullSpec() *specs.Spec {
 				{Type: specs.TimeNamespace},
 			},
 			Seccomp: &specs.LinuxSeccomp{DefaultAction: specs.ActErrno}, MaskedPaths: []string{"/proc/kcore"}, ReadonlyPaths: []string{"/proc/sys"},
+			NetDevices: map[string]specs.LinuxNetDevice{"x": {}}, TimeOffsets: map[string]specs.LinuxTimeOffset{"x": {}},
 			Sysctl: map[string]string{"net.x": "1"}, RootfsPropagation: "shared",
 			Resources: &specs.LinuxResources{Memory: &specs.LinuxMemory{Limit: &most}, Devices: []specs.LinuxDeviceCgroup{{Access: "rwm"}}},
 		},
@@ -49,10 +51,11 @@ func TestAfterSpec(t *testing.T) {
 		t.Error("the container's own spec is changed")
 	}
 	want := fullSpec()
-	want.Hostname, want.Hooks = "", nil
+	want.Hostname, want.Domainname, want.Hooks, want.Process.ConsoleSize = "", "", nil, nil
+	want.Linux.NetDevices, want.Linux.TimeOffsets = nil, nil
 	want.Root.Path = "/b/rootfs"
 	want.Process.Terminal, want.Process.Args, want.Process.Env = false, []string{"its"}, []string{"A=b", "C=d"}
-	want.Mounts = want.Mounts[:2]
+	want.Mounts = want.Mounts[1:3]
 	want.Linux.Namespaces = []specs.LinuxNamespace{
 		{Type: specs.PIDNamespace},
 		{Type: specs.MountNamespace},
@@ -73,5 +76,16 @@ func TestAfterCgroupOfSystemd(t *testing.T) {
 	afterCgroup(linux, &wire.After{SystemdCgroup: true, Cgroup: "kubepods.slice:cri-containerd:c1"})
 	if linux.CgroupsPath != "kubepods.slice:cri-containerd:c1-onexit" || linux.Resources.Memory == nil {
 		t.Errorf("got %s, %+v", linux.CgroupsPath, linux.Resources)
+	}
+}
+
+// TestAfterCgroupOfAnother: a path that only looks like systemd's, and one that systemd's driver is given and does not.
+func TestAfterCgroupOfAnother(t *testing.T) {
+	for _, after := range []wire.After{{Cgroup: "a:b:c"}, {SystemdCgroup: true, Cgroup: "a"}} {
+		linux := fullSpec().Linux
+		afterCgroup(linux, &after)
+		if linux.CgroupsPath != after.Cgroup+"/onExit" || linux.Resources.Memory != nil {
+			t.Errorf("%+v: got %s, %+v", after, linux.CgroupsPath, linux.Resources)
+		}
 	}
 }

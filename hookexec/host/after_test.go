@@ -4,10 +4,13 @@ import (
 	"encoding/json"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"golang.org/x/sys/unix"
@@ -20,6 +23,8 @@ import (
 const runtimeScript = `#!/bin/sh
 dir=$(dirname "$0")
 echo "$@" >> "$dir/calls"
+env > "$dir/environment"
+pwd > "$dir/directory"
 while [ $# -gt 0 ]; do
 	case $1 in
 	--log) log=$2; shift ;;
@@ -36,6 +41,7 @@ if [ -e "$dir/fails-$command" ]; then
 fi
 case $command in
 create)
+	[ ! -e "$dir/hangs" ] || { echo $$ > "$dir/hanging.new"; mv "$dir/hanging.new" "$dir/hanging"; exec sleep 1000; }
 	cp "$bundle/config.json" "$dir/config"
 	ls "$dir/rootfs/proc/self/cmdline" > "$dir/mounts" 2>&1
 	( while [ ! -e "$dir/started" ]; do sleep 0.01; done; echo onExit; echo error >&2; exit 5 ) &
@@ -125,6 +131,14 @@ func TestStartAfter(t *testing.T) {
 	if spec.Root.Path != filepath.Join(e.dir, "rootfs") || !slices.Equal(spec.Process.Args, []string{"its"}) || dev.Destination != "/dev" || dev.Source != filepath.Join(e.dir, "rootfs/dev") {
 		t.Errorf("the onExit's spec is %+v", spec)
 	}
+	if got := strings.TrimSpace(e.read("directory")); got != e.after.Dir {
+		t.Errorf("the runtime runs in %q", got)
+	}
+	for line := range strings.Lines(e.read("environment")) { // the shell has two of its own
+		if name, _, _ := strings.Cut(line, "="); !slices.Contains([]string{"PATH", "LC_ALL", "PWD", "OLDPWD", "SHLVL", "_"}, name) {
+			t.Errorf("the runtime's environment has %q", line)
+		}
+	}
 	// The mounts were there for the runtime, and for nobody else.
 	if got := strings.TrimSpace(e.read("mounts")); got != filepath.Join(e.dir, "rootfs/proc/self/cmdline") {
 		t.Errorf("the runtime has seen %q", got)
@@ -157,6 +171,9 @@ func TestStartAfterFails(t *testing.T) {
 			e := newEnded(t)
 			test.happens(e)
 			got := e.start()
+			if test.announced && strings.Contains(got.output, "words of its own") {
+				t.Errorf("the runtime's words are the handler's output: %q", got.output)
+			}
 			if !strings.Contains(got.response.Error, test.says) || got.status != 1 || (got.announced > 0) != test.announced {
 				t.Errorf("got %+v, want %q", got, test.says)
 			}
@@ -183,6 +200,10 @@ func TestClean(t *testing.T) {
 	if err := Clean(e.after); err != nil { // nothing was begun
 		t.Error(err)
 	}
+	if _, err := os.Stat(e.after.Dir + ".lock"); !os.IsNotExist(err) {
+		t.Errorf("nothing was begun, and there is a lock: %v", err)
+	}
+	fds := descriptors(t)
 	begin := func() {
 		t.Helper()
 		for _, name := range []string{"c1-onExit", ".cache"} {
@@ -200,6 +221,12 @@ func TestClean(t *testing.T) {
 	}
 	if _, err := os.Stat(e.after.Dir); !os.IsNotExist(err) {
 		t.Errorf("something is left: %v", err)
+	}
+	if info, err := os.Stat(e.after.Dir + ".lock"); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the lock: %v", err)
+	}
+	if after := descriptors(t); !slices.Equal(after, fds) {
+		t.Errorf("the descriptors are %q, and were %q", after, fds)
 	}
 	begin()
 	e.write("fails-delete", `{"level":"error","msg":"busy"}`)
@@ -239,6 +266,7 @@ func TestLastError(t *testing.T) {
 		"": "", "nonsense\n": "",
 		`{"level":"error","msg":"a"}`: "a",
 		`{"level":"error","msg":"a"}` + "\n" + `{"level":"error","msg":"b"}` + "\n" + `{"level":"warning","msg":"c"}` + "\n" + `{"level":"error","msg":"`: "b",
+		`{"level":"error","msg":"a"}` + "\n" + `{"level":"error","msg":1}`:                                                                                "a",
 	} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
 			t.Fatal(err)
@@ -253,7 +281,7 @@ func TestLastError(t *testing.T) {
 func TestKeepDev(t *testing.T) {
 	needsRoot(t)
 	root := t.TempDir()
-	dev := filepath.Join(root, "dev")
+	dev, fds := filepath.Join(root, "dev"), descriptors(t)
 	spec := &specs.Spec{Root: &specs.Root{Path: root}}
 	if err := keepDev(spec); err == nil {
 		t.Error("a /dev that is not there is kept")
@@ -289,15 +317,126 @@ func TestKeepDev(t *testing.T) {
 			t.Errorf("flags %#x: got %+v, want %q", flags, got, want)
 		}
 	}
+	if after := descriptors(t); !slices.Equal(after, fds) {
+		t.Errorf("the descriptors are %q, and were %q", after, fds)
+	}
 }
 
-// TestAfterNamespacesOfAnOldKernel: one that was not kept is left out.
+// TestAfterNamespaces: one that was not kept, on an old kernel, is left out.
 func TestAfterNamespaces(t *testing.T) {
 	own := []specs.LinuxNamespace{{Type: specs.TimeNamespace}, {Type: specs.MountNamespace, Path: "/m"}, {Type: specs.PIDNamespace, Path: "/p"}, {Type: specs.IPCNamespace}}
 	got := afterNamespaces(own, map[string]string{"ipc": "//i", "mount": "//m", "pid": "//p"})
 	want := []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.PIDNamespace, Path: "/p"}, {Type: specs.IPCNamespace, Path: "//i"}}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// TestReadPid of a runtime.
+func TestReadPid(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "pid")
+	if pid, err := readPid(path); pid != 0 || !os.IsNotExist(err) {
+		t.Errorf("of no file: %d, %v", pid, err)
+	}
+	for text, want := range map[string]int{"12": 12, "12\n": 12, "": 0, "x": 0} {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if pid, err := readPid(path); pid != want || (err == nil) != (want > 0) {
+			t.Errorf("%q: %d, %v", text, pid, err)
+		}
+	}
+}
+
+// TestSendPidfd leaves no descriptor, and fails for a process that is gone.
+func TestSendPidfd(t *testing.T) {
+	own, other := sockets(t)
+	count := func() int {
+		entries, err := os.ReadDir("/proc/self/fd")
+		if err != nil {
+			t.Fatal(err)
+		}
+		return len(entries)
+	}
+	before := count()
+	if err := sendPidfd(os.Getpid(), own); err != nil || count() != before {
+		t.Errorf("%v; %d descriptors, %d before", err, count(), before)
+	}
+	if got := receive(other); got != 1 {
+		t.Errorf("%d descriptors are received", got)
+	}
+	if err := sendPidfd(1<<22+1, own); err == nil || !strings.Contains(err.Error(), "open a pidfd") { // above every pid
+		t.Errorf("of no process: %v", err)
+	}
+	_ = other.Close()
+	if err := sendPidfd(os.Getpid(), own); err == nil || !strings.Contains(err.Error(), "send the pidfd") || count() != before-1 {
+		t.Errorf("to nobody: %v, %d descriptors", err, count())
+	}
+}
+
+// TestCopyMounts leaves no descriptor, and nothing to anybody else.
+func TestCopyMounts(t *testing.T) {
+	needsRoot(t)
+	target, before := t.TempDir(), descriptors(t)
+	type result struct {
+		err    error
+		copied bool
+		left   []string
+	}
+	done := make(chan result)
+	go func() {
+		runtime.LockOSThread() // it ends with this goroutine, in a namespace of its own
+		err := copyMounts("/proc/self/ns/mnt", target)
+		_, seen := os.Stat(filepath.Join(target, "proc/self/cmdline"))
+		done <- result{err, seen == nil, descriptors(t)}
+	}()
+	got := <-done
+	if got.err != nil || !got.copied || !slices.Equal(got.left, before) {
+		t.Errorf("got %+v, and the descriptors were %q", got, before)
+	}
+	if entries, err := os.ReadDir(target); len(entries) > 0 || err != nil {
+		t.Errorf("others see it: %v, %v", entries, err)
+	}
+}
+
+// TestRuntimeEndsWithItsHost: nobody else would end it.
+func TestRuntimeEndsWithItsHost(t *testing.T) {
+	e := newEnded(t)
+	e.write("hangs", "")
+	host := exec.Command("/proc/self/exe", wire.CommandStart)
+	control, controlHost := sockets(t)
+	_, pidfdsHost := sockets(t)
+	host.Env, host.ExtraFiles = []string{asHost + "=1"}, []*os.File{controlHost, pidfdsHost}
+	if err := host.Start(); err != nil {
+		t.Fatal(err)
+	}
+	if err := json.NewEncoder(control).Encode(wire.StartRequest{ID: id, After: &e.after}); err != nil {
+		t.Fatal(err)
+	}
+	var pid int
+	poll(t, func() bool { var err error; pid, err = readPid(filepath.Join(e.dir, "hanging")); return err == nil })
+	pidfd, err := unix.PidfdOpen(pid, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	_ = host.Process.Kill()
+	_ = host.Wait()
+	poll(t, func() bool {
+		n, err := unix.Poll([]unix.PollFd{{Fd: int32(pidfd), Events: unix.POLLIN}}, 0)
+		return n == 1 && err == nil
+	})
+}
+
+// poll for what another process does.
+func poll(t *testing.T, happened func() bool) {
+	t.Helper()
+	ticker := time.NewTicker(time.Millisecond)
+	defer ticker.Stop()
+	for end := time.Now().Add(10 * time.Second); !happened(); <-ticker.C {
+		if time.Now().After(end) {
+			t.Fatal("it did not happen")
+		}
 	}
 }
 

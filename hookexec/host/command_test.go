@@ -11,6 +11,7 @@ import (
 
 	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runc/libcontainer"
+	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
@@ -33,6 +34,9 @@ func command(t *testing.T, stdin string, args ...string) (stderr string, status 
 func TestCommands(t *testing.T) {
 	bundle := t.TempDir()
 	if err := writeJSON(filepath.Join(bundle, "config.json"), smallSpec()); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Mkdir(bundle+".lock", 0o700); err != nil {
 		t.Fatal(err)
 	}
 	encoded := func(values ...any) string {
@@ -59,6 +63,7 @@ func TestCommands(t *testing.T) {
 		"prepare, and a dead init": {encoded(request, wire.Init{Pid: 1 << 30}), []string{"prepare"}, "the container's init is gone"},
 		"prepare":                  {encoded(request, wire.Init{Pid: os.Getpid()}), []string{"prepare"}, ""},
 		"clean nothing":            {"", []string{"clean"}, "decode the request: EOF"},
+		"clean without a lock":     {encoded(wire.After{Dir: bundle}), []string{"clean"}, ".lock"},
 		"clean":                    {encoded(wire.After{Dir: "/nowhere"}), []string{"clean"}, ""},
 		"init, by hand":            {"", []string{"init"}, ""}, // libcontainer's own words, or none
 	} {
@@ -123,6 +128,12 @@ func TestSpecsThatCannotBeUsed(t *testing.T) {
 	if _, err := readSpec("/nowhere"); !os.IsNotExist(err) {
 		t.Errorf("without a bundle: %v", err)
 	}
+	if err := Prepare(wire.PrepareRequest{}, func() (wire.Init, error) { panic("x") }); err == nil || err.Error() != "internal error: x" {
+		t.Errorf("of a panic: %v", err)
+	}
+	if _, err := newConfig(wire.PrepareRequest{Bundle: "/nowhere"}, smallSpec()); !os.IsNotExist(err) {
+		t.Errorf("without a bundle: %v", err)
+	}
 	gone := errors.New("gone")
 	if err := Prepare(wire.PrepareRequest{}, func() (wire.Init, error) { return wire.Init{}, gone }); !errors.Is(err, gone) {
 		t.Errorf("without a container: %v", err)
@@ -137,6 +148,7 @@ func TestState(t *testing.T) {
 	spec.Linux.CgroupsPath, spec.Linux.RootfsPropagation, spec.Linux.Sysctl = "a:b:c", "nonsense", map[string]string{"x": "y"}
 	spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{"x": {}}
 	spec.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Type: "nonsense"}}}
+	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
 	spec.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0"} // the cgroups are in libcontainer's state then
 	bundle := t.TempDir()
 	if err := writeJSON(filepath.Join(bundle, "config.json"), spec); err != nil {
@@ -153,7 +165,7 @@ func TestState(t *testing.T) {
 	}
 	config := container.Config()
 	if len(config.Mounts)+len(config.Hooks)+len(config.Devices)+len(config.MaskPaths)+len(config.ReadonlyPaths)+len(config.Sysctl)+len(config.Networks)+len(config.NetDevices)+config.RootPropagation != 0 ||
-		config.Cgroups.Systemd || len(config.Cgroups.Devices) > 0 || !config.NoNewKeyring {
+		config.Cgroups.Systemd || config.Cgroups.Path != "" || config.Cgroups.Name != id || len(config.Cgroups.Devices) > 0 || !config.NoNewKeyring {
 		t.Errorf("the state has %+v, %+v", config, config.Cgroups)
 	}
 	state, err := container.State()
@@ -172,7 +184,7 @@ func TestState(t *testing.T) {
 			t.Errorf("the cgroup of %q is %q, which is to end with %q", controller, got, path)
 		}
 	}
-	if state.InitProcessPid != os.Getpid() || state.InitProcessStartTime == 0 || state.Created.IsZero() || len(state.NamespacePaths) < 7 {
+	if state.InitProcessPid != os.Getpid() || state.InitProcessStartTime == 0 || state.Created.IsZero() {
 		t.Errorf("the state is %+v", state)
 	}
 }
@@ -180,6 +192,67 @@ func TestState(t *testing.T) {
 func isCgroup(path string) bool {
 	_, err := os.Stat(filepath.Join(path, "cgroup.procs"))
 	return err == nil
+}
+
+// TestStateWithoutCgroups, where the handler joins them itself: else it would be moved a
+// second time, which stops the machine.
+func TestStateWithoutCgroups(t *testing.T) {
+	b := newBox(t, smallSpec())
+	container, err := libcontainer.Load(b.request.Root, id)
+	if err != nil {
+		t.Fatal(err)
+	}
+	own, err := readHandler(b.request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	state, err := container.State()
+	if err != nil {
+		t.Fatal(err)
+	}
+	if byItself := joinsItself(&specs.Process{}); (len(own.Cgroups) > 0) != byItself || (len(state.CgroupPaths) == 0) != byItself {
+		t.Errorf("the handler joins %q, and libcontainer %q", own.Cgroups, state.CgroupPaths)
+	}
+}
+
+// TestStateThatCannotBeWritten fails the preparation, whichever file it is.
+func TestStateThatCannotBeWritten(t *testing.T) {
+	spec := smallSpec()
+	spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir", "mkdirat"}, Action: specs.ActErrno}}}
+	for _, name := range []string{"", filterFile, handlerFile, stateFile} {
+		bundle := t.TempDir()
+		t.Chdir(bundle)
+		root := filepath.Join(bundle, "lifecycle")
+		err := writeJSON("config.json", spec)
+		if name == "" {
+			err = errorsOf(err, os.WriteFile(root, nil, 0o600))
+		} else {
+			err = errorsOf(err, os.MkdirAll(filepath.Join(root, id, name+".new"), 0o700))
+		}
+		if err != nil {
+			t.Fatal(err)
+		}
+		if err := Prepare(wire.PrepareRequest{Root: root, ID: id, Bundle: bundle}, this); err == nil || !strings.Contains(err.Error(), filepath.Join(root, name)[:len(root)]) {
+			t.Errorf("%q: got %v", name, err)
+		}
+	}
+}
+
+// TestTakeFilter reduces a profile whose program is kept, and leaves one alone that has none.
+func TestTakeFilter(t *testing.T) {
+	if takeFilter(&configs.Config{}) != nil {
+		t.Error("there is a program of no profile")
+	}
+	profile := &configs.Seccomp{DefaultAction: configs.Allow, Syscalls: []*configs.Syscall{{Name: "mkdir", Action: configs.Errno}, {Name: "mkdirat", Action: configs.Errno}}}
+	config := &configs.Config{Seccomp: profile}
+	if program := takeFilter(config); len(program) == 0 || len(config.Seccomp.Syscalls) != 1 || len(profile.Syscalls) != 2 {
+		t.Errorf("%d bytes, and the profile is %+v", len(program), config.Seccomp)
+	}
+	refused := &configs.Seccomp{DefaultAction: 99, Syscalls: profile.Syscalls}
+	config.Seccomp = refused
+	if program := takeFilter(config); program != nil || config.Seccomp != refused {
+		t.Errorf("%d bytes, and the profile is %+v", len(program), config.Seccomp)
+	}
 }
 
 // TestRDTGroup: a handler is in its container's, whose limits are not its to set.
@@ -236,6 +309,14 @@ func TestWriteFile(t *testing.T) {
 	}
 	if err := writeFile("/nowhere/x", nil); !os.IsNotExist(err) {
 		t.Errorf("got %v", err)
+	}
+	for _, dir := range []string{path + "-1", path + "-2.new"} { // in the place of the file, and of what becomes it
+		if err := os.MkdirAll(filepath.Join(dir, "full"), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		if err := writeJSON(strings.TrimSuffix(dir, ".new"), 1); err == nil {
+			t.Errorf("%s is replaced", dir)
+		}
 	}
 	if err := writeJSON(path, func() {}); err == nil {
 		t.Error("a function is written as JSON")

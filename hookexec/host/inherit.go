@@ -1,9 +1,7 @@
 package host
 
 import (
-	"errors"
 	"fmt"
-	"io"
 	"os"
 	"path/filepath"
 
@@ -82,11 +80,12 @@ func takeOne(fd int) (bool, error) {
 		return true, nil
 	}
 	var stat unix.Stat_t
-	if err := unix.Fstat(fd, &stat); err != nil || stat.Mode&unix.S_IFMT != unix.S_IFREG {
-		return false, nil //nolint:nilerr // as above
+	_ = unix.Fstat(fd, &stat) // it is open
+	if stat.Mode&unix.S_IFMT != unix.S_IFREG {
+		return false, nil
 	}
 	program := make([]byte, stat.Size)
-	if _, err := unix.Pread(fd, program, 0); err != nil && !errors.Is(err, io.EOF) {
+	if _, err := unix.Pread(fd, program, 0); err != nil {
 		return false, fmt.Errorf("read the seccomp program: %w", err)
 	}
 	return true, filter.Use(program)

@@ -61,9 +61,6 @@ func inCgroup2(path string) bool {
 // frozen tells whether a cgroup of the v1 freezer is frozen, or about to be. One
 // that cannot be asked is not known to be.
 func frozen(path string) bool {
-	if path == "" {
-		return false
-	}
-	state, err := (&fs.FreezerGroup{}).GetState(path)
-	return err == nil && state == cgroups.Frozen
+	state, _ := (&fs.FreezerGroup{}).GetState(path)
+	return state == cgroups.Frozen
 }

@@ -69,20 +69,12 @@ func Prepare(request wire.PrepareRequest, created func() (wire.Init, error)) (er
 	return prepared.write(request, init)
 }
 
-// prepareEarly returns nil where it fails: what is wrong is still wrong when there is the container.
-func prepareEarly(request wire.PrepareRequest) *preparation {
-	var prepared *preparation
-	err := func() (err error) {
-		defer recovered(&err)
-		config, err := readConfig(request.Bundle)
-		if err == nil {
-			prepared, err = prepare(request, config)
-		}
-		return err
-	}()
-	if err != nil {
-		return nil
-	}
+// prepareEarly returns nil if it fails: what is wrong is still wrong when there is the container.
+func prepareEarly(request wire.PrepareRequest) (prepared *preparation) {
+	var failed error
+	defer recovered(&failed)
+	config, _ := readConfig(request.Bundle)
+	prepared, _ = prepare(request, config)
 	return prepared
 }
 
@@ -107,7 +99,7 @@ func prepare(request wire.PrepareRequest, data []byte) (*preparation, error) {
 }
 
 func (p *preparation) write(request wire.PrepareRequest, init wire.Init) error {
-	state, err := newState(request.ID, init.Pid, p.config)
+	state, err := newState(init.Pid, p.config)
 	if err != nil {
 		return err
 	}
@@ -161,8 +153,8 @@ type state struct {
 	CgroupPaths map[string]string `json:"cgroup_paths"`
 }
 
-// newState is the state of a running container as runc would have written it.
-func newState(id string, pid int, config *configs.Config) (*state, error) {
+// newState is what libcontainer reads of the state that runc writes of a running container.
+func newState(pid int, config *configs.Config) (*state, error) {
 	stat, err := system.Stat(pid)
 	if err != nil {
 		return nil, fmt.Errorf("the container's init is gone: %w", err)
@@ -171,22 +163,14 @@ func newState(id string, pid int, config *configs.Config) (*state, error) {
 	if err != nil {
 		return nil, fmt.Errorf("find the container's cgroups: %w", err)
 	}
-	namespaces := map[configs.NamespaceType]string{}
-	for _, ns := range configs.NamespaceTypes() {
-		if configs.IsNamespaceSupported(ns) {
-			namespaces[ns] = (&configs.Namespace{Type: ns}).GetPath(pid)
-		}
-	}
 	return &state{
 		State: &libcontainer.State{
 			BaseState: libcontainer.BaseState{
-				ID:                   id,
 				InitProcessPid:       pid,
 				InitProcessStartTime: stat.StartTime,
 				Created:              time.Now(),
 				Config:               *config,
 			},
-			NamespacePaths: namespaces,
 		},
 		CgroupPaths: paths,
 	}, nil
@@ -267,12 +251,9 @@ func cgroupPaths(pid int) (map[string]string, error) {
 }
 
 // takeFilter returns the program of the seccomp profile, and reduces the profile in the
-// config. A profile that libseccomp refuses is left as it is: its handlers fail, and say
-// why.
+// config. It returns nil if there is none. A profile that libseccomp refuses is left as it
+// is: its handlers fail, and say why.
 func takeFilter(config *configs.Config) []byte {
-	if config.Seccomp == nil {
-		return nil
-	}
 	program, err := filter.Compile(config.Seccomp)
 	if err != nil {
 		return nil

@@ -25,7 +25,7 @@ func Start(request wire.StartRequest, pidfds *os.File) (pid int, err error) {
 	}
 	defer func() { closeFiles(process.ExtraFiles) }()
 	process.LogLevel = logLevel
-	process.Stdin, process.Stdout, process.Stderr = os.Stdin, os.Stdout, os.Stderr
+	process.Stdout, process.Stderr = os.Stdout, os.Stderr // stdin is /dev/null if it is not set
 	process.PidfdSocket = pidfds
 	words, writer, err := newWords()
 	if err != nil {
@@ -83,16 +83,12 @@ func load(request wire.StartRequest) (*libcontainer.Container, *libcontainer.Pro
 //
 // freezer is the path of the v1 cgroup that libcontainer does not know of, if any.
 func ready(container *libcontainer.Container, freezer string) error {
-	status, err := container.Status()
-	if err == nil && status != libcontainer.Stopped && frozen(freezer) {
-		status = libcontainer.Paused
-	}
-	switch {
+	switch status, err := container.Status(); {
 	case err != nil:
 		return fmt.Errorf("look at the container: %w", err)
 	case status == libcontainer.Stopped:
 		return errors.New("the container's process is gone")
-	case status == libcontainer.Paused:
+	case status == libcontainer.Paused || frozen(freezer):
 		return errors.New("the container is paused")
 	}
 	return nil

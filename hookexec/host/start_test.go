@@ -303,6 +303,17 @@ func TestStartFails(t *testing.T) {
 	}
 }
 
+// TestStartOfAnOddState: libcontainer panics on it, which is an answer all the same.
+func TestStartOfAnOddState(t *testing.T) {
+	b := newBox(t, smallSpec())
+	if err := os.WriteFile(b.path(stateFile), []byte(`{"config": {"cgroups": null}}`), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if got := runHost(t, b.request); !strings.Contains(got.response.Error, "internal error") || got.status != 1 || got.output != "" {
+		t.Errorf("got %+v", got)
+	}
+}
+
 // TestReady: only the process that was prepared for is a handler's, and only while its
 // cgroup is not frozen.
 func TestReady(t *testing.T) {
