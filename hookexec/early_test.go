@@ -45,7 +45,7 @@ func sleeping(t *testing.T) (*exec.Cmd, *process) {
 }
 
 // stage begins the run. Its handler exists and has sent its pidfd.
-func stage(t *testing.T, ctx context.Context) *staged {
+func stage(ctx context.Context, t *testing.T) *staged {
 	t.Helper()
 	channel, files, err := newChannel()
 	if err != nil {
@@ -127,7 +127,7 @@ func (s *staged) wantEnd(status int) {
 // TestA10ExitsOfOthersAreNotKept: while a handler is parked its pod may see any number
 // of exits, at no cost in memory, and none of the handler's own is lost.
 func TestA10ExitsOfOthersAreNotKept(t *testing.T) {
-	s := stage(t, t.Context())
+	s := stage(t.Context(), t)
 	heap := func() uint64 {
 		runtime.GC()
 		var stats runtime.MemStats
@@ -209,7 +209,7 @@ func TestEarlyExits(t *testing.T) {
 		}, 137},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s := stage(t, t.Context())
+			s := stage(t.Context(), t)
 			host, handler := s.host.Process.Pid, s.process.Process.Pid
 			if test.announced {
 				s.say(wire.StartResponse{Pid: handler, Announced: true})
@@ -232,7 +232,7 @@ func TestHandlerOfAKilledHostIsKilled(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
-			s := stage(t, ctx)
+			s := stage(ctx, t)
 			host, handler := s.host.Process.Pid, s.process.Process.Pid
 			if says.Error == "" {
 				says.Pid = handler
@@ -279,7 +279,7 @@ func wantKilled(t *testing.T, cmd *exec.Cmd) {
 // TestRunningHandlerIsKilled, not its host, which has left, and all of its group.
 func TestRunningHandlerIsKilled(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
-	s := stage(t, ctx)
+	s := stage(ctx, t)
 	s.say(wire.StartResponse{Pid: s.process.Process.Pid})
 	s.reap(s.host)
 	s.report(s.host.Process.Pid, 0)
@@ -292,7 +292,7 @@ func TestRunningHandlerIsKilled(t *testing.T) {
 
 // TestReaperThatIsGone ends a run: nobody else learns of exits.
 func TestReaperThatIsGone(t *testing.T) {
-	s := stage(t, t.Context())
+	s := stage(t.Context(), t)
 	close(s.reports)
 	select {
 	case result := <-s.ended:
