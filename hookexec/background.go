@@ -197,9 +197,9 @@ func (l *leftover) read(size int, buffer []byte) bool {
 // release closes an output. It is called with mu held.
 func (b *Background) release(left *leftover) {
 	b.left = slices.DeleteFunc(b.left, func(other *leftover) bool { return other == left })
+	left.open.Store(false)
 	b.drain.remove(left.fd)
 	closeFD(left.fd)
-	left.open.Store(false)
 }
 
 // endIfIdle ends the goroutines if nothing is left. It is called with mu held.

@@ -40,7 +40,7 @@ func sleeping(t *testing.T) (*exec.Cmd, *process) {
 	if err := cmd.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait() })
+	t.Cleanup(func() { _ = cmd.Process.Kill(); _ = cmd.Wait(); _ = cmd.Process.Release() })
 	return cmd, &process{pid: cmd.Process.Pid, pidfd: pidfd}
 }
 
@@ -206,7 +206,7 @@ func TestEarlyExits(t *testing.T) {
 		"a host that ends after its announcement": {true, func(s *staged, host, handler int) {
 			_ = s.control.Close()
 			s.reap(s.host)
-			s.report(host, 137)
+			s.stale(host) // it is taken in: the handler is still there
 			s.reap(s.process)
 			s.report(handler, 137)
 		}, 137},

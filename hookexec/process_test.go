@@ -80,7 +80,7 @@ func TestKillGroup(t *testing.T) {
 	if err := member.Start(); err != nil {
 		t.Fatal(err)
 	}
-	t.Cleanup(func() { _ = member.Process.Kill(); _ = member.Wait() })
+	t.Cleanup(func() { _ = member.Process.Kill(); _ = member.Wait(); _ = member.Process.Release() })
 	if err := own.killGroup(); err != nil {
 		t.Fatal(err)
 	}
@@ -341,6 +341,7 @@ func (m *goneMonitor) Start(cmd *exec.Cmd) (chan runc.Exit, error) {
 			break
 		}
 	}
+	_ = cmd.Process.Release()
 	exits := make(chan runc.Exit)
 	close(exits)
 	return exits, nil
