@@ -23,6 +23,12 @@ const (
 	KeyPreStop   = domain + "/preStop"
 	KeyPreStart  = domain + "/preStart"
 	KeyOnExit    = domain + "/onExit"
+	// KeySidecars stands on a pod and is for the tools that move native handlers;
+	// the shim only checks it. SidecarsMove moves a sidecar's preStop too, which
+	// otherwise stays with the kubelet (SidecarsKeep).
+	KeySidecars  = domain + "/sidecars"
+	SidecarsMove = "Move"
+	SidecarsKeep = "Keep"
 )
 
 // singleKeys are those of one handler each: for the command line.
@@ -197,6 +203,10 @@ func (s *Spec) checkKeys(named string) error {
 		allowed := ""
 		switch {
 		case !ok:
+		case key == KeySidecars:
+			if value := s.Annotations[key]; value != SidecarsMove && value != SidecarsKeep {
+				errs = append(errs, &InvalidError{Key: key, Problem: fmt.Sprintf("is %.40q; %s or %s is allowed", value, SidecarsMove, SidecarsKeep)})
+			}
 		case prefix == domain && !slices.Contains(Keys(), key):
 			allowed = "allowed are " + strings.Join(Keys(), ", ")
 		case named != "" && prefix == named && name != "lifecycle":

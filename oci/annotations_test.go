@@ -147,6 +147,7 @@ func TestInvalid(t *testing.T) {
 		"a policy for preStop":      {KeyPreStop, "{exec: {command: [a]}, failurePolicy: Fail}", "preStop.failurePolicy", "postStart only"},
 		"a grace period of 0":       {KeyLifecycle, "terminationGracePeriodSeconds: 0", "terminationGracePeriodSeconds", "is 0; allowed is 1 or more"},
 		"an unknown key":            {domain + "/prestop", goodHandler, "", "allowed are lifecycle-shim.io/lifecycle"},
+		"a misspelt Move":           {KeySidecars, "move", "", "Move or Keep is allowed"},
 		"an unknown named key":      {"web." + domain + "/preStop", goodHandler, "", "allowed is web.lifecycle-shim.io/lifecycle"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -181,6 +182,21 @@ func TestTogether(t *testing.T) {
 			if !errors.As(err, &invalid) || invalid.Key != block {
 				t.Errorf("%s with %s: got %v", block, single, err)
 			}
+		}
+	}
+}
+
+// TestSidecarsKey: the key is for the tools that move handlers (FAULTS B8), so the
+// shim accepts it beside a block and by itself.
+func TestSidecarsKey(t *testing.T) {
+	for _, value := range []string{SidecarsMove, SidecarsKeep} {
+		got, err := (&Spec{Annotations: map[string]string{KeySidecars: value}}).Lifecycle()
+		if got != nil || err != nil {
+			t.Errorf("%s alone: got %v, %v, want no handlers", value, got, err)
+		}
+		got, err = (&Spec{Annotations: map[string]string{KeySidecars: value, KeyPreStop: goodHandler}}).Lifecycle()
+		if err != nil || got == nil || got.Block.PreStop == nil {
+			t.Errorf("%s beside a handler: got %v, %v", value, got, err)
 		}
 	}
 }
