@@ -110,19 +110,41 @@ func (g *generator) otherAnnotations() map[string]string {
 }
 
 // annotated: of some pods, a container has its annotation already; of a few, all.
+// Their native handlers are none, or the same.
 func (g *generator) annotated(pod *corev1.Pod, names []string) {
-	const block = `{"preStop":{"sleep":{"seconds":0}}}`
 	if pod.Annotations == nil {
 		pod.Annotations = map[string]string{}
 	}
-	if g.in(12) {
-		pod.Annotations[pick(g, names)+".lifecycle-shim.io/lifecycle"] = block
+	grace := max(1, g.grace)
+	block := fmt.Sprintf(`{"preStop":{"sleep":{"seconds":0}},"terminationGracePeriodSeconds":%d}`, grace)
+	if name := pick(g, names); g.in(12) {
+		pod.Annotations[name+".lifecycle-shim.io/lifecycle"] = block
+		g.twice(pod, name)
 	}
 	if g.in(40) {
 		pod.Annotations["lifecycle-shim.io/lifecycle"] = block
+		g.twice(pod, names...)
+	}
+	if g.in(3) {
+		pod.Annotations["lifecycle-shim.io/sidecars"] = pick(g, []string{"Move", "Keep"})
 	}
 	if len(pod.Annotations) == 0 {
 		pod.Annotations = nil
+	}
+}
+
+// twice gives these containers no native handlers, or those of the annotation.
+func (g *generator) twice(pod *corev1.Pod, names ...string) {
+	for _, list := range [][]corev1.Container{pod.Spec.Containers, pod.Spec.InitContainers} {
+		for i := range list {
+			if list[i].Lifecycle == nil || !slices.Contains(names, list[i].Name) {
+				continue
+			}
+			list[i].Lifecycle = nil
+			if g.in(2) {
+				list[i].Lifecycle = &corev1.Lifecycle{PreStop: &corev1.LifecycleHandler{Sleep: &corev1.SleepAction{Seconds: 0}}}
+			}
+		}
 	}
 }
 

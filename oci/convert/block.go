@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"maps"
+	"reflect"
 	"strings"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -30,9 +31,9 @@ func extensionsOf(fields protoreflect.FieldDescriptors) []string {
 	return names
 }
 
-// block returns the annotation's value for a container's handlers. What is wrong
-// has the field's path below the container.
-func block(container, lifecycle map[string]any, grace any) (string, []Finding) {
+// block returns the annotation's value for a container's handlers, and what it says.
+// What is wrong has the field's path below the container.
+func block(container, lifecycle map[string]any, grace any) (string, *lifecyclev1.Block, []Finding) {
 	tree := map[string]any{"terminationGracePeriodSeconds": atLeastOne(grace)}
 	var problems []Finding
 	for _, kind := range handlerKinds {
@@ -46,23 +47,23 @@ func block(container, lifecycle map[string]any, grace any) (string, []Finding) {
 		tree["stopSignal"] = lifecycle["stopSignal"]
 	}
 	if len(problems) > 0 {
-		return "", problems
+		return "", nil, problems
 	}
 	text, err := marshal(tree)
 	if err != nil {
-		return "", []Finding{{Field: "lifecycle", Text: err.Error()}}
+		return "", nil, []Finding{{Field: "lifecycle", Text: err.Error()}}
 	}
 	parsed, wrong := oci.Parse(text)
 	for _, problem := range wrong {
 		problems = append(problems, Finding{Field: fieldOf(problem.Path), Text: problem.Problem})
 	}
 	if len(problems) > 0 {
-		return "", problems
+		return "", nil, problems
 	}
 	if text, err = marshal(canonical(parsed)); err != nil {
-		return "", []Finding{{Field: "lifecycle", Text: err.Error()}}
+		return "", nil, []Finding{{Field: "lifecycle", Text: err.Error()}}
 	}
-	return text, nil
+	return text, parsed, nil
 }
 
 // fieldOf says where a block's field comes from.
@@ -161,6 +162,11 @@ type (
 		Seconds int64 `json:"seconds"`
 	}
 )
+
+// equal reports whether two handlers do the same. Nil is equal to nothing.
+func (h *handlerForm) equal(other *handlerForm) bool {
+	return h != nil && other != nil && reflect.DeepEqual(h, other)
+}
 
 func canonical(block *lifecyclev1.Block) blockForm {
 	return blockForm{

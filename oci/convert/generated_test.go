@@ -29,7 +29,10 @@ func TestGeneratedPods(t *testing.T) {
 	for seed := range uint64(generatedPods) {
 		pod := podgen.Pod(seed)
 		text := podgen.JSON(seed)
-		operations, report := Pod(text, podgen.RuntimeClass)
+		operations, report, err := Pod(t.Context(), text, podgen.RuntimeClass)
+		if err != nil {
+			t.Fatal(err)
+		}
 		for _, refusal := range report.Refusals {
 			t.Fatalf("seed %d: %s", seed, refusal)
 		}
@@ -46,7 +49,7 @@ func TestGeneratedPods(t *testing.T) {
 		if sameAsYAML(t, text) {
 			inYAML++
 		}
-		if again, _ := Pod(patched, podgen.RuntimeClass); len(again) > 0 {
+		if again, _, err := Pod(t.Context(), patched, podgen.RuntimeClass); len(again) > 0 || err != nil {
 			t.Errorf("seed %d: converted twice: %v", seed, again)
 		}
 	}
@@ -77,12 +80,13 @@ func patch(t *testing.T, text []byte, operations []Operation) []byte {
 func compare(t *testing.T, before, after *corev1.Pod) int {
 	t.Helper()
 	moved := 0
-	general := before.Annotations[oci.KeyLifecycle] != ""
 	for _, list := range [][]corev1.Container{before.Spec.Containers, before.Spec.InitContainers} {
 		for i := range list {
 			c := &list[i]
 			key := c.Name + ".lifecycle-shim.io/lifecycle"
-			if c.Lifecycle == nil || (c.Lifecycle.PostStart == nil && c.Lifecycle.PreStop == nil) || general || before.Annotations[key] != "" {
+			annotated := before.Annotations[oci.KeyLifecycle] != "" || before.Annotations[key] != ""
+			native := movedOf(before, c, annotated)
+			if native == nil {
 				continue
 			}
 			moved++
@@ -90,13 +94,22 @@ func compare(t *testing.T, before, after *corev1.Pod) int {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if want := wanted(t, before, c); !proto.Equal(got.Block, want) {
+			if want := wanted(t, before, c, native); !proto.Equal(got.Block, want) {
 				t.Errorf("%s has %v, want %v", c.Name, got.Block, want)
 			}
-			if c.Lifecycle.PostStart, c.Lifecycle.PreStop = nil, nil; c.Lifecycle.StopSignal == nil {
+			remove := func(handler **corev1.LifecycleHandler, moved *corev1.LifecycleHandler) {
+				if moved != nil {
+					*handler = nil
+				}
+			}
+			remove(&c.Lifecycle.PostStart, native.PostStart)
+			remove(&c.Lifecycle.PreStop, native.PreStop)
+			if *c.Lifecycle == (corev1.Lifecycle{}) {
 				c.Lifecycle = nil
 			}
-			delete(after.Annotations, key)
+			if !annotated {
+				delete(after.Annotations, key)
+			}
 		}
 	}
 	if len(after.Annotations) == 0 {
@@ -108,10 +121,26 @@ func compare(t *testing.T, before, after *corev1.Pod) int {
 	return moved
 }
 
-// wanted goes from Kubernetes' types to ours through JSON.
-func wanted(t *testing.T, pod *corev1.Pod, c *corev1.Container) *lifecyclev1.Block {
-	t.Helper()
+// movedOf returns the lifecycle with the handlers that must be moved, nil without any.
+// A sidecar's preStop stays, unless an annotation speaks of it.
+func movedOf(pod *corev1.Pod, c *corev1.Container, annotated bool) *corev1.Lifecycle {
 	lifecycle := c.Lifecycle.DeepCopy()
+	if lifecycle == nil {
+		return nil
+	}
+	if c.RestartPolicy != nil && pod.Annotations[oci.KeySidecars] != oci.SidecarsMove && !annotated {
+		lifecycle.PreStop = nil
+	}
+	if lifecycle.PostStart == nil && lifecycle.PreStop == nil {
+		return nil
+	}
+	return lifecycle
+}
+
+// wanted goes from Kubernetes' types to ours through JSON.
+func wanted(t *testing.T, pod *corev1.Pod, c *corev1.Container, lifecycle *corev1.Lifecycle) *lifecyclev1.Block {
+	t.Helper()
+	lifecycle = lifecycle.DeepCopy()
 	for _, handler := range []*corev1.LifecycleHandler{lifecycle.PostStart, lifecycle.PreStop} {
 		switch {
 		case handler == nil:
@@ -175,7 +204,10 @@ func sameAsYAML(t *testing.T, text []byte) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	operations, report := Pod(meaning, podgen.RuntimeClass)
+	operations, report, err := Pod(t.Context(), meaning, podgen.RuntimeClass)
+	if err != nil {
+		t.Fatal(err)
+	}
 	result, reportOfStream := Stream(asYAML, podgen.RuntimeClass)
 	if len(report.Refusals)+len(reportOfStream.Refusals) > 0 {
 		t.Fatalf("%v, %v: %s", report.Refusals, reportOfStream.Refusals, asYAML)

@@ -1,7 +1,10 @@
 package convert
 
 import (
+	"context"
 	"fmt"
+	"regexp"
+	"strconv"
 	"strings"
 )
 
@@ -30,7 +33,31 @@ var templates = map[string]map[string]pointer{
 	},
 }
 
-// object is one that an API server stores: a document, or an item of a list.
+// PodPath says where objects of a kind have pods, for kinds that are not known.
+type PodPath struct {
+	group, kind string // an empty group is any
+	path        pointer
+}
+
+// eachItem stands in a path for every item of a list.
+const eachItem = "[*]"
+
+var podPath = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9]*)(?:\.([a-z0-9.-]+))?=([A-Za-z0-9_-]+(?:\[\*\])?(?:\.[A-Za-z0-9_-]+(?:\[\*\])?)*)$`)
+
+// ParsePodPath reads KIND[.GROUP]=PATH. The path leads to what has a pod's metadata
+// and spec, with [*] behind the name of a list, such as
+// RayCluster.ray.io=spec.workerGroupSpecs[*].template.
+func ParsePodPath(text string) (PodPath, error) {
+	parts := podPath.FindStringSubmatch(text)
+	if parts == nil {
+		return PodPath{}, fmt.Errorf("%q is not KIND[.GROUP]=PATH, such as RayCluster.ray.io=spec.workerGroupSpecs[*].template", text)
+	}
+	path := strings.Split(strings.ReplaceAll(parts[3], eachItem, "."+eachItem), ".")
+	return PodPath{kind: parts[1], group: parts[2], path: path}, nil
+}
+
+// object is one that an API server stores: a document, or an item of a list. One
+// with several pods is there once for each.
 type object struct {
 	name string // kind/name
 	at   pointer
@@ -38,24 +65,44 @@ type object struct {
 	// pod is where the pod is within tree; known tells whether there is one.
 	pod   pointer
 	known bool
+	// guessed: the kind is not known, and it has what looks like a pod template.
+	guessed bool
+	// elsewhere lists what looks like handlers outside of the object's pods. The
+	// first one of several has them.
+	elsewhere []pointer
 }
 
 // podTree returns the object with the pod's metadata and spec.
 func (o object) podTree() map[string]any {
-	tree := o.tree
-	for _, key := range o.pod {
-		tree, _ = tree[key].(map[string]any)
+	return mapping(reach(o.tree, o.pod))
+}
+
+// reach returns the value at a path, nil where there is none.
+func reach(tree any, path pointer) any {
+	for _, key := range path {
+		switch value := tree.(type) {
+		case map[string]any:
+			tree = value[key]
+		case []any:
+			i, err := strconv.Atoi(key)
+			if err != nil || i < 0 || i >= len(value) {
+				return nil
+			}
+			tree = value[i]
+		default:
+			return nil
+		}
 	}
 	return tree
 }
 
 // objects lists what a document holds: itself, or the items of a List, PodList, ….
-func objects(tree map[string]any, fallback string) []object {
-	return listed(tree, nil, "", "", fallback)
+func objects(tree map[string]any, fallback string, more ...PodPath) []object {
+	return listed(tree, nil, "", "", fallback, more)
 }
 
 // listed: items of a typed list from an API server have no kind of their own.
-func listed(tree map[string]any, at pointer, apiVersion, kind, fallback string) []object {
+func listed(tree map[string]any, at pointer, apiVersion, kind, fallback string, more []PodPath) []object {
 	if own, ok := tree["kind"].(string); ok {
 		kind = own
 		apiVersion, _ = tree["apiVersion"].(string)
@@ -66,7 +113,7 @@ func listed(tree map[string]any, at pointer, apiVersion, kind, fallback string) 
 		for i, item := range items {
 			if child, ok := item.(map[string]any); ok {
 				all = append(all, listed(child, at.with("items").index(i), apiVersion, strings.TrimSuffix(kind, "List"),
-					fmt.Sprintf("%s, item %d", fallback, i+1))...)
+					fmt.Sprintf("%s, item %d", fallback, i+1), more)...)
 			}
 		}
 		return all
@@ -75,16 +122,87 @@ func listed(tree map[string]any, at pointer, apiVersion, kind, fallback string) 
 	if !named {
 		group = ""
 	}
-	pod, known := templates[group][kind]
-	return []object{{name: nameOf(tree, kind, fallback), at: at, tree: tree, pod: pod, known: known}}
+	pods, guessed := podsOf(tree, group, kind, more)
+	found := object{name: nameOf(tree, kind, fallback), at: at, tree: tree, elsewhere: handlersOutside(tree, pods)}
+	if len(pods) == 0 {
+		return []object{found}
+	}
+	var all []object
+	for _, pod := range pods {
+		found.pod, found.known, found.guessed = pod, true, guessed
+		all = append(all, found)
+		found.elsewhere = nil
+	}
+	return all
+}
+
+// podsOf returns where an object's pods are. Whatever has containers at
+// spec.template.spec has a pod template there, as Argo Rollouts, OpenKruise
+// CloneSets, OpenShift DeploymentConfigs and Knative Services do: that is guessed.
+func podsOf(tree map[string]any, group, kind string, more []PodPath) (pods []pointer, guessed bool) {
+	if pod, ok := templates[group][kind]; ok {
+		return []pointer{pod}, false
+	}
+	for _, one := range more {
+		if one.kind == kind && (one.group == "" || one.group == group) {
+			pods = append(pods, expand(tree, nil, one.path)...)
+		}
+	}
+	if len(pods) > 0 {
+		return pods, false
+	}
+	template := pointer{"spec", "template"}
+	if _, ok := reach(tree, template.with("spec", "containers")).([]any); ok {
+		return []pointer{template}, true
+	}
+	return nil, false
+}
+
+// expand returns the places that a path leads to.
+func expand(tree any, at, path pointer) []pointer {
+	if len(path) == 0 {
+		return []pointer{at}
+	}
+	switch value := tree.(type) {
+	case map[string]any:
+		if child, ok := value[path[0]]; ok {
+			return expand(child, at.with(path[0]), path[1:])
+		}
+	case []any:
+		var all []pointer
+		if path[0] == eachItem {
+			for i, item := range value {
+				all = append(all, expand(item, at.index(i), path[1:])...)
+			}
+		}
+		return all
+	}
+	return nil
+}
+
+// convertObject converts an object's pod, if it has one.
+func convertObject(report *Report, runtimeClass string, o object) []Operation {
+	reportElsewhere(report, o)
+	if !o.known {
+		return nil
+	}
+	at := o.at.with(o.pod...)
+	operations := convertPod(context.Background(), report, runtimeClass, o.name, at, o.podTree())
+	if o.guessed && len(operations) > 0 {
+		report.warn(Finding{Object: o.name, Field: strings.Join(o.pod, "."), Text: "is taken for a pod template, although this kind is not known; " +
+			"see that its API keeps runtimeClassName and annotations there, or the handlers are lost"})
+	}
+	return operations
 }
 
 func nameOf(tree map[string]any, kind, fallback string) string {
 	metadata, _ := tree["metadata"].(map[string]any)
 	name, _ := metadata["name"].(string)
+	name = cut(name)
 	if generated, ok := metadata["generateName"].(string); ok && name == "" {
-		name = generated + "…"
+		name = cut(generated) + "…"
 	}
+	kind = cut(kind)
 	switch {
 	case kind == "":
 		return fallback

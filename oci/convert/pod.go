@@ -1,42 +1,28 @@
 package convert
 
 import (
+	"context"
 	"fmt"
 	"maps"
-	"regexp"
 	"slices"
+	"strings"
 
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
 // handlerKinds are the fields of a container's lifecycle that are moved.
 var handlerKinds = []string{"postStart", "preStop"}
 
-// maxAnnotations bounds all annotations of an object together, keys and values, in bytes
-// (apimachinery, TotalAnnotationSizeLimitB).
-const maxAnnotations = 256 << 10
+// maxRefusals bounds what is said of one pod, so that words do not grow with its
+// number of containers.
+const maxRefusals = 100
 
 // DefaultRuntimeClass is the RuntimeClass of deploy/.
 const DefaultRuntimeClass = "lifecycle"
 
-// containerName is what the API server takes (RFC 1123 label), and all that an
-// annotation's key can carry.
-var containerName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
-
-// container is one of a pod's that has handlers.
-type container struct {
-	name      string
-	list      string // field of the pod's spec
-	at        pointer
-	tree      map[string]any
-	lifecycle map[string]any
-}
-
-func (c container) sidecar() bool {
-	return c.list == "initContainers" && c.tree["restartPolicy"] == "Always"
-}
-
-// podConversion is the work on one pod or pod template.
+// podConversion is the work on one pod or pod template. All of it is linear in the
+// pod: whatever concerns the whole pod is looked up once.
 type podConversion struct {
 	report       *Report
 	runtimeClass string
@@ -45,191 +31,235 @@ type podConversion struct {
 	spec         map[string]any
 	annotations  map[string]any
 	hasMetadata  bool
-	// added are the annotations to be.
-	added map[string]string
+	// names counts the pod's containers of each name.
+	names map[string]int
+	// moveSidecars: the preStop of sidecars is moved too.
+	moveSidecars bool
+	// general are the annotations that speak to every container of the pod.
+	general map[string]string
+	// own are the keys of annotations by the container that they name.
+	own map[string][]string
+	// added are the annotations to be, in the order of the containers; size is
+	// that of all annotations together.
+	added []annotation
+	size  int
 }
 
+type annotation struct{ container, value string }
+
 // convertPod returns the operations for the pod at a pointer, none where nothing
-// moves. What is refused is in the report.
-func convertPod(report *Report, runtimeClass, object string, at pointer, pod map[string]any) []Operation {
+// moves. What is refused is in the report. It stops early when ctx ends.
+func convertPod(ctx context.Context, report *Report, runtimeClass, object string, at pointer, pod map[string]any) []Operation {
+	refused := len(report.Refusals)
+	report.Refusals = append(report.Refusals, misplacedInPod(object, at, pod)...)
 	spec, _ := pod["spec"].(map[string]any)
 	containers := withHandlers(spec, at.with("spec"))
 	if len(containers) == 0 {
 		return nil
 	}
+	c := &podConversion{report: report, runtimeClass: runtimeClass, object: object, at: at, spec: spec}
+	if !c.concerned() || !c.readMetadata(pod) {
+		return nil
+	}
+	c.names = countNames(spec)
+	var operations []Operation
+	for i, from := range containers {
+		if ctx.Err() != nil {
+			return nil
+		}
+		stripped := c.container(from)
+		if len(stripped) > 0 {
+			report.Moved++
+		}
+		operations = append(operations, stripped...)
+		if more := len(containers) - i - 1; more > 0 && len(report.Refusals)-refused >= maxRefusals {
+			report.refuse(Finding{Object: object, Text: fmt.Sprintf("has too much wrong with it; %d more containers are not looked at", more)})
+			break
+		}
+		if c.size > maxAnnotations { // also bounds the patch
+			break
+		}
+	}
+	if len(operations) == 0 {
+		return nil
+	}
+	c.checkAnnotations()
+	return slices.Concat(c.setRuntimeClass(), c.annotate(), operations)
+}
+
+// concerned reports whether this pod's handlers are to run under the shim.
+func (c *podConversion) concerned() bool {
+	if why := windows(c.spec); why != "" {
+		c.report.warn(Finding{Object: c.object, Text: "is for Windows (" + why + "), where this shim does not run, so it is left as it is: the kubelet runs its handlers"})
+		return false
+	}
+	switch class := c.spec["runtimeClassName"].(type) {
+	case nil:
+	case string:
+		if class == c.runtimeClass {
+			return true
+		}
+		if class == "" {
+			c.refuseSpec("runtimeClassName", fmt.Sprintf(`is ""; remove the line, or name a RuntimeClass, such as %s`, c.runtimeClass))
+			return false
+		}
+		c.report.warn(Finding{Object: c.object, Field: "spec.runtimeClassName", Text: fmt.Sprintf(
+			"is %q, not %q, so the pod is left as it is: the kubelet runs its handlers. "+
+				"If the handler of that class is this shim, say so with --runtime-class; a pod has one runtime, so it cannot have both", cut(class), c.runtimeClass)})
+		return false
+	default:
+		c.refuseSpec("runtimeClassName", "must be a string, such as "+c.runtimeClass)
+		return false
+	}
+	return true
+}
+
+func (c *podConversion) refuseSpec(field, why string) {
+	c.report.refuse(Finding{Object: c.object, Field: "spec." + field, Text: why})
+}
+
+// readMetadata sorts the pod's annotations. It reports whether they can be used.
+func (c *podConversion) readMetadata(pod map[string]any) bool {
 	metadata, isMapping := pod["metadata"].(map[string]any)
 	if pod["metadata"] != nil && !isMapping {
-		report.refuse(Finding{Object: object, Field: "metadata", Text: "must be a mapping"})
-		return nil
+		c.report.refuse(Finding{Object: c.object, Field: "metadata", Text: "must be a mapping"})
+		return false
 	}
 	annotations, isMapping := metadata["annotations"].(map[string]any)
 	if metadata["annotations"] != nil && !isMapping {
-		report.refuse(Finding{Object: object, Field: "metadata.annotations", Text: "must be a mapping"})
-		return nil
+		c.report.refuse(Finding{Object: c.object, Field: "metadata.annotations", Text: "must be a mapping"})
+		return false
 	}
-	c := &podConversion{
-		report: report, runtimeClass: runtimeClass, object: object, at: at, spec: spec,
-		annotations: annotations, hasMetadata: metadata != nil, added: map[string]string{},
+	c.hasMetadata, c.annotations = metadata != nil, annotations
+	c.sortAnnotations()
+	switch mode := c.general[oci.KeySidecars]; mode {
+	case "", oci.SidecarsKeep:
+	case oci.SidecarsMove:
+		c.moveSidecars = true
+	default: // checked here because it matters also where nothing else is moved
+		c.report.refuse(Finding{Object: c.object, Field: "metadata.annotations", Text: fmt.Sprintf(
+			"annotation %q is %q; %s or %s is allowed", oci.KeySidecars, cut(mode), oci.SidecarsMove, oci.SidecarsKeep)})
+		return false
 	}
-	var operations []Operation
-	for _, container := range containers {
-		operations = append(operations, c.container(container)...)
-	}
-	if len(c.added) == 0 {
-		return nil
-	}
-	report.Moved += len(c.added)
-	c.checkAnnotations()
-	return slices.Concat(c.runtimeClassName(), c.annotate(containers), operations)
-}
-
-// withHandlers lists the containers that have a handler, in the order in which they
-// are annotated.
-func withHandlers(spec map[string]any, at pointer) []container {
-	var found []container
-	for _, list := range []string{"containers", "initContainers", "ephemeralContainers"} {
-		items, _ := spec[list].([]any)
-		for i, item := range items {
-			tree, _ := item.(map[string]any)
-			lifecycle, _ := tree["lifecycle"].(map[string]any)
-			if lifecycle["postStart"] == nil && lifecycle["preStop"] == nil && unknownField(lifecycle) == "" {
-				continue
-			}
-			name, _ := tree["name"].(string)
-			found = append(found, container{name: name, list: list, at: at.with(list).index(i), tree: tree, lifecycle: lifecycle})
-		}
-	}
-	return found
-}
-
-// unknownField returns one of a lifecycle that Kubernetes does not have: a misspelt handler.
-func unknownField(lifecycle map[string]any) string {
-	for _, name := range slices.Sorted(maps.Keys(lifecycle)) {
-		if !slices.Contains(handlerKinds, name) && name != "stopSignal" {
-			return name
-		}
-	}
-	return ""
-}
-
-// notKubernetes says what to do about a field that Kubernetes does not have.
-func notKubernetes(field, container string) string {
-	text := "is not a known field; allowed are postStart, preStop and stopSignal"
-	if slices.Contains(oci.Handlers, field) {
-		text += fmt.Sprintf(": Kubernetes has no %s, so the whole block goes into the annotation %s", field, oci.NamedKey(container))
-	}
-	return text
+	return true
 }
 
 // container converts one, or says why not.
 func (c *podConversion) container(from container) []Operation {
-	if field := unknownField(from.lifecycle); field != "" {
-		c.refuse(from, "lifecycle."+field, notKubernetes(field, from.name))
-		return nil
-	}
 	if field, why := c.forbidden(from); why != "" {
 		c.refuse(from, field, why)
 		return nil
 	}
-	if key := c.annotated(from); key != "" {
-		c.report.warn(Finding{Object: c.object, Container: from.name, Field: "lifecycle", Text: fmt.Sprintf(
-			"is left as it is, because the annotation %q is there already: the kubelet will run these handlers, and the shim those of the annotation; remove one of the two", key)})
+	speaking, said := c.annotated(from)
+	kinds := from.movable(c.moveSidecars || said.GetPreStop() != nil)
+	if from.lifecycle["preStop"] != nil && from.sidecar() {
+		c.warnSidecar(from, slices.Contains(kinds, "preStop"))
+	}
+	if len(kinds) == 0 {
 		return nil
 	}
-	value, problems := block(from.tree, from.lifecycle, c.spec["terminationGracePeriodSeconds"])
+	value, parsed, problems := block(from.tree, from.only(kinds), c.spec["terminationGracePeriodSeconds"])
 	for _, problem := range problems {
 		c.refuse(from, problem.Field, problem.Text)
 	}
-	if len(problems) > 0 {
+	switch {
+	case len(problems) > 0:
+		return nil
+	case speaking == "":
+		c.added = append(c.added, annotation{from.name, value})
+		c.size += len(oci.NamedKey(from.name)) + len(value)
+	case !c.same(from, speaking, said, parsed):
 		return nil
 	}
-	if from.sidecar() && from.lifecycle["preStop"] != nil {
-		c.report.warn(Finding{Object: c.object, Container: from.name, Field: "lifecycle.preStop", Text: "runs, under this shim, " +
-			"when the sidecar's turn to stop has come, after the main containers have ended; the kubelet runs it at the same time as theirs"})
-	}
-	c.added[oci.NamedKey(from.name)] = value
-	return strip(from)
+	return strip(from, kinds)
 }
 
 func (c *podConversion) refuse(from container, field, why string) {
-	c.report.refuse(Finding{Object: c.object, Container: from.name, Field: field, Text: why})
+	c.report.refuse(Finding{Object: c.object, Container: cut(from.name), Field: field, Text: why})
 }
 
-// forbidden tells why a container cannot have handlers at all.
+func (c *podConversion) warnSidecar(from container, moved bool) {
+	text := "stays with the kubelet, which alone knows when the pod's end begins; with the annotation " +
+		oci.KeySidecars + ": " + oci.SidecarsMove + " on the pod the shim runs it, when the sidecar's turn to stop has come"
+	if moved {
+		text = "runs, under this shim, when the sidecar's turn to stop has come, after the main containers have ended; " +
+			"the kubelet runs it at the same time as theirs"
+	}
+	c.report.warn(Finding{Object: c.object, Container: from.name, Field: "lifecycle.preStop", Text: text})
+}
+
+// forbidden says why a container's handlers cannot be moved at all.
 func (c *podConversion) forbidden(from container) (field, why string) {
+	if field := unknownField(from.lifecycle); field != "" {
+		return "lifecycle." + cut(field), notKubernetes(field, from.name)
+	}
 	switch {
 	case from.list == "ephemeralContainers":
 		return "lifecycle", "is not allowed on an ephemeral container, by Kubernetes too; remove it"
 	case from.list == "initContainers" && !from.sidecar():
 		return "lifecycle", "is not allowed on an init container, by Kubernetes too, unless it is a sidecar (restartPolicy: Always)"
 	case !containerName.MatchString(from.name):
-		return "name", fmt.Sprintf("is %q at %s; the annotation is found by the name, so it must be an RFC 1123 label: at most 63 lower-case letters, digits and -", from.name, from.at)
-	case c.count(from.name) > 1:
+		return "name", fmt.Sprintf("is %q at %s; the annotation is found by the name, so it must be an RFC 1123 label: at most 63 lower-case letters, digits and -", cut(from.name), from.at)
+	case c.names[from.name] > 1:
 		return "name", "is the name of more than one container of the pod, so an annotation could not tell them apart"
 	}
 	return "", ""
 }
 
-// count the pod's containers of a name.
-func (c *podConversion) count(name string) int {
-	count := 0
-	for _, list := range []string{"containers", "initContainers", "ephemeralContainers"} {
-		items, _ := c.spec[list].([]any)
-		for _, item := range items {
-			if tree, _ := item.(map[string]any); tree["name"] == name {
-				count++
-			}
+// annotated returns the annotation that speaks to the container already, and what
+// the shim will read of it; nil where it cannot.
+func (c *podConversion) annotated(from container) (key string, said *lifecyclev1.Block) {
+	for _, candidate := range append([]string{oci.NamedKey(from.name)}, oci.Keys()...) {
+		if _, ok := c.annotations[candidate]; ok {
+			key = candidate
+			break
 		}
 	}
-	return count
-}
-
-// annotated returns the annotation that speaks to the container already.
-func (c *podConversion) annotated(from container) string {
-	for _, key := range append([]string{oci.NamedKey(from.name)}, oci.Keys()...) {
-		if _, ok := c.annotations[key]; ok {
-			return key
-		}
+	if key == "" {
+		return "", nil
 	}
-	return ""
-}
-
-// strip takes the handlers away, and the lifecycle too where nothing else is in it.
-func strip(from container) []Operation {
-	at := from.at.with("lifecycle")
-	for _, key := range slices.Sorted(maps.Keys(from.lifecycle)) {
-		if from.lifecycle[key] != nil && !slices.Contains(handlerKinds, key) {
-			return stripHandlers(at, from.lifecycle)
-		}
+	lifecycle, err := oci.ContainerSpec(c.seenBy(from.name), from.name).Lifecycle()
+	if err != nil || lifecycle == nil {
+		return key, nil
 	}
-	return []Operation{remove(at)}
+	return key, lifecycle.Block
 }
 
-func stripHandlers(at pointer, lifecycle map[string]any) []Operation {
-	var operations []Operation
+// same reports whether the annotation has each of the native handlers, as it
+// stands. It may have more, such as time limits. What differs is refused: both would
+// run, one by the kubelet and one by the shim.
+func (c *podConversion) same(from container, key string, said, native *lifecyclev1.Block) bool {
+	same := true
 	for _, kind := range handlerKinds {
-		if _, ok := lifecycle[kind]; ok {
-			operations = append(operations, remove(at.with(kind)))
+		ours, theirs := canonicalHandler(oci.HandlerOf(native, kind)), canonicalHandler(oci.HandlerOf(said, kind))
+		why := ""
+		switch {
+		case ours == nil || ours.equal(theirs):
+			continue
+		case theirs == nil:
+			why = fmt.Sprintf("is not in the annotation %q, which has all that the shim runs for this container; move it there, or remove the annotation", key)
+		default:
+			why = fmt.Sprintf("is not what the annotation %q says: the kubelet would run the one, and the shim the other; remove one of the two", key)
 		}
+		c.refuse(from, "lifecycle."+kind, why)
+		same = false
 	}
-	return operations
+	return same
 }
 
-// runtimeClassName is set where it is absent.
-func (c *podConversion) runtimeClassName() []Operation {
-	switch class := c.spec["runtimeClassName"]; class {
-	case nil:
-		return []Operation{add(c.at.with("spec", "runtimeClassName"), c.runtimeClass)}
-	case c.runtimeClass:
-	default:
-		c.report.refuse(Finding{Object: c.object, Field: "spec.runtimeClassName", Text: fmt.Sprintf(
-			"is %q, and the handlers run under %q only; remove the line, or name the right class with --runtime-class", class, c.runtimeClass)})
+// setRuntimeClass where it is absent.
+func (c *podConversion) setRuntimeClass() []Operation {
+	if c.spec["runtimeClassName"] != nil {
+		return nil
 	}
-	return nil
+	return []Operation{add(c.at.with("spec", "runtimeClassName"), c.runtimeClass)}
 }
 
 // annotate adds what is to be added, in the order of the containers.
-func (c *podConversion) annotate(containers []container) []Operation {
+func (c *podConversion) annotate() []Operation {
+	if len(c.added) == 0 {
+		return nil
+	}
 	var operations []Operation
 	metadata := c.at.with("metadata")
 	if !c.hasMetadata {
@@ -238,37 +268,36 @@ func (c *podConversion) annotate(containers []container) []Operation {
 	if c.annotations == nil {
 		operations = append(operations, add(metadata.with("annotations"), emptyObject))
 	}
-	for _, from := range containers {
-		key := oci.NamedKey(from.name)
-		if value, ok := c.added[key]; ok {
-			operations = append(operations, add(metadata.with("annotations", key), value))
-		}
+	for _, one := range c.added {
+		operations = append(operations, add(metadata.with("annotations", oci.NamedKey(one.container)), one.value))
 	}
 	return operations
 }
 
-// checkAnnotations looks at all annotations as they will be, as the shim will.
-func (c *podConversion) checkAnnotations() {
-	all, size := maps.Clone(c.added), 0
-	for key, value := range c.annotations {
-		text, _ := value.(string) // the API server refuses what is none
-		all[key] = text
-	}
-	for key, value := range all {
-		size += len(key) + len(value)
-	}
-	if size > maxAnnotations {
-		c.report.refuse(Finding{Object: c.object, Field: "metadata.annotations", Text: fmt.Sprintf(
-			"would have %d bytes with the handlers; the API server takes at most %d", size, maxAnnotations)})
-	}
-	said := map[string]bool{}
-	for _, key := range slices.Sorted(maps.Keys(c.added)) {
-		name := key[:len(key)-len(oci.NamedKey(""))]
-		for _, problem := range oci.ContainerSpec(all, name).Problems() {
-			if !said[problem.Error()] {
-				said[problem.Error()] = true
-				c.report.refuse(Finding{Object: c.object, Container: name, Field: "metadata.annotations", Text: problem.Error()})
+// strip takes handlers away, and the lifecycle too where nothing else is in it.
+func strip(from container, kinds []string) []Operation {
+	at := from.at.with("lifecycle")
+	for _, key := range slices.Sorted(maps.Keys(from.lifecycle)) {
+		if from.lifecycle[key] == nil || slices.Contains(kinds, key) {
+			continue
+		}
+		var operations []Operation
+		for _, kind := range handlerKinds {
+			if _, there := from.lifecycle[kind]; there && (from.lifecycle[kind] == nil || slices.Contains(kinds, kind)) {
+				operations = append(operations, remove(at.with(kind)))
 			}
 		}
+		return operations
 	}
+	return []Operation{remove(at)}
+}
+
+// cut shortens a text of others', which may be of any length, to what a name can
+// have.
+func cut(text string) string {
+	const most = 253
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
 }

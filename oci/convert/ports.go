@@ -6,6 +6,9 @@ import (
 	"strings"
 )
 
+// shownPorts bounds how many names of ports are listed to choose from.
+const shownPorts = 10
+
 // resolvePort finds the number of a container's own port, as the kubelet does
 // (pkg/probe/util.go), but for digits in quotes: the kubelet takes them for a
 // number, and the API server lets no such name pass.
@@ -21,14 +24,16 @@ func resolvePort(container map[string]any, name string) (any, string) {
 		if number, ok := port["containerPort"].(json.Number); ok && known == name {
 			return number, ""
 		}
-		named = append(named, known)
+		if len(named) < shownPorts {
+			named = append(named, known)
+		}
 	}
 	switch {
 	case name != "" && strings.Trim(name, "0123456789") == "":
-		return nil, fmt.Sprintf("is %q, a number in quotes, which is read as a name and the API server refuses; write it without quotes", name)
+		return nil, fmt.Sprintf("is %q, a number in quotes, which is read as a name and the API server refuses; write it without quotes", cut(name))
 	case len(named) == 0:
-		return nil, fmt.Sprintf("is the name %q, and no port of this container has a name; give the number, or a port of that name in the container's ports", name)
+		return nil, fmt.Sprintf("is the name %q, and no port of this container has a name; give the number, or a port of that name in the container's ports", cut(name))
 	default:
-		return nil, fmt.Sprintf("is the name %q, and this container's ports are called %s; give one of them, or the number", name, strings.Join(named, ", "))
+		return nil, fmt.Sprintf("is the name %q, and this container's ports are called %s; give one of them, or the number", cut(name), cut(strings.Join(named, ", ")))
 	}
 }

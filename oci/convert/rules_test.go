@@ -190,7 +190,6 @@ func TestRefusals(t *testing.T) {
 		"a grace period in words":     {fixture{lifecycle: sleeping, spec: ", terminationGracePeriodSeconds: long"}, "web", "terminationGracePeriodSeconds", "whole number"},
 		"half a grace period":         {fixture{lifecycle: sleeping, spec: ", terminationGracePeriodSeconds: 1.5"}, "web", "terminationGracePeriodSeconds", "whole number"},
 		"an unknown signal":           {fixture{lifecycle: "{preStop: {sleep: {seconds: 1}}, stopSignal: TERM}"}, "web", "lifecycle.stopSignal", "such as SIGQUIT"},
-		"another runtime class":       {fixture{lifecycle: sleeping, spec: ", runtimeClassName: gvisor"}, "", "spec.runtimeClassName", `is "gvisor"`},
 		"an empty runtime class":      {fixture{lifecycle: sleeping, spec: ", runtimeClassName: ''"}, "", "spec.runtimeClassName", `is ""`},
 		"a misspelt handler":          {fixture{lifecycle: "{prestop: {exec: {command: [a]}}}"}, "web", "lifecycle.prestop", "not a known field"},
 		"a misspelt one beside one":   {fixture{lifecycle: "{preStop: {exec: {command: [a]}}, postStrat: {}}"}, "web", "lifecycle.postStrat", "not a known field"},
@@ -207,7 +206,7 @@ func TestRefusals(t *testing.T) {
 			fixture{lifecycle: preStop, annotations: "[a]"}, "", "metadata.annotations", "must be a mapping",
 		},
 		"a misspelt annotation": {
-			fixture{lifecycle: preStop, annotations: "{lifecycle-shim.io/prestop: x}"}, "web", "metadata.annotations", "is not a known key",
+			fixture{lifecycle: preStop, annotations: "{lifecycle-shim.io/prestop: x}"}, "", "metadata.annotations", "is not a known key",
 		},
 		"more than an annotation holds": {
 			fixture{lifecycle: "{preStop: {exec: {command: [" + strings.Repeat("x", 66000) + "]}}}"}, "web", "lifecycle", "at most 65536",
@@ -249,7 +248,6 @@ func inDeployment(t *testing.T, f fixture) string {
 func TestAllRefusalsAreTold(t *testing.T) {
 	text := fixture{
 		lifecycle: "{postStart: {exec: {command: [1, 2]}}, preStop: {httpGet: {port: x, scheme: FTP}}}}, {name: b, lifecycle: {preStop: {}}",
-		spec:      ", runtimeClassName: x",
 	}.yaml() + "---\n{\n---\n" + fixture{lifecycle: "{postStart: {httpGet: {host: h}, timeoutSeconds: 0}}"}.yaml()
 	result, report := Stream([]byte(text), class)
 	var fields []string
@@ -310,27 +308,22 @@ func TestWarnings(t *testing.T) {
 	}{
 		"a sidecar": {
 			text:      fixture{lifecycle: "{}", spec: ", initContainers: [{name: s, restartPolicy: Always, lifecycle: " + preStop + "}]"}.yaml(),
-			container: "s", says: "when the sidecar's turn to stop has come", moved: true,
+			container: "s", says: "stays with the kubelet", untouched: true,
 		},
-		"a named annotation": {
-			text:      fixture{lifecycle: preStop, annotations: "{web.lifecycle-shim.io/lifecycle: '{}'}"}.yaml(),
-			container: "web", says: "the kubelet will run these handlers", untouched: true,
+		"a sidecar that is moved": {
+			text: fixture{
+				lifecycle: "{}", spec: ", initContainers: [{name: s, restartPolicy: Always, lifecycle: " + preStop + "}]",
+				annotations: "{lifecycle-shim.io/sidecars: Move}",
+			}.yaml(),
+			container: "s", says: "when the sidecar's turn to stop has come, after the main containers", moved: true,
 		},
-		"a general annotation": {
-			text:      fixture{lifecycle: preStop, annotations: "{lifecycle-shim.io/lifecycle: '{}'}"}.yaml(),
-			container: "web", says: `"lifecycle-shim.io/lifecycle" is there already`, untouched: true,
-		},
-		"an annotation of the command line": {
-			text:      fixture{lifecycle: preStop, annotations: "{lifecycle-shim.io/preStop: '{}'}", spec: ", runtimeClassName: x"}.yaml(),
-			container: "web", says: `"lifecycle-shim.io/preStop" is there already`, untouched: true,
-		},
-		"an annotation of another container": {
-			text:      fixture{lifecycle: preStop + "}, {name: b, lifecycle: " + preStop, annotations: "{b.lifecycle-shim.io/lifecycle: '{}'}"}.yaml(),
-			container: "b", says: `"b.lifecycle-shim.io/lifecycle" is there already`, moved: true,
+		"another runtime class": {
+			text: fixture{lifecycle: preStop, spec: ", runtimeClassName: nvidia"}.yaml(),
+			says: `is "nvidia", not "lifecycle", so the pod is left as it is`, untouched: true,
 		},
 		"a kind that is not known": {
 			text: "{apiVersion: argoproj.io/v1alpha1, kind: Rollout, metadata: {name: r}, spec: {template: {spec: {containers: [{name: a, lifecycle: " + preStop + "}]}}}}",
-			says: "this kind is not known to have a pod", untouched: true,
+			says: "is taken for a pod template", moved: true,
 		},
 	} {
 		t.Run(name, func(t *testing.T) {

@@ -6,10 +6,8 @@ import (
 	"errors"
 	"fmt"
 	"io"
-	"maps"
 	"reflect"
 	"regexp"
-	"slices"
 	"strings"
 	"unicode/utf8"
 
@@ -37,8 +35,9 @@ const byteOrderMark = "\ufeff"
 const notUTF8 = "is not UTF-8 text; write the file in UTF-8"
 
 // Stream converts the manifests in data: YAML or JSON documents, lists too. With a
-// refusal it returns nothing; where nothing moves it returns data.
-func Stream(data []byte, runtimeClass string) ([]byte, *Report) {
+// refusal it returns nothing; where nothing moves it returns data. more are kinds
+// with pods that are not known by themselves.
+func Stream(data []byte, runtimeClass string, more ...PodPath) ([]byte, *Report) {
 	report := &Report{}
 	if !utf8.Valid(data) {
 		report.refuse(Finding{Text: notUTF8})
@@ -48,7 +47,7 @@ func Stream(data []byte, runtimeClass string) ([]byte, *Report) {
 	text := bytes.TrimPrefix(data, []byte(byteOrderMark))
 	result.Write(data[:len(data)-len(text)])
 	for _, document := range split(text) {
-		converted, err := document.convert(report, runtimeClass)
+		converted, err := document.convert(report, runtimeClass, more)
 		if err != nil {
 			report.refuse(Finding{Object: document.name(), Text: err.Error()})
 		}
@@ -58,22 +57,6 @@ func Stream(data []byte, runtimeClass string) ([]byte, *Report) {
 		return nil, report
 	}
 	return result.Bytes(), report
-}
-
-// Pod converts a Pod in JSON, as an admission request has it. Without operations
-// there is nothing to change.
-func Pod(data []byte, runtimeClass string) ([]Operation, *Report) {
-	report := &Report{}
-	tree, ok := decodeObject(data)
-	if !ok {
-		report.refuse(Finding{Text: "is not a JSON object"})
-		return nil, report
-	}
-	operations := convertPod(report, runtimeClass, nameOf(tree, "Pod", "without a name"), nil, tree)
-	if len(report.Refusals) > 0 {
-		return nil, report
-	}
-	return operations, report
 }
 
 // separator is a line that begins a document. What follows on the line belongs to
@@ -192,7 +175,7 @@ func Join(streams [][]byte) []byte {
 func (d document) name() string { return fmt.Sprintf("document %d", d.number) }
 
 // convert returns the document's text, with its separator.
-func (d document) convert(report *Report, runtimeClass string) ([]byte, error) {
+func (d document) convert(report *Report, runtimeClass string, more []PodPath) ([]byte, error) {
 	whole := append(append([]byte{}, d.separator...), d.text...)
 	root, err := d.read()
 	if err != nil || root == nil {
@@ -207,7 +190,7 @@ func (d document) convert(report *Report, runtimeClass string) ([]byte, error) {
 		return whole, nil
 	}
 	var operations []Operation
-	for _, object := range objects(tree, d.name()) {
+	for _, object := range objects(tree, d.name(), more...) {
 		operations = append(operations, convertObject(report, runtimeClass, object)...)
 	}
 	if len(operations) == 0 {
@@ -221,39 +204,6 @@ func (d document) convert(report *Report, runtimeClass string) ([]byte, error) {
 		return nil, err
 	}
 	return append(append([]byte{}, d.separator...), text...), nil
-}
-
-// convertObject converts an object's pod, if it has one.
-func convertObject(report *Report, runtimeClass string, o object) []Operation {
-	if o.known {
-		return convertPod(report, runtimeClass, o.name, o.at.with(o.pod...), o.podTree())
-	}
-	if at := handlersIn(o.tree, nil); at != nil {
-		report.warn(Finding{Object: o.name, Field: strings.Join(at, "."), Text: "is left as it is: this kind is not known to have a pod in it, so its handlers, if they are, stay the kubelet's"})
-	}
-	return nil
-}
-
-// handlersIn looks for what looks like a container's handlers anywhere.
-func handlersIn(tree any, at pointer) pointer {
-	switch value := tree.(type) {
-	case map[string]any:
-		if lifecycle, ok := value["lifecycle"].(map[string]any); ok && (lifecycle["postStart"] != nil || lifecycle["preStop"] != nil) {
-			return at.with("lifecycle")
-		}
-		for _, key := range slices.Sorted(maps.Keys(value)) {
-			if found := handlersIn(value[key], at.with(key)); found != nil {
-				return found
-			}
-		}
-	case []any:
-		for i, item := range value {
-			if found := handlersIn(item, at.index(i)); found != nil {
-				return found
-			}
-		}
-	}
-	return nil
 }
 
 // read makes the tree to edit.

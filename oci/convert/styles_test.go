@@ -96,7 +96,10 @@ func TestStyles(t *testing.T) {
 		if bytes.Contains(written.Bytes(), []byte(": *a")) {
 			aliased++
 		}
-		operations, report := Pod(meaning, podgen.RuntimeClass)
+		operations, report, err := Pod(t.Context(), meaning, podgen.RuntimeClass)
+		if err != nil {
+			t.Fatal(err)
+		}
 		result, reportOfStream := Stream(written.Bytes(), podgen.RuntimeClass)
 		if len(report.Refusals) > 0 { // an alias may bring a port's name that is another's
 			if len(reportOfStream.Refusals) == 0 {

@@ -15,8 +15,8 @@ import (
 // Validate checks, as the shim would, all annotations in data: manifests of pods and
 // pod templates, OCI specs (a bundle's config.json), a mapping of annotations,
 // or a block by itself. Refused is what the shim would refuse.
-func Validate(data []byte, runtimeClass string) *Report {
-	v := &validation{report: &Report{}, runtimeClass: runtimeClass}
+func Validate(data []byte, runtimeClass string, more ...PodPath) *Report {
+	v := &validation{report: &Report{}, runtimeClass: runtimeClass, more: more}
 	if !utf8.Valid(data) {
 		v.refuse(Finding{Text: notUTF8})
 		return v.report
@@ -32,6 +32,7 @@ func Validate(data []byte, runtimeClass string) *Report {
 type validation struct {
 	report       *Report
 	runtimeClass string
+	more         []PodPath
 }
 
 func (v *validation) refuse(f Finding) { v.report.refuse(f) }
@@ -51,7 +52,8 @@ func (v *validation) document(d document) error {
 	case !ok: // what it should be is told by the check of a block
 		v.block(d.name(), string(d.text))
 	case tree["kind"] != nil:
-		for _, o := range objects(tree, d.name()) {
+		for _, o := range objects(tree, d.name(), v.more...) {
+			reportElsewhere(v.report, o)
 			if o.known {
 				v.pod(o)
 			}
@@ -105,13 +107,15 @@ func (v *validation) pod(o object) {
 	spec, _ := pod["spec"].(map[string]any)
 	containers := containersOf(spec)
 	v.strangers(o.name, values, containers)
+	v.report.Refusals = append(v.report.Refusals, misplacedInPod(o.name, o.at.with(o.pod...), pod)...)
+	moves := values[oci.KeySidecars] == oci.SidecarsMove
 	said := map[string]bool{}
 	for _, c := range containers {
 		lifecycle := v.container(o.name, c.name, oci.ContainerSpec(values, c.name), said)
 		switch {
 		case lifecycle != nil:
-			v.around(o.name, c, spec)
-		case c.lifecycle["postStart"] != nil || c.lifecycle["preStop"] != nil:
+			v.around(o.name, c, spec, c.movable(moves || lifecycle.Block.PreStop != nil))
+		case len(c.movable(moves)) > 0:
 			v.warn(Finding{Object: o.name, Container: c.name, Field: "lifecycle", Text: "is the kubelet's, and not checked here: lifecyclectl convert moves it to the shim, and checks it"})
 		}
 	}
@@ -195,9 +199,9 @@ func (v *validation) container(object, name string, spec *oci.Spec, said map[str
 }
 
 // around warns of what makes an accepted block do something else than one might
-// think.
-func (v *validation) around(object string, c container, spec map[string]any) {
-	if c.lifecycle["postStart"] != nil || c.lifecycle["preStop"] != nil {
+// think. native are the handlers that the shim would run, and that stand in spec.
+func (v *validation) around(object string, c container, spec map[string]any, native []string) {
+	if len(native) > 0 {
 		v.warn(Finding{Object: object, Container: c.name, Field: "lifecycle", Text: "is there too: the kubelet runs these handlers, and the shim those of the annotation; remove one of the two"})
 	}
 	if c.list != "containers" && !c.sidecar() {

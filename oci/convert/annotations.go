@@ -1,0 +1,68 @@
+package convert
+
+import (
+	"fmt"
+
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
+)
+
+// maxAnnotations bounds all annotations of an object together, keys and values, in bytes
+// (apimachinery, TotalAnnotationSizeLimitB).
+const maxAnnotations = 256 << 10
+
+// sortAnnotations by whom they speak to, so that no container has to look at those
+// of the others.
+func (c *podConversion) sortAnnotations() {
+	c.general, c.own = map[string]string{}, map[string][]string{}
+	for key, value := range c.annotations {
+		text, _ := value.(string) // the API server refuses what is none
+		c.size += len(key) + len(text)
+		switch name := named(key); {
+		case !ours(key):
+		case name == "":
+			c.general[key] = text
+		default:
+			c.own[name] = append(c.own[name], key)
+		}
+	}
+}
+
+// seenBy returns the annotations that concern a container: its own, and the known
+// ones of the pod.
+func (c *podConversion) seenBy(name string) map[string]string {
+	seen := map[string]string{}
+	for _, key := range oci.Keys() {
+		if value, ok := c.general[key]; ok {
+			seen[key] = value
+		}
+	}
+	for _, key := range c.own[name] {
+		seen[key], _ = c.annotations[key].(string)
+	}
+	return seen
+}
+
+// checkAnnotations looks at all annotations of the containers that change as they
+// will be, as the shim will.
+func (c *podConversion) checkAnnotations() {
+	if c.size > maxAnnotations {
+		c.report.refuse(Finding{Object: c.object, Field: "metadata.annotations", Text: fmt.Sprintf(
+			"would have %d bytes or more with the handlers; the API server takes at most %d", c.size, maxAnnotations)})
+		return
+	}
+	c.checkSpec("", oci.ContainerSpec(c.general, ""))
+	for _, one := range c.added {
+		seen := c.seenBy(one.container)
+		seen[oci.NamedKey(one.container)] = one.value
+		c.checkSpec(one.container, oci.ContainerSpec(seen, one.container))
+	}
+}
+
+func (c *podConversion) checkSpec(container string, spec *oci.Spec) {
+	for i, problem := range spec.Problems() {
+		if i == maxRefusals {
+			return
+		}
+		c.report.refuse(Finding{Object: c.object, Container: container, Field: "metadata.annotations", Text: problem.Error()})
+	}
+}
