@@ -16,10 +16,11 @@ func newConvert() *cobra.Command {
 		Long: `Move the lifecycle handlers of manifests into annotations of this shim.
 
 The manifests come out as they went in, but for pods and pod templates (of Deployments, StatefulSets, DaemonSets,
-ReplicaSets, ReplicationControllers, Jobs, CronJobs; in lists too) with a postStart or preStop handler: each container's
+ReplicaSets, ReplicationControllers, Jobs, CronJobs; of other kinds with containers at spec.template.spec; in lists too) with a postStart or preStop handler: each container's
 handlers are moved into the annotation <container>.lifecycle-shim.io/lifecycle, so that the kubelet does not run them too,
 with named ports as numbers and the pod's terminationGracePeriodSeconds; and runtimeClassName is set.
-Documents without handlers pass byte for byte. Converting twice changes nothing.
+The preStop of a sidecar stays with the kubelet, unless the pod has the annotation lifecycle-shim.io/sidecars: Move; pods of
+another RuntimeClass, and those for Windows, stay as they are. Documents without handlers pass byte for byte. Converting twice changes nothing.
 
 Manifests go to stdout, in YAML or JSON as they were; warnings and refusals go to stderr. If anything is refused, nothing is written
 to stdout, and the exit status is 1.`,
@@ -35,7 +36,7 @@ to stdout, and the exit status is 1.`,
 			refusals := 0
 			var results [][]byte
 			for _, file := range files {
-				result, report := convert.Stream(file.data, m.runtimeClass)
+				result, report := convert.Stream(file.data, m.runtimeClass, m.podPaths...)
 				say(cmd.ErrOrStderr(), "warning: ", file.name, report.Warnings)
 				say(cmd.ErrOrStderr(), "", file.name, report.Refusals)
 				refusals += len(report.Refusals)

@@ -14,11 +14,13 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/oci/convert"
 )
 
-// manifests are what -f, -R and --runtime-class say.
+// manifests are what -f, -R, --runtime-class and --pods-at say.
 type manifests struct {
 	names        []string
 	recursive    bool
 	runtimeClass string
+	podsAt       []string
+	podPaths     []convert.PodPath // of podsAt
 }
 
 // manifestExtensions are those that kubectl takes from a directory.
@@ -29,6 +31,7 @@ func (m *manifests) addFlags(command *cobra.Command) {
 	flags.StringSliceVarP(&m.names, "filename", "f", nil, "a file, a directory (its .yaml, .yml and .json files), or - for stdin; may be given again")
 	flags.BoolVarP(&m.recursive, "recursive", "R", false, "look into the directories below a directory too")
 	flags.StringVar(&m.runtimeClass, "runtime-class", convert.DefaultRuntimeClass, "name of the RuntimeClass whose handler is this shim")
+	flags.StringArrayVar(&m.podsAt, "pods-at", nil, "KIND[.GROUP]=PATH: where a kind that is not known has pod templates, such as RayCluster.ray.io=spec.workerGroupSpecs[*].template; may be given again")
 	_ = command.MarkFlagRequired("filename") // the flag is there
 	_ = command.MarkFlagFilename("filename", manifestExtensions...)
 }
@@ -43,6 +46,13 @@ type manifest struct {
 func (m *manifests) read(stdin io.Reader) ([]manifest, error) {
 	if m.runtimeClass == "" {
 		return nil, errors.New("--runtime-class is empty; it takes the name of a RuntimeClass, such as lifecycle")
+	}
+	for _, text := range m.podsAt {
+		path, err := convert.ParsePodPath(text)
+		if err != nil {
+			return nil, fmt.Errorf("--pods-at: %w", err)
+		}
+		m.podPaths = append(m.podPaths, path)
 	}
 	var all []manifest
 	for _, name := range m.names {

@@ -18,7 +18,8 @@ const (
 	podYAML     = "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec: {containers: [{name: a, lifecycle: {preStop: {sleep: {seconds: 1}}}}]}\n"
 	podJSON     = `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b"},"spec":{"containers":[{"name":"b","lifecycle":{"preStop":{"sleep":{"seconds":1}}}}]}}`
 	refusedYAML = "apiVersion: v1\nkind: Pod\nmetadata: {name: c}\nspec: {containers: [{name: c, lifecycle: {preStop: {}, postStart: {}}}]}\n"
-	sidecarYAML = "apiVersion: v1\nkind: Pod\nmetadata: {name: d}\nspec: {initContainers: [{name: d, restartPolicy: Always, lifecycle: {preStop: {sleep: {seconds: 1}}}}]}\n"
+	sidecarYAML = "apiVersion: v1\nkind: Pod\nmetadata: {name: d, annotations: {lifecycle-shim.io/sidecars: Move}}\nspec: {initContainers: [{name: d, restartPolicy: Always, lifecycle: {preStop: {sleep: {seconds: 1}}}}]}\n"
+	rolloutYAML = "apiVersion: example.org/v1\nkind: Batch\nmetadata: {name: r}\nspec: {pods: [{template: {spec: {containers: [{name: r, lifecycle: {preStop: {sleep: {seconds: 1}}}}]}}}]}\n"
 	otherYAML   = "kind:   ConfigMap\napiVersion: v1\n"
 )
 
@@ -77,6 +78,9 @@ func TestConvert(t *testing.T) {
 	dir := files(t, map[string]string{
 		"a.yaml": podYAML, "b.json": podJSON, "b2.json": strings.ReplaceAll(podJSON, `"b"`, `"b2"`) + "\n", "k.yml": "---\n" + otherYAML, "notes.txt": "{", "below/d.yaml": sidecarYAML,
 	})
+	if err := errors.Join(os.Mkdir(filepath.Join(dir, "../r"), 0o755), os.WriteFile(filepath.Join(dir, "../r/r.yaml"), []byte(rolloutYAML), 0o600)); err != nil {
+		t.Fatal(err)
+	}
 	in := func(name string) string { return filepath.Join(dir, name) }
 	for name, test := range map[string]struct {
 		args   []string
@@ -85,6 +89,7 @@ func TestConvert(t *testing.T) {
 	}{
 		"one":            {[]string{"-f", in("a.yaml")}, []string{"Pod/a lifecycle"}, ""},
 		"another class":  {[]string{"-f", in("a.yaml"), "--runtime-class", "mine"}, []string{"Pod/a mine"}, ""},
+		"pods elsewhere": {[]string{"-f", in("../r/r.yaml"), "--pods-at", "Batch.example.org=spec.pods[*].template"}, []string{"Batch/r"}, ""},
 		"stdin":          {[]string{"-f", "-"}, []string{"Pod/a lifecycle", "ConfigMap/"}, ""},
 		"JSON only":      {[]string{"-f", in("b.json"), "-f", in("b2.json")}, []string{"Pod/b lifecycle", "Pod/b2 lifecycle"}, ""},
 		"in their order": {[]string{"-f", in("k.yml"), "-f", in("a.yaml")}, []string{"ConfigMap/", "Pod/a lifecycle"}, ""},
@@ -141,17 +146,18 @@ func TestManifestErrors(t *testing.T) {
 		args []string
 		says string
 	}{
-		"no file":          {[]string{"convert"}, `required flag(s) "filename" not set`},
-		"a missing file":   {[]string{"convert", "-f", "/nowhere.yaml"}, "/nowhere.yaml: no such file"},
-		"an empty folder":  {[]string{"convert", "-f", empty}, "has no .yaml, .yml or .json file"},
-		"no runtime class": {[]string{"convert", "-f", "-", "--runtime-class", ""}, "--runtime-class is empty"},
-		"a word too many":  {[]string{"convert", "-f", "-", "a.yaml"}, `unknown command "a.yaml"`},
-		"nothing to check": {[]string{"validate", "-f", "-"}, "nothing to check"},
-		"no certificate":   {[]string{"webhook"}, `"tls-cert-file", "tls-private-key-file" not set`},
-		"a bad one":        {[]string{"webhook", "--tls-cert-file", "/nowhere", "--tls-private-key-file", "/nowhere"}, "needs a certificate: open /nowhere"},
-		"a log in XML":     {[]string{"webhook", "--tls-cert-file", "x", "--tls-private-key-file", "x", "--log-format", "xml"}, "text and json are known"},
-		"a loud log":       {[]string{"webhook", "--tls-cert-file", "x", "--tls-private-key-file", "x", "--log-level", "loud"}, "--log-level: "},
-		"no class":         {[]string{"webhook", "--tls-cert-file", "x", "--tls-private-key-file", "x", "--runtime-class", ""}, "--runtime-class is empty"},
+		"no file":             {[]string{"convert"}, `required flag(s) "filename" not set`},
+		"a missing file":      {[]string{"convert", "-f", "/nowhere.yaml"}, "/nowhere.yaml: no such file"},
+		"an empty folder":     {[]string{"convert", "-f", empty}, "has no .yaml, .yml or .json file"},
+		"no runtime class":    {[]string{"convert", "-f", "-", "--runtime-class", ""}, "--runtime-class is empty"},
+		"a word too many":     {[]string{"convert", "-f", "-", "a.yaml"}, `unknown command "a.yaml"`},
+		"nothing to check":    {[]string{"validate", "-f", "-"}, "nothing to check"},
+		"a path that is none": {[]string{"convert", "-f", "-", "--pods-at", "Batch"}, `--pods-at: "Batch" is not KIND[.GROUP]=PATH`},
+		"no certificate":      {[]string{"webhook"}, `"tls-cert-file", "tls-private-key-file" not set`},
+		"a bad one":           {[]string{"webhook", "--tls-cert-file", "/nowhere", "--tls-private-key-file", "/nowhere"}, "needs a certificate: open /nowhere"},
+		"a log in XML":        {[]string{"webhook", "--tls-cert-file", "x", "--tls-private-key-file", "x", "--log-format", "xml"}, "text and json are known"},
+		"a loud log":          {[]string{"webhook", "--tls-cert-file", "x", "--tls-private-key-file", "x", "--log-level", "loud"}, "--log-level: "},
+		"no class":            {[]string{"webhook", "--tls-cert-file", "x", "--tls-private-key-file", "x", "--runtime-class", ""}, "--runtime-class is empty"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			stdout, _, err := cli("", test.args...)

@@ -35,7 +35,7 @@ FILE: kind/name: container: field: problem. All problems are told, not only the 
 			}
 			problems, checked := 0, 0
 			for _, file := range files {
-				report := convert.Validate(file.data, m.runtimeClass)
+				report := convert.Validate(file.data, m.runtimeClass, m.podPaths...)
 				say(outOf(cmd), "", file.name, report.Checked)
 				say(cmd.ErrOrStderr(), "warning: ", file.name, report.Warnings)
 				say(cmd.ErrOrStderr(), "", file.name, report.Refusals)

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"runtime/debug"
 
 	"github.com/containerd/log"
 	"github.com/spf13/cobra"
@@ -31,10 +32,11 @@ later ones need no server but a MutatingAdmissionPolicy.
 Pods that are created with the runtime class of this shim are admitted with their handlers moved into annotations, as
 "lifecyclectl convert" does it. What convert refuses is refused, in the same words; its warnings are shown by kubectl.
 
-POST %s takes AdmissionReviews; /healthz says whether the process answers, /readyz whether it should be asked: not while it stops,
+POST %s takes AdmissionReviews and moves handlers. POST %s takes them when all plugins have changed the pod, and refuses one of this
+class whose handlers have not been moved: the kubelet would run them. /healthz says whether the process answers, /readyz whether it should be asked: not while it stops,
 nor with a certificate that has expired. It speaks TLS only. The certificate's files are read at each handshake, so it is renewed
 by replacing them. A request has at most %d MiB, and %s; SIGTERM and ^C let requests that have begun end.
-One line is logged for each pod that is changed or refused.`, webhook.Path, s.config.Limits.Body>>20, s.config.Limits.Request),
+One line is logged for each pod that is changed or refused.`, webhook.Path, webhook.ValidatePath, s.config.Limits.Body>>20, s.config.Limits.Request),
 		Example: `  lifecyclectl webhook --tls-cert-file /certs/tls.crt --tls-private-key-file /certs/tls.key
   lifecyclectl webhook --listen 127.0.0.1:8443 --runtime-class my-lifecycle --log-format json --tls-cert-file c.pem --tls-private-key-file k.pem`,
 		Args: cobra.NoArgs,
@@ -75,5 +77,6 @@ func (s *serving) run(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("--listen: %w", err)
 	}
+	debug.SetGCPercent(webhook.GCPercent)
 	return server.Serve(ctx, listener)
 }

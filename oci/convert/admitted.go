@@ -15,8 +15,9 @@ const (
 	// 1.5 MiB, and the API server writes 120 bytes of defaults for each container.
 	maxContainers = 1 << 14
 	// maxRead bounds what is taken apart of such a pod: handlers, ports,
-	// annotations, affinity. Annotations may have a quarter of it.
-	maxRead = 1 << 20
+	// annotations, affinity. Annotations may have half of it, and handlers become
+	// annotations.
+	maxRead = 2 * maxAnnotations
 )
 
 // errTooLarge is for pods that no API server would store.
@@ -143,6 +144,10 @@ func admitted(ctx context.Context, data []byte, runtimeClass string) (map[string
 	return tree, r.err
 }
 
+// bare is the name of a container of which nothing else matters. A mapping would take
+// 300 bytes.
+type bare string
+
 // containers reads a list of them, all at their places. left is how many there may be.
 func (r *reader) containers(ctx context.Context, from text, left *int) ([]any, error) {
 	var list []any
@@ -163,7 +168,8 @@ func (r *reader) containers(ctx context.Context, from text, left *int) ([]any, e
 		if err := kjson.Unmarshal(item, &one); err != nil {
 			return nil, errors.New("has a container that is none")
 		}
-		tree := map[string]any{"name": r.value(one.Name)}
+		name := r.value(one.Name)
+		tree := map[string]any{}
 		if lifecycle := r.value(one.Lifecycle); lifecycle != nil {
 			tree["lifecycle"], tree["ports"], tree["restartPolicy"] = lifecycle, r.value(one.Ports), r.value(one.RestartPolicy)
 		}
@@ -173,6 +179,11 @@ func (r *reader) containers(ctx context.Context, from text, left *int) ([]any, e
 		if r.err != nil {
 			return nil, r.err
 		}
+		if text, isText := name.(string); isText && len(tree) == 0 {
+			list = append(list, bare(text))
+			continue
+		}
+		tree["name"] = name
 		list = append(list, tree)
 	}
 	return list, nil

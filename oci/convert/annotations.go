@@ -52,9 +52,9 @@ func (c *podConversion) checkAnnotations() {
 	}
 	c.checkSpec("", oci.ContainerSpec(c.general, ""))
 	for _, one := range c.added {
-		seen := c.seenBy(one.container)
-		seen[oci.NamedKey(one.container)] = one.value
-		c.checkSpec(one.container, oci.ContainerSpec(seen, one.container))
+		if len(c.own[one.container]) > 0 { // keys that mean nothing; the block itself has been checked
+			c.checkSpec(one.container, oci.ContainerSpec(c.seenBy(one.container), one.container))
+		}
 	}
 }
 

@@ -78,8 +78,11 @@ func countNames(spec map[string]any) map[string]int {
 	for _, list := range containerLists {
 		items, _ := spec[list].([]any)
 		for _, item := range items {
-			tree, _ := item.(map[string]any)
-			name, _ := tree["name"].(string)
+			if name, ok := item.(bare); ok {
+				names[string(name)]++
+				continue
+			}
+			name, _ := mapping(item)["name"].(string)
 			names[name]++
 		}
 	}

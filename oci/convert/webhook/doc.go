@@ -7,6 +7,10 @@
 // refuses in the converter's words; warnings reach kubectl. It keeps no state and asks
 // nobody anything, so any number of replicas may run, and a call can be repeated.
 //
+// It has two doors. /mutate moves, and may be passed over when it does not answer:
+// pods of other classes are sent there too, because their class may yet change. At the
+// end /validate refuses the pods of this class whose handlers have not been moved.
+//
 // It speaks TLS only. The certificate's files are read at each handshake, so new
 // ones are used from the next connection on, whatever way they got there: rewritten,
 // renamed, or behind the symbolic link that the kubelet swaps in a volume of a

@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -9,62 +10,141 @@ import (
 
 	admissionv1 "k8s.io/api/admission/v1"
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
+	"k8s.io/apimachinery/pkg/types"
+	kjson "k8s.io/apimachinery/pkg/util/json"
 
 	"github.com/lifecycle-shim/lifecycle-shim/oci/convert"
 )
 
-// decodeReview takes the API server's request apart. The error is for whoever is
-// no API server.
-func decodeReview(body []byte) (*admissionv1.AdmissionReview, error) {
-	var review admissionv1.AdmissionReview
-	if err := json.Unmarshal(body, &review); err != nil {
-		return nil, fmt.Errorf("the body is no AdmissionReview: %w", err)
-	}
-	if want := admissionv1.SchemeGroupVersion.String(); review.Kind != "AdmissionReview" || review.APIVersion != want {
-		return nil, fmt.Errorf("the body is %q of %q; an AdmissionReview of %s is expected (admissionReviewVersions: [v1])", review.Kind, review.APIVersion, want)
-	}
-	if review.Request == nil {
-		return nil, errors.New("the AdmissionReview has no request")
-	}
-	return &review, nil
+const (
+	// maxWords bounds what is said of a pod, in bytes: its refusals, and its warnings.
+	maxWords = 4 << 10
+	// maxFinding bounds one of them, and maxID what is repeated of a request.
+	maxFinding, maxID = 1 << 10, 256
+	// shownPaths bounds how many places are named of handlers that were not moved.
+	shownPaths = 3
+)
+
+// review is what is read of an AdmissionReview. All else is skipped, so that a body
+// costs little more than its own size.
+type review struct {
+	metav1.TypeMeta
+	Request *request `json:"request"`
 }
 
-// answer converts the pod of a request. What the result is called is for the log.
-func answer(request *admissionv1.AdmissionRequest, runtimeClass string) (response *admissionv1.AdmissionResponse, result string) {
-	response = &admissionv1.AdmissionResponse{UID: request.UID, Allowed: true}
-	if !concerned(request, runtimeClass) {
-		return response, "not concerned"
+type request struct {
+	UID         types.UID                   `json:"uid"`
+	Resource    metav1.GroupVersionResource `json:"resource"`
+	SubResource string                      `json:"subResource"`
+	Name        string                      `json:"name"`
+	Namespace   string                      `json:"namespace"`
+	Operation   admissionv1.Operation       `json:"operation"`
+	UserInfo    struct {
+		Username string `json:"username"`
+	} `json:"userInfo"`
+	Object object `json:"object"`
+}
+
+// object is a part of the body, not a copy.
+type object []byte
+
+func (o *object) UnmarshalJSON(data []byte) error {
+	*o = data
+	return nil
+}
+
+// decodeReview takes the API server's request apart. The error is for clients that
+// are no API server.
+func decodeReview(body []byte) (*review, error) {
+	var read review
+	if err := kjson.Unmarshal(body, &read); err != nil {
+		return nil, fmt.Errorf("the body is no AdmissionReview: %s", cut(err.Error(), maxID))
 	}
-	operations, report := convert.Pod(request.Object.Raw, runtimeClass)
+	if want := admissionv1.SchemeGroupVersion.String(); read.Kind != "AdmissionReview" || read.APIVersion != want {
+		return nil, fmt.Errorf("the body is %q of %q; an AdmissionReview of %s is expected (admissionReviewVersions: [v1])",
+			cut(read.Kind, maxID), cut(read.APIVersion, maxID), want)
+	}
+	if read.Request == nil {
+		return nil, errors.New("the AdmissionReview has no request")
+	}
+	if len(read.Request.UID) > maxID {
+		return nil, fmt.Errorf("the request's uid has more than %d bytes", maxID)
+	}
+	return &read, nil
+}
+
+// door answers a request. What the result is called is for the log. The error is
+// ctx's.
+type door func(ctx context.Context, from *request, runtimeClass string) (response *admissionv1.AdmissionResponse, result string, err error)
+
+// mutate converts the pod of a request.
+func mutate(ctx context.Context, from *request, runtimeClass string) (*admissionv1.AdmissionResponse, string, error) {
+	response, operations, report, err := convertPod(ctx, from, runtimeClass)
+	switch {
+	case err != nil:
+		return nil, "", err
+	case report == nil:
+		return response, "not concerned", nil
+	}
 	response.Warnings = texts(report.Warnings)
 	if len(report.Refusals) > 0 {
-		return refuse(response, texts(report.Refusals)), "refused"
+		return refuse(response, texts(report.Refusals)), "refused", nil
 	}
 	if len(operations) == 0 {
-		return response, "unchanged"
+		return response, "unchanged", nil
 	}
 	patch, err := json.Marshal(operations)
 	if err != nil {
-		return refuse(response, []string{err.Error()}), "refused"
+		return refuse(response, []string{err.Error()}), "refused", nil
 	}
 	response.Patch, response.PatchType = patch, new(admissionv1.PatchTypeJSONPatch)
-	return response, "converted"
+	return response, "converted", nil
 }
 
-// concerned tells a new pod that names the runtime class from all else, which a
-// wider webhook configuration may send.
-func concerned(request *admissionv1.AdmissionRequest, runtimeClass string) bool {
+// validate refuses a pod whose handlers should have been moved and are not: no
+// mutating webhook is asked again about what plugins after it have changed, unless it
+// was asked before, and one that cannot be reached is passed over.
+func validate(ctx context.Context, from *request, runtimeClass string) (*admissionv1.AdmissionResponse, string, error) {
+	response, operations, report, err := convertPod(ctx, from, runtimeClass)
+	switch {
+	case err != nil:
+		return nil, "", err
+	case report == nil:
+		return response, "not concerned", nil
+	case len(report.Refusals) > 0:
+		return refuse(response, texts(report.Refusals)), "refused", nil
+	case len(operations) == 0:
+		return response, "moved", nil
+	}
+	return refuse(response, []string{fmt.Sprintf("%s still in spec, where the kubelet would run them, not RuntimeClass %s: the webhook that moves them could not be reached, "+
+		"or was not asked after another admission plugin had added both the handlers and the class; see its log and `kubectl get mutatingwebhookconfigurations`",
+		places(operations), runtimeClass)}), "refused", nil
+}
+
+// places names some of the handlers that a patch would remove.
+func places(operations []convert.Operation) string {
+	var paths []string
+	for _, operation := range operations {
+		if operation.Op == "remove" {
+			paths = append(paths, strings.ReplaceAll(strings.TrimPrefix(operation.Path, "/"), "/", "."))
+		}
+	}
+	if more := len(paths) - shownPaths; more > 0 {
+		return fmt.Sprintf("%s and %d more are", strings.Join(paths[:shownPaths], ", "), more)
+	}
+	return strings.Join(paths, ", ") + " is"
+}
+
+// convertPod returns no report for what is no new pod, which a wider webhook
+// configuration may send.
+func convertPod(ctx context.Context, from *request, runtimeClass string) (*admissionv1.AdmissionResponse, []convert.Operation, *convert.Report, error) {
+	response := &admissionv1.AdmissionResponse{UID: from.UID, Allowed: true}
 	pods := metav1.GroupVersionResource{Version: "v1", Resource: "pods"}
-	if request.Resource != pods || request.SubResource != "" || request.Operation != admissionv1.Create {
-		return false
+	if from.Resource != pods || from.SubResource != "" || from.Operation != admissionv1.Create {
+		return response, nil, nil, nil
 	}
-	var pod struct {
-		Spec struct {
-			RuntimeClassName *string `json:"runtimeClassName"`
-		} `json:"spec"`
-	}
-	err := json.Unmarshal(request.Object.Raw, &pod)
-	return err == nil && pod.Spec.RuntimeClassName != nil && *pod.Spec.RuntimeClassName == runtimeClass
+	operations, report, err := convert.Pod(ctx, from.Object, runtimeClass)
+	return response, operations, report, err
 }
 
 // refuse: as a validation of the API server's own would.
@@ -77,10 +157,24 @@ func refuse(response *admissionv1.AdmissionResponse, why []string) *admissionv1.
 	return response
 }
 
+// texts are at most maxWords bytes, and say how many findings are left out.
 func texts(findings []convert.Finding) []string {
 	var all []string
-	for _, finding := range findings {
-		all = append(all, finding.String())
+	size := 0
+	for i, finding := range findings {
+		text := cut(finding.String(), maxFinding)
+		if size += len(text); size > maxWords-maxID {
+			return append(all, fmt.Sprintf("and %d more", len(findings)-i))
+		}
+		all = append(all, text)
 	}
 	return all
+}
+
+// cut shortens a text that may be of any length.
+func cut(text string, most int) string {
+	if len(text) <= most {
+		return text
+	}
+	return strings.ToValidUTF8(text[:most], "") + "…"
 }

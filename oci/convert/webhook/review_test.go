@@ -1,13 +1,13 @@
 package webhook
 
 import (
+	"context"
 	"encoding/json"
 	"net/http"
 	"net/http/httptest"
 	"reflect"
 	"strings"
 	"testing"
-	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	admissionv1 "k8s.io/api/admission/v1"
@@ -26,8 +26,8 @@ func newRequest(pod string) *admissionv1.AdmissionRequest {
 	}
 }
 
-// review is what an API server sends.
-func review(t testing.TB, pod string) []byte {
+// reviewOf is what an API server sends.
+func reviewOf(t testing.TB, pod string) []byte {
 	t.Helper()
 	return encode(t, newRequest(pod))
 }
@@ -49,10 +49,24 @@ const page = `{"kind":"Pod","apiVersion":"v1","metadata":{"name":"lifecycle-demo
 	`"postStart":{"exec":{"command":["/bin/sh","-c","echo Hello from the postStart handler > /usr/share/message"]}},` +
 	`"preStop":{"exec":{"command":["/bin/sh","-c","nginx -s quit; while killall -0 nginx; do sleep 1; done"]}}}}],"terminationGracePeriodSeconds":30},"status":{}}`
 
+// answer is what a door says to a request, by way of its JSON.
+func answer(t testing.TB, through door, asked *admissionv1.AdmissionRequest) (*admissionv1.AdmissionResponse, string) {
+	t.Helper()
+	read, err := decodeReview(encode(t, asked))
+	if err != nil {
+		t.Fatal(err)
+	}
+	response, result, err := through(context.Background(), read.Request, "lifecycle")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response, result
+}
+
 // TestPage: the page's example, over TLS, as an API server would.
 func TestPage(t *testing.T) {
 	r := run(t, DefaultLimits())
-	response, text := r.ask(r.request("POST", Path, string(review(t, page))))
+	response, text := r.ask(r.request("POST", Path, string(reviewOf(t, page))))
 	if response.StatusCode != http.StatusOK || response.Header.Get("Content-Type") != "application/json" {
 		t.Fatalf("%s: %s", response.Status, text)
 	}
@@ -117,13 +131,13 @@ func TestAnswers(t *testing.T) {
 		refused, warned string
 	}{
 		"a pod":                   {request: newRequest(page), result: "converted"},
-		"without a runtime class": {request: change(`"runtimeClassName":"lifecycle",`, ""), result: "not concerned"},
-		"another runtime class":   {request: change(`"runtimeClassName":"lifecycle"`, `"runtimeClassName":"gvisor"`), result: "not concerned"},
+		"without a runtime class": {request: change(`"runtimeClassName":"lifecycle",`, ""), result: "unchanged"},
+		"another runtime class":   {request: change(`"runtimeClassName":"lifecycle"`, `"runtimeClassName":"gvisor"`), result: "unchanged"},
 		"no handlers":             {request: change(`"lifecycle":{`, `"other":{`), result: "unchanged"},
 		"an update":               {request: with(func(r *admissionv1.AdmissionRequest) { r.Operation = admissionv1.Update }), result: "not concerned"},
 		"a subresource":           {request: with(func(r *admissionv1.AdmissionRequest) { r.SubResource = "ephemeralcontainers" }), result: "not concerned"},
 		"another resource":        {request: with(func(r *admissionv1.AdmissionRequest) { r.Resource.Resource = "services" }), result: "not concerned"},
-		"no object":               {request: newRequest("null"), result: "not concerned"},
+		"no object":               {request: newRequest("null"), result: "unchanged"},
 		"a host's name": {
 			request: change(`"preStop":{"exec":`, `"preStop":{"httpGet":{"host":"example.com","port":80},"x":`),
 			result:  "refused", refused: "Pod/lifecycle-demo: container web: lifecycle.preStop.x: is not a known field",
@@ -134,19 +148,22 @@ func TestAnswers(t *testing.T) {
 		},
 		"a generated name": {
 			request: change(`"name":"lifecycle-demo"`, `"generateName":"web-","annotations":{"lifecycle-shim.io/prestop":"x"}`),
-			result:  "refused", refused: `Pod/web-…: container web: metadata.annotations: annotation "lifecycle-shim.io/prestop" is not a known key`,
+			result:  "refused", refused: `Pod/web-…: metadata.annotations: annotation "lifecycle-shim.io/prestop" is not a known key`,
 		},
 		"annotated already": {
 			request: change(`"name":"lifecycle-demo"`, `"name":"a","annotations":{"lifecycle-shim.io/lifecycle":"{}"}`),
-			result:  "unchanged", warned: "the kubelet will run these handlers",
+			result:  "refused", refused: `lifecycle.postStart: is not in the annotation "lifecycle-shim.io/lifecycle"`,
+		},
+		"Windows": {
+			request: change(`"containers":[{`, `"os":{"name":"windows"},"containers":[{`), result: "unchanged", warned: "is for Windows (os.name: windows)",
 		},
 		"a sidecar": {
 			request: change(`"containers":[{`, `"containers":[{"name":"main"}],"initContainers":[{"restartPolicy":"Always",`),
-			result:  "converted", warned: "when the sidecar's turn to stop has come",
+			result:  "converted", warned: "lifecycle.preStop: stays with the kubelet",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			response, result := answer(test.request, "lifecycle")
+			response, result := answer(t, mutate, test.request)
 			if result != test.result || response.UID != test.request.UID || response.Allowed != (test.refused == "") || (response.Patch != nil) != (result == "converted") {
 				t.Fatalf("got %s, %+v", result, response)
 			}
@@ -170,7 +187,7 @@ func TestAnswers(t *testing.T) {
 func TestGeneratedPods(t *testing.T) {
 	for seed := range uint64(100) {
 		pod := podgen.JSON(seed)
-		response, _ := answer(newRequest(string(pod)), podgen.RuntimeClass)
+		response, _ := answer(t, mutate, newRequest(string(pod)))
 		want, report := convert.Stream(pod, podgen.RuntimeClass)
 		if !response.Allowed || len(report.Refusals) > 0 {
 			t.Fatalf("seed %d: %v, %v", seed, response.Result, report.Refusals)
@@ -199,13 +216,13 @@ func sameJSON(t *testing.T, a, b []byte) bool {
 
 // FuzzReview: whatever is sent, there is an answer, and a patch that can be applied.
 func FuzzReview(f *testing.F) {
-	f.Add(review(f, page))
-	f.Add(review(f, `{"spec":{"runtimeClassName":"lifecycle","containers":[{"lifecycle":{"preStop":{}}}]}}`))
+	f.Add(reviewOf(f, page))
+	f.Add(reviewOf(f, `{"spec":{"runtimeClassName":"lifecycle","containers":[{"lifecycle":{"preStop":{}}}]}}`))
 	for seed := range uint64(10) {
-		f.Add(review(f, string(podgen.JSON(seed))))
+		f.Add(reviewOf(f, string(podgen.JSON(seed))))
 	}
 	f.Add([]byte("{}"))
-	server := &Server{config: Config{RuntimeClass: "lifecycle", Limits: Limits{Body: 1 << 20, Answer: time.Second}}}
+	server := newServer(Config{RuntimeClass: "lifecycle", Limits: DefaultLimits()}, nil)
 	f.Fuzz(func(t *testing.T, body []byte) {
 		recorder := httptest.NewRecorder()
 		request := httptest.NewRequest(http.MethodPost, Path, strings.NewReader(string(body)))
@@ -232,7 +249,7 @@ func FuzzReview(f *testing.F) {
 			return
 		}
 		asked.Request.Object.Raw = patched(t, string(asked.Request.Object.Raw), response.Patch)
-		if again, result := answer(asked.Request, "lifecycle"); !again.Allowed || result == "converted" {
+		if again, result := answer(t, mutate, asked.Request); !again.Allowed || result == "converted" {
 			t.Fatalf("the patched pod is %s: %v", result, again.Result)
 		}
 	})

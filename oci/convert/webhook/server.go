@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"bytes"
 	"context"
 	"crypto/tls"
 	"encoding/json"
@@ -16,11 +17,26 @@ import (
 	"time"
 
 	"github.com/containerd/log"
+	"golang.org/x/sync/semaphore"
 	admissionv1 "k8s.io/api/admission/v1"
 )
 
-// Path is where admission requests go. Beside it there are /healthz and /readyz.
-const Path = "/mutate"
+// Paths of admission requests. Beside them there are /healthz and /readyz.
+const (
+	// Path moves handlers.
+	Path = "/mutate"
+	// ValidatePath refuses pods whose handlers have not been moved.
+	ValidatePath = "/validate"
+)
+
+// memoryPerByte is what a byte of a request's body may cost while it is answered: the
+// body, what is read of it, the patch, the answer, and what waits to be collected. A
+// test measures it.
+const memoryPerByte = 6
+
+// GCPercent is what the process of a server should run the garbage collector with
+// (runtime/debug.SetGCPercent), so that Limits.Memory holds garbage included.
+const GCPercent = 50
 
 // Limits bound what a client can cost.
 type Limits struct {
@@ -35,6 +51,12 @@ type Limits struct {
 	// Body in bytes. An API server takes 3 MiB (generic API server's
 	// MaxRequestBodyBytes), and sends them as JSON, with the request's own fields.
 	Body int64
+	// Memory in bytes for all requests together, as estimated from their bodies.
+	// Others wait.
+	Memory int64
+	// Wait is how long a request may wait for memory. Then the answer is 503, which
+	// an API server takes as a webhook that does not answer.
+	Wait time.Duration
 	// Stop is how long requests that have begun may take when the server is
 	// told to stop.
 	Stop time.Duration
@@ -43,7 +65,10 @@ type Limits struct {
 // DefaultLimits are far above what an API server needs, which gives up after 10 s
 // (timeoutSeconds of the webhook's configuration) and is a machine next door.
 func DefaultLimits() Limits {
-	return Limits{Header: 5 * time.Second, Request: 10 * time.Second, Answer: 15 * time.Second, Idle: 2 * time.Minute, Body: 8 << 20, Stop: 15 * time.Second}
+	return Limits{
+		Header: 5 * time.Second, Request: 10 * time.Second, Answer: 15 * time.Second, Idle: 2 * time.Minute,
+		Body: 8 << 20, Memory: 48 << 20, Wait: 4 * time.Second, Stop: 15 * time.Second,
+	}
 }
 
 // Config of a server. All fields are needed.
@@ -57,6 +82,7 @@ type Config struct {
 type Server struct {
 	config      Config
 	certificate *certificate
+	memory      *semaphore.Weighted // of Limits.Memory
 	stopping    atomic.Bool
 }
 
@@ -66,7 +92,11 @@ func New(config Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("the webhook speaks TLS only, and needs a certificate: %w", err)
 	}
-	return &Server{config: config, certificate: certificate}, nil
+	return newServer(config, certificate), nil
+}
+
+func newServer(config Config, certificate *certificate) *Server {
+	return &Server{config: config, certificate: certificate, memory: semaphore.NewWeighted(config.Limits.Memory)}
 }
 
 // Serve answers until ctx ends, and then until the requests that have begun have
@@ -105,7 +135,8 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 
 func (s *Server) handler() http.Handler {
 	mux := http.NewServeMux()
-	mux.HandleFunc("POST "+Path, s.mutate)
+	mux.HandleFunc("POST "+Path, s.review(mutate))
+	mux.HandleFunc("POST "+ValidatePath, s.review(validate))
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { say(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", s.ready)
 	return mux
@@ -125,40 +156,84 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-func (s *Server) mutate(w http.ResponseWriter, r *http.Request) {
-	began := time.Now()
-	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
-		say(w, http.StatusUnsupportedMediaType, "application/json is expected")
-		return
+// review answers the requests of one door. Its context ends when the client goes, or
+// its time is up.
+func (s *Server) review(through door) http.HandlerFunc {
+	return func(w http.ResponseWriter, r *http.Request) {
+		began := time.Now()
+		ctx, cancel := context.WithTimeout(r.Context(), s.config.Limits.Answer)
+		defer cancel()
+		body, release, failed := s.read(ctx, w, r)
+		defer release()
+		if failed != nil {
+			say(w, failed.code, failed.text)
+			return
+		}
+		asked, err := decodeReview(body)
+		if err != nil {
+			say(w, http.StatusBadRequest, err.Error())
+			return
+		}
+		response, result, err := through(ctx, asked.Request, s.config.RuntimeClass)
+		if err != nil {
+			log.L.WithError(err).WithField("uid", asked.Request.UID).Debug("the client did not wait for its answer")
+			say(w, http.StatusServiceUnavailable, err.Error())
+			return
+		}
+		note(asked.Request, response, result, time.Since(began))
+		answered := admissionv1.AdmissionReview{TypeMeta: asked.TypeMeta, Response: response}
+		w.Header().Set("Content-Type", "application/json")
+		if err := json.NewEncoder(w).Encode(answered); err != nil {
+			log.L.WithError(err).Debug("the client did not wait for its answer")
+		}
 	}
-	body, err := io.ReadAll(http.MaxBytesReader(w, r.Body, s.config.Limits.Body))
+}
+
+// failure of a request that is not answered.
+type failure struct {
+	code int
+	text string
+}
+
+// read returns the body, for which there is memory until release is called.
+func (s *Server) read(ctx context.Context, w http.ResponseWriter, r *http.Request) (body []byte, release func(), failed *failure) {
+	release = func() {}
+	limits := s.config.Limits
+	if media, _, err := mime.ParseMediaType(r.Header.Get("Content-Type")); err != nil || media != "application/json" {
+		return nil, release, &failure{http.StatusUnsupportedMediaType, "application/json is expected"}
+	}
+	length := r.ContentLength
+	if length < 0 { // it does not say
+		length = limits.Body
+	}
+	if length > limits.Body {
+		return nil, release, &failure{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is larger than %d bytes", limits.Body)}
+	}
+	wait, cancel := context.WithTimeout(ctx, limits.Wait)
+	defer cancel()
+	weight := min(length*memoryPerByte, limits.Memory)
+	if err := s.memory.Acquire(wait, weight); err != nil {
+		log.L.WithField("length", length).Warn("a request was refused, as others need all the memory")
+		return nil, release, &failure{http.StatusServiceUnavailable, fmt.Sprintf("other requests need all the memory; %s was waited for it", limits.Wait)}
+	}
+	release = func() { s.memory.Release(weight) }
+	var buffer bytes.Buffer
+	buffer.Grow(int(length) + bytes.MinRead) // once: growing would leave garbage of the same size
+	_, err := buffer.ReadFrom(http.MaxBytesReader(w, r.Body, limits.Body))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
-		say(w, http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is larger than %d bytes", tooLarge.Limit))
-		return
+		return nil, release, &failure{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is larger than %d bytes", tooLarge.Limit)}
 	}
 	if err != nil { // the client has gone, or takes too long
-		say(w, http.StatusBadRequest, err.Error())
-		return
+		return nil, release, &failure{http.StatusBadRequest, cut(err.Error(), maxID)}
 	}
-	review, err := decodeReview(body)
-	if err != nil {
-		say(w, http.StatusBadRequest, err.Error())
-		return
-	}
-	response, result := answer(review.Request, s.config.RuntimeClass)
-	note(review.Request, response, result, time.Since(began))
-	answered := admissionv1.AdmissionReview{TypeMeta: review.TypeMeta, Response: response}
-	w.Header().Set("Content-Type", "application/json")
-	if err := json.NewEncoder(w).Encode(answered); err != nil {
-		log.L.WithError(err).Debug("the client did not wait for its answer")
-	}
+	return buffer.Bytes(), release, nil
 }
 
 // note writes one line for each request; nothing of the pod's values, which may
 // hold secrets, but for what is refused.
-func note(request *admissionv1.AdmissionRequest, response *admissionv1.AdmissionResponse, result string, took time.Duration) {
-	entry := log.L.WithField("uid", request.UID).WithField("namespace", request.Namespace).WithField("name", request.Name).
-		WithField("user", request.UserInfo.Username).WithField("result", result).WithField("took", took.String())
+func note(asked *request, response *admissionv1.AdmissionResponse, result string, took time.Duration) {
+	entry := log.L.WithField("uid", asked.UID).WithField("namespace", cut(asked.Namespace, maxID)).WithField("name", cut(asked.Name, maxID)).
+		WithField("user", cut(asked.UserInfo.Username, maxID)).WithField("result", result).WithField("took", took.String())
 	switch {
 	case !response.Allowed:
 		entry.WithField("why", response.Result.Message).Warn("pod refused")

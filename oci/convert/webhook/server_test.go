@@ -331,7 +331,7 @@ func (r *running) begun(length int) (net.Conn, *bufio.Reader) {
 // TestStop: a request that has begun is answered, and no other is taken.
 func TestStop(t *testing.T) {
 	r := run(t, DefaultLimits())
-	body := review(t, `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{}}`)
+	body := reviewOf(t, `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{}}`)
 	conn, reader := r.begun(len(body))
 	r.stop()
 	for deadline := time.Now().Add(time.Minute); ; { // until nobody listens
@@ -409,7 +409,7 @@ func TestDocumentation(t *testing.T) {
 	}
 	l := DefaultLimits()
 	for _, part := range []string{
-		"`POST " + Path + "`", "`/healthz`, `/readyz`", fmt.Sprintf("%d MiB for a request", l.Body>>20),
+		"`POST " + Path + "`", "`POST " + ValidatePath + "`", fmt.Sprintf("more than %d MiB wait", l.Memory>>20), "`/healthz`, `/readyz`", fmt.Sprintf("%d MiB for a request", l.Body>>20),
 		fmt.Sprintf("%s for its header, %s for all of it", words(l.Header), words(l.Request)), words(l.Stop) + " for requests that have begun when SIGTERM comes",
 	} {
 		if !strings.Contains(string(page), part) {
