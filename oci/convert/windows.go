@@ -52,7 +52,7 @@ func mapping(value any) map[string]any {
 }
 
 func hasWindowsOptions(owner map[string]any) bool {
-	return len(mapping(mapping(owner["securityContext"])["windowsOptions"])) > 0
+	return mapping(owner["securityContext"])["windowsOptions"] != nil
 }
 
 // requiredOS returns the label and the system that every term of the pod's required
