@@ -62,10 +62,18 @@ func handlers(postStart, preStop string) *core.Lifecycle {
 // deletes it.
 func (b *bench) create(edit func(*core.PodSpec), containers ...core.Container) *pod {
 	b.Helper()
+	p := b.createAs(nil, edit, containers...)
+	p.wantMoved()
+	return p
+}
+
+// createAs is create of a pod with these annotations, which need not lose all handlers.
+func (b *bench) createAs(annotations map[string]string, edit func(*core.PodSpec), containers ...core.Container) *pod {
+	b.Helper()
 	p := &pod{b: b, name: strings.ToLower(strings.NewReplacer("/", "-", "_", "-").Replace(b.Name())), dir: b.TempDir()}
 	object := core.Pod{
 		TypeMeta:   meta.TypeMeta{APIVersion: "v1", Kind: "Pod"},
-		ObjectMeta: meta.ObjectMeta{Name: p.name},
+		ObjectMeta: meta.ObjectMeta{Name: p.name, Annotations: annotations},
 		Spec: core.PodSpec{
 			NodeName: cluster.NodeName, RuntimeClassName: ptr(cluster.RuntimeClass), Containers: containers,
 			Volumes: []core.Volume{{Name: "work", VolumeSource: core.VolumeSource{HostPath: &core.HostPathVolumeSource{Path: p.dir}}}},
@@ -79,7 +87,6 @@ func (b *bench) create(edit func(*core.PodSpec), containers ...core.Container) *
 		b.Fatal(err)
 	}
 	b.apply(string(manifest), p)
-	p.wantMoved()
 	return p
 }
 
@@ -92,6 +99,11 @@ func (p *pod) wantMoved() {
 			p.b.Fatalf("container %s has its handlers still: %+v", c.Name, c.Lifecycle)
 		}
 	}
+}
+
+// cleanupContext is for what runs when the test's own context has ended.
+func cleanupContext() (context.Context, context.CancelFunc) {
+	return context.WithTimeout(context.Background(), limit)
 }
 
 // apply a manifest of that pod. The test's end deletes it.

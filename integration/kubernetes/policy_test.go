@@ -56,8 +56,7 @@ func applyPolicies(ctx context.Context, t *testing.T, api *cluster.API) {
 	}
 	moved := onePod(&core.Lifecycle{PreStop: sleep(1)})
 	refused := onePod(&core.Lifecycle{PreStop: tcp(intstr.FromString("nowhere"), "")})
-	warned := onePod(&core.Lifecycle{PreStop: sleep(1)})
-	warned.Annotations = map[string]string{"lifecycle-shim.io/lifecycle": "{}"}
+	warned := sidecarPod(&core.Lifecycle{PreStop: sleep(1)}, nil)
 	err := harness.Poll(ctx, limit, "the policies", func() (bool, error) {
 		pods, err := admit(ctx, t, api, moved)
 		if err != nil || pods[0].Spec.Containers[0].Lifecycle != nil {
@@ -78,9 +77,11 @@ func TestPolicy(t *testing.T) {
 	api := startPolicies(t)
 	for name, test := range map[string]func(*testing.T, *cluster.API){
 		"writes what convert writes": policyWritesWhatConvertWrites, "refuses": policyRefuses, "leaves alone": policyLeavesAlone, "warns": policyWarns,
+		"whoever sets the class": policyWhoeverSetsTheClass, "twice": policyTwice, "sidecars": policySidecars,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, api) })
 	}
+	t.Run("Windows", func(t *testing.T) { policyLeavesWindowsAlone(t, api) }) // changes the RuntimeClass
 }
 
 // admit returns the objects as the API server would store them.
@@ -214,7 +215,7 @@ func policyWritesWhatConvertWrites(t *testing.T, api *cluster.API) {
 
 // restore what is to be changed.
 func restore(pod *core.Pod, before core.Pod) {
-	pod.Annotations, pod.Spec.RuntimeClassName = before.Annotations, nil
+	pod.Annotations, pod.Spec.RuntimeClassName, pod.Spec.NodeSelector = before.Annotations, nil, before.Spec.NodeSelector
 	for _, pair := range [][2][]core.Container{
 		{pod.Spec.Containers, before.Spec.Containers}, {pod.Spec.InitContainers, before.Spec.InitContainers},
 	} {
@@ -280,43 +281,25 @@ func policyRefuses(t *testing.T, api *cluster.API) {
 	}
 }
 
-// Pods of other classes keep their handlers, and what is annotated already is not touched.
+// Pods of other classes keep their handlers, whatever the shim would say of them.
 func policyLeavesAlone(t *testing.T, api *cluster.API) {
 	other := onePod(&core.Lifecycle{PreStop: tcp(intstr.FromString("nowhere"), "")})
 	other.Spec.RuntimeClassName = nil
-	for name, annotations := range map[string]map[string]string{
-		"another class": nil,
-		"its own key":   {"app.lifecycle-shim.io/lifecycle": "{}"},
-		"the pod's key": {"lifecycle-shim.io/preStop": "sleep: {seconds: 1}"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			pod := other
-			if annotations != nil {
-				pod = onePod(other.Spec.Containers[0].Lifecycle)
-				pod.Annotations = annotations
-			}
-			pods, err := admit(t.Context(), t, api, pod)
-			if err != nil {
-				t.Fatal(err)
-			}
-			if got := pods[0]; got.Spec.Containers[0].Lifecycle == nil || !reflect.DeepEqual(got.Annotations, annotations) {
-				t.Errorf("it is %s", asJSON(got))
-			}
-		})
+	pods, err := admit(t.Context(), t, api, other)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := pods[0]; got.Spec.Containers[0].Lifecycle == nil || got.Annotations != nil {
+		t.Errorf("it is %s", asJSON(got))
 	}
 }
 
 // What differs from the kubelet's handlers is said to whoever makes the pod.
 func policyWarns(t *testing.T, api *cluster.API) {
-	sidecar := onePod(nil)
-	sidecar.Spec.InitContainers = []core.Container{{
-		Name: "side", Image: "app", RestartPolicy: ptr(core.ContainerRestartPolicyAlways), Lifecycle: &core.Lifecycle{PreStop: sleep(1)},
-	}}
-	twice := onePod(&core.Lifecycle{PreStop: sleep(1)})
-	twice.Annotations = map[string]string{"app.lifecycle-shim.io/lifecycle": `{"preStop":{"sleep":{"seconds":1}}}`}
+	lifecycle := &core.Lifecycle{PreStop: sleep(1)}
 	for want, pod := range map[string]core.Pod{
-		"the preStop of sidecar side runs when the sidecar is stopped":                            sidecar,
-		"container app has both an annotation of lifecycle-shim.io and native lifecycle handlers": twice,
+		"the preStop of sidecar side stays with the kubelet":           sidecarPod(lifecycle, nil),
+		"the preStop of sidecar side runs when the sidecar is stopped": sidecarPod(lifecycle, map[string]string{"lifecycle-shim.io/sidecars": "Move"}),
 	} {
 		_, err := admit(t.Context(), t, api, pod, "--warnings-as-errors")
 		if err == nil || !strings.Contains(err.Error(), want) {

@@ -104,23 +104,6 @@ func TestContainersStartInOrder(t *testing.T) {
 	p.wantLog("first begun through second")
 }
 
-// A sidecar has both handlers: the next container waits for its postStart, and its own stop comes when the others
-// have ended.
-func TestSidecar(t *testing.T) {
-	b := on(t)
-	sidecar := container("sidecar", entry("sidecar-"), handlers(waiting+"echo through >> log", "echo sidecar-preStop >> log"))
-	sidecar.RestartPolicy = ptr(core.ContainerRestartPolicyAlways)
-	p := b.create(func(spec *core.PodSpec) {
-		spec.InitContainers = []core.Container{sidecar}
-	}, container("app", app, handlers("", "echo app-preStop >> log")))
-	p.waitFor("begun")
-	p.touch("go")
-	p.running()
-	p.wantLog("sidecar-start begun through start")
-	p.delete()
-	p.wantLog("sidecar-start begun through start app-preStop TERM sidecar-preStop sidecar-TERM")
-}
-
 // A container of a pod that names the RuntimeClass and has no handlers, beside one of a pod that does not name it.
 func TestWithoutHandlers(t *testing.T) {
 	t.Parallel()

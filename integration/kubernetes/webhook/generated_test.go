@@ -88,7 +88,7 @@ func TestWebhookSpeaks(t *testing.T) {
 	}
 	warned := h.create(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"b"},"spec":{"runtimeClassName":"lifecycle","containers":[{"name":"web","image":"x"}],`+
 		`"initContainers":[{"name":"proxy","image":"x","restartPolicy":"Always","lifecycle":{"preStop":{"sleep":{"seconds":1}}}}]}}`, "--warnings-as-errors", "--dry-run=server")
-	if !strings.Contains(warned, "when the sidecar's turn to stop has come") {
+	if !strings.Contains(warned, "lifecycle.preStop: stays with the kubelet") {
 		t.Errorf("%q does not warn", warned)
 	}
 }

@@ -326,20 +326,6 @@ func TestWebhook(t *testing.T) {
 	}
 }
 
-// Without the webhook no pod with handlers is let in, as the kubelet would run them; all others are.
-func TestWebhookIsDown(t *testing.T) {
-	h := newHooked(t)
-	if err := h.webhook.Stop(syscall.SIGTERM); err != nil {
-		t.Fatal(err)
-	}
-	if got := h.create(page(t, "lifecycle")); !strings.Contains(got, `failed calling webhook "pods.lifecycle-shim.io"`) {
-		t.Errorf("a pod is let in: %s", got)
-	}
-	decodePod(t, h.create(page(t, ""), "--dry-run=server"))
-	h.start()
-	decodePod(t, h.create(page(t, "lifecycle"), "--dry-run=server"))
-}
-
 // Certificates are renewed under the webhook's hands, and nothing has to be applied again.
 func TestWebhookCertificatesAreRenewed(t *testing.T) {
 	h := newHooked(t)
