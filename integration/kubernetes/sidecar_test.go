@@ -130,8 +130,13 @@ func TestSidecarPreStopsBeginTogether(t *testing.T) {
 	b.wantEnds(p, map[string]int32{"app": 0, "s1": 0, "s2": 0, "s3": 0})
 	first, _ := p.stamps()
 	for _, order := range [][2]string{
-		{"s1-postStart", "s2-postStart"}, {"s2-postStart", "s3-postStart"}, {"s3-postStart", "app"},
-		{"app-end", "s1-preStop"}, {"s1-preStop", "s3-TERM"}, {"s3-end", "s2-TERM"}, {"s2-end", "s1-TERM"},
+		{"s1-postStart", "s2-postStart"},
+		{"s2-postStart", "s3-postStart"},
+		{"s3-postStart", "app"},
+		{"app-end", "s1-preStop"},
+		{"s1-preStop", "s3-TERM"},
+		{"s3-end", "s2-TERM"},
+		{"s2-end", "s1-TERM"},
 	} {
 		if first[order[0]] == 0 || first[order[1]] < first[order[0]] {
 			b.Errorf("%s is not before %s: %v", order[0], order[1], first)
