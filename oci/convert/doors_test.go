@@ -358,7 +358,7 @@ func TestItems(t *testing.T) {
 
 // Names of any length are cut where they are shown, so that words are bounded.
 func TestWordsAreBounded(t *testing.T) {
-	long := strings.Repeat("ä", 1<<18)
+	long := strings.Repeat("ä", 1<<16)
 	for name, text := range map[string]string{
 		"a container": `{"metadata":{"name":"p"},"spec":{"runtimeClassName":"lifecycle","containers":[{"name":"` + long + `","lifecycle":` + preStopJSON + `}]}}`,
 		"the pod":     `{"metadata":{"name":"` + long + `"},"spec":{"runtimeClassName":"lifecycle","containers":[{"name":"A","lifecycle":` + preStopJSON + `}]}}`,

@@ -193,7 +193,7 @@ func TestA3ClientGoes(t *testing.T) {
 // What is said is bounded, however much is wrong.
 func TestWordsAreBounded(t *testing.T) {
 	var containers strings.Builder
-	for i := range 5000 {
+	for i := range 2000 {
 		fmt.Fprintf(&containers, `{"name":"c%d","lifecycle":{"preStop":{"httpGet":{"port":%q}}}},`, i, strings.Repeat("x", 100))
 	}
 	pod := func(more string) string {
@@ -204,7 +204,7 @@ func TestWordsAreBounded(t *testing.T) {
 		t.Errorf("%d bytes are said, ending in %q", len(said), said[max(0, len(said)-40):])
 	}
 	var sidecars strings.Builder
-	for i := range 5000 {
+	for i := range 2000 {
 		fmt.Fprintf(&sidecars, `{"name":"s%d","restartPolicy":"Always","lifecycle":{"preStop":{"sleep":{"seconds":1}}}},`, i)
 	}
 	response, _ = answer(t, mutate, newRequest(`{"metadata":{"name":"p"},"spec":{"runtimeClassName":"lifecycle","initContainers":[`+strings.TrimSuffix(sidecars.String(), ",")+`]}}`))
