@@ -140,14 +140,14 @@ func policyLeavesWindowsAlone(t *testing.T, api *cluster.API) {
 		"the old nodeSelector":     {func(s *core.PodSpec) { s.NodeSelector = map[string]string{"beta.kubernetes.io/os": "windows"} }, false},
 		"another nodeSelector":     {func(s *core.PodSpec) { s.NodeSelector = map[string]string{"a": "windows"} }, true},
 		"affinity":                 {func(s *core.PodSpec) { s.Affinity = affinity(core.NodeSelectorOpIn, "windows") }, false},
-		"affinity, not Linux":      {func(s *core.PodSpec) { s.Affinity = affinity(core.NodeSelectorOpNotIn, "linux") }, false},
-		"affinity, either system":  {func(s *core.PodSpec) { s.Affinity = affinity(core.NodeSelectorOpIn, "windows", "linux") }, true},
+		"affinity not Linux":       {func(s *core.PodSpec) { s.Affinity = affinity(core.NodeSelectorOpNotIn, "linux") }, false},
+		"affinity either system":   {func(s *core.PodSpec) { s.Affinity = affinity(core.NodeSelectorOpIn, "windows", "linux") }, true},
 		"affinity, an unlike term": {func(s *core.PodSpec) { s.Affinity = either }, true},
 		"windowsOptions":           {func(s *core.PodSpec) { s.SecurityContext = &core.PodSecurityContext{WindowsOptions: options} }, false},
 		"windowsOptions of one": {func(s *core.PodSpec) {
 			s.Containers[0].SecurityContext = &core.SecurityContext{WindowsOptions: options}
 		}, false},
-		"windowsOptions, and on Linux": {func(s *core.PodSpec) {
+		"windowsOptions and on Linux": {func(s *core.PodSpec) {
 			s.SecurityContext, s.NodeSelector = &core.PodSecurityContext{WindowsOptions: options}, map[string]string{core.LabelOSStable: "linux"}
 		}, true},
 	} {
@@ -223,15 +223,15 @@ func policySidecars(t *testing.T, api *cluster.API) {
 		native          bool
 		becomes, refuse string
 	}{
-		"both":                            {both, nil, true, postStart, ""},
-		"Keep":                            {both, map[string]string{key: "Keep"}, true, postStart, ""},
-		"preStop":                         {&core.Lifecycle{PreStop: sleep(1)}, nil, true, "", ""},
-		"moved":                           {&core.Lifecycle{PreStop: sleep(1)}, map[string]string{key: "Move"}, false, preStop, ""},
-		"annotated with the other":        {&core.Lifecycle{PreStop: sleep(1)}, map[string]string{side: postStart}, true, postStart, ""},
-		"annotated with the same":         {&core.Lifecycle{PreStop: sleep(1)}, map[string]string{side: preStop}, false, preStop, ""},
-		"annotated with another":          {&core.Lifecycle{PreStop: sleep(2)}, map[string]string{side: preStop}, false, "", "container side has lifecycle handlers and an annotation"},
-		"annotated with another, by hand": {&core.Lifecycle{PreStop: sleep(2)}, map[string]string{side: "preStop: {sleep: {seconds: 1}}"}, false, "", "container side has lifecycle handlers and an annotation"},
-		"misspelt":                        {&core.Lifecycle{PreStop: sleep(1)}, map[string]string{key: "move"}, false, "", "annotation lifecycle-shim.io/sidecars: Move or Keep is allowed"},
+		"both":                           {both, nil, true, postStart, ""},
+		"Keep":                           {both, map[string]string{key: "Keep"}, true, postStart, ""},
+		"preStop":                        {&core.Lifecycle{PreStop: sleep(1)}, nil, true, "", ""},
+		"moved":                          {&core.Lifecycle{PreStop: sleep(1)}, map[string]string{key: "Move"}, false, preStop, ""},
+		"annotated with the other":       {&core.Lifecycle{PreStop: sleep(1)}, map[string]string{side: postStart}, true, postStart, ""},
+		"annotated with the same":        {&core.Lifecycle{PreStop: sleep(1)}, map[string]string{side: preStop}, false, preStop, ""},
+		"annotated with another":         {&core.Lifecycle{PreStop: sleep(2)}, map[string]string{side: preStop}, false, "", "container side has lifecycle handlers and an annotation"},
+		"annotated with another by hand": {&core.Lifecycle{PreStop: sleep(2)}, map[string]string{side: "preStop: {sleep: {seconds: 1}}"}, false, "", "container side has lifecycle handlers and an annotation"},
+		"misspelt":                       {&core.Lifecycle{PreStop: sleep(1)}, map[string]string{key: "move"}, false, "", "annotation lifecycle-shim.io/sidecars: Move or Keep is allowed"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pods, err := admit(t.Context(), t, api, sidecarPod(test.lifecycle, test.annotations))
