@@ -142,7 +142,7 @@ func policyLeavesWindowsAlone(t *testing.T, api *cluster.API) {
 		"affinity":                 {func(s *core.PodSpec) { s.Affinity = affinity(core.NodeSelectorOpIn, "windows") }, false},
 		"affinity not Linux":       {func(s *core.PodSpec) { s.Affinity = affinity(core.NodeSelectorOpNotIn, "linux") }, false},
 		"affinity either system":   {func(s *core.PodSpec) { s.Affinity = affinity(core.NodeSelectorOpIn, "windows", "linux") }, true},
-		"affinity, an unlike term": {func(s *core.PodSpec) { s.Affinity = either }, true},
+		"affinity an unlike term": {func(s *core.PodSpec) { s.Affinity = either }, true},
 		"windowsOptions":           {func(s *core.PodSpec) { s.SecurityContext = &core.PodSecurityContext{WindowsOptions: options} }, false},
 		"windowsOptions of one": {func(s *core.PodSpec) {
 			s.Containers[0].SecurityContext = &core.SecurityContext{WindowsOptions: options}
