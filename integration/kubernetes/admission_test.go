@@ -136,14 +136,14 @@ func policyLeavesWindowsAlone(t *testing.T, api *cluster.API) {
 		edit  func(*core.PodSpec)
 		moved bool
 	}{
-		"nodeSelector":             {func(s *core.PodSpec) { s.NodeSelector = map[string]string{core.LabelOSStable: "windows"} }, false},
-		"the old nodeSelector":     {func(s *core.PodSpec) { s.NodeSelector = map[string]string{"beta.kubernetes.io/os": "windows"} }, false},
-		"another nodeSelector":     {func(s *core.PodSpec) { s.NodeSelector = map[string]string{"a": "windows"} }, true},
-		"affinity":                 {func(s *core.PodSpec) { s.Affinity = affinity(core.NodeSelectorOpIn, "windows") }, false},
-		"affinity not Linux":       {func(s *core.PodSpec) { s.Affinity = affinity(core.NodeSelectorOpNotIn, "linux") }, false},
-		"affinity either system":   {func(s *core.PodSpec) { s.Affinity = affinity(core.NodeSelectorOpIn, "windows", "linux") }, true},
+		"nodeSelector":            {func(s *core.PodSpec) { s.NodeSelector = map[string]string{core.LabelOSStable: "windows"} }, false},
+		"the old nodeSelector":    {func(s *core.PodSpec) { s.NodeSelector = map[string]string{"beta.kubernetes.io/os": "windows"} }, false},
+		"another nodeSelector":    {func(s *core.PodSpec) { s.NodeSelector = map[string]string{"a": "windows"} }, true},
+		"affinity":                {func(s *core.PodSpec) { s.Affinity = affinity(core.NodeSelectorOpIn, "windows") }, false},
+		"affinity not Linux":      {func(s *core.PodSpec) { s.Affinity = affinity(core.NodeSelectorOpNotIn, "linux") }, false},
+		"affinity either system":  {func(s *core.PodSpec) { s.Affinity = affinity(core.NodeSelectorOpIn, "windows", "linux") }, true},
 		"affinity an unlike term": {func(s *core.PodSpec) { s.Affinity = either }, true},
-		"windowsOptions":           {func(s *core.PodSpec) { s.SecurityContext = &core.PodSecurityContext{WindowsOptions: options} }, false},
+		"windowsOptions":          {func(s *core.PodSpec) { s.SecurityContext = &core.PodSecurityContext{WindowsOptions: options} }, false},
 		"windowsOptions of one": {func(s *core.PodSpec) {
 			s.Containers[0].SecurityContext = &core.SecurityContext{WindowsOptions: options}
 		}, false},
