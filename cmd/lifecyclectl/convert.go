@@ -20,9 +20,11 @@ ReplicaSets, ReplicationControllers, Jobs, CronJobs; of other kinds with contain
 handlers are moved into the annotation <container>.lifecycle-shim.io/lifecycle, so that the kubelet does not run them too,
 with named ports as numbers and the pod's terminationGracePeriodSeconds; and runtimeClassName is set.
 The preStop of a sidecar stays with the kubelet, unless the pod has the annotation lifecycle-shim.io/sidecars: Move; pods of
-another RuntimeClass, and those for Windows, stay as they are. Documents without handlers pass byte for byte. Converting twice changes nothing.
+another RuntimeClass, and those for Windows, stay as they are.
+Only the bytes of what moves change: comments, layout and quoting stay, and documents without handlers pass byte for byte.
+Converting twice changes nothing.
 
-Manifests go to stdout, in YAML or JSON as they were; warnings and refusals go to stderr. If anything is refused, nothing is written
+Manifests go to stdout, in YAML or JSON as they were; warnings and refusals go to stderr, with file and line. If anything is refused, nothing is written
 to stdout, and the exit status is 1.`,
 		Example: `  lifecyclectl convert -f pod.yaml | kubectl apply -f -
   helm template web ./chart | lifecyclectl convert -f - > web.yaml

@@ -108,10 +108,15 @@ func trimDot(extension string) string {
 	return extension[1:]
 }
 
-// say writes what there is to say of a file, each finding with the file's name.
+// say writes what there is to say of a file, each finding with the file's name, and with
+// its line if that is known.
 func say(to io.Writer, kind, name string, findings []convert.Finding) {
 	for _, finding := range findings {
-		fmt.Fprintf(to, "%s%s: %s\n", kind, name, finding)
+		place := name
+		if finding.Line > 0 {
+			place = fmt.Sprintf("%s:%d", name, finding.Line)
+		}
+		fmt.Fprintf(to, "%s%s: %s\n", kind, place, finding)
 	}
 }
 

@@ -99,7 +99,7 @@ func TestConvert(t *testing.T) {
 		"all below it": {
 			[]string{"-f", dir, "-R"},
 			[]string{"Pod/a lifecycle", "Pod/b lifecycle", "Pod/b2 lifecycle", "Pod/d lifecycle", "ConfigMap/"},
-			"warning: " + in("below/d.yaml") + ": Pod/d: container d: lifecycle.preStop: runs, under this shim, when the sidecar's turn",
+			"warning: " + in("below/d.yaml") + ":4: Pod/d: container d: lifecycle.preStop: runs, under this shim, when the sidecar's turn",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -123,15 +123,15 @@ func TestConvert(t *testing.T) {
 // TestConvertAllOrNothing: with one refusal there is no manifest, and every refusal
 // is told.
 func TestConvertAllOrNothing(t *testing.T) {
-	dir := files(t, map[string]string{"a.yaml": podYAML, "c.yaml": refusedYAML, "x.yaml": "{"})
+	dir := files(t, map[string]string{"a.yaml": podYAML, "c.yaml": refusedYAML, "x.yaml": "kind: ConfigMap\n---\n{lifecycle"})
 	stdout, stderr, err := cli("", "convert", "-f", dir)
 	if stdout != "" || err == nil || err.Error() != "nothing is converted: 3 refusals above" {
 		t.Errorf("got %q, %v", stdout, err)
 	}
 	for _, part := range []string{
-		filepath.Join(dir, "c.yaml") + ": Pod/c: container c: lifecycle.postStart: must have exactly one of",
-		filepath.Join(dir, "c.yaml") + ": Pod/c: container c: lifecycle.preStop: must have exactly one of",
-		filepath.Join(dir, "x.yaml") + ": document 1: is not valid YAML",
+		filepath.Join(dir, "c.yaml") + ":4: Pod/c: container c: lifecycle.postStart: must have exactly one of",
+		filepath.Join(dir, "c.yaml") + ":4: Pod/c: container c: lifecycle.preStop: must have exactly one of",
+		filepath.Join(dir, "x.yaml") + ":3: document 2: is not valid YAML",
 	} {
 		if strings.Count(stderr, part) != 1 {
 			t.Errorf("it does not say %q once: %s", part, stderr)
@@ -151,7 +151,6 @@ func TestManifestErrors(t *testing.T) {
 		"an empty folder":     {[]string{"convert", "-f", empty}, "has no .yaml, .yml or .json file"},
 		"no runtime class":    {[]string{"convert", "-f", "-", "--runtime-class", ""}, "--runtime-class is empty"},
 		"a word too many":     {[]string{"convert", "-f", "-", "a.yaml"}, `unknown command "a.yaml"`},
-		"nothing to check":    {[]string{"validate", "-f", "-"}, "nothing to check"},
 		"a path that is none": {[]string{"convert", "-f", "-", "--pods-at", "Batch"}, `--pods-at: "Batch" is not KIND[.GROUP]=PATH`},
 		"no certificate":      {[]string{"webhook"}, `"tls-cert-file", "tls-private-key-file" not set`},
 		"a bad one":           {[]string{"webhook", "--tls-cert-file", "/nowhere", "--tls-private-key-file", "/nowhere"}, "needs a certificate: open /nowhere"},
@@ -180,13 +179,20 @@ func TestValidate(t *testing.T) {
 	if err == nil || err.Error() != "2 problems above" || !strings.Contains(stdout, "good.yaml: document 1: preStop sleep\n") {
 		t.Errorf("got %q, %v", stdout, err)
 	}
-	for _, part := range []string{`bad.yaml: document 1: container a: annotation "a.lifecycle-shim.io/lifecycle": stopSignal is "X"`, "preStop must have exactly one of"} {
+	for _, part := range []string{`bad.yaml:1: document 1: container a: annotation "a.lifecycle-shim.io/lifecycle": stopSignal is "X"`, "preStop must have exactly one of"} {
 		if !strings.Contains(stderr, part) {
 			t.Errorf("it does not say %q: %s", part, stderr)
 		}
 	}
 	if stdout, stderr, err = cli("preStop: {sleep: {seconds: 1}}", "validate", "-f", "-"); stdout != "stdin: document 1: a block with preStop sleep\n" || stderr != "" || err != nil {
 		t.Errorf("got %q, %q, %v", stdout, stderr, err)
+	}
+	// FAULTS B9: a file without anything to check is no problem.
+	if stdout, stderr, err = cli(otherYAML, "validate", "-f", "-"); !strings.HasPrefix(stdout, "nothing to check") || stderr != "" || err != nil {
+		t.Errorf("got %q, %q, %v", stdout, stderr, err)
+	}
+	if _, stderr, err = cli(otherYAML+"---\nlifecycle:\n  preStop: {}\n", "validate", "-f", "-"); err == nil || !strings.HasPrefix(stderr, "stdin:4: document 2: lifecycle: ") {
+		t.Errorf("got %q, %v", stderr, err)
 	}
 }
 

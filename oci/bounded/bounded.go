@@ -46,6 +46,8 @@ type Limits struct {
 	// Decoded is how many bytes all scalars may have together, keys too, with aliases and
 	// merge keys written out.
 	Decoded int
+	// Repeated allows a mapping to have a key twice, as kubectl's reader does.
+	Repeated bool
 }
 
 // Annotation bounds the value of an annotation (SPEC 9, Bounds). Four handlers with 4096

@@ -30,7 +30,7 @@ func (m *measurer) measure(node *yaml.Node, depth int) (size, error) {
 	if depth+of.depth > m.limits.Depth {
 		return of, tooDeep(node, m.limits)
 	}
-	if err := checkKeys(node); err != nil {
+	if err := m.checkKeys(node); err != nil {
 		return of, err
 	}
 	own := of.depth
@@ -66,7 +66,7 @@ func (m *measurer) alias(node *yaml.Node, depth int) (size, error) {
 
 // checkKeys refuses a key that a mapping has twice, and a merge key without mappings. It
 // reports the first mistake.
-func checkKeys(node *yaml.Node) error {
+func (m *measurer) checkKeys(node *yaml.Node) error {
 	if node.Kind != yaml.MappingNode {
 		return nil
 	}
@@ -77,7 +77,7 @@ func checkKeys(node *yaml.Node) error {
 			continue
 		}
 		line := node.Content[i].Line
-		if first, ok := lines[key.Value]; ok {
+		if first, ok := lines[key.Value]; ok && !m.limits.Repeated {
 			return refuse("is not valid YAML: line %d: mapping key %s already defined at line %d", line, Quote(key.Value, 128), first)
 		}
 		lines[key.Value] = line

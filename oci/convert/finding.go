@@ -11,6 +11,8 @@ type Finding struct {
 	// Field is its path below the container, or below the object; empty where
 	// the whole is concerned.
 	Field string
+	// Line of the input, from 1; 0 where it is not known.
+	Line int
 	// Text says what is so, or what is wrong and what to do.
 	Text string
 }

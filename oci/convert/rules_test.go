@@ -248,7 +248,7 @@ func inDeployment(t *testing.T, f fixture) string {
 func TestAllRefusalsAreTold(t *testing.T) {
 	text := fixture{
 		lifecycle: "{postStart: {exec: {command: [1, 2]}}, preStop: {httpGet: {port: x, scheme: FTP}}}}, {name: b, lifecycle: {preStop: {}}",
-	}.yaml() + "---\n{\n---\n" + fixture{lifecycle: "{postStart: {httpGet: {host: h}, timeoutSeconds: 0}}"}.yaml()
+	}.yaml() + "---\n{lifecycle\n---\n" + fixture{lifecycle: "{postStart: {httpGet: {host: h}, timeoutSeconds: 0}}"}.yaml()
 	result, report := Stream([]byte(text), class)
 	var fields []string
 	for _, refusal := range report.Refusals {
@@ -421,45 +421,104 @@ spec:
 	}
 }
 
-// TestTexts that cannot be taken at all.
+// TestTexts that may hold handlers, and cannot be taken at all: each is refused with its
+// line in the input.
 func TestTexts(t *testing.T) {
-	bomb := "kind: x\na: &a [x,x,x,x,x,x,x,x,x]\n"
+	bomb := "kind: lifecycle\na: &a [x,x,x,x,x,x,x,x,x]\n"
 	for i := range 9 {
 		bomb += fmt.Sprintf("%c: &%c [%s]\n", 'b'+i, 'b'+i, strings.TrimSuffix(strings.Repeat(fmt.Sprintf("*%c,", 'a'+i), 9), ","))
 	}
-	for name, test := range map[string]struct{ text, says string }{
-		"broken YAML":           {"a: [", "is not valid YAML"},
-		"a template":            {"{{ if .Values.a }}\nkind: Pod\n{{ end }}", "document 1"},
-		"not UTF-8":             {"a: \xff", "is not UTF-8 text"},
-		"UTF-16":                {"\xff\xfea\x00", "is not UTF-8 text"},
-		"a key twice":           {"kind: Pod\nspec:\n  a: 1\n  a: 2\n", `line 4: the key "a" is there twice`},
-		"a key twice in JSON":   {`{"spec": {"a": 1, "a": 1}}`, `the key "a" is there twice, at spec`},
-		"a merge twice":         {"x: &a {b: c}\ny: {<<: *a, <<: *a}\n", `"<<" is there twice`},
-		"metadata of a word":    {"{kind: Pod, apiVersion: v1, metadata: p, spec: {containers: [{name: a, lifecycle: " + preStop + "}]}}", "metadata: must be a mapping"},
-		"a hidden document":     {"kind: Pod\n...\nkind: Pod\n", "a second document follows"},
-		"a directive":           {"%YAML 1.1\n---\nkind: Pod\n", "is not valid YAML"},
-		"an alias to nothing":   {"a: *b", "unknown anchor"},
-		"an alias to itself":    {"a: &a [*a]", "document 1"},
-		"aliases that explode":  {bomb, "excessive aliasing"},
-		"a key that is a list":  {"? [a]\n: b\n", "document 1"},
-		"nested beyond reason":  {strings.Repeat("[", 20000), "document 1"},
-		"behind a separator":    {"kind: a\n--- {kind: b}\n", "document 2: begins on the line of its ---"},
-		"a hidden one in JSON":  {"kind: a\n---\n{}\n{}\n", "document 3: follows another JSON value"},
-		"a second one, in JSON": {`{"a": 1}` + "\n---\n" + `{"b": [1, 1}`, "document 2"},
+	const neighbour = "kind: ConfigMap\n---\n"
+	for name, test := range map[string]struct {
+		text string
+		line int
+		says string
+	}{
+		"broken YAML":             {"lifecycle: [", 1, "is not valid YAML"},
+		"broken further down":     {neighbour + "kind: Pod\nspec:\n  lifecycle:\n    preStop: a: b\n", 6, "mapping values are not allowed"},
+		"broken by indentation":   {neighbour + "kind: Pod\nspec:\n  lifecycle:\n    preStop: {}\n   x: y\n", 7, "did not find expected key"},
+		"a template":              {neighbour + "kind: Pod\n{{ if .Values.a }}\n{{ end }}", 4, `template that was not rendered: it has "{{"`},
+		"not UTF-8":               {"lifecycle:\na: \xff", 2, "is not UTF-8 text"},
+		"UTF-16":                  {"\xff\xfep\x00r\x00e\x00S\x00t\x00o\x00p\x00", 1, "is not UTF-8 text"},
+		"metadata of a word":      {"{kind: Pod, apiVersion: v1, metadata: p, spec: {containers: [{name: a, lifecycle: " + preStop + "}]}}", 1, "metadata: must be a mapping"},
+		"a hidden document":       {"kind: Pod\n...\nkind: lifecycle\n", 1, "more follows the end of the document"},
+		"more behind braces":      {"{kind: Pod}\nkind: lifecycle\n", 1, "more follows the end of the document"},
+		"an alias to nothing":     {"kind: lifecycle\na: *b", 2, "unknown anchor"},
+		"an alias to itself":      {"lifecycle: &a [*a]", 1, "contains itself"},
+		"aliases that explode":    {bomb, 8, "holds more than"},
+		"a key that is a list":    {"lifecycle: a\n? [a]\n: b\n", 2, "invalid map key"},
+		"what JSON cannot have":   {"lifecycle: a\nb: .nan\n", 2, "unsupported value"},
+		"nested beyond reason":    {"lifecycle: " + strings.Repeat("[", 20000), 1, "exceeded max depth"},
+		"behind a separator":      {"kind: a\n--- {kind: lifecycle}\n", 2, "document 2: begins on the line of its ---"},
+		"a hidden one in JSON":    {"kind: a\n---\n{}\n" + `{"lifecycle": 1}` + "\n", 3, "document 3: follows another JSON value"},
+		"a second one, in JSON":   {`{"a": 1}` + "\n---\n" + `{"lifecycle": [1, 1}`, 3, "document 2"},
+		"a handler, and no value": {"kind: Pod\napiVersion: v1\nmetadata: {name: p}\nspec:\n  containers:\n  - name: a\n    lifecycle:\n      preStop: {}\n", 8, "exactly one of"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			result, report := Stream([]byte(test.text), class)
 			if len(report.Refusals) != 1 || !strings.Contains(report.Refusals[0].String(), test.says) || len(result) > 0 {
-				t.Errorf("got %v, %q", report.Refusals, result)
+				t.Fatalf("got %.500v, %.500q", report.Refusals, result)
+			}
+			if got := report.Refusals[0].Line; got != test.line {
+				t.Errorf("got line %d, want %d: %s", got, test.line, report.Refusals[0])
 			}
 		})
+	}
+}
+
+// TestUnread: a text that cannot hold a handler is passed on byte for byte, also where
+// kubectl could not read it, and also beside a pod that is converted (FAULTS B7).
+func TestUnread(t *testing.T) {
+	for name, text := range map[string]string{
+		"broken YAML":          "a: [\n",
+		"not UTF-8":            "a: \xff\n",
+		"UTF-16":               "\xff\xfea\x00",
+		"a key twice":          "kind: Pod\nspec:\n  a: 1\n  a: 2\n",
+		"a key twice in JSON":  `{"spec": {"a": 1, "a": 1}}` + "\n",
+		"a merge twice":        "x: &a {b: c}\ny: {<<: *a, <<: *a}\n",
+		"a hidden document":    "kind: Pod\n...\nkind: Pod\n",
+		"a directive":          "%YAML 1.1\n---\nkind: Pod\n",
+		"an alias to nothing":  "a: *b\n",
+		"a key that is a list": "? [a]\n: b\n",
+		"behind a separator":   "kind: a\n--- {kind: b}\n",
+		"a hidden one in JSON": "kind: a\n---\n{}\n{}\n",
+	} {
+		t.Run(name, func(t *testing.T) {
+			result, report := Stream([]byte(text), class)
+			if string(result) != text || len(report.Refusals)+len(report.Warnings) > 0 {
+				t.Errorf("got %q, %v, %v", result, report.Refusals, report.Warnings)
+			}
+			pod := fixture{lifecycle: preStop}.yaml() + "---\n"
+			result, report = Stream([]byte(pod+text), class)
+			if !strings.HasSuffix(string(result), "\n---\n"+text) || report.Moved != 1 {
+				t.Errorf("got %q, %v", result, report.Refusals)
+			}
+		})
+	}
+}
+
+// TestKeysTwice: kubectl takes the last of two keys, and so does the conversion. It says
+// so only where it changes something (FAULTS B7).
+func TestKeysTwice(t *testing.T) {
+	const quiet = "kind: ConfigMap\nmetadata: {name: lifecycle, name: preStop}\nx: &a {b: c}\ny: {<<: *a, <<: *a}\n"
+	result, report := Stream([]byte(quiet), class)
+	if string(result) != quiet || len(report.Warnings) > 0 {
+		t.Errorf("got %q, %v", result, report.Warnings)
+	}
+	const twice = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  - name: a\n    image: x\n    image: y\n    lifecycle: {preStop: {sleep: {seconds: 1}}}\n"
+	result, report = Stream([]byte(twice), class)
+	if want := "    image: x\n    image: y\n"; !strings.HasSuffix(string(result), want) || len(report.Refusals) > 0 {
+		t.Errorf("got %s, %v", result, report.Refusals)
+	}
+	if len(report.Warnings) != 1 || report.Warnings[0].Line != 8 || !strings.Contains(report.Warnings[0].Text, `the key "image" is there twice`) {
+		t.Errorf("got %v", report.Warnings)
 	}
 }
 
 // TestJSONStaysJSON, in its own lines, order and numbers.
 func TestJSONStaysJSON(t *testing.T) {
 	const object = `{"kind":"Pod","x":[1e3,1.50,-0,true,null,"<\u00e4😀>"],"apiVersion":"v1","spec":{"containers":[{"name":"web","lifecycle":{"preStop":{"sleep":{"seconds":1}}},"z":{}}]}}`
-	const want = `{"kind":"Pod","x":[1e3,1.50,-0,true,null,"<ä😀>"],"apiVersion":"v1","metadata":{"annotations":{"web.lifecycle-shim.io/lifecycle":` +
+	const want = `{"kind":"Pod","x":[1e3,1.50,-0,true,null,"<\u00e4😀>"],"apiVersion":"v1","metadata":{"annotations":{"web.lifecycle-shim.io/lifecycle":` +
 		`"{\"preStop\":{\"sleep\":{\"seconds\":1}},\"terminationGracePeriodSeconds\":30}"}},"spec":{"runtimeClassName":"lifecycle","containers":[{"name":"web","z":{}}]}}`
 	for _, indent := range []string{"", "  ", "    ", "\t"} {
 		in, out := []byte(object), []byte(want)

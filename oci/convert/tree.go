@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"errors"
 	"fmt"
-	"io"
 	"slices"
 	"strconv"
 	"strings"
@@ -20,44 +19,19 @@ func scalar(text string) *yaml.Node {
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: text}
 }
 
-// readYAML makes the tree of the one YAML document in data, nil where there are
-// only comments.
-func readYAML(data []byte) (*yaml.Node, error) {
-	decoder := yaml.NewDecoder(bytes.NewReader(data))
-	var document, more yaml.Node
-	switch err := decoder.Decode(&document); {
-	case errors.Is(err, io.EOF):
-		return nil, nil
-	case err != nil:
+// printed writes a document anew, with aliases and merge keys written out: what two
+// containers share could not be changed for one of them only.
+func printed(document *yaml.Node, operations []Operation) ([]byte, error) {
+	root, err := resolve(document)
+	if err != nil {
 		return nil, err
 	}
-	if err := decoder.Decode(&more); !errors.Is(err, io.EOF) {
-		return nil, errors.New("a second document follows without a line ---, and would be lost; put one before it")
-	}
-	return &document, duplicates(&document)
-}
-
-// duplicates refuses a key twice, which YAML forbids, and of which kubectl takes
-// the last without a word.
-func duplicates(node *yaml.Node) error {
-	seen := map[string]bool{}
-	for i, child := range node.Content {
-		if node.Kind == yaml.MappingNode && i%2 == 0 && child.Kind == yaml.ScalarNode {
-			if seen[child.Value] {
-				return fmt.Errorf("line %d: the key %q is there twice", child.Line, child.Value)
-			}
-			seen[child.Value] = true
-		}
-		if err := duplicates(child); err != nil {
-			return err
+	for _, operation := range operations {
+		if err := apply(root, operation); err != nil {
+			return nil, err
 		}
 	}
-	return nil
-}
-
-// shared tells whether anything in the tree is an alias or a merge key.
-func shared(node *yaml.Node) bool {
-	return node.Kind == yaml.AliasNode || isMerge(node) || slices.ContainsFunc(node.Content, shared)
+	return writeYAML(root)
 }
 
 func isMerge(key *yaml.Node) bool { return key.Kind == yaml.ScalarNode && key.Tag == "!!merge" }

@@ -6,7 +6,6 @@ import (
 	"maps"
 	"slices"
 	"strings"
-	"unicode/utf8"
 
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
@@ -17,13 +16,9 @@ import (
 // or a block by itself. Refused is what the shim would refuse.
 func Validate(data []byte, runtimeClass string, more ...PodPath) *Report {
 	v := &validation{report: &Report{}, runtimeClass: runtimeClass, more: more}
-	if !utf8.Valid(data) {
-		v.refuse(Finding{Text: notUTF8})
-		return v.report
-	}
 	for _, document := range split(bytes.TrimPrefix(data, []byte(byteOrderMark))) {
 		if err := v.document(document); err != nil {
-			v.refuse(Finding{Object: document.name(), Text: err.Error()})
+			v.refuse(document.finding(err))
 		}
 	}
 	return v.report
@@ -39,33 +34,38 @@ func (v *validation) refuse(f Finding) { v.report.refuse(f) }
 func (v *validation) warn(f Finding)   { v.report.warn(f) }
 
 func (v *validation) document(d document) error {
-	root, err := d.read()
-	if err != nil || root == nil {
+	p, err := d.read()
+	if err != nil || p.nodesErr == nil && p.nodes == nil {
 		return err
 	}
-	meaning, err := d.meaning(d.text)
-	if err != nil {
-		return err
-	}
-	tree, ok := decodeObject(meaning)
-	switch {
-	case !ok: // what it should be is told by the check of a block
-		v.block(d.name(), string(d.text))
+	switch tree := p.tree; {
 	case tree["kind"] != nil:
 		for _, o := range objects(tree, d.name(), v.more...) {
 			reportElsewhere(v.report, o)
 			if o.known {
-				v.pod(o)
+				v.located(d, p, o.place, func() { v.pod(o) })
 			}
 		}
 	case tree["ociVersion"] != nil:
-		v.spec(d.name(), tree)
+		v.located(d, p, func(f Finding) pointer { return pointer{"annotations", annotationOf(f)} }, func() { v.spec(d.name(), tree) })
 	case slices.ContainsFunc(slices.Collect(maps.Keys(tree)), ours):
-		v.loose(d.name(), tree)
-	default:
-		v.block(d.name(), string(d.text))
+		v.located(d, p, func(f Finding) pointer { return pointer{annotationOf(f)} }, func() { v.loose(d.name(), tree) })
+	case tree["lifecycle"] != nil:
+		v.located(d, p, object{}.place, func() {
+			v.refuse(Finding{Object: d.name(), Field: "lifecycle", Text: "is the field of a container that holds a block; pass what is below it"})
+		})
+	default: // what is not a mapping too: the check of a block says what it should be
+		v.located(d, p, object{}.place, func() { v.block(d.name(), string(d.text)) })
 	}
 	return nil
+}
+
+// located runs a check, and gives lines to what it finds.
+func (v *validation) located(d document, p *parsed, place func(Finding) pointer, check func()) {
+	refused, warned := len(v.report.Refusals), len(v.report.Warnings)
+	check()
+	d.locate(p, place, v.report.Refusals[refused:])
+	d.locate(p, place, v.report.Warnings[warned:])
 }
 
 // domain is the part of the keys that is always there.

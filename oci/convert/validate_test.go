@@ -111,11 +111,13 @@ func TestValidate(t *testing.T) {
 				"document 1: prestop: is not a known field; allowed are postStart, preStop, stopSignal, terminationGracePeriodSeconds, preStart, onExit",
 			},
 		},
-		"an empty block":  {text: "{}", checked: []string{"document 1: a block with no handlers"}},
-		"a list of words": {text: "[a]", refused: []string{"document 1: must be a mapping, not a list"}},
-		"broken":          {text: "{", refused: []string{"document 1: is not valid YAML: yaml: line 1: did not find expected node content"}},
-		"not UTF-8":       {text: "\xff", refused: []string{"is not UTF-8 text; write the file in UTF-8"}},
-		"nothing":         {text: "# nothing\n"},
+		"an empty block":     {text: "{}", checked: []string{"document 1: a block with no handlers"}},
+		"a list of words":    {text: "[a]", refused: []string{"document 1: must be a mapping, not a list"}},
+		"broken":             {text: "{", refused: []string{"document 1: is not valid YAML: did not find expected node content"}},
+		"a pasted lifecycle": {text: "lifecycle: " + preStop, refused: []string{"document 1: lifecycle: is the field of a container that holds a block; pass what is below it"}},
+		"a template":         {text: "kind: Pod\n{{- with .Values.a }}\n{{ end }}", refused: []string{`document 1: is a template that was not rendered: it has "{{" and is not YAML; render it first (helm template)`}},
+		"not UTF-8":          {text: "\xff", refused: []string{"document 1: is not UTF-8 text; write the file in UTF-8"}},
+		"nothing":            {text: "# nothing\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			report := Validate([]byte(test.text), class)

@@ -1,0 +1,270 @@
+package convert
+
+import (
+	"bytes"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"regexp"
+	"unicode/utf8"
+
+	"go.yaml.in/yaml/v3"
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
+	kyaml "sigs.k8s.io/yaml"
+	goyaml "sigs.k8s.io/yaml/goyaml.v2"
+
+	"github.com/lifecycle-shim/lifecycle-shim/oci/bounded"
+)
+
+// document is one of a stream: a line that separates it, if there is one, and its text.
+type document struct {
+	separator, text []byte
+	number          int // from 1
+	line            int // of the stream, on which text begins
+	json            bool
+	// hidden: a JSON value that kubectl does not see, because another one is before
+	// it without a separator, in a stream that has separators.
+	hidden bool
+	// inline: it begins on the line of its separator, which kubectl skips.
+	inline bool
+}
+
+// parsed is what has been read of a document.
+type parsed struct {
+	// nodes keep the places in the text. They are nil if only kubectl's reader accepts the
+	// text; nodesErr is the reason.
+	nodes    *yaml.Node
+	nodesErr error
+	// meaning is the JSON that kubectl would send, tree the same, decoded: nil if it is not
+	// an object.
+	meaning []byte
+	tree    map[string]any
+}
+
+// limits of a document. The work is linear in the text, but for what its aliases add: as
+// much as the API server takes for an object at most (etcd's limit is 1.5 MiB, that of a
+// request 3 MiB).
+func limits(text []byte) bounded.Limits {
+	const nodes, bytes, depth = 1 << 20, 3 << 20, 1000
+	return bounded.Limits{Bytes: len(text), Nodes: nodes + len(text), Depth: depth, Decoded: bytes + len(text), Repeated: true}
+}
+
+// words are those without which nothing in a document can be a handler, and all ways of
+// writing them so that they cannot be seen: escapes, other encodings, and templates.
+var words = regexp.MustCompile(`(?i)lifecycle|poststart|prestop|\\[xu\r\n]|binary|![^ \t\r\n]*%|\{\{`)
+
+// mayHold reports whether a text may have handlers. What has none is not even read: it is
+// passed on as it is, also where kubectl could not read it.
+func mayHold(text []byte) bool {
+	return words.Match(text) || bytes.IndexByte(text, 0) >= 0 && words.Match(bytes.ReplaceAll(text, []byte{0}, nil))
+}
+
+func (d document) name() string { return fmt.Sprintf("document %d", d.number) }
+
+// whole returns the text with its separator.
+func (d document) whole() []byte { return append(append([]byte{}, d.separator...), d.text...) }
+
+// convert returns the document's text, with its separator.
+func (d document) convert(report *Report, runtimeClass string, more []PodPath) ([]byte, error) {
+	if !mayHold(d.text) {
+		return d.whole(), nil
+	}
+	p, err := d.read()
+	if err != nil || p.tree == nil {
+		return d.whole(), err
+	}
+	var operations []Operation
+	refusals, warnings := len(report.Refusals), len(report.Warnings)
+	for _, object := range objects(p.tree, d.name(), more...) {
+		refused, warned := len(report.Refusals), len(report.Warnings)
+		operations = append(operations, convertObject(report, runtimeClass, object)...)
+		d.locate(p, object.place, report.Refusals[refused:])
+		d.locate(p, object.place, report.Warnings[warned:])
+	}
+	if len(operations) == 0 || len(report.Refusals) > refusals {
+		return d.whole(), nil
+	}
+	if warning := d.repeated(p); warning != nil {
+		report.Warnings = append(report.Warnings[:warnings], append([]Finding{*warning}, report.Warnings[warnings:]...)...)
+	}
+	text, err := d.rewrite(report, p, operations)
+	return append(append([]byte{}, d.separator...), text...), err
+}
+
+// read reads a document twice: by the library that kubectl reads it with, which says what
+// it means, and into nodes that have their places in the text.
+func (d document) read() (*parsed, error) {
+	switch {
+	case d.inline:
+		return nil, problem{1, "begins on the line of its ---, which kubectl does not read; begin it on the next line"}
+	case d.hidden:
+		return nil, problem{1, "follows another JSON value without a line --- between them, so kubectl does not read it; put one there"}
+	case !utf8.Valid(d.text):
+		return nil, problem{notUTF8Line(d.text), notUTF8}
+	}
+	p := &parsed{}
+	p.nodes, p.nodesErr = bounded.Read(string(d.text), limits(d.text))
+	if p.nodesErr != nil {
+		// Kubectl's reader writes aliases out, so it gets only what has a bound.
+		if bytes.IndexByte(d.text, '*') >= 0 {
+			return nil, d.unreadable(p, p.nodesErr)
+		}
+		if err := oneDocument(d.text); err != nil {
+			return nil, err
+		}
+	}
+	var err error
+	if p.meaning, err = d.meaning(d.text); err != nil {
+		return nil, d.unreadable(p, err)
+	}
+	p.tree, _ = decodeObject(p.meaning)
+	return p, nil
+}
+
+// oneDocument looks for a second document, as kubectl's reader does not.
+func oneDocument(text []byte) error {
+	decoder := goyaml.NewDecoder(bytes.NewReader(text))
+	var first, second any
+	if err := decoder.Decode(&first); err != nil {
+		return nil // whoever reads it next says so
+	}
+	if err := decoder.Decode(&second); !errors.Is(err, io.EOF) {
+		return problem{1, "more follows the end of the document without a line ---, and kubectl does not read it; put one before it"}
+	}
+	return nil
+}
+
+// meaning returns the JSON that kubectl would send.
+func (d document) meaning(text []byte) ([]byte, error) {
+	if d.json {
+		return text, nil
+	}
+	return kyaml.YAMLToJSON(text)
+}
+
+// rewrite returns the text as the operations have it. Kubectl's reader is the judge of
+// every text that is made; one that means anything else is not used.
+func (d document) rewrite(report *Report, p *parsed, operations []Operation) ([]byte, error) {
+	want, err := patched(p.meaning, operations)
+	if err != nil {
+		return nil, fmt.Errorf("cannot be patched: %s", bounded.OneLine(err.Error()))
+	}
+	text, reason := d.edit(p, operations, want)
+	if reason == nil {
+		return text, nil
+	}
+	if d.json {
+		return nil, reason
+	}
+	text, err = d.writeAnew(p, operations, want)
+	if err != nil {
+		return nil, err
+	}
+	warning := d.finding(reason)
+	warning.Text = "is written anew, because its text cannot be edited: " + warning.Text + ". It means the same; its comments and its layout may not be those that it had"
+	report.warn(warning)
+	return text, nil
+}
+
+// edit changes the text where something moves. The error says why that is not possible.
+func (d document) edit(p *parsed, operations []Operation, want map[string]any) ([]byte, error) {
+	if p.nodesErr != nil {
+		return nil, d.unreadable(p, p.nodesErr)
+	}
+	s, err := newSource(d.text, p.nodes, d.json)
+	if err != nil {
+		return nil, err
+	}
+	e := newEditor(s)
+	edits, err := e.edits(operations)
+	if err != nil {
+		return nil, err
+	}
+	text, err := applyEdits(d.text, edits)
+	if err == nil {
+		err = d.verify(text, want)
+	}
+	if err != nil && e.shared != nil {
+		return nil, problem{e.shared.line, "an alias or a merge key shares what would change here with another place"}
+	}
+	if err != nil {
+		return nil, problem{e.firstLine(), err.Error()}
+	}
+	return text, nil
+}
+
+// writeAnew writes a document from its nodes, which keeps comments and order, or else from
+// its meaning.
+func (d document) writeAnew(p *parsed, operations []Operation, want map[string]any) ([]byte, error) {
+	if p.nodes != nil {
+		if text, err := printed(p.nodes, operations); err == nil && d.verify(text, want) == nil {
+			return text, nil
+		}
+	}
+	text, err := kyaml.Marshal(want)
+	if err == nil {
+		err = d.verify(text, want)
+	}
+	if err != nil {
+		line := 1
+		if different, ok := err.(difference); ok {
+			line = lineAt(p.nodes, different.at)
+		}
+		return nil, problem{line, "cannot be written in YAML without a change of meaning (" + err.Error() +
+			"); write this value in double quotes, or convert the document from JSON (kubectl create --dry-run=client -o json)"}
+	}
+	return text, nil
+}
+
+// patched applies a patch to a document's meaning.
+func patched(meaning []byte, operations []Operation) (map[string]any, error) {
+	encoded, err := json.Marshal(operations)
+	if err != nil {
+		return nil, err
+	}
+	patch, err := jsonpatch.DecodePatch(encoded)
+	if err != nil {
+		return nil, err
+	}
+	result, err := patch.Apply(meaning)
+	if err != nil {
+		return nil, err
+	}
+	tree, ok := decodeObject(result)
+	if !ok {
+		return nil, errors.New("the result is not an object")
+	}
+	return tree, nil
+}
+
+// difference is the first place at which a text does not mean what it should.
+type difference struct{ at pointer }
+
+func (d difference) Error() string { return fmt.Sprintf("%s would mean something else", d.at) }
+
+// verify compares what a text means with what it should.
+func (d document) verify(text []byte, want map[string]any) error {
+	meaning, err := d.meaning(text)
+	if err != nil {
+		_, why := problemOf(err)
+		return errors.New(why) // its line is one of a text that nobody sees
+	}
+	if got, ok := decodeObject(meaning); !ok || !reflect.DeepEqual(got, want) {
+		return difference{firstDifference(want, got)}
+	}
+	return nil
+}
+
+// decodeObject keeps numbers as they are written.
+func decodeObject(text []byte) (map[string]any, bool) {
+	decoder := json.NewDecoder(bytes.NewReader(text))
+	decoder.UseNumber()
+	var value any
+	if err := decoder.Decode(&value); err != nil {
+		return nil, false
+	}
+	tree, ok := value.(map[string]any)
+	return tree, ok
+}

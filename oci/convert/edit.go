@@ -1,0 +1,382 @@
+package convert
+
+import (
+	"bytes"
+	"cmp"
+	"errors"
+	"fmt"
+	"slices"
+	"strconv"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// The editor applies a JSON patch to a document's text. It changes the bytes of what the
+// patch adds and removes, and no other:
+//
+//	edits, err := newEditor(source).edits(operations)
+//	text := applyEdits(source.text, edits)
+//
+// It follows aliases and merge keys: where two containers share a handler, it is removed
+// once. Whether the edited text then means what was asked for is not decided here, but by
+// kubectl's reader, in document.verify. So the editor may be wrong in a case that it does
+// not know, and such a document is written anew instead.
+type editor struct {
+	*source
+	// changes to mappings, in the order in which they were asked for.
+	changes []*change
+	of      map[*value]*change
+	// shared is the first alias or merge key on the way to what changes.
+	shared *value
+}
+
+func newEditor(s *source) *editor { return &editor{source: s, of: map[*value]*change{}} }
+
+// change is what is to be done to one mapping of the text.
+type change struct {
+	mapping  *value
+	removed  map[int]bool // entries
+	replaced map[int]*fresh
+	added    []addition
+	// indent is how far what is within it stands to the right of its own keys.
+	indent int
+}
+
+// fresh is a new value: a text, or a mapping if it has none.
+type fresh struct {
+	text    string
+	isText  bool
+	entries []addition
+}
+
+// addition is a new entry of a mapping.
+type addition struct {
+	key   string
+	value *fresh
+}
+
+// textEdit replaces some bytes.
+type textEdit struct {
+	start, end int
+	text       string
+}
+
+// edits returns the edits that do what the operations ask for.
+func (e *editor) edits(operations []Operation) ([]textEdit, error) {
+	for _, operation := range operations {
+		if err := e.plan(operation); err != nil {
+			return nil, err
+		}
+	}
+	var edits []textEdit
+	for _, c := range e.changes {
+		of := e.blockEdits
+		if c.mapping.flow {
+			of = e.flowEdits
+		}
+		more, err := of(c)
+		if err != nil {
+			return nil, err
+		}
+		edits = append(edits, more...)
+	}
+	return edits, nil
+}
+
+// applyEdits returns the edited text. Edits may not overlap; those at one place stay in
+// their order.
+func applyEdits(text []byte, edits []textEdit) ([]byte, error) {
+	slices.SortStableFunc(edits, func(a, b textEdit) int { return cmp.Compare(a.start, b.start) })
+	var result bytes.Buffer
+	at := 0
+	for _, e := range edits {
+		if e.start < at {
+			return nil, errors.New("two changes are at one place")
+		}
+		result.Write(text[at:e.start])
+		result.WriteString(e.text)
+		at = e.end
+	}
+	result.Write(text[at:])
+	return result.Bytes(), nil
+}
+
+// plan notes what an operation does to which mapping.
+func (e *editor) plan(operation Operation) error {
+	last := len(operation.at) - 1
+	parent, made, err := e.find(operation.at[:last])
+	if err != nil {
+		return err
+	}
+	key := operation.at[last]
+	if operation.Op == "remove" {
+		if made != nil {
+			return fmt.Errorf("%s is not there", operation.at)
+		}
+		owner, entry := e.lookup(parent, key)
+		if owner == nil {
+			return problem{parent.line, fmt.Sprintf("%s is not there", operation.at)}
+		}
+		e.change(owner).removed[entry] = true
+		return nil
+	}
+	added := &fresh{}
+	added.text, added.isText = operation.Value.(string)
+	if made != nil {
+		made.set(key, added)
+		return nil
+	}
+	e.set(parent, key, added)
+	return nil
+}
+
+// find returns the mapping at a pointer: one of the text, or a new one.
+func (e *editor) find(at pointer) (*value, *fresh, error) {
+	current := deref(e.root)
+	var made *fresh
+	for i, token := range at {
+		if made != nil {
+			if made = made.get(token); made == nil {
+				return nil, nil, fmt.Errorf("%s is not there", at[:i+1])
+			}
+			continue
+		}
+		next, err := e.step(current, token)
+		if err != nil {
+			return nil, nil, err
+		}
+		if made = e.madeOf(current, token); made == nil && next == nil {
+			return nil, nil, problem{current.line, fmt.Sprintf("%s is not there", at[:i+1])}
+		}
+		current = next
+	}
+	if made == nil && current.kind != yaml.MappingNode {
+		return nil, nil, problem{current.line, fmt.Sprintf("%s is not a mapping", at)}
+	}
+	return current, made, nil
+}
+
+// step goes to a child, nil if there is none.
+func (e *editor) step(from *value, token string) (*value, error) {
+	switch from.kind {
+	case yaml.MappingNode:
+		if owner, entry := e.lookup(from, token); owner != nil {
+			return e.deref(owner.children[2*entry+1]), nil
+		}
+		return nil, nil
+	case yaml.SequenceNode:
+		if index, err := strconv.Atoi(token); err == nil && index >= 0 && index < len(from.children) {
+			return e.deref(from.children[index]), nil
+		}
+	}
+	return nil, problem{from.line, fmt.Sprintf("%q is not there", token)}
+}
+
+// madeOf returns the new value of a key, nil if the key has none.
+func (e *editor) madeOf(mapping *value, key string) *fresh {
+	c := e.of[mapping]
+	if c == nil {
+		return nil
+	}
+	if owner, entry := lookup(mapping, key); owner == mapping && c.replaced[entry] != nil {
+		return c.replaced[entry]
+	}
+	return (&fresh{entries: c.added}).get(key)
+}
+
+func (e *editor) change(mapping *value) *change {
+	if c := e.of[mapping]; c != nil {
+		return c
+	}
+	c := &change{mapping: mapping, removed: map[int]bool{}, replaced: map[int]*fresh{}, indent: e.indentOf(mapping)}
+	e.of[mapping] = c
+	e.changes = append(e.changes, c)
+	return c
+}
+
+// set adds a key, or replaces its value.
+func (e *editor) set(mapping *value, key string, to *fresh) {
+	c := e.change(mapping)
+	if owner, entry := lookup(mapping, key); owner == mapping {
+		c.replaced[entry] = to
+		return
+	}
+	all := &fresh{entries: c.added}
+	all.set(key, to)
+	c.added = all.entries
+}
+
+func (f *fresh) get(key string) *fresh {
+	for _, a := range f.entries {
+		if a.key == key {
+			return a.value
+		}
+	}
+	return nil
+}
+
+// set keeps what an equal mapping has been given already: two objects may share it.
+func (f *fresh) set(key string, to *fresh) {
+	for i, a := range f.entries {
+		if a.key == key {
+			if to.isText || a.value.isText {
+				f.entries[i].value = to
+			}
+			return
+		}
+	}
+	f.entries = append(f.entries, addition{key, to})
+}
+
+// deref follows aliases. A tree that kubectl's reader has accepted has no cycle.
+func deref(v *value) *value {
+	for v.kind == yaml.AliasNode && v.target != nil {
+		v = v.target
+	}
+	return v
+}
+
+// deref follows aliases, and notes the first one.
+func (e *editor) deref(v *value) *value {
+	if v.kind == yaml.AliasNode && e.shared == nil {
+		e.shared = v
+	}
+	return deref(v)
+}
+
+// lookup finds an entry, and notes the first merge key that it comes through.
+func (e *editor) lookup(mapping *value, key string) (owner *value, entry int) {
+	owner, entry = lookup(mapping, key)
+	if owner != nil && owner != mapping && e.shared == nil {
+		e.shared = mapping
+	}
+	return owner, entry
+}
+
+// firstLine returns the line of the first change.
+func (e *editor) firstLine() int {
+	line := 0
+	for _, c := range e.changes {
+		if line == 0 || c.mapping.line < line {
+			line = c.mapping.line
+		}
+	}
+	return line
+}
+
+// lookup finds the entry that a mapping's key has its value from: in the mapping itself,
+// or in one that it merges. As in kubectl's reader the last one wins, and of a list of
+// merged mappings the first.
+func lookup(mapping *value, key string) (owner *value, entry int) {
+	mapping = deref(mapping)
+	if mapping.kind != yaml.MappingNode {
+		return nil, 0
+	}
+	for i := 0; i < len(mapping.children); i += 2 {
+		k, v := mapping.children[i], deref(mapping.children[i+1])
+		switch {
+		case !k.merge && deref(k).kind == yaml.ScalarNode && deref(k).text == key:
+			owner, entry = mapping, i/2
+		case k.merge && v.kind == yaml.SequenceNode:
+			for _, item := range slices.Backward(v.children) {
+				if o, at := lookup(item, key); o != nil {
+					owner, entry = o, at
+				}
+			}
+		case k.merge:
+			if o, at := lookup(v, key); o != nil {
+				owner, entry = o, at
+			}
+		}
+	}
+	return owner, entry
+}
+
+// position returns the entry before which a new key goes: where one looks for it. Behind
+// all others it is their number.
+func position(mapping *value, key string) int {
+	switch key {
+	case "metadata":
+		if owner, entry := lookup(mapping, "spec"); owner == mapping {
+			return entry
+		}
+		return 0
+	case "runtimeClassName":
+		return 0
+	default:
+		return len(mapping.children) / 2
+	}
+}
+
+// runs calls do for each run of removed entries, from the first to the last.
+func (c *change) runs(do func(first, last int) error) error {
+	entries := len(c.mapping.children) / 2
+	for first := 0; first < entries; first++ {
+		if !c.removed[first] {
+			continue
+		}
+		last := first
+		for c.removed[last+1] {
+			last++
+		}
+		if err := do(first, last); err != nil {
+			return err
+		}
+		first = last
+	}
+	return nil
+}
+
+// places returns where additions go, in order: entries, or their number for the end.
+func (c *change) places() []int {
+	var places []int
+	for _, a := range c.added {
+		if at := position(c.mapping, a.key); !slices.Contains(places, at) {
+			places = append(places, at)
+		}
+	}
+	slices.Sort(places)
+	return places
+}
+
+// addedAt returns the additions that go before an entry.
+func (c *change) addedAt(place int) []addition {
+	var added []addition
+	for _, a := range c.added {
+		if position(c.mapping, a.key) == place {
+			added = append(added, a)
+		}
+	}
+	return added
+}
+
+// indentOf returns how far a mapping's children are indented: as the first one that is
+// nearest, and 2 if there is none.
+func (e *editor) indentOf(mapping *value) int {
+	const common = 2
+	for _, from := range []*value{mapping, deref(e.root)} {
+		if by := e.firstIndent(from); by > 0 {
+			return by
+		}
+	}
+	return common
+}
+
+// firstIndent returns the indentation of the first mapping within a mapping, 0 if there
+// is none.
+func (e *editor) firstIndent(v *value) int {
+	if v.flow {
+		return 0
+	}
+	for i, child := range v.children {
+		if v.kind == yaml.MappingNode && i%2 == 1 && child.kind == yaml.MappingNode && !child.flow && child.line > v.children[i-1].line {
+			return max(e.column(child.children[0].start)-e.column(v.children[i-1].start), 0)
+		}
+	}
+	for _, child := range v.children {
+		if by := e.firstIndent(child); by > 0 {
+			return by
+		}
+	}
+	return 0
+}

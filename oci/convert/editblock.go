@@ -1,0 +1,227 @@
+package convert
+
+import (
+	"bytes"
+	"strings"
+
+	"go.yaml.in/yaml/v3"
+)
+
+// blockEdits changes a mapping whose keys have lines of their own.
+func (e *editor) blockEdits(c *change) ([]textEdit, error) {
+	entries := len(c.mapping.children) / 2
+	if len(c.removed) == entries {
+		return nil, problem{c.mapping.line, "nothing would be left of a mapping"}
+	}
+	var edits []textEdit
+	err := c.runs(func(first, last int) error {
+		edit, err := e.removeLines(c.mapping, first, last)
+		edits = append(edits, edit)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	for entry := range entries {
+		if to := c.replaced[entry]; to != nil {
+			more, err := e.replaceInBlock(c, entry, to)
+			if err != nil {
+				return nil, err
+			}
+			edits = append(edits, more...)
+		}
+	}
+	for _, place := range c.places() {
+		lines, err := blockLines(c.addedAt(place), c.indent)
+		if err != nil {
+			return nil, err
+		}
+		insert := e.insertBefore
+		if place == entries {
+			insert = e.insertBehind
+		}
+		edit, err := insert(c.mapping, place, lines)
+		if err != nil {
+			return nil, err
+		}
+		edits = append(edits, edit)
+	}
+	return edits, nil
+}
+
+// removeLines removes a run of entries: their lines, the rest of their last line, and the
+// comments below that are indented further than the key.
+func (e *editor) removeLines(mapping *value, first, last int) (textEdit, error) {
+	key := mapping.children[2*first]
+	end, err := e.entryEnd(mapping, last)
+	if err != nil {
+		return textEdit{}, err
+	}
+	if !e.restIsEmpty(end) {
+		return textEdit{}, problem{e.lineOf(end), "something follows on the last line of what is to be removed"}
+	}
+	end = e.withComments(e.nextLine(end), e.column(key.start))
+	if e.firstOnLine(key.start) {
+		return textEdit{start: e.lineStart(key.start), end: end}, nil
+	}
+	// The key stands behind the dash of its list: what follows the run takes its place.
+	if !e.behindDash(key) {
+		return textEdit{}, problem{key.line, "the key is not the first thing on its line"}
+	}
+	if next := 2 * (last + 1); next < len(mapping.children) {
+		return textEdit{start: key.start, end: min(mapping.children[next].start, e.comment(end))}, nil
+	}
+	return textEdit{}, problem{key.line, "nothing would be left of an item of a list"}
+}
+
+// withComments goes below the comments that stand further to the right than a column, and
+// the empty lines between them.
+func (e *editor) withComments(at, column int) int {
+	end := at
+	for at < len(e.text) {
+		first := e.spaces(at)
+		switch {
+		case first == e.lineEnd(at):
+		case e.text[first] == '#' && first-at > column:
+			end = e.nextLine(at)
+		default:
+			return end
+		}
+		if at = e.nextLine(at); at <= first {
+			return end
+		}
+	}
+	return end
+}
+
+// comment returns the offset of the first comment from a line on.
+func (e *editor) comment(at int) int {
+	if next := bytes.IndexByte(e.text[at:], '#'); next >= 0 {
+		return at + next
+	}
+	return len(e.text)
+}
+
+// behindDash reports whether only dashes of lists are before a key.
+func (e *editor) behindDash(key *value) bool {
+	return len(bytes.TrimLeft(e.before(key.start), "- \t")) == 0
+}
+
+// insertBefore puts lines before an entry, above the comments that belong to it.
+func (e *editor) insertBefore(mapping *value, entry int, lines []string) (textEdit, error) {
+	key := mapping.children[2*entry]
+	margin := strings.Repeat(" ", e.column(key.start))
+	if !e.firstOnLine(key.start) {
+		if !e.behindDash(key) {
+			return textEdit{}, problem{key.line, "the key is not the first thing on its line"}
+		}
+		text := strings.Join(lines, e.eol+margin) + e.eol + margin
+		return textEdit{start: key.start, end: key.start, text: text}, nil
+	}
+	at := e.lineStart(key.start)
+	for at > 0 {
+		above := e.lineStart(at - 1)
+		if first := e.spaces(above); first-above != len(margin) || e.text[first] != '#' {
+			break
+		}
+		at = above
+	}
+	return textEdit{start: at, end: at, text: margin + strings.Join(lines, e.eol+margin) + e.eol}, nil
+}
+
+// insertBehind puts lines below the last entry.
+func (e *editor) insertBehind(mapping *value, entries int, lines []string) (textEdit, error) {
+	end, err := e.entryEnd(mapping, entries-1)
+	if err != nil {
+		return textEdit{}, err
+	}
+	if !e.restIsEmpty(end) {
+		return textEdit{}, problem{e.lineOf(end), "something follows on the line below which a key is to be added"}
+	}
+	margin := e.eol + strings.Repeat(" ", e.keyColumn(mapping))
+	at := e.lineEnd(end)
+	return textEdit{start: at, end: at, text: margin + strings.Join(lines, margin)}, nil
+}
+
+// keyColumn returns the column of a mapping's keys. A long key begins with a question
+// mark, which stands there in its place.
+func (e *editor) keyColumn(mapping *value) int {
+	for i := 0; i < len(mapping.children); i += 2 {
+		key := mapping.children[i].start
+		if trimmed := bytes.TrimRight(e.before(key), " \t"); !bytes.HasSuffix(trimmed, []byte("?")) {
+			return e.column(key)
+		}
+	}
+	return e.column(mapping.start)
+}
+
+// replaceInBlock replaces the value of an entry that has none, or one on the key's line.
+func (e *editor) replaceInBlock(c *change, entry int, to *fresh) ([]textEdit, error) {
+	key, old := c.mapping.children[2*entry], c.mapping.children[2*entry+1]
+	keyEnd, err := e.end(key)
+	if err != nil {
+		return nil, err
+	}
+	colon := e.spaces(keyEnd)
+	end, err := e.entryEnd(c.mapping, entry)
+	if err != nil {
+		return nil, err
+	}
+	onLine := end <= e.lineEnd(key.start) && colon < len(e.text) && e.text[colon] == ':' && (old.kind == yaml.ScalarNode || old.flow)
+	if !onLine || !e.restIsEmpty(end) {
+		return nil, problem{old.line, "the value that is to be replaced has more than one line"}
+	}
+	if to.isText || len(to.entries) == 0 {
+		text, err := inlineValue(to)
+		return []textEdit{{start: colon + 1, end: end, text: " " + text}}, err
+	}
+	lines, err := blockLines(to.entries, c.indent)
+	if err != nil {
+		return nil, err
+	}
+	margin := e.eol + strings.Repeat(" ", e.column(key.start)+c.indent)
+	at := e.lineEnd(end)
+	return []textEdit{{start: colon + 1, end: end}, {start: at, end: at, text: margin + strings.Join(lines, margin)}}, nil
+}
+
+// blockLines writes entries in lines. Those of a mapping are indented.
+func blockLines(entries []addition, indent int) ([]string, error) {
+	var lines []string
+	for _, a := range entries {
+		key, err := yamlScalar(a.key)
+		if err != nil {
+			return nil, err
+		}
+		if a.value.isText || len(a.value.entries) == 0 {
+			text, err := inlineValue(a.value)
+			if err != nil {
+				return nil, err
+			}
+			lines = append(lines, key+": "+text)
+			continue
+		}
+		within, err := blockLines(a.value.entries, indent)
+		if err != nil {
+			return nil, err
+		}
+		lines = append(lines, key+":")
+		for _, line := range within {
+			lines = append(lines, strings.Repeat(" ", indent)+line)
+		}
+	}
+	return lines, nil
+}
+
+func inlineValue(v *fresh) (string, error) {
+	if !v.isText {
+		return "{}", nil
+	}
+	return yamlScalar(v.text)
+}
+
+// yamlScalar writes a text in one line. JSON is put in single quotes, which YAML needs no
+// escapes in.
+func yamlScalar(text string) (string, error) {
+	written, err := yaml.Marshal(valueNode(text))
+	return strings.TrimSuffix(string(written), "\n"), err
+}
