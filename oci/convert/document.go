@@ -178,21 +178,21 @@ func (d document) edit(p *parsed, operations []Operation, want map[string]any) (
 		return nil, err
 	}
 	e := newEditor(s)
-	edits, err := e.edits(operations)
-	if err != nil {
-		return nil, err
-	}
-	text, err := applyEdits(d.text, edits)
+	text, err := e.apply(operations)
 	if err == nil {
 		err = d.verify(text, want)
 	}
-	if err != nil && e.shared != nil {
+	var known problem
+	switch {
+	case err == nil:
+		return text, nil
+	case e.shared != nil:
 		return nil, problem{e.shared.line, "an alias or a merge key shares what would change here with another place"}
-	}
-	if err != nil {
+	case errors.As(err, &known):
+		return nil, err
+	default:
 		return nil, problem{e.firstLine(), err.Error()}
 	}
-	return text, nil
 }
 
 // writeAnew writes a document from its nodes, which keeps comments and order, or else from

@@ -14,8 +14,7 @@ import (
 // The editor applies a JSON patch to a document's text. It changes the bytes of what the
 // patch adds and removes, and no other:
 //
-//	edits, err := newEditor(source).edits(operations)
-//	text := applyEdits(source.text, edits)
+//	text, err := newEditor(source).apply(operations)
 //
 // It follows aliases and merge keys: where two containers share a handler, it is removed
 // once. Whether the edited text then means what was asked for is not decided here, but by
@@ -61,8 +60,8 @@ type textEdit struct {
 	text       string
 }
 
-// edits returns the edits that do what the operations ask for.
-func (e *editor) edits(operations []Operation) ([]textEdit, error) {
+// apply returns the text as the operations have it.
+func (e *editor) apply(operations []Operation) ([]byte, error) {
 	for _, operation := range operations {
 		if err := e.plan(operation); err != nil {
 			return nil, err
@@ -80,7 +79,7 @@ func (e *editor) edits(operations []Operation) ([]textEdit, error) {
 		}
 		edits = append(edits, more...)
 	}
-	return edits, nil
+	return applyEdits(e.text, edits)
 }
 
 // applyEdits returns the edited text. Edits may not overlap; those at one place stay in
