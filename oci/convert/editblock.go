@@ -53,6 +53,7 @@ func (e *editor) blockEdits(c *change) ([]textEdit, error) {
 // comments below that are indented further than the key.
 func (e *editor) removeLines(mapping *value, first, last int) (textEdit, error) {
 	key := mapping.children[2*first]
+	start := e.entryStart(mapping, first)
 	end, err := e.entryEnd(mapping, last)
 	if err != nil {
 		return textEdit{}, err
@@ -60,16 +61,16 @@ func (e *editor) removeLines(mapping *value, first, last int) (textEdit, error) 
 	if !e.restIsEmpty(end) {
 		return textEdit{}, problem{e.lineOf(end), "something follows on the last line of what is to be removed"}
 	}
-	end = e.withComments(e.nextLine(end), e.column(key.start))
-	if e.firstOnLine(key.start) {
-		return textEdit{start: e.lineStart(key.start), end: end}, nil
+	end = e.withComments(e.nextLine(end), e.column(start))
+	if e.firstOnLine(start) {
+		return textEdit{start: e.lineStart(start), end: end}, nil
 	}
 	// The key stands behind the dash of its list: what follows the run takes its place.
-	if !e.behindDash(key) {
+	if !e.behindDash(start) {
 		return textEdit{}, problem{key.line, "the key is not the first thing on its line"}
 	}
-	if next := 2 * (last + 1); next < len(mapping.children) {
-		return textEdit{start: key.start, end: min(mapping.children[next].start, e.comment(end))}, nil
+	if 2*(last+1) < len(mapping.children) {
+		return textEdit{start: start, end: min(e.entryStart(mapping, last+1), e.comment(end))}, nil
 	}
 	return textEdit{}, problem{key.line, "nothing would be left of an item of a list"}
 }
@@ -103,22 +104,22 @@ func (e *editor) comment(at int) int {
 }
 
 // behindDash reports whether only dashes of lists are before a key.
-func (e *editor) behindDash(key *value) bool {
-	return len(bytes.TrimLeft(e.before(key.start), "- \t")) == 0
+func (e *editor) behindDash(key int) bool {
+	return len(bytes.TrimLeft(e.before(key), "- \t")) == 0
 }
 
 // insertBefore puts lines before an entry, above the comments that belong to it.
 func (e *editor) insertBefore(mapping *value, entry int, lines []string) (textEdit, error) {
-	key := mapping.children[2*entry]
-	margin := strings.Repeat(" ", e.column(key.start))
-	if !e.firstOnLine(key.start) {
+	key := e.entryStart(mapping, entry)
+	margin := strings.Repeat(" ", e.column(key))
+	if !e.firstOnLine(key) {
 		if !e.behindDash(key) {
-			return textEdit{}, problem{key.line, "the key is not the first thing on its line"}
+			return textEdit{}, problem{e.lineOf(key), "the key is not the first thing on its line"}
 		}
 		text := strings.Join(lines, e.eol+margin) + e.eol + margin
-		return textEdit{start: key.start, end: key.start, text: text}, nil
+		return textEdit{start: key, end: key, text: text}, nil
 	}
-	at := e.lineStart(key.start)
+	at := e.lineStart(key)
 	for at > 0 {
 		above := e.lineStart(at - 1)
 		if first := e.spaces(above); first-above != len(margin) || e.text[first] != '#' {
@@ -138,21 +139,9 @@ func (e *editor) insertBehind(mapping *value, entries int, lines []string) (text
 	if !e.restIsEmpty(end) {
 		return textEdit{}, problem{e.lineOf(end), "something follows on the line below which a key is to be added"}
 	}
-	margin := e.eol + strings.Repeat(" ", e.keyColumn(mapping))
+	margin := e.eol + strings.Repeat(" ", e.column(e.entryStart(mapping, 0)))
 	at := e.lineEnd(end)
 	return textEdit{start: at, end: at, text: margin + strings.Join(lines, margin)}, nil
-}
-
-// keyColumn returns the column of a mapping's keys. A long key begins with a question
-// mark, which stands there in its place.
-func (e *editor) keyColumn(mapping *value) int {
-	for i := 0; i < len(mapping.children); i += 2 {
-		key := mapping.children[i].start
-		if trimmed := bytes.TrimRight(e.before(key), " \t"); !bytes.HasSuffix(trimmed, []byte("?")) {
-			return e.column(key)
-		}
-	}
-	return e.column(mapping.start)
 }
 
 // replaceInBlock replaces the value of an entry that has none, or one on the key's line.
@@ -188,7 +177,7 @@ func (e *editor) replaceInBlock(c *change, entry int, to *fresh) ([]textEdit, er
 func blockLines(entries []addition, indent int) ([]string, error) {
 	var lines []string
 	for _, a := range entries {
-		key, err := yamlScalar(a.key)
+		key, err := yamlScalar(a.key, 0)
 		if err != nil {
 			return nil, err
 		}
@@ -216,12 +205,16 @@ func inlineValue(v *fresh) (string, error) {
 	if !v.isText {
 		return "{}", nil
 	}
-	return yamlScalar(v.text)
+	return yamlScalar(v.text, 0)
 }
 
 // yamlScalar writes a text in one line. JSON is put in single quotes, which YAML needs no
 // escapes in.
-func yamlScalar(text string) (string, error) {
-	written, err := yaml.Marshal(valueNode(text))
+func yamlScalar(text string, style yaml.Style) (string, error) {
+	node := valueNode(text)
+	if style != 0 {
+		node.Style = style
+	}
+	written, err := yaml.Marshal(node)
 	return strings.TrimSuffix(string(written), "\n"), err
 }

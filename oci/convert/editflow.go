@@ -3,11 +3,15 @@ package convert
 import (
 	"bytes"
 	"strings"
+
+	"go.yaml.in/yaml/v3"
 )
 
 // flowStyle is how a mapping in braces is written.
 type flowStyle struct {
-	json  bool
+	json bool
+	// quoted: keys are in double quotes, as in JSON.
+	quoted bool
 	colon string
 	comma string
 	// lines: each key has a line of its own. margin is what is before it; step is what is
@@ -37,19 +41,11 @@ func (e *editor) flowEdits(c *change) ([]textEdit, error) {
 		if to == nil {
 			continue
 		}
-		keyEnd, err := e.end(c.mapping.children[2*entry])
+		edit, err := e.replaceInFlow(c.mapping, entry, style, to)
 		if err != nil {
 			return nil, err
 		}
-		end, err := e.entryEnd(c.mapping, entry)
-		if err != nil {
-			return nil, err
-		}
-		text, err := style.value(e.eol, to)
-		if err != nil {
-			return nil, err
-		}
-		edits = append(edits, textEdit{start: keyEnd, end: end, text: ":" + style.colon + text})
+		edits = append(edits, edit)
 	}
 	for _, place := range c.places() {
 		written, err := style.entries(e.eol, c.addedAt(place))
@@ -57,7 +53,7 @@ func (e *editor) flowEdits(c *change) ([]textEdit, error) {
 			return nil, err
 		}
 		if place < entries {
-			at := c.mapping.children[2*place].start
+			at := e.entryStart(c.mapping, place)
 			edits = append(edits, textEdit{start: at, end: at, text: written + "," + style.between(e.eol)})
 			continue
 		}
@@ -68,6 +64,25 @@ func (e *editor) flowEdits(c *change) ([]textEdit, error) {
 		edits = append(edits, more...)
 	}
 	return edits, nil
+}
+
+// replaceInFlow replaces the value of an entry; all of it if its key has a question mark.
+func (e *editor) replaceInFlow(mapping *value, entry int, style flowStyle, to *fresh) (textEdit, error) {
+	key := mapping.children[2*entry]
+	end, err := e.entryEnd(mapping, entry)
+	if err != nil {
+		return textEdit{}, err
+	}
+	if start := e.entryStart(mapping, entry); start != key.start {
+		text, err := style.entries(e.eol, []addition{{key.text, to}})
+		return textEdit{start: start, end: end, text: text}, err
+	}
+	keyEnd, err := e.end(key)
+	if err != nil {
+		return textEdit{}, err
+	}
+	text, err := style.value(e.eol, to)
+	return textEdit{start: keyEnd, end: end, text: ":" + style.colon + text}, err
 }
 
 // fillBraces replaces all that is in the braces.
@@ -84,7 +99,7 @@ func (e *editor) fillBraces(c *change, style flowStyle) ([]textEdit, error) {
 
 // removeInFlow removes a run of entries, with one comma.
 func (e *editor) removeInFlow(c *change, first, last int) (textEdit, error) {
-	start := c.mapping.children[2*first].start
+	start := e.entryStart(c.mapping, first)
 	end, err := e.entryEnd(c.mapping, last)
 	if err != nil {
 		return textEdit{}, err
@@ -94,7 +109,7 @@ func (e *editor) removeInFlow(c *change, first, last int) (textEdit, error) {
 		before, err := e.entryEnd(c.mapping, first-1)
 		return textEdit{start: before, end: end}, err
 	}
-	next := c.mapping.children[2*(last+1)].start
+	next := e.entryStart(c.mapping, last+1)
 	comma := e.spaces(end)
 	if comma >= len(e.text) || e.text[comma] != ',' {
 		return textEdit{start: start, end: next}, nil // the comma begins the next line
@@ -129,7 +144,7 @@ func (e *editor) appendInFlow(mapping *value, style flowStyle, written string) (
 
 // styleOf looks at how a mapping is written; at the document's first one if it is empty.
 func (e *editor) styleOf(mapping *value) flowStyle {
-	style := flowStyle{json: e.json, colon: " ", comma: " "}
+	style := flowStyle{json: e.json, quoted: e.json, colon: " ", comma: " "}
 	model := mapping
 	if len(model.children) == 0 {
 		model = e.root
@@ -138,7 +153,7 @@ func (e *editor) styleOf(mapping *value) flowStyle {
 		return style
 	}
 	key, child := model.children[0], model.children[1]
-	style.json = e.json || e.text[key.start] == '"'
+	style.quoted = e.json || e.text[key.start] == '"'
 	if end, err := e.end(key); e.json && err == nil {
 		style.colon = string(e.text[e.spaces(end)+1 : child.start])
 		style.comma = style.colon
@@ -146,8 +161,9 @@ func (e *editor) styleOf(mapping *value) flowStyle {
 	if style.colon != " " && style.colon != "" {
 		style.colon = " "
 	}
-	if e.firstOnLine(key.start) {
-		style.lines, style.margin, style.step = true, string(e.before(key.start)), e.stepOf(model)
+	if start := e.entryStart(model, 0); e.firstOnLine(start) {
+		style.lines, style.margin = true, string(e.before(start))
+		style.step = strings.TrimPrefix(style.margin, e.marginOf(model))
 	}
 	style.comma = e.commaOf(model, style)
 	return style
@@ -163,7 +179,7 @@ func (e *editor) commaOf(model *value, style flowStyle) string {
 		return style.comma
 	}
 	comma := e.spaces(end)
-	if next := model.children[2].start; comma+1 <= next && e.spaces(comma+1) == next {
+	if next := e.entryStart(model, 1); comma+1 <= next && e.spaces(comma+1) == next {
 		return string(e.text[comma+1 : next])
 	}
 	return style.comma
@@ -173,11 +189,6 @@ func (e *editor) commaOf(model *value, style flowStyle) string {
 func (e *editor) marginOf(v *value) string {
 	start := e.lineStart(v.start)
 	return string(e.text[start:e.spaces(start)])
-}
-
-// stepOf returns how much further the keys of a mapping are indented than its brace.
-func (e *editor) stepOf(mapping *value) string {
-	return strings.TrimPrefix(string(e.before(mapping.children[0].start)), e.marginOf(mapping))
 }
 
 // between returns what follows a comma.
@@ -223,8 +234,12 @@ func (f flowStyle) value(eol string, v *fresh) (string, error) {
 }
 
 func (f flowStyle) scalar(text string) (string, error) {
-	if f.json {
+	switch {
+	case f.json:
 		return marshal(text)
+	case f.quoted:
+		return yamlScalar(text, yaml.DoubleQuotedStyle)
+	default:
+		return yamlScalar(text, 0)
 	}
-	return yamlScalar(text)
 }

@@ -60,9 +60,9 @@ func notUTF8Line(text []byte) int {
 
 // unreadable says why a document cannot be read, and on which line.
 func (d document) unreadable(p *parsed, err error) error {
-	if at := bytes.Index(d.text, []byte("{{")); at >= 0 {
+	if at := template.FindIndex(d.text); at != nil {
 		return problem{
-			1 + bytes.Count(d.text[:at], []byte("\n")),
+			1 + bytes.Count(d.text[:at[1]], []byte("\n")),
 			`is a template that was not rendered: it has "{{" and is not YAML; render it first (helm template)`,
 		}
 	}
@@ -77,6 +77,9 @@ func (d document) unreadable(p *parsed, err error) error {
 	}
 	return problem{line, "is not valid YAML: " + why}
 }
+
+// template is what a template begins a line or a value with. Within a text it is none.
+var template = regexp.MustCompile(`(?m)(?:^|[:-])[ \t]*\{\{`)
 
 var (
 	yamlProblem = regexp.MustCompile(`^(?:is not valid YAML: )?(?:yaml: )?(?:line (\d+): )?(.*)$`)

@@ -244,6 +244,17 @@ func (s *source) end(v *value) (int, error) {
 	}
 }
 
+// entryStart returns the start of a mapping's entry: of its key, or of the question mark
+// before a key that is long or has a tag.
+func (s *source) entryStart(mapping *value, entry int) int {
+	key := mapping.children[2*entry].start
+	before := bytes.TrimRight(s.text[:key], " \t\r\n")
+	if at := len(before) - 1; at >= 0 && at < key-1 && before[at] == '?' && (at == 0 || bytes.IndexByte([]byte(" \t\r\n{,-"), before[at-1]) >= 0) {
+		return at
+	}
+	return key
+}
+
 // entryEnd returns the end of a mapping's entry: of its value, or of the colon if the
 // value is empty.
 func (s *source) entryEnd(mapping *value, entry int) (int, error) {

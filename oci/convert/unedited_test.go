@@ -157,8 +157,8 @@ func inLines(text []byte, document *yaml.Node, regions []region, operations []Op
 
 // rest is a text without its regions, without what a conversion adds, and without what is
 // between the values of a text in braces. Quotes, escapes and the order stay in it.
-func rest(text []byte, regions []region) string {
-	offsets := lineStarts(text, false)
+func rest(text []byte, isJSON bool, regions []region) string {
+	offsets := lineStarts(text, isJSON)
 	place := func(node *yaml.Node) int {
 		return offsets[node.Line-1] + len(string([]rune(string(text[offsets[node.Line-1]:]))[:node.Column-1]))
 	}
@@ -210,9 +210,9 @@ func checkUnedited(t *testing.T, text []byte) (edited bool) {
 	regions := regionsOf(t, d.text, p.nodes, operations)
 	if inLines(d.text, p.nodes, regions, operations) {
 		wantUnedited(t, d.text, result[len(d.separator):], regions)
-	} else if len(regions) > 0 && !bytes.ContainsRune(text, '#') && !bytes.Contains(text, []byte("lifecycle-shim.io")) {
-		after := rest(result[len(d.separator):], nil)
-		if before := rest(d.text, regions); before != after {
+	} else if len(regions) > 0 && !bytes.ContainsRune(text, '#') && !bytes.Contains(text, []byte("lifecycle-shim.io")) && !bytes.Contains(text, []byte("!!null")) {
+		after := rest(result[len(d.separator):], d.json, nil)
+		if before := rest(d.text, d.json, regions); before != after {
 			t.Fatalf("before it was\n%s\nand after\n%s\nof %s\nin %s", before, after, text, result)
 		}
 	}
