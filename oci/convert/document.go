@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"io"
 	"reflect"
-	"regexp"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
-	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	kyaml "sigs.k8s.io/yaml"
 	goyaml "sigs.k8s.io/yaml/goyaml.v2"
 
@@ -37,10 +35,8 @@ type parsed struct {
 	// text; nodesErr is the reason.
 	nodes    *yaml.Node
 	nodesErr error
-	// meaning is the JSON that kubectl would send, tree the same, decoded: nil if it is not
-	// an object.
-	meaning []byte
-	tree    map[string]any
+	// tree is the JSON that kubectl would send, decoded: nil if it is not an object.
+	tree map[string]any
 }
 
 // limits of a document. The work is linear in the text, but for what its aliases add: as
@@ -51,15 +47,45 @@ func limits(text []byte) bounded.Limits {
 	return bounded.Limits{Bytes: len(text), Nodes: nodes + len(text), Depth: depth, Decoded: bytes + len(text), Repeated: true}
 }
 
-// words are those without which nothing in a document can be a handler, and all ways of
-// writing them so that they cannot be seen: escapes, other encodings, and templates.
-var words = regexp.MustCompile(`(?i)lifecycle|poststart|prestop|\\[xu\r\n]|binary|![^ \t\r\n]*%|\{\{`)
+// words are those without which nothing in a document can be a handler, in lower case, and
+// with them all that can write them so that they cannot be seen: escapes and templates.
+// A percent sign counts behind an exclamation mark only, where it is an escape in a tag.
+var words = []string{"lifecycle", "poststart", "prestop", "binary", `\x`, `\u`, "\\\r", "\\\n", "{{", "!"}
 
 // mayHold reports whether a text may have handlers. What has none is not even read: it is
 // passed on as it is, also where kubectl could not read it.
 func mayHold(text []byte) bool {
-	return words.Match(text) || bytes.IndexByte(text, 0) >= 0 && words.Match(bytes.ReplaceAll(text, []byte{0}, nil))
+	if bytes.IndexByte(text, 0) >= 0 { // UTF-16
+		text = bytes.ReplaceAll(text, []byte{0}, nil)
+	}
+	for i := range text {
+		for _, word := range wordsBy[text[i]] {
+			if len(text)-i < len(word) || !bytes.EqualFold(text[i:i+len(word)], word) {
+				continue
+			}
+			if text[i] != '!' {
+				return true
+			}
+			if tag, _, _ := bytes.Cut(text[i:min(len(text), i+1024)], []byte(" ")); bytes.IndexByte(tag, '%') >= 0 {
+				return true
+			}
+		}
+	}
+	return false
 }
+
+// wordsBy has the words by their first byte.
+var wordsBy = func() (by [256][][]byte) {
+	for _, word := range words {
+		first := word[0]
+		by[first] = append(by[first], []byte(word))
+		if first >= 'a' && first <= 'z' {
+			first -= 'a' - 'A'
+			by[first] = append(by[first], []byte(word))
+		}
+	}
+	return by
+}()
 
 func (d document) name() string { return fmt.Sprintf("document %d", d.number) }
 
@@ -115,11 +141,11 @@ func (d document) read() (*parsed, error) {
 			return nil, err
 		}
 	}
-	var err error
-	if p.meaning, err = d.meaning(d.text); err != nil {
+	meaning, err := d.meaning(d.text)
+	if err != nil {
 		return nil, d.unreadable(p, err)
 	}
-	p.tree, _ = decodeObject(p.meaning)
+	p.tree, _ = decodeObject(meaning)
 	return p, nil
 }
 
@@ -147,10 +173,12 @@ func (d document) meaning(text []byte) ([]byte, error) {
 // rewrite returns the text as the operations have it. Kubectl's reader is the judge of
 // every text that is made; one that means anything else is not used.
 func (d document) rewrite(report *Report, p *parsed, operations []Operation) ([]byte, error) {
-	want, err := patched(p.meaning, operations)
-	if err != nil {
-		return nil, fmt.Errorf("cannot be patched: %s", bounded.OneLine(err.Error()))
+	for _, operation := range operations {
+		if err := operation.apply(p.tree); err != nil {
+			return nil, fmt.Errorf("cannot be patched: %w", err)
+		}
 	}
+	want := p.tree
 	text, reason := d.edit(p, operations, want)
 	if reason == nil {
 		return text, nil
@@ -158,7 +186,7 @@ func (d document) rewrite(report *Report, p *parsed, operations []Operation) ([]
 	if d.json {
 		return nil, reason
 	}
-	text, err = d.writeAnew(p, operations, want)
+	text, err := d.writeAnew(p, operations, want)
 	if err != nil {
 		return nil, err
 	}
@@ -203,7 +231,7 @@ func (d document) writeAnew(p *parsed, operations []Operation, want map[string]a
 			return text, nil
 		}
 	}
-	text, err := kyaml.Marshal(want)
+	text, err := goyaml.Marshal(want)
 	if err == nil {
 		err = d.verify(text, want)
 	}
@@ -216,27 +244,6 @@ func (d document) writeAnew(p *parsed, operations []Operation, want map[string]a
 			"); write this value in double quotes, or convert the document from JSON (kubectl create --dry-run=client -o json)"}
 	}
 	return text, nil
-}
-
-// patched applies a patch to a document's meaning.
-func patched(meaning []byte, operations []Operation) (map[string]any, error) {
-	encoded, err := json.Marshal(operations)
-	if err != nil {
-		return nil, err
-	}
-	patch, err := jsonpatch.DecodePatch(encoded)
-	if err != nil {
-		return nil, err
-	}
-	result, err := patch.Apply(meaning)
-	if err != nil {
-		return nil, err
-	}
-	tree, ok := decodeObject(result)
-	if !ok {
-		return nil, errors.New("the result is not an object")
-	}
-	return tree, nil
 }
 
 // difference is the first place at which a text does not mean what it should.

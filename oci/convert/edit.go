@@ -25,11 +25,20 @@ type editor struct {
 	// changes to mappings, in the order in which they were asked for.
 	changes []*change
 	of      map[*value]*change
+	// indent of the document's first mapping within a mapping.
+	indent int
 	// shared is the first alias or merge key on the way to what changes.
 	shared *value
 }
 
-func newEditor(s *source) *editor { return &editor{source: s, of: map[*value]*change{}} }
+func newEditor(s *source) *editor {
+	const common = 2
+	e := &editor{source: s, of: map[*value]*change{}, indent: common}
+	if by := e.firstIndent(deref(s.root)); by > 0 {
+		e.indent = by
+	}
+	return e
+}
 
 // change is what is to be done to one mapping of the text.
 type change struct {
@@ -37,8 +46,6 @@ type change struct {
 	removed  map[int]bool // entries
 	replaced map[int]*fresh
 	added    []addition
-	// indent is how far what is within it stands to the right of its own keys.
-	indent int
 }
 
 // fresh is a new value: a text, or a mapping if it has none.
@@ -187,7 +194,7 @@ func (e *editor) change(mapping *value) *change {
 	if c := e.of[mapping]; c != nil {
 		return c
 	}
-	c := &change{mapping: mapping, removed: map[int]bool{}, replaced: map[int]*fresh{}, indent: e.indentOf(mapping)}
+	c := &change{mapping: mapping, removed: map[int]bool{}, replaced: map[int]*fresh{}}
 	e.of[mapping] = c
 	e.changes = append(e.changes, c)
 	return c
@@ -347,18 +354,6 @@ func (c *change) addedAt(place int) []addition {
 		}
 	}
 	return added
-}
-
-// indentOf returns how far a mapping's children are indented: as the first one that is
-// nearest, and 2 if there is none.
-func (e *editor) indentOf(mapping *value) int {
-	const common = 2
-	for _, from := range []*value{mapping, deref(e.root)} {
-		if by := e.firstIndent(from); by > 0 {
-			return by
-		}
-	}
-	return common
 }
 
 // firstIndent returns the indentation of the first mapping within a mapping, 0 if there

@@ -32,7 +32,7 @@ func (e *editor) blockEdits(c *change) ([]textEdit, error) {
 		}
 	}
 	for _, place := range c.places() {
-		lines, err := blockLines(c.addedAt(place), c.indent)
+		lines, err := blockLines(c.addedAt(place), e.indent)
 		if err != nil {
 			return nil, err
 		}
@@ -164,11 +164,11 @@ func (e *editor) replaceInBlock(c *change, entry int, to *fresh) ([]textEdit, er
 		text, err := inlineValue(to)
 		return []textEdit{{start: colon + 1, end: end, text: " " + text}}, err
 	}
-	lines, err := blockLines(to.entries, c.indent)
+	lines, err := blockLines(to.entries, e.indent)
 	if err != nil {
 		return nil, err
 	}
-	margin := e.eol + strings.Repeat(" ", e.column(key.start)+c.indent)
+	margin := e.eol + strings.Repeat(" ", e.column(key.start)+e.indent)
 	at := e.lineEnd(end)
 	return []textEdit{{start: colon + 1, end: end}, {start: at, end: at, text: margin + strings.Join(lines, margin)}}, nil
 }

@@ -6,6 +6,9 @@ import (
 	"errors"
 	"io"
 	"regexp"
+	"runtime"
+	"sync"
+	"sync/atomic"
 )
 
 // byteOrderMark is what some editors begin a file with.
@@ -15,27 +18,38 @@ const byteOrderMark = "\ufeff"
 // refused it returns nothing. Of a document in which nothing moves it changes no byte. more
 // are kinds with pods that are not known by themselves.
 func Stream(data []byte, runtimeClass string, more ...PodPath) ([]byte, *Report) {
-	report := &Report{}
-	var result bytes.Buffer
 	text := bytes.TrimPrefix(data, []byte(byteOrderMark))
-	result.Write(data[:len(data)-len(text)])
-	for _, document := range split(text) {
-		converted, err := document.convert(report, runtimeClass, more)
-		if err != nil {
-			report.refuse(document.finding(err))
-		}
-		result.Write(converted)
+	documents := split(text)
+	results, reports := make([][]byte, len(documents)), make([]Report, len(documents))
+	var next atomic.Int64
+	var workers sync.WaitGroup
+	for range min(runtime.GOMAXPROCS(0), len(documents)) {
+		workers.Go(func() {
+			for i := next.Add(1) - 1; i < int64(len(documents)); i = next.Add(1) - 1 {
+				var err error
+				if results[i], err = documents[i].convert(&reports[i], runtimeClass, more); err != nil {
+					reports[i].refuse(documents[i].finding(err))
+				}
+			}
+		})
+	}
+	workers.Wait()
+	report := &Report{}
+	for _, one := range reports {
+		report.Refusals = append(report.Refusals, one.Refusals...)
+		report.Warnings = append(report.Warnings, one.Warnings...)
+		report.Moved += one.Moved
 	}
 	if len(report.Refusals) > 0 {
 		return nil, report
 	}
-	return result.Bytes(), report
+	return bytes.Join(append([][]byte{data[:len(data)-len(text)]}, results...), nil), report
 }
 
 // separator is a line that begins a document. What follows on the line belongs to
 // the document, unless it is a comment.
 var (
-	separator     = regexp.MustCompile(`(?m)^---(?:[ \t\r].*)?$`)
+	separator     = regexp.MustCompile(`^---(?:[ \t\r].*)?$`)
 	bareSeparator = regexp.MustCompile(`^---[ \t\r]*(?:[ \t]#.*)?$`)
 )
 
@@ -43,9 +57,14 @@ var (
 // one of JSON.
 func split(data []byte) []document {
 	starts := []int{0}
-	for _, match := range separator.FindAllIndex(data, -1) {
-		if match[0] > 0 {
-			starts = append(starts, match[0])
+	for at := 0; ; {
+		next := bytes.Index(data[at:], []byte("\n---"))
+		if next < 0 {
+			break
+		}
+		at += next + 1
+		if line, _, _ := bytes.Cut(data[at:], []byte("\n")); separator.Match(line) {
+			starts = append(starts, at)
 		}
 	}
 	var all []document

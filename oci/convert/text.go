@@ -32,6 +32,8 @@ type source struct {
 	// eol is how its lines end.
 	eol  string
 	root *value
+	// lines are the offsets at which its lines start. A document may be one long line.
+	lines []int
 }
 
 // uncertain reports that the text at a node's place is not the node. The YAML parser
@@ -42,14 +44,14 @@ func uncertain(line int) error {
 
 // newSource finds the place of each node of a document in its text.
 func newSource(text []byte, document *yaml.Node, isJSON bool) (*source, error) {
-	s := &source{text: text, json: isJSON, eol: "\n"}
+	s := &source{text: text, json: isJSON, eol: "\n", lines: lineStarts(text, isJSON)}
 	if at := bytes.IndexByte(text, '\n'); at > 0 && text[at-1] == '\r' {
 		s.eol = "\r\n"
 	}
 	if document.Kind == yaml.DocumentNode {
 		document = document.Content[0]
 	}
-	b := builder{text: text, lines: lineStarts(text, isJSON), made: map[*yaml.Node]*value{}}
+	b := builder{text: text, lines: s.lines, made: map[*yaml.Node]*value{}}
 	root, err := b.build(document)
 	if err != nil {
 		return nil, err
@@ -139,31 +141,36 @@ func (b *builder) place(line, column int) (int, bool) {
 	return b.offset, true
 }
 
-// lineStart returns the offset of the line that holds a byte.
-func (s *source) lineStart(at int) int { return bytes.LastIndexByte(s.text[:at], '\n') + 1 }
-
-// lineEnd returns the offset of the end of a line, without its line break.
-func (s *source) lineEnd(at int) int {
-	end := len(s.text)
-	if next := bytes.IndexByte(s.text[at:], '\n'); next >= 0 {
-		end = at + next
+// lineOf returns the number of the line that holds a byte, from 1.
+func (s *source) lineOf(at int) int {
+	line, starts := slices.BinarySearch(s.lines, at)
+	if starts {
+		line++
 	}
-	if end > at && s.text[end-1] == '\r' {
-		end--
-	}
-	return end
+	return line
 }
+
+// lineStart returns the offset of the line that holds a byte.
+func (s *source) lineStart(at int) int { return s.lines[s.lineOf(at)-1] }
 
 // nextLine returns the offset of the line below.
 func (s *source) nextLine(at int) int {
-	if next := bytes.IndexByte(s.text[at:], '\n'); next >= 0 {
-		return at + next + 1
+	if line := s.lineOf(at); line < len(s.lines) {
+		return s.lines[line]
 	}
 	return len(s.text)
 }
 
-// lineOf returns the number of the line that holds a byte, from 1.
-func (s *source) lineOf(at int) int { return bytes.Count(s.text[:at], []byte("\n")) + 1 }
+// lineEnd returns the offset of the end of a line, without its line break.
+func (s *source) lineEnd(at int) int {
+	end := s.nextLine(at)
+	for _, lineBreak := range []string{"\r\n", "\n", "\r", "\u0085", "\u2028", "\u2029"} {
+		if before := end - len(lineBreak); before >= at && string(s.text[before:end]) == lineBreak && s.lineOf(before) < s.lineOf(end) {
+			return before
+		}
+	}
+	return end
+}
 
 // before returns what is on the line before a byte.
 func (s *source) before(at int) []byte { return s.text[s.lineStart(at):at] }

@@ -181,7 +181,7 @@ func rest(text []byte, isJSON bool, regions []region) string {
 }
 
 // written is what a conversion adds to a text in braces, and the empty values in its place.
-var written = regexp.MustCompile(`"?[a-z0-9-]+\.lifecycle-shim\.io/lifecycle"?:\s*(?:'(?:[^']|'')*'|"(?:[^"\\]|\\.)*")|"?runtimeClassName"?:\s*(?:"?` + class + `"?|null|~)|"?(?:metadata|annotations)"?:?(?:\s*(?:null|~))?`)
+var written = regexp.MustCompile(`"?[a-z0-9-]+\.lifecycle-shim\.io/lifecycle"?:\s*(?:'(?:[^']|'')*'|"(?:[^"\\]|\\.)*")|["']?runtimeClassName["']?:\s*(?:["']?` + class + `["']?|null|~)|["']?(?:metadata|annotations)["']?:?(?:\s*(?:null|~))?`)
 
 // checkUnedited converts one document, and holds the result to equal meaning and to
 // unedited bytes. It reports whether the text was edited.
@@ -201,7 +201,7 @@ func checkUnedited(t *testing.T, text []byte) (edited bool) {
 	if len(report.Refusals) > 0 || report.Moved == 0 {
 		return false
 	}
-	wantMeaning(t, d, p, operations, result)
+	wantMeaning(t, d, operations, result)
 	for _, warning := range report.Warnings {
 		if strings.Contains(warning.Text, "is written anew") {
 			return false
@@ -228,12 +228,13 @@ func operationsOf(tree map[string]any) []Operation {
 }
 
 // wantMeaning: kubectl reads in the result what the patch makes of what it read before.
-func wantMeaning(t *testing.T, d document, p *parsed, operations []Operation, result []byte) {
+func wantMeaning(t *testing.T, d document, operations []Operation, result []byte) {
 	t.Helper()
-	want, err := patched(p.meaning, operations)
+	before, err := d.meaning(d.text)
 	if err != nil {
 		t.Fatal(err)
 	}
+	want, _ := decodeObject(patch(t, before, operations))
 	meaning, err := d.meaning(result)
 	if err != nil {
 		t.Fatalf("%v in %s", err, result)
