@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"io"
 	"reflect"
+	"strings"
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
@@ -218,6 +219,8 @@ func (d document) edit(p *parsed, operations []Operation, want map[string]any) (
 		return nil, problem{e.shared.line, "an alias or a merge key shares what would change here with another place"}
 	case errors.As(err, &known):
 		return nil, err
+	case strings.HasPrefix(err.Error(), "unknown anchor "):
+		return nil, problem{e.firstLine(), "an anchor in what moves has an alias elsewhere"}
 	default:
 		return nil, problem{e.firstLine(), err.Error()}
 	}

@@ -80,7 +80,7 @@ func regionsOf(t *testing.T, text []byte, document *yaml.Node, operations []Oper
 var added = regexp.MustCompile(`^\s*(?:- )*"?(?:[a-z0-9-]+\.lifecycle-shim\.io/lifecycle"?: ?['"]|metadata"?: ?\{?$|annotations"?: ?\{?$|runtimeClassName"?: ?"?` + class + `)|^\s*\},?$`)
 
 // emptied are keys whose empty value may become one with the annotations.
-var emptied = regexp.MustCompile(`(?:metadata|annotations|runtimeClassName)"?:`)
+var emptied = regexp.MustCompile(`(?:metadata|annotations|runtimeClassName)["']?:`)
 
 // wantUnedited holds a result to the promise that every byte that is not part of a move is
 // the same: every line of the original that is not in a region has to be in the result, in
