@@ -6,12 +6,14 @@
 // the admission webhook hands it to the API server. Both first build each block
 // and have package oci check it, so what is accepted here is accepted by the shim.
 //
-// Text is read twice: by the library that kubectl reads it with
-// (sigs.k8s.io/yaml, YAML 1.1), which says what it means, and into a tree of
-// nodes that keeps order, style and comments, which is edited and written. What has
-// been written is read again by the first library and compared with the patched
-// meaning, so a text that the two understand differently is refused, and never
-// changed wrongly. A document in which nothing moves is passed on byte for byte.
+// Text is read twice: by the library that kubectl reads it with (sigs.k8s.io/yaml, YAML
+// 1.1), which says what it means, and into a tree of nodes, which says where everything
+// stands. The editor (edit.go) then removes and inserts bytes of the text, and leaves all
+// others. The first library reads the result, which is used only if it means the patched
+// original. Where that cannot be had, the document is printed anew (tree.go), judged in
+// the same way, and a warning says so. A document that cannot hold a handler is not read.
+//
+// All reading goes through package bounded, so work and memory are linear in the text.
 //
 // A conversion is all or nothing: with one refusal there is no output.
 package convert

@@ -70,7 +70,11 @@ func (e *editor) removeLines(mapping *value, first, last int) (textEdit, error) 
 		return textEdit{}, problem{key.line, "the key is not the first thing on its line"}
 	}
 	if 2*(last+1) < len(mapping.children) {
-		return textEdit{start: start, end: min(e.entryStart(mapping, last+1), e.comment(end))}, nil
+		next := e.entryStart(mapping, last+1)
+		if comment := bytes.IndexByte(e.text[min(end, next):next], '#'); comment >= 0 {
+			next = end + comment
+		}
+		return textEdit{start: start, end: next}, nil
 	}
 	return textEdit{}, problem{key.line, "nothing would be left of an item of a list"}
 }
@@ -93,14 +97,6 @@ func (e *editor) withComments(at, column int) int {
 		}
 	}
 	return end
-}
-
-// comment returns the offset of the first comment from a line on.
-func (e *editor) comment(at int) int {
-	if next := bytes.IndexByte(e.text[at:], '#'); next >= 0 {
-		return at + next
-	}
-	return len(e.text)
 }
 
 // behindDash reports whether only dashes of lists are before a key.

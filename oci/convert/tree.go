@@ -11,10 +11,6 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// maxNodes bounds a document whose aliases have been resolved. The API server
-// takes 3 MiB, in which there cannot be as many.
-const maxNodes = 1 << 20
-
 func scalar(text string) *yaml.Node {
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: text}
 }
@@ -36,29 +32,19 @@ func printed(document *yaml.Node, operations []Operation) ([]byte, error) {
 
 func isMerge(key *yaml.Node) bool { return key.Kind == yaml.ScalarNode && key.Tag == "!!merge" }
 
-// resolver copies a tree with aliases and merge keys resolved: what two containers
-// share could not be changed for one of them only.
-type resolver struct{ left int }
-
+// resolve copies a tree with aliases and merge keys written out. What has been read within
+// limits has no more nodes then than the limits say.
 func resolve(node *yaml.Node) (*yaml.Node, error) {
-	r := resolver{left: maxNodes}
-	return r.copy(node)
-}
-
-func (r *resolver) copy(node *yaml.Node) (*yaml.Node, error) {
-	if r.left--; r.left < 0 {
-		return nil, fmt.Errorf("its aliases make it larger than %d values", maxNodes)
-	}
 	if node.Kind == yaml.AliasNode {
-		return r.copy(node.Alias)
+		return resolve(node.Alias)
 	}
 	copied := *node
 	copied.Anchor, copied.Content = "", nil
 	if node.Kind == yaml.MappingNode {
-		return &copied, r.fill(&copied, node)
+		return &copied, fill(&copied, node, map[string]int{})
 	}
 	for _, child := range node.Content {
-		item, err := r.copy(child)
+		item, err := resolve(child)
 		if err != nil {
 			return nil, err
 		}
@@ -68,45 +54,43 @@ func (r *resolver) copy(node *yaml.Node) (*yaml.Node, error) {
 }
 
 // fill sets the mapping's keys in order, those of a merge too: where a key is set
-// twice the later one wins, as kubectl's library has it.
-func (r *resolver) fill(into, from *yaml.Node) error {
+// twice the later one wins, as kubectl's library has it. places has the index of each key.
+func fill(into, from *yaml.Node, places map[string]int) error {
 	for i := 0; i < len(from.Content); i += 2 {
 		key, value := from.Content[i], from.Content[i+1]
 		if isMerge(key) {
-			if err := r.merge(into, value); err != nil {
+			if err := merge(into, value, places); err != nil {
 				return err
 			}
 			continue
 		}
-		copiedKey, err := r.copy(key)
+		copiedKey, err := resolve(key)
 		if err != nil {
 			return err
 		}
-		copiedValue, err := r.copy(value)
+		copiedValue, err := resolve(value)
 		if err != nil {
 			return err
 		}
-		if at := find(into, copiedKey.Value); at >= 0 {
+		if at, there := places[copiedKey.Value]; there && copiedKey.Kind == yaml.ScalarNode {
 			into.Content[at+1] = copiedValue
 			continue
 		}
+		places[copiedKey.Value] = len(into.Content)
 		into.Content = append(into.Content, copiedKey, copiedValue)
 	}
 	return nil
 }
 
-func (r *resolver) merge(into, value *yaml.Node) error {
-	if r.left--; r.left < 0 {
-		return fmt.Errorf("its aliases make it larger than %d values", maxNodes)
-	}
+func merge(into, value *yaml.Node, places map[string]int) error {
 	switch value.Kind {
 	case yaml.AliasNode:
-		return r.merge(into, value.Alias)
+		return merge(into, value.Alias, places)
 	case yaml.MappingNode:
-		return r.fill(into, value)
+		return fill(into, value, places)
 	case yaml.SequenceNode: // of several, the first one wins
 		for _, item := range slices.Backward(value.Content) {
-			if err := r.merge(into, item); err != nil {
+			if err := merge(into, item, places); err != nil {
 				return err
 			}
 		}
