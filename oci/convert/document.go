@@ -240,7 +240,8 @@ func (d document) writeAnew(p *parsed, operations []Operation, want map[string]a
 	}
 	if err != nil {
 		line := 1
-		if different, ok := err.(difference); ok {
+		var different difference
+		if errors.As(err, &different) {
 			line = lineAt(p.nodes, different.at)
 		}
 		return nil, problem{line, "cannot be written in YAML without a change of meaning (" + err.Error() +

@@ -12,8 +12,8 @@ type flowStyle struct {
 	json bool
 	// quoted: keys are in double quotes, as in JSON.
 	quoted bool
-	colon string
-	comma string
+	colon  string
+	comma  string
 	// lines: each key has a line of its own. margin is what is before it; step is what is
 	// added to it within.
 	lines        bool

@@ -163,7 +163,7 @@ func program(name string, args ...string) func(*testing.T, []request) []string {
 }
 
 func each(emit func(request) ([]byte, error)) func(*testing.T, []request) []string {
-	return func(t *testing.T, requests []request) []string {
+	return func(_ *testing.T, requests []request) []string {
 		texts := make([]string, len(requests))
 		for i, r := range requests {
 			if text, err := emit(r); err == nil { // some cannot print all characters

@@ -114,7 +114,7 @@ func (d document) lineOfProblem(p *parsed, why string) int {
 		at := bytes.Index(d.text, []byte("*"+name[1]))
 		return 1 + bytes.Count(d.text[:max(at, 0)], []byte("\n"))
 	}
-	found := firstNode(p.nodes, func(parent, node *yaml.Node, isKey bool) bool {
+	found := firstNode(p.nodes, func(_, node *yaml.Node, isKey bool) bool {
 		return isKey && node.Kind != yaml.ScalarNode && node.Kind != yaml.AliasNode ||
 			node.Kind == yaml.ScalarNode && node.Style == 0 && noNumber.MatchString(node.Value)
 	})
