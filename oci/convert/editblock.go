@@ -112,10 +112,11 @@ func (e *editor) insertBefore(mapping *value, entry int, lines []string) (textEd
 		if !e.behindDash(key) {
 			return textEdit{}, problem{e.lineOf(key), "the key is not the first thing on its line"}
 		}
-		text := strings.Join(lines, e.eol+margin) + e.eol + margin
+		eol := e.eolOf(key)
+		text := strings.Join(lines, eol+margin) + eol + margin
 		return textEdit{start: key, end: key, text: text}, nil
 	}
-	at := e.lineStart(key)
+	at, eol := e.lineStart(key), e.eolOf(key)
 	for at > 0 {
 		above := e.lineStart(at - 1)
 		if first := e.spaces(above); first-above != len(margin) || e.text[first] != '#' {
@@ -123,7 +124,7 @@ func (e *editor) insertBefore(mapping *value, entry int, lines []string) (textEd
 		}
 		at = above
 	}
-	return textEdit{start: at, end: at, text: margin + strings.Join(lines, e.eol+margin) + e.eol}, nil
+	return textEdit{start: at, end: at, text: margin + strings.Join(lines, eol+margin) + eol}, nil
 }
 
 // insertBehind puts lines below the last entry.
@@ -135,7 +136,7 @@ func (e *editor) insertBehind(mapping *value, entries int, lines []string) (text
 	if !e.restIsEmpty(end) {
 		return textEdit{}, problem{e.lineOf(end), "something follows on the line below which a key is to be added"}
 	}
-	margin := e.eol + strings.Repeat(" ", e.column(e.entryStart(mapping, 0)))
+	margin := e.eolOf(end) + strings.Repeat(" ", e.column(e.entryStart(mapping, 0)))
 	at := e.lineEnd(end)
 	return textEdit{start: at, end: at, text: margin + strings.Join(lines, margin)}, nil
 }
@@ -164,7 +165,7 @@ func (e *editor) replaceInBlock(c *change, entry int, to *fresh) ([]textEdit, er
 	if err != nil {
 		return nil, err
 	}
-	margin := e.eol + strings.Repeat(" ", e.column(key.start)+e.indent)
+	margin := e.eolOf(end) + strings.Repeat(" ", e.column(key.start)+e.indent)
 	at := e.lineEnd(end)
 	return []textEdit{{start: colon + 1, end: end}, {start: at, end: at, text: margin + strings.Join(lines, margin)}}, nil
 }

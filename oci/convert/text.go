@@ -29,7 +29,7 @@ type value struct {
 type source struct {
 	text []byte
 	json bool
-	// eol is how its lines end.
+	// eol is how its first line ends.
 	eol  string
 	root *value
 	// lines are the offsets at which its lines start. A document may be one long line.
@@ -170,6 +170,14 @@ func (s *source) lineEnd(at int) int {
 		}
 	}
 	return end
+}
+
+// eolOf returns how the line of a byte ends: as the first one if it has no end.
+func (s *source) eolOf(at int) string {
+	if eol := s.text[s.lineEnd(at):s.nextLine(at)]; string(eol) == "\n" || string(eol) == "\r\n" {
+		return string(eol)
+	}
+	return s.eol
 }
 
 // before returns what is on the line before a byte.
