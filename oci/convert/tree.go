@@ -100,9 +100,10 @@ func merge(into, value *yaml.Node, places map[string]int) error {
 	}
 }
 
-// find returns the index of a mapping's key, below 0 where it has none.
+// find returns the index of a mapping's key, below 0 if it has none. Of a key that stands
+// twice it is the last, which is the one that kubectl takes.
 func find(mapping *yaml.Node, key string) int {
-	for i := 0; i < len(mapping.Content); i += 2 {
+	for i := len(mapping.Content) - 2; i >= 0; i -= 2 {
 		if mapping.Content[i].Kind == yaml.ScalarNode && mapping.Content[i].Value == key {
 			return i
 		}
