@@ -178,7 +178,7 @@ func oneList(size int) []byte {
 
 // TestLinear: twice the text costs about twice the memory, in a stream and in one document.
 func TestLinear(t *testing.T) {
-	const size = 128 << 10
+	const size = 32 << 10
 	for name, of := range map[string]func(int) []byte{
 		"a stream": func(n int) []byte { return stream(n, true) },
 		"a list":   oneList,

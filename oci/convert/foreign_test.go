@@ -22,7 +22,7 @@ import (
 
 // foreignShare is how many documents each emitter prints in an ordinary run. `make
 // foreign` sets FOREIGN_DOCUMENTS for more.
-const foreignShare = 100
+const foreignShare = 40
 
 // request is what an emitter gets, a line of JSON each.
 type request struct {

@@ -12,7 +12,7 @@ import (
 
 // mutatedShare is how many documents TestMutations makes; MUTATED_DOCUMENTS sets another
 // number.
-const mutatedShare = 600
+const mutatedShare = 300
 
 // TestMutations does in a bounded time what FuzzUnedited does for as long as one likes: it
 // changes lines and characters of the known documents, and holds what still converts to
