@@ -65,15 +65,13 @@ func TestA3Memory(t *testing.T) {
 		return bytes.Replace(body, []byte(`{"spec":{"runtimeClassName":"lifecycle","x":0}}`), []byte(object), 1)
 	}
 	for name, parts := range map[string][3]string{
-		"env":            {`{"metadata":{"name":"p"},"spec":{"runtimeClassName":"lifecycle","containers":[{"name":"a","lifecycle":{"preStop":{"sleep":{"seconds":1}}},"env":[`, `{"name":"a","value":"b"},`, `{}]}]}}`},
-		"containers":     {`{"spec":{"runtimeClassName":"lifecycle","containers":[`, `{},`, `{}]}}`},
-		"unknown fields": {`{"spec":{"runtimeClassName":"lifecycle","x":[`, `[],`, `[]]}}`},
-		"handlers":       {`{"spec":{"runtimeClassName":"lifecycle","containers":[`, `{"name":"a","lifecycle":{"preStop":{"httpGet":{"port":"x"}}}},`, `{}]}}`},
+		"env":      {`{"metadata":{"name":"p"},"spec":{"runtimeClassName":"lifecycle","containers":[{"name":"a","lifecycle":{"preStop":{"sleep":{"seconds":1}}},"env":[`, `{"name":"a","value":"b"},`, `{}]}]}}`},
+		"handlers": {`{"spec":{"runtimeClassName":"lifecycle","containers":[`, `{"name":"a","lifecycle":{"preStop":{"httpGet":{"port":"x"}}}},`, `{}]}}`},
 	} {
 		t.Run(name, func(t *testing.T) {
 			body := filled(parts[0], parts[1], parts[2])
 			server := newServer(Config{RuntimeClass: "lifecycle", Limits: DefaultLimits()}, nil)
-			server.config.Limits.Wait, server.config.Limits.Answer = time.Minute, time.Minute // the race detector is slow
+			server.config.Limits.Wait, server.config.Limits.Answer = time.Hour, time.Hour // the race detector is slow
 			handler := server.handler()
 			runtime.GC()
 			peak, before := watchHeap(t), heap()
