@@ -50,7 +50,8 @@ type gate struct {
 	// holdExit: the exit is held too, and what follows it, until releaseExit.
 	holdExit bool
 	held     []publication
-	// pid of the init, 0 where it is not known: any exit is its own then.
+	// pid of the init. It is 0 before the start of a restored container, which has no
+	// process until then.
 	pid uint32
 	// exited is called, without mu, for the TaskExit of the init.
 	exited func()
@@ -132,6 +133,9 @@ func (g *gate) note(event events.Event) (exited bool) {
 }
 
 func (g *gate) noteEnd(event events.Event) (exited bool) {
+	if start, ok := event.(*eventstypes.TaskStart); ok && g.pid == 0 {
+		g.pid, g.exitSeen = start.Pid, false
+	}
 	exited = g.isExit(event)
 	if _, oom := event.(*eventstypes.TaskOOM); oom {
 		g.oomSeen = true

@@ -1,0 +1,236 @@
+package shim
+
+import (
+	"encoding/json"
+	"errors"
+	"os"
+	"os/exec"
+	"strings"
+	"testing"
+
+	"golang.org/x/sys/unix"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
+)
+
+// TestFailedPreparationIsReported: a container whose handlers cannot run is not created (SPEC 7.10).
+func TestFailedPreparationIsReported(t *testing.T) {
+	host := newFakeHost(t)
+	host.refuse("no such profile")
+	r, _ := newTestRunner(t, host, &lifecyclev1.Block{PostStart: execHandler("x")})
+	if err := r.begin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	if err := r.prepare(os.Getpid(), nil); err == nil || !strings.Contains(err.Error(), "no such profile") {
+		t.Errorf("got %v", err)
+	}
+	result := r.run(t.Context(), lifecycle.PostStart, lifecycle.Effect{Kind: lifecycle.RunHandler}, &hookexec.Progress{})
+	if result.Outcome != hookexec.Failed || !strings.Contains(result.Err.Error(), "could not be prepared") || result.ExitCode != -1 {
+		t.Errorf("a handler of it: %+v", result)
+	}
+}
+
+// TestInitThatHasGoneCannotBePrepared: another process may have its number.
+func TestInitThatHasGoneCannotBePrepared(t *testing.T) {
+	gone := exec.Command("true")
+	if err := gone.Run(); err != nil {
+		t.Fatal(err)
+	}
+	r, _ := newTestRunner(t, newFakeHost(t), &lifecyclev1.Block{PreStop: sleepHandler()})
+	if err := r.prepare(gone.Process.Pid, nil); err == nil || !strings.Contains(err.Error(), "init") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestOnExitNeedsItsRuntime: without it the container is refused when it is created, not when it has ended.
+func TestOnExitNeedsItsRuntime(t *testing.T) {
+	r, _ := newTestRunner(t, newFakeHost(t), &lifecyclev1.Block{OnExit: execHandler("x")})
+	r.runtime = "no-such-runtime"
+	if err := r.begin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	defer r.undo()
+	if err := r.prepare(os.Getpid(), nil); !errors.Is(err, exec.ErrNotFound) {
+		t.Errorf("got %v", err)
+	}
+	r.block.OnExit = sleepHandler() // needs none
+	if err := r.keep(os.Getpid()); err != nil {
+		t.Error(err)
+	}
+}
+
+// TestPreparationIsOnlyForExec, and is begun once.
+func TestPreparationIsOnlyForExec(t *testing.T) {
+	host := newFakeHost(t)
+	r, _ := newTestRunner(t, host, &lifecyclev1.Block{PreStop: sleepHandler()})
+	r.mustPrepare(t)
+	if r.preparation != nil || host.file("prepare") != "" {
+		t.Error("a sleep is prepared")
+	}
+	r, _ = newTestRunner(t, host, &lifecyclev1.Block{PreStop: execHandler("x")})
+	r.noKeyring = true
+	r.mustPrepare(t)
+	begun := r.preparation
+	if err := r.begin(t.Context()); err != nil || r.preparation != begun {
+		t.Errorf("it is begun twice: %v", err)
+	}
+	decoder := json.NewDecoder(strings.NewReader(host.file("prepare")))
+	var request wire.PrepareRequest
+	var init wire.Init
+	if err := errors.Join(decoder.Decode(&request), decoder.Decode(&init)); err != nil {
+		t.Fatal(err)
+	}
+	want := wire.PrepareRequest{Root: r.root(), ID: "c1", Bundle: r.bundle, NoNewKeyring: true}
+	if request != want || init.Pid != os.Getpid() {
+		t.Errorf("prepared %+v for %+v, want %+v", request, init, want)
+	}
+}
+
+// TestRestoredContainerIsPreparedAtItsStart, and one that was created is not prepared twice.
+func TestRestoredContainerIsPreparedAtItsStart(t *testing.T) {
+	host := newFakeHost(t)
+	r, _ := newTestRunner(t, host, &lifecyclev1.Block{PreStop: execHandler("x")})
+	if err := r.started(t.Context(), os.Getpid(), nil); err != nil || r.init == nil {
+		t.Errorf("got %v", err)
+	}
+	host.refuse("it is asked twice")
+	if err := r.started(t.Context(), os.Getpid(), nil); err != nil {
+		t.Error(err)
+	}
+	r, _ = newTestRunner(t, host, &lifecyclev1.Block{PreStop: execHandler("x")})
+	if err := r.started(t.Context(), os.Getpid(), nil); err == nil || !strings.Contains(err.Error(), "it is asked twice") {
+		t.Errorf("a preparation that fails: %v", err)
+	}
+}
+
+// TestUndoEndsAPreparation whose container was not created.
+func TestUndoEndsAPreparation(t *testing.T) {
+	r, _ := newTestRunner(t, newFakeHost(t), &lifecyclev1.Block{PreStop: execHandler("x")})
+	r.undo() // nothing was begun
+	before := openDescriptors(t)
+	if err := r.begin(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	r.undo()
+	if err := r.preparation.Finish(wire.Init{}); err == nil {
+		t.Error("it goes on")
+	}
+	if got := openDescriptors(t); got != before {
+		t.Errorf("%d descriptors, %d before", got, before)
+	}
+}
+
+// TestClosedRunnerHoldsNothing (SPEC 7.9): neither the init's pidfd nor what was kept for onExit.
+func TestClosedRunnerHoldsNothing(t *testing.T) {
+	host := newFakeHost(t)
+	for name, block := range map[string]*lifecyclev1.Block{
+		"preStop": {PreStop: execHandler("x")}, "onExit": {OnExit: execHandler("x")},
+	} {
+		r, _ := newTestRunner(t, host, block)
+		before := openDescriptors(t)
+		r.mustPrepare(t)
+		if got := openDescriptors(t); got == before {
+			t.Errorf("%s: nothing is held open", name)
+		}
+		r.close()
+		if got := openDescriptors(t); got != before {
+			t.Errorf("%s: %d descriptors, %d before", name, got, before)
+		}
+		other, err := unix.PidfdOpen(os.Getpid(), 0) // has the number that was free
+		if err != nil {
+			t.Fatal(err)
+		}
+		r.close() // once more closes nobody else's
+		if err := unix.Close(other); err != nil {
+			t.Errorf("%s: another's descriptor was closed: %v", name, err)
+		}
+	}
+}
+
+// TestParkedHandlerIsTheOneThatRuns: the process that waits is used, once.
+func TestParkedHandlerIsTheOneThatRuns(t *testing.T) {
+	host := newFakeHost(t)
+	r, _ := newTestRunner(t, host, &lifecyclev1.Block{PostStart: execHandler("post"), PreStop: execHandler("stop")})
+	r.mustPrepare(t)
+	r.park(t.Context(), nil)
+	await(t, "the handler is parked", func() bool { return host.started() == 1 })
+	run := func(kind lifecycle.Kind) string {
+		return r.run(t.Context(), kind, lifecycle.Effect{Kind: lifecycle.RunHandler}, &hookexec.Progress{}).Err.Error()
+	}
+	if got := run(lifecycle.PreStop); got != "cannot start: start 2" {
+		t.Errorf("another handler: %s", got)
+	}
+	if got := run(lifecycle.PostStart); got != "cannot start: start 1" {
+		t.Errorf("the parked one: %s", got)
+	}
+	if got := run(lifecycle.PostStart); got != "cannot start: start 3" {
+		t.Errorf("once more: %s", got)
+	}
+	if got := host.request(1).Args; len(got) != 1 || got[0] != "post" {
+		t.Errorf("%q was parked", got)
+	}
+}
+
+// TestUnparkEndsWhatWaits (SPEC 7.9).
+func TestUnparkEndsWhatWaits(t *testing.T) {
+	host := newFakeHost(t)
+	r, _ := newTestRunner(t, host, &lifecyclev1.Block{PostStart: execHandler("x")})
+	before := openDescriptors(t)
+	r.unpark() // nothing is parked
+	r.park(t.Context(), nil)
+	await(t, "the handler is parked", func() bool { return host.started() == 1 })
+	r.unpark()
+	await(t, "its descriptors are closed", func() bool { return openDescriptors(t) == before })
+	if r.parked.Load() != nil {
+		t.Error("it is kept for later")
+	}
+}
+
+// TestOnlyTheStartsFirstExecIsParked.
+func TestOnlyTheStartsFirstExecIsParked(t *testing.T) {
+	host := newFakeHost(t)
+	logged := execHandler("x")
+	logged.Output = oci.OutputLog
+	for name, block := range map[string]*lifecyclev1.Block{
+		"no handler of a start":       {PreStop: execHandler("x")},
+		"a sleep":                     {PostStart: sleepHandler()},
+		"preStart is first":           {PreStart: sleepHandler(), PostStart: execHandler("x")},
+		"its output goes to the log":  {PostStart: logged},
+		"preStart's goes to the logs": {PreStart: logged, PostStart: execHandler("x")},
+	} {
+		r, _ := newTestRunner(t, host, block)
+		r.park(t.Context(), nil)
+		if r.parked.Load() != nil {
+			t.Errorf("%s: a handler is parked", name)
+			r.unpark()
+		}
+	}
+	r, _ := newTestRunner(t, host, &lifecyclev1.Block{PreStart: execHandler("first"), PostStart: sleepHandler()})
+	r.park(t.Context(), nil)
+	if r.parked.Load() == nil {
+		t.Fatal("preStart is not parked")
+	}
+	defer r.unpark()
+	await(t, "it is there", func() bool { return host.started() == 1 })
+	request := host.request(1)
+	if request.Args[0] != "first" || request.Env[0] != "LIFECYCLE_HANDLER=preStart" {
+		t.Errorf("parked %+v", request)
+	}
+}
+
+// TestParkingThatFailsCostsNothing: the handler is started when it is due.
+func TestParkingThatFailsCostsNothing(t *testing.T) {
+	host := newFakeHost(t)
+	r, _ := newTestRunner(t, host, &lifecyclev1.Block{PostStart: execHandler("x")})
+	if err := host.Close(); err != nil { // so it cannot be executed
+		t.Fatal(err)
+	}
+	r.park(t.Context(), nil)
+	if r.parked.Load() != nil {
+		t.Error("what has failed is kept for later")
+	}
+}
