@@ -751,7 +751,7 @@ func (m *Machine) runOnExit(now time.Time) {
 func (m *Machine) endOnExit(now time.Time, cause Cause) {
 	m.abort(cause)
 	if m.phase == OnExiting {
-		m.phase, m.limitAt = OnExitEnding, now.Add(abortWait)
+		m.phase, m.limitAt = OnExitEnding, abortLimit(now, m.heldDeadline())
 	}
 }
 
