@@ -79,7 +79,9 @@ func start(deadline time.Duration) at {
 	return at{0, event}
 }
 
-func returns(after time.Duration, err error) at { return at{after, Event{Kind: StartReturned, Err: err}} }
+func returns(after time.Duration, err error) at {
+	return at{after, Event{Kind: StartReturned, Err: err}}
+}
 
 func kill(after time.Duration, number uint32) at {
 	return at{after, Event{Kind: KillRequested, Request: 2, Signal: Signal{Number: number}}}
@@ -87,7 +89,9 @@ func kill(after time.Duration, number uint32) at {
 
 func remove(after time.Duration) at { return at{after, Event{Kind: DeleteRequested, Request: 3}} }
 
-func removed(after time.Duration, err error) at { return at{after, Event{Kind: DeleteReturned, Err: err}} }
+func removed(after time.Duration, err error) at {
+	return at{after, Event{Kind: DeleteReturned, Err: err}}
+}
 
 func ends(after time.Duration, outcome Outcome) at {
 	return at{after, Event{Kind: HandlerEnded, Result: Result{Outcome: outcome, Message: "words"}}}
