@@ -179,10 +179,8 @@ func (r *runner) started(ctx context.Context, pid int, exited <-chan struct{}) e
 
 // close implements handlers.
 func (r *runner) close() {
-	if r.pidfd >= 0 {
-		_ = unix.Close(r.pidfd)
-		r.pidfd = -1
-	}
+	_ = unix.Close(r.pidfd) // of -1 it is no harm
+	r.pidfd = -1
 	r.background.Close()
 	if r.afterlife.remains != nil {
 		r.afterlife.remains.Close() // twice is no harm

@@ -5,6 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"runtime"
 	"strings"
 	"testing"
 
@@ -36,14 +37,41 @@ func TestFailedPreparationIsReported(t *testing.T) {
 
 // TestInitThatHasGoneCannotBePrepared: another process may have its number.
 func TestInitThatHasGoneCannotBePrepared(t *testing.T) {
+	r, _ := newTestRunner(t, newFakeHost(t), &lifecyclev1.Block{PreStop: execHandler("x")})
+	before := openDescriptors(t)
+	if err := r.started(t.Context(), goneProcess(t), nil); err == nil || !strings.Contains(err.Error(), "the container's init: ") {
+		t.Errorf("got %v", err)
+	}
+	if got := openDescriptors(t); got != before || r.init != nil {
+		t.Errorf("the preparation goes on: %d descriptors, %d before", got, before)
+	}
+}
+
+func goneProcess(t *testing.T) int {
+	t.Helper()
 	gone := exec.Command("true")
 	if err := gone.Run(); err != nil {
 		t.Fatal(err)
 	}
+	return gone.Process.Pid
+}
+
+// TestInitNeedsAPidfd: without it neither a signal nor a connection is sure to reach the container.
+func TestInitNeedsAPidfd(t *testing.T) {
 	r, _ := newTestRunner(t, newFakeHost(t), &lifecyclev1.Block{PreStop: sleepHandler()})
-	if err := r.prepare(gone.Process.Pid, nil); err == nil || !strings.Contains(err.Error(), "init") {
-		t.Errorf("got %v", err)
-	}
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		runtime.LockOSThread() // for ever, so that the thread ends with the goroutine
+		thread := unix.Gettid()
+		if thread == os.Getpid() { // the first one is a process's
+			t.Error("the test is on the first thread")
+		}
+		if err := r.prepare(thread, nil); err == nil || !strings.Contains(err.Error(), "pidfd") {
+			t.Errorf("got %v", err)
+		}
+	}()
+	<-done
 }
 
 // TestOnExitNeedsItsRuntime: without it the container is refused when it is created, not when it has ended.
@@ -68,7 +96,7 @@ func TestPreparationIsOnlyForExec(t *testing.T) {
 	host := newFakeHost(t)
 	r, _ := newTestRunner(t, host, &lifecyclev1.Block{PreStop: sleepHandler()})
 	r.mustPrepare(t)
-	if r.preparation != nil || host.file("prepare") != "" {
+	if r.preparation != nil || host.file("prepare") != "" || r.cgroup != hookexec.HybridCgroup(os.Getpid()) {
 		t.Error("a sleep is prepared")
 	}
 	r, _ = newTestRunner(t, host, &lifecyclev1.Block{PreStop: execHandler("x")})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"strings"
@@ -12,6 +13,7 @@ import (
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/task"
+	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
@@ -208,6 +210,56 @@ func TestHandlersDoWhatTheyName(t *testing.T) {
 	}
 }
 
+// TestPanicOfALoggedHandlerLeavesNothing (SPEC 7.9).
+func TestPanicOfALoggedHandlerLeavesNothing(t *testing.T) {
+	handler := execHandler("x")
+	handler.Output = oci.OutputLog
+	r, _ := newTestRunner(t, newFakeHost(t), &lifecyclev1.Block{PreStop: handler})
+	r.mustPrepare(t)
+	path := filepath.Join(t.TempDir(), "log")
+	file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	r.stream = stdout.Of("file://"+path, false, 0)
+	r.host = nil // a bug
+	var value any
+	func() {
+		defer func() { value = recover() }()
+		r.run(t.Context(), lifecycle.PreStop, lifecycle.Effect{Kind: lifecycle.RunHandler}, &hookexec.Progress{})
+	}()
+	if value == nil {
+		t.Error("no panic")
+	}
+	await(t, "the log is closed", func() bool {
+		for fd := range 1000 {
+			if name, err := os.Readlink(fmt.Sprintf("/proc/self/fd/%d", fd)); err == nil && name == path && uintptr(fd) != file.Fd() {
+				return false
+			}
+		}
+		return true
+	})
+}
+
+// TestConnectionsAreMadeInTheContainersNetwork: of this process, which is the container's init. Only root may enter one.
+func TestConnectionsAreMadeInTheContainersNetwork(t *testing.T) {
+	listener, err := net.Listen("tcp", "127.0.0.1:0")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer listener.Close()
+	port := int32(listener.Addr().(*net.TCPAddr).Port)
+	r, _ := newTestRunner(t, newFakeHost(t), &lifecyclev1.Block{
+		PreStop: &lifecyclev1.Handler{TcpSocket: &lifecyclev1.TCPSocketAction{Host: "127.0.0.1", Port: port}},
+	})
+	r.mustPrepare(t)
+	result := r.run(t.Context(), lifecycle.PreStop, lifecycle.Effect{Kind: lifecycle.RunHandler}, &hookexec.Progress{})
+	if result.Err != nil && !strings.Contains(result.Err.Error(), unix.EPERM.Error()) {
+		t.Errorf("got %v", result.Err)
+	}
+}
+
 // TestHandlersAreRetried after the period that they name.
 func TestHandlersAreRetried(t *testing.T) {
 	host := newFakeHost(t)
@@ -246,7 +298,13 @@ func TestWithoutAHostOnlyExecIsRefused(t *testing.T) {
 		t.Errorf("an exec: %v", err)
 	}
 	block := &lifecyclev1.Block{PreStop: sleepHandler()}
-	r, err := s.newRunner(request, &oci.Lifecycle{Block: block}, settings{outputLimit: 5, logOutput: true}, true)
+	s.hostErr, s.host = nil, newFakeHost(t).Host
+	r, err := s.newRunner(request, &oci.Lifecycle{Block: &lifecyclev1.Block{OnExit: execHandler("x")}}, settings{}, false)
+	if err != nil || r.host != s.host {
+		t.Errorf("with a host: %v", err)
+	}
+	s.hostErr = missing
+	r, err = s.newRunner(request, &oci.Lifecycle{Block: block}, settings{outputLimit: 5, logOutput: true}, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -7,7 +7,11 @@ import (
 	"syscall"
 	"testing"
 
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	"google.golang.org/protobuf/proto"
 
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
@@ -15,6 +19,7 @@ import (
 // TestSignal: a stop signal goes to the process at once, and what is the runtime's to the runtime, once each.
 func TestSignal(t *testing.T) {
 	refused := func(context.Context, any) (any, error) { return nil, errors.New("it cannot be run") }
+	gone := func(context.Context, any) (any, error) { return nil, status.Error(codes.NotFound, "it has exited") }
 	for name, test := range map[string]struct {
 		signal   lifecycle.Signal
 		noPidfd  bool
@@ -23,12 +28,14 @@ func TestSignal(t *testing.T) {
 		received syscall.Signal // by the process; the fake runtime sends none
 		fails    bool
 	}{
-		"a stop signal":                          {signal: lifecycle.Signal{Number: 15}, runtime: refused, received: unix.SIGTERM},
-		"the same, without a pidfd":              {signal: lifecycle.Signal{Number: 15}, noPidfd: true, asked: 1},
-		"SIGKILL":                                {signal: lifecycle.Signal{Number: 9}, asked: 1},
-		"to all processes":                       {signal: lifecycle.Signal{Number: 15, All: true}, asked: 1},
-		"SIGKILL, and no runtime":                {signal: lifecycle.Signal{Number: 9}, runtime: refused, asked: 1, received: unix.SIGKILL},
-		"SIGKILL, neither runtime nor a process": {signal: lifecycle.Signal{Number: 9}, noPidfd: true, runtime: refused, asked: 1, fails: true},
+		"a stop signal":             {signal: lifecycle.Signal{Number: 15}, runtime: refused, received: unix.SIGTERM},
+		"the same, without a pidfd": {signal: lifecycle.Signal{Number: 15}, noPidfd: true, asked: 1},
+		"SIGKILL":                   {signal: lifecycle.Signal{Number: 9}, asked: 1},
+		"to all processes":          {signal: lifecycle.Signal{Number: 15, All: true}, asked: 1},
+		"SIGKILL, and no runtime":   {signal: lifecycle.Signal{Number: 9}, runtime: refused, asked: 1, received: unix.SIGKILL},
+		"SIGKILL, which the runtime finds nobody for":  {signal: lifecycle.Signal{Number: 9}, noPidfd: true, runtime: gone, asked: 1},
+		"a stop signal, neither runtime nor a process": {signal: lifecycle.Signal{Number: 15}, noPidfd: true, runtime: refused, asked: 1, fails: true},
+		"SIGKILL, neither runtime nor a process":       {signal: lifecycle.Signal{Number: 9}, noPidfd: true, runtime: refused, asked: 1, fails: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pidfd := -1
@@ -46,8 +53,15 @@ func TestSignal(t *testing.T) {
 			if err := r.signal(t.Context(), test.signal); (err != nil) != test.fails {
 				t.Errorf("got %v", err)
 			}
-			if got := len(inner.asked("Kill")); got != test.asked {
-				t.Errorf("the runtime is asked %d times", got)
+			requests := inner.asked("Kill")
+			if len(requests) != test.asked {
+				t.Errorf("the runtime is asked %d times", len(requests))
+			}
+			for _, request := range requests {
+				want := &taskapi.KillRequest{ID: "c1", Signal: test.signal.Number, All: test.signal.All}
+				if !proto.Equal(request.(*taskapi.KillRequest), want) {
+					t.Errorf("the runtime is asked for %v", request)
+				}
 			}
 			want := test.received
 			if want == 0 { // it has got nothing: it runs, until now
