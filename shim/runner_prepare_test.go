@@ -5,7 +5,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
-	"runtime"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -59,19 +59,17 @@ func goneProcess(t *testing.T) int {
 // TestInitNeedsAPidfd: without it neither a signal nor a connection is sure to reach the container.
 func TestInitNeedsAPidfd(t *testing.T) {
 	r, _ := newTestRunner(t, newFakeHost(t), &lifecyclev1.Block{PreStop: sleepHandler()})
-	done := make(chan struct{})
-	go func() {
-		defer close(done)
-		runtime.LockOSThread() // for ever, so that the thread ends with the goroutine
-		thread := unix.Gettid()
-		if thread == os.Getpid() { // the first one is a process's
-			t.Error("the test is on the first thread")
-		}
-		if err := r.prepare(thread, nil); err == nil || !strings.Contains(err.Error(), "pidfd") {
-			t.Errorf("got %v", err)
-		}
-	}()
-	<-done
+	threads, err := os.ReadDir("/proc/self/task")
+	if err != nil || len(threads) < 2 {
+		t.Fatalf("%d threads, %v", len(threads), err)
+	}
+	thread, err := strconv.Atoi(threads[1].Name()) // has a stat as a process has, and no pidfd
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := r.prepare(thread, nil); err == nil || !strings.Contains(err.Error(), "pidfd") {
+		t.Errorf("got %v", err)
+	}
 }
 
 // TestOnExitNeedsItsRuntime: without it the container is refused when it is created, not when it has ended.

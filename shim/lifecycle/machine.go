@@ -443,7 +443,7 @@ func (m *Machine) handlerEnded(now time.Time, result Result) {
 
 // exitCame tells whether the handler has ended because the container's process has,
 // whose exit is told later.
-func exitCame(result Result) bool { return result.Outcome == Aborted && result.Cause == ContainerExit }
+func exitCame(result Result) bool { return result.Cause == ContainerExit }
 
 func (m *Machine) postStartEnded(now time.Time, result Result) {
 	switch {

@@ -108,6 +108,11 @@ func asked(request RequestID, by at) at {
 	return by
 }
 
+func later(after time.Duration, by at) at {
+	by.after = after
+	return by
+}
+
 func toAll(by at) at {
 	by.event.Signal.All = true
 	return by
@@ -236,3 +241,6 @@ func TestSIGKILLIsSentOnce(t *testing.T) {
 		},
 	})
 }
+
+// ticks is a number of times a duration.
+type ticks = time.Duration

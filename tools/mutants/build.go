@@ -52,7 +52,7 @@ func (b *builder) together(all []*mutant, binary string) error {
 		if err == nil {
 			return nil
 		}
-		if !layout.takeOut(b.root, output) {
+		if !layout.takeOut(filepath.Join(b.root, b.dir), output) {
 			return fmt.Errorf("cannot compile the package with its mutants: %w\n%s", err, output)
 		}
 	}
@@ -197,10 +197,10 @@ var position = regexp.MustCompile(`(?m)^(\S+\.go):(\d+):(\d+): `)
 
 // takeOut looks for the mutants that the compiler complains of, and leaves them to be compiled alone. It returns false if there
 // are none.
-func (l *layout) takeOut(root, output string) bool {
+func (l *layout) takeOut(dir, output string) bool {
 	found := false
 	for _, match := range position.FindAllStringSubmatch(output, -1) {
-		path := filepath.Join(root, match[1])
+		path := filepath.Join(dir, filepath.Base(match[1])) // the compiler names the overlay's file, or the tree's
 		text, ok := l.files[path]
 		if !ok {
 			continue

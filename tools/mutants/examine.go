@@ -29,10 +29,11 @@ type examiner struct {
 	times     map[string]time.Duration // of the tests, each by itself
 	whole     time.Duration            // of all of them, at full length
 	quick     bool
+	verbose   bool
 	mu        sync.Mutex
 }
 
-func examine(ctx context.Context, root string, c choice, explained map[string]*explanation, quick bool) (*report, error) {
+func examine(ctx context.Context, root string, c choice, explained map[string]*explanation, quick, verbose bool) (*report, error) {
 	all, p, err := load(root, c)
 	if err != nil {
 		return nil, err
@@ -44,7 +45,7 @@ func examine(ctx context.Context, root string, c choice, explained map[string]*e
 	defer os.RemoveAll(temp)
 	x := &examiner{
 		builder: builder{root: root, dir: c.dir, name: p.Name, temp: temp, count: len(all)},
-		sandbox: sandbox{ctx: ctx, dir: filepath.Join(root, c.dir)}, all: all, explained: explained, quick: quick, times: map[string]time.Duration{},
+		sandbox: sandbox{ctx: ctx, dir: filepath.Join(root, c.dir)}, all: all, explained: explained, quick: quick, verbose: verbose, times: map[string]time.Duration{},
 	}
 	binary := filepath.Join(temp, "all.test")
 	if err := x.builder.together(all, binary); err != nil {
@@ -171,6 +172,9 @@ func (x *examiner) judgeAll() error {
 			}
 			if err := x.judge(m, copied, alone); err != nil {
 				return err
+			}
+			if x.verbose {
+				fmt.Fprintf(os.Stderr, "%d of %d: %s:%d %s: %s\n", m.id, len(x.all), filepath.Base(m.file.path), m.line(), m.key(), m.state)
 			}
 		}
 		return nil

@@ -152,9 +152,10 @@ func (k *maker) call(e *ast.CallExpr) {
 	}
 }
 
-// numberLiteral is one more. Sizes, indexes and the numbers of cases are left alone.
+// numberLiteral is one more. 0 is left alone, which is most often the boundary of a comparison, and so are sizes, indexes and
+// the numbers of cases.
 func (k *maker) numberLiteral(lit *ast.BasicLit) {
-	if lit.Kind != token.INT {
+	if lit.Kind != token.INT || lit.Value == "0" {
 		return
 	}
 	switch p := k.parent(0).(type) {
@@ -164,6 +165,8 @@ func (k *maker) numberLiteral(lit *ast.BasicLit) {
 		if p.Op == token.SHL || p.Op == token.SHR {
 			return
 		}
+	case *ast.UnaryExpr:
+		return // -1 stands for none
 	case *ast.CallExpr:
 		if id, ok := p.Fun.(*ast.Ident); ok && id.Name == "make" {
 			return

@@ -54,7 +54,7 @@ var errFound = errors.New("see above")
 
 func main() {
 	root := flag.String("root", "..", "the top of the repository")
-	verbose := flag.Bool("v", false, "print every mutant and what became of it")
+	verbose := flag.Bool("v", false, "print every mutant and what became of it as soon as it is known")
 	quick := flag.Bool("quick", false, "run only short tests, and only those that reach a mutant")
 	flag.Parse()
 	// Ended by a signal, it ends the tests that it runs.
@@ -84,11 +84,11 @@ func run(ctx context.Context, out io.Writer, root string, args []string, quick, 
 	bad := false
 	for _, c := range chosen {
 		began := time.Now()
-		result, err := examine(ctx, root, c, explained[c.dir], quick)
+		result, err := examine(ctx, root, c, explained[c.dir], quick, verbose)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.dir, err)
 		}
-		if !result.print(out, verbose, time.Since(began)) {
+		if !result.print(out, time.Since(began)) {
 			bad = true
 		}
 	}

@@ -37,6 +37,8 @@ const (
 	notCompiled
 )
 
+func (s state) String() string { return [...]string{"survived", "killed", "did not compile"}[s] }
+
 func (m *mutant) key() string { return m.function + ": " + m.what }
 
 func (m *mutant) line() int { return 1 + strings.Count(string(m.file.text[:m.start]), "\n") }

@@ -44,7 +44,7 @@ func (r *report) count() counts {
 }
 
 // print writes the rate, the survivors and what is wrong with the file of explanations. It returns false if anything is wrong.
-func (r *report) print(out io.Writer, verbose bool, took time.Duration) bool {
+func (r *report) print(out io.Writer, took time.Duration) bool {
 	c := r.count()
 	percent := func(n int) float64 { return 100 * float64(n) / float64(max(c.made, 1)) }
 	held := percent(c.killed + c.integration + c.equivalent)
@@ -57,18 +57,8 @@ func (r *report) print(out io.Writer, verbose bool, took time.Duration) bool {
 		fmt.Fprintf(out, "  The aim is missed.\n")
 		good = false
 	}
-	if verbose {
-		r.printAll(out)
-	}
 	r.printSurvivors(out)
 	return r.printStale(out) && good
-}
-
-func (r *report) printAll(out io.Writer) {
-	for _, m := range r.all {
-		fmt.Fprintf(out, "  %s %s:%d %s (%d tests)\n", [...]string{"survived", "killed", "did not compile"}[m.state],
-			filepath.Base(m.file.path), m.line(), m.key(), len(m.reached))
-	}
 }
 
 func (r *report) printSurvivors(out io.Writer) {
