@@ -213,6 +213,13 @@ foreign: ## convert 10,000 documents of other YAML emitters (PyYAML, Ruby, js-ya
 fuzz: ## run each fuzz target for FUZZTIME (5m)
 	@tools/fuzz '$(FUZZTIME)' '$(TAGS)'
 
+# Packages or files whose mutants are made, such as `shim/runner.go oci`; empty: all.
+ONLY ?=
+
+.PHONY: mutants
+mutants: ## change decisions one at a time, and fail if no unit test notices one that tools/mutants/survivors.txt does not explain
+	@go run -C tools ./mutants -root .. $(ONLY)
+
 .PHONY: vulnerabilities
 vulnerabilities: ## known vulnerabilities in what is linked, from the database GOVULNDB (https://vuln.go.dev)
 	$(STEP) 'looking for known vulnerabilities' $(TOOL) govulncheck -db '$(GOVULNDB)' -tags '$(TAGS)' ./cmd/...

@@ -95,7 +95,7 @@ type container struct {
 	waiting map[lifecycle.RequestID]chan verdict
 	calls   sync.WaitGroup // goroutines that send a signal
 	lastID  lifecycle.RequestID
-	abort   context.CancelCauseFunc // of the running handler, nil when none runs
+	abort   context.CancelCauseFunc // of the handler that was run last, nil before the first
 	running *handlerRun             // the handler that was run last
 	limit   time.Duration           // of the running handler, from its begin; meant, not measured
 }
@@ -117,16 +117,15 @@ type verdict struct {
 func newContainer(ctx context.Context, id string, config lifecycle.Config, handlers handlers) *container {
 	namespace, _ := namespaces.Namespace(ctx)
 	c := &container{
-		id:            id,
-		ctx:           log.WithLogger(context.WithoutCancel(ctx), log.G(ctx).WithFields(log.Fields{"namespace": namespace, "id": id})),
-		handlers:      handlers,
-		created:       make(chan struct{}),
-		exited:        make(chan struct{}),
-		deleted:       make(chan struct{}),
-		wake:          make(chan struct{}, 1),
-		machine:       lifecycle.New(config),
-		waiting:       make(map[lifecycle.RequestID]chan verdict),
-		handlersEnded: new(atomic.Uint64),
+		id:       id,
+		ctx:      log.WithLogger(context.WithoutCancel(ctx), log.G(ctx).WithFields(log.Fields{"namespace": namespace, "id": id})),
+		handlers: handlers,
+		created:  make(chan struct{}),
+		exited:   make(chan struct{}),
+		deleted:  make(chan struct{}),
+		wake:     make(chan struct{}, 1),
+		machine:  lifecycle.New(config),
+		waiting:  make(map[lifecycle.RequestID]chan verdict),
 
 		trialLimit: config.DefaultPostStartTimeout, trialSignal: cmp.Or(config.StopSignal, uint32(unix.SIGTERM)),
 	}
@@ -180,7 +179,6 @@ func (c *container) loop(ctx context.Context) {
 	defer c.end()
 	defer c.recovered("the container's loop")
 	timer := time.NewTimer(time.Hour)
-	defer timer.Stop()
 	for !c.machine.Done() {
 		c.setTimer(timer)
 		select {
@@ -224,7 +222,6 @@ func (c *container) step(m message) {
 		c.waiting[event.Request] = m.verdict
 	}
 	if event.Kind == lifecycle.HandlerEnded {
-		c.abort = nil
 		c.count(func() metrics.Counts { return countRun(c.running) })
 	}
 	before := c.machine.Status()
@@ -250,9 +247,7 @@ func (c *container) carryOut(effect lifecycle.Effect) {
 	case lifecycle.RunHandler:
 		c.run(effect)
 	case lifecycle.AbortHandler:
-		if c.abort != nil {
-			c.abort(causeError(effect.Cause, c.limit))
-		}
+		c.abort(causeError(effect.Cause, c.limit))
 	case lifecycle.SendSignal:
 		c.calls.Go(func() { c.signal(effect.Signal) })
 	case lifecycle.ReleaseStart:
