@@ -356,7 +356,6 @@ func (c *container) end() {
 	c.mu.Lock()
 	c.closed = true
 	rest := c.mailbox
-	c.mailbox = nil
 	c.mu.Unlock()
 	status := *c.status.Load()
 	status.StartHeld = false

@@ -2,20 +2,16 @@ package shim
 
 import (
 	"context"
-	"io"
 	"strings"
 	"testing"
 	"testing/synctest"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
-	"github.com/containerd/log"
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
-	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -67,12 +63,7 @@ func TestEndOfTheLoopReleasesTheExit(t *testing.T) {
 				if test.panics { // as it runs the handler
 					w.c.ctx = panickyContext{w.c.ctx}
 				}
-				ctx, shutdown := context.WithCancel(t.Context())
-				defer shutdown()
-				go func() {
-					defer close(w.loopEnded)
-					w.c.loop(ctx)
-				}()
+				shutdown := w.serveUntil()
 				w.mustStart()
 				waited := make(chan error, 1)
 				go func() {
@@ -126,95 +117,119 @@ func TestPanickingHandlerHasNoExitCode(t *testing.T) {
 	}
 }
 
-// trialHandlers notes the signal that a handler is told.
-type trialHandlers struct {
-	fakeHandlers
-	told []lifecycle.Signal
+// TestShutdownRefusesADeleteThatWaits for onExit: what would be deleted has not been cleaned up.
+func TestShutdownRefusesADeleteThatWaits(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, outer(false, true), &fakeHandlers{onExit: hangs})
+		shutdown := w.serveUntil()
+		w.mustStart()
+		w.exit()
+		deleted := w.deletes()
+		synctest.Wait()
+		shutdown()
+		if err := <-deleted; status.Convert(err).Message() != errShutdown.Error() || len(w.inner.asked("Delete")) > 0 {
+			t.Errorf("got %v", err)
+		}
+	})
 }
 
-func (h *trialHandlers) run(_ context.Context, _ lifecycle.Kind, effect lifecycle.Effect, _ *hookexec.Progress) hookexec.Result {
-	h.told = append(h.told, effect.Signal)
-	return succeeded
+// TestShutdownLetsADeleteEnd that has deleted the container already.
+func TestShutdownLetsADeleteEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs})
+		shutdown := w.serveUntil()
+		w.mustStart()
+		w.exit()
+		inner, goOn := w.inner.answer["Delete"], make(chan struct{})
+		w.inner.answer["Delete"] = func(ctx context.Context, r any) (any, error) {
+			<-goOn
+			return inner(ctx, r)
+		}
+		deleted := w.deletes()
+		synctest.Wait()
+		shutdown()
+		<-w.loopEnded
+		close(goOn)
+		if err := <-deleted; err != nil {
+			t.Error(err)
+		}
+	})
 }
 
-// TestPreStopOnTrialIsToldTheStopSignal: the block's, else SIGTERM.
-func TestPreStopOnTrialIsToldTheStopSignal(t *testing.T) {
-	for block, want := range map[uint32]uint32{0: 15, 3: 3} {
-		synctest.Test(t, func(t *testing.T) {
-			handlers := &trialHandlers{}
-			w := newWorld(t, lifecycle.Config{PreStop: &lifecycle.Handler{}, StopSignal: block}, &handlers.fakeHandlers)
-			w.c.handlers, w.c.block = handlers, &lifecyclev1.Block{PreStop: sleepHandler()}
-			w.serve().mustStart()
-			if _, err := w.c.try(t.Context(), "preStop"); err != nil {
-				t.Fatal(err)
-			}
-			if len(handlers.told) != 1 || handlers.told[0].Number != want {
-				t.Errorf("block %d: told %v", block, handlers.told)
-			}
-		})
-	}
+// serveUntil runs the loop until the returned function is called.
+func (w *world) serveUntil() (shutdown func()) {
+	ctx, cancel := context.WithCancel(w.t.Context())
+	w.t.Cleanup(cancel)
+	go func() {
+		defer close(w.loopEnded)
+		w.c.loop(ctx)
+	}()
+	return cancel
 }
 
-// TestLog is SPEC 6: a line at a handler's start and one at its end, and what went wrong.
-func TestLog(t *testing.T) {
-	lost := hookexec.Result{Outcome: hookexec.Succeeded, LogErr: errExit3, LostLines: 2}
-	cannot := func(lifecycle.Signal) error { return errKilled }
-	for name, test := range map[string]struct {
-		result   hookexec.Result
-		onSignal func(lifecycle.Signal) error
-		trial    bool
-		want     string
-	}{
-		"it succeeds":             {result: succeeded, want: "info handler started, info handler ended, info signal sent"},
-		"it fails":                {result: failedBad, want: "info handler started, info handler ended: exit status 3, info signal sent"},
-		"lines are lost":          {result: lost, want: "info handler started, info handler ended, warning lines of a handler's output are missing in the container's log: exit status 3, info signal sent"},
-		"the signal is not sent":  {result: succeeded, onSignal: cannot, want: "info handler started, info handler ended, error send the signal: exit status 137"},
-		"an operator's own trial": {result: succeeded, trial: true, want: "info handler started on trial, info handler ended on trial"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, preStop(0), &fakeHandlers{preStop: takes(second, test.result), onSignal: test.onSignal})
-				w.c.block = &lifecyclev1.Block{PreStop: sleepHandler()}
-				logger := logrus.New()
-				lines := &logLines{}
-				logger.SetOutput(io.Discard)
-				logger.AddHook(lines)
-				w.c.ctx = log.WithLogger(w.c.ctx, logrus.NewEntry(logger))
-				w.serve().mustStart()
-				if test.trial {
-					if _, err := w.c.try(t.Context(), "preStop"); err != nil {
-						t.Fatal(err)
-					}
-				} else {
-					w.kill(unix.SIGTERM)
-				}
-				pass(2 * second)
-				if got := strings.Join(lines.all, ", "); got != test.want {
-					t.Errorf("logged\n%s, want\n%s", got, test.want)
-				}
-			})
-		})
-	}
+// deletes asks for the container's deletion, and returns where the answer comes.
+func (w *world) deletes() <-chan error {
+	answer := make(chan error, 1)
+	go func() {
+		_, err := w.service.Delete(context.Background(), &taskapi.DeleteRequest{ID: "c1"})
+		answer <- err
+	}()
+	return answer
 }
 
-// logLines are those that say what has happened, but for the reasons of the machine.
-type logLines struct{ all []string }
+// TestPanicInTheLoopLeavesNoMessage (SPEC 7.1): what is still in the mailbox is an event, or a request that passes.
+func TestPanicInTheLoopLeavesNoMessage(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, outer(false, true), &fakeHandlers{onExit: hangs})
+		w.c.ctx = panickyContext{w.c.ctx}
+		w.c.ask(lifecycle.Event{Kind: lifecycle.StartRequested})
+		w.c.post(lifecycle.Event{Kind: lifecycle.StartReturned})
+		w.c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) // onExit is run
+		w.c.post(lifecycle.Event{Kind: lifecycle.ContainerExited})
+		kill := w.c.ask(lifecycle.Event{Kind: lifecycle.KillRequested})
+		w.serve()
+		if got := kill.wait(); got.kind != lifecycle.Forward || got.err != nil {
+			t.Errorf("got %+v", got)
+		}
+		<-w.loopEnded
+	})
+}
 
-func (l *logLines) Levels() []logrus.Level { return logrus.AllLevels }
+// TestHandlersAreClosedAfterTheCreation: until its end they are being prepared.
+func TestHandlersAreClosedAfterTheCreation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		handlers := &fakeHandlers{}
+		c := newContainer(t.Context(), "c1", preStop(0), handlers)
+		c.gate = watch(newTestTap(t, &fakePublisher{}), "c1", nothing)
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		ended := make(chan struct{})
+		go func() {
+			defer close(ended)
+			c.loop(ctx)
+		}()
+		synctest.Wait()
+		if handlers.closed != 0 {
+			t.Error("they are closed while they are being prepared")
+		}
+		close(c.created)
+		<-ended
+		if handlers.closed != 1 {
+			t.Errorf("closed %d times", handlers.closed)
+		}
+	})
+}
 
-func (l *logLines) Fire(entry *logrus.Entry) error {
-	if entry.Level > logrus.InfoLevel {
-		return nil
+// TestEndWaitsForOnExit, from the exit to the end of an onExit, and at no other time.
+func TestEndWaitsForOnExit(t *testing.T) {
+	c := newContainer(t.Context(), "c1", outer(false, true), &fakeHandlers{})
+	for phase := lifecycle.Created; phase <= lifecycle.Deleted; phase++ {
+		c.status.Store(&lifecycle.Status{Phase: phase})
+		want := phase == lifecycle.OnExitDue || phase == lifecycle.OnExiting || phase == lifecycle.OnExitEnding
+		if got := c.endWaits(); got != want {
+			t.Errorf("%s: %t", phase, got)
+		}
 	}
-	line := entry.Level.String() + " " + entry.Message
-	if entry.Data["trial"] == true {
-		line += " on trial"
-	}
-	if err, ok := entry.Data[logrus.ErrorKey].(error); ok {
-		line += ": " + err.Error()
-	}
-	l.all = append(l.all, line)
-	return nil
 }
 
 // TestKillsAreNoted: without its own a SIGKILL may be the kernel's, for want of memory, as LIFECYCLE_RESULT tells.

@@ -1,0 +1,131 @@
+package shim
+
+import (
+	"context"
+	"io"
+	"slices"
+	"strings"
+	"testing"
+	"testing/synctest"
+
+	"github.com/containerd/log"
+	"github.com/sirupsen/logrus"
+	"golang.org/x/sys/unix"
+
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
+)
+
+// trialHandlers notes the signal that a handler is told.
+type trialHandlers struct {
+	fakeHandlers
+	told []lifecycle.Signal
+}
+
+func (h *trialHandlers) run(_ context.Context, _ lifecycle.Kind, effect lifecycle.Effect, _ *hookexec.Progress) hookexec.Result {
+	h.told = append(h.told, effect.Signal)
+	return succeeded
+}
+
+// TestPreStopOnTrialIsToldTheStopSignal: the block's, else SIGTERM.
+func TestPreStopOnTrialIsToldTheStopSignal(t *testing.T) {
+	for block, want := range map[uint32]uint32{0: 15, 3: 3} {
+		synctest.Test(t, func(t *testing.T) {
+			handlers := &trialHandlers{}
+			w := newWorld(t, lifecycle.Config{PreStop: &lifecycle.Handler{}, StopSignal: block}, &handlers.fakeHandlers)
+			w.c.handlers, w.c.block = handlers, &lifecyclev1.Block{PreStop: sleepHandler()}
+			w.serve().mustStart()
+			if _, err := w.c.try(t.Context(), "preStop"); err != nil {
+				t.Fatal(err)
+			}
+			if len(handlers.told) != 1 || handlers.told[0].Number != want {
+				t.Errorf("block %d: told %v", block, handlers.told)
+			}
+		})
+	}
+}
+
+// TestLog is SPEC 6: a line at a handler's start and one at its end, and what went wrong.
+func TestLog(t *testing.T) {
+	lost := hookexec.Result{Outcome: hookexec.Succeeded, LogErr: errExit3, LostLines: 2}
+	cannot := func(lifecycle.Signal) error { return errKilled }
+	for name, test := range map[string]struct {
+		result   hookexec.Result
+		onSignal func(lifecycle.Signal) error
+		trial    bool
+		want     string
+	}{
+		"it succeeds":             {result: succeeded, want: "info handler started, info handler ended, info signal sent"},
+		"it fails":                {result: failedBad, want: "info handler started, info handler ended: exit status 3, info signal sent"},
+		"lines are lost":          {result: lost, want: "info handler started, info handler ended, warning lines of a handler's output are missing in the container's log: exit status 3, info signal sent"},
+		"the signal is not sent":  {result: succeeded, onSignal: cannot, want: "info handler started, info handler ended, error send the signal: exit status 137"},
+		"an operator's own trial": {result: succeeded, trial: true, want: "info handler started on trial, info handler ended on trial"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, preStop(0), &fakeHandlers{preStop: takes(second, test.result), onSignal: test.onSignal})
+				w.c.block = &lifecyclev1.Block{PreStop: sleepHandler()}
+				lines := w.logs()
+				w.serve().mustStart()
+				if test.trial {
+					if _, err := w.c.try(t.Context(), "preStop"); err != nil {
+						t.Fatal(err)
+					}
+				} else {
+					w.kill(unix.SIGTERM)
+				}
+				pass(2 * second)
+				if got := strings.Join(lines.all, ", "); got != test.want {
+					t.Errorf("logged\n%s, want\n%s", got, test.want)
+				}
+			})
+		})
+	}
+}
+
+// TestPanicsAreLogged, with where they were.
+func TestPanicsAreLogged(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, postStart(0), &fakeHandlers{postStart: takes(second, succeeded)}).exitOnSignal()
+		w.c.handlersEnded = nil // a bug
+		lines := w.logs()
+		_ = w.serve().start(0).answered(t, second)
+		synctest.Wait()
+		if !slices.ContainsFunc(lines.all, func(line string) bool {
+			return strings.HasPrefix(line, "error panic in the running of a handler: ") && strings.Contains(line, "container.go:")
+		}) {
+			t.Errorf("logged %q", lines.all)
+		}
+	})
+}
+
+// logs returns where the container's log goes from now on.
+func (w *world) logs() *logLines {
+	logger := logrus.New()
+	lines := &logLines{}
+	logger.SetOutput(io.Discard)
+	logger.AddHook(lines)
+	w.c.ctx = log.WithLogger(w.c.ctx, logrus.NewEntry(logger))
+	return lines
+}
+
+// logLines are those that say what has happened, but for the reasons of the machine.
+type logLines struct{ all []string }
+
+func (l *logLines) Levels() []logrus.Level { return logrus.AllLevels }
+
+func (l *logLines) Fire(entry *logrus.Entry) error {
+	if entry.Level > logrus.InfoLevel {
+		return nil
+	}
+	line := entry.Level.String() + " " + entry.Message
+	if entry.Data["trial"] == true {
+		line += " on trial"
+	}
+	if err, ok := entry.Data[logrus.ErrorKey].(error); ok {
+		line += ": " + err.Error()
+	}
+	l.all = append(l.all, line)
+	return nil
+}
