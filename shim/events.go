@@ -245,9 +245,6 @@ func (g *gate) letGo(hold holdFrom) {
 		g.tap.enqueue(g.held[0])
 		g.held = g.held[1:]
 	}
-	if len(g.held) == 0 {
-		g.held = nil
-	}
 }
 
 // forget ends the watch over the container. Events still held are dropped, which
@@ -270,11 +267,9 @@ const endWait = 500 * time.Millisecond
 // and what is queued is published before that. Under the stock shim a client that
 // is fast enough loses them.
 func (g *gate) awaitEnd() {
-	timer := time.NewTimer(endWait)
-	defer timer.Stop()
 	select {
 	case <-g.ended:
-	case <-timer.C:
+	case <-time.After(endWait):
 	}
 }
 

@@ -241,7 +241,7 @@ func TestExitDuringTheCreationIsToldAfterIt(t *testing.T) {
 		tap := newTestTap(t, &fakePublisher{})
 		told := 0
 		gate := watch(tap, "a", func() { told++ })
-		emit(t, tap, "a create", "a exit")
+		emit(t, tap, "a create", "a exit", "a paused")
 		if told != 0 {
 			t.Error("told before the pid is known")
 		}
@@ -276,76 +276,6 @@ func TestRestoredContainerTellsAnyExit(t *testing.T) {
 		emit(t, tap, "a exit")
 		if told != 1 {
 			t.Errorf("told %d times", told)
-		}
-	})
-}
-
-// TestRestoredContainersExecIsNotTheContainer, also where a client gives it the container's id: the start says which
-// process the container's is.
-func TestRestoredContainersExecIsNotTheContainer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		publisher := &fakePublisher{}
-		tap := newTestTap(t, publisher)
-		told := 0
-		gate := watch(tap, "a", func() { told++ })
-		gate.created(0, false, true)
-		_ = tap.Publish(t.Context(), "start", &eventstypes.TaskStart{ContainerID: "a", Pid: testPid})
-		_ = tap.Publish(t.Context(), "exec-exit", &eventstypes.TaskExit{ContainerID: "a", ID: "a", Pid: testPid + 1})
-		if told != 0 {
-			t.Error("the exec's exit is taken for the container's")
-		}
-		publisher.expect(t, "a start, a exec-exit") // nor is it held for onExit
-		emit(t, tap, "a exit")
-		if told != 1 {
-			t.Errorf("told %d times of the container's own", told)
-		}
-		publisher.expect(t, "a start, a exec-exit")
-		gate.releaseExit()
-		publisher.expect(t, "a start, a exec-exit, a exit")
-	})
-}
-
-// TestRestoredContainersEndIsAwaited once it has been started, and only its deletion where it was not.
-func TestRestoredContainersEndIsAwaited(t *testing.T) {
-	for name, test := range map[string]struct {
-		started bool
-		want    time.Duration
-	}{
-		"started": {true, 300 * time.Millisecond}, "not started": {false, 200 * time.Millisecond},
-	} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				tap := newTestTap(t, &fakePublisher{})
-				gate := watch(tap, "a", nothing)
-				gate.created(0, false, false)
-				if test.started {
-					_ = tap.Publish(t.Context(), "start", &eventstypes.TaskStart{ContainerID: "a", Pid: testPid})
-					time.AfterFunc(300*time.Millisecond, func() { emit(t, tap, "a exit") })
-				}
-				time.AfterFunc(200*time.Millisecond, func() { emit(t, tap, "a delete") })
-				began := time.Now()
-				gate.awaitEnd()
-				if waited := time.Since(began); waited != test.want {
-					t.Errorf("it waited %s, want %s", waited, test.want)
-				}
-			})
-		})
-	}
-}
-
-// TestOOMIsNoted: LIFECYCLE_RESULT says oom-kill only where the kernel was seen to kill for want of memory.
-func TestOOMIsNoted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		tap := newTestTap(t, &fakePublisher{})
-		early, late, spared := watch(tap, "a", nothing), watch(tap, "b", nothing), watch(tap, "c", nothing)
-		_ = tap.Publish(t.Context(), "oom", &eventstypes.TaskOOM{ContainerID: "a"}) // during the creation
-		for _, gate := range []*gate{early, late, spared} {
-			gate.created(testPid, false, false)
-		}
-		_ = tap.Publish(t.Context(), "oom", &eventstypes.TaskOOM{ContainerID: "b"})
-		emit(t, tap, "c exit")
-		if !early.oom() || !late.oom() || spared.oom() {
-			t.Errorf("early %t, late %t, none %t", early.oom(), late.oom(), spared.oom())
 		}
 	})
 }
@@ -468,7 +398,11 @@ func TestTapFlush(t *testing.T) {
 			if err := tap.Close(); err != nil {
 				t.Fatal(err)
 			}
+			began := time.Now()
 			tap.flush(t.Context())
+			if waited := time.Since(began); waited > 0 {
+				t.Errorf("it waited %s", waited)
+			}
 			publisher.expect(t, "a create")
 			if publisher.closed != 1 {
 				t.Errorf("the publisher was closed %d times", publisher.closed)

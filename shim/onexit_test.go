@@ -2,9 +2,11 @@ package shim
 
 import (
 	"context"
+	"encoding/json"
 	"errors"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"slices"
 	"strings"
 	"syscall"
@@ -19,6 +21,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
@@ -262,5 +265,87 @@ func TestOnExitIsNamedAfterItsContainer(t *testing.T) {
 	}
 	if got := defaultCgroup("c1", true); got != "system.slice:runc:c1" {
 		t.Errorf("systemd: %s", got)
+	}
+}
+
+// TestDeadShimsOnExitIsCleaned: what it has left running is removed by the containerd's delete action.
+func TestDeadShimsOnExitIsCleaned(t *testing.T) {
+	host := newFakeHost(t)
+	if err := cleanDead(t.Context(), "/b", "true"); err != nil {
+		t.Fatal(err)
+	}
+	runtime, err := exec.LookPath("true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	var after wire.After
+	if err := json.Unmarshal([]byte(host.file("clean")), &after); err != nil {
+		t.Fatal(err)
+	}
+	if after.Dir != "/b/lifecycle/onExit" || after.Runtime != runtime || after.Shim != 0 {
+		t.Errorf("got %+v", after)
+	}
+	if err := cleanDead(t.Context(), "/b", "no-such-runtime"); !errors.Is(err, exec.ErrNotFound) {
+		t.Errorf("without a runtime: %v", err)
+	}
+	ended, cancel := context.WithCancel(t.Context())
+	cancel()
+	if err := cleanDead(ended, "/b", "true"); !errors.Is(err, context.Canceled) {
+		t.Errorf("without time: %v", err)
+	}
+	if err := os.Remove(filepath.Join(host.dir, hookexec.HostBinary)); err != nil {
+		t.Fatal(err)
+	}
+	if err := cleanDead(t.Context(), "/b", "true"); err == nil || !strings.Contains(err.Error(), hookexec.HostBinary) {
+		t.Errorf("without a host: %v", err)
+	}
+}
+
+// TestOOMKillIsTold: where the container's cgroup cannot be asked any more, what containerd's watcher has seen counts, and then
+// a kill that nobody has asked the shim for.
+func TestOOMKillIsTold(t *testing.T) {
+	for _, test := range []struct{ seen, killed, want bool }{{true, false, true}, {true, true, true}, {false, false, false}, {false, true, false}} {
+		a := afterlife{
+			remains: &hookexec.Remains{}, oomSeen: func() bool { return test.seen }, killed: func() bool { return test.killed },
+		}
+		if got := a.oomKilled(); got != test.want {
+			t.Errorf("%+v: %t", test, got)
+		}
+	}
+	if got := signalled(unix.SIGKILL, -1, func() bool { return true }); got.result != resultOOMKill || got.exitCode != -1 || got.signal != unix.SIGKILL {
+		t.Errorf("SIGKILL for want of memory: %+v", got)
+	}
+	if got := signalled(unix.SIGTERM, -1, func() bool { return true }); got.result != resultSignal {
+		t.Errorf("SIGTERM, and an OOM kill of another process: %+v", got)
+	}
+}
+
+// TestWhatAnOnExitIsGiven: all that the runtime needs to make it in what is left of the container.
+func TestWhatAnOnExitIsGiven(t *testing.T) {
+	r := &runner{
+		id: "c1", bundle: "/b", runtime: "true", systemdCgroup: true, cgroupsPath: "/cg",
+		block: &lifecyclev1.Block{OnExit: &lifecyclev1.Handler{Exec: &lifecyclev1.ExecAction{Command: []string{"x"}}}},
+	}
+	if err := r.keep(os.Getpid()); err != nil {
+		t.Fatal(err)
+	}
+	defer r.afterlife.remains.Close()
+	after := r.afterlife.after
+	runtime, err := exec.LookPath("true")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if after.Shim != os.Getpid() || after.Bundle != "/b" || after.Dir != "/b/lifecycle/onExit" || after.Runtime != runtime ||
+		!after.SystemdCgroup || after.NoPivotRoot || after.NoNewKeyring || after.Cgroup != "/cg" || after.Namespaces["mount"] == "" {
+		t.Errorf("got %+v", after)
+	}
+	r.block.OnExit = sleepHandler()
+	r.afterlife = afterlife{}
+	if err := r.keep(os.Getpid()); err != nil || r.afterlife.after != nil || len(r.afterlife.remains.Paths()) != 1 {
+		t.Errorf("no exec: %v, %v", r.afterlife.after, err)
+	}
+	r.afterlife.remains.Close()
+	if err := r.keep(goneProcess(t)); err == nil {
+		t.Error("a process that has gone is kept")
 	}
 }
