@@ -88,7 +88,7 @@ func (k *maker) visit(n ast.Node) bool {
 		k.statement(s)
 	}
 	k.conditionOf(n)
-	if e, ok := n.(ast.Expr); ok && !k.isConstant(e) {
+	if e, ok := n.(ast.Expr); ok && (!k.isConstant(e) || isTruth(e)) {
 		k.expression(e)
 	}
 	switch n := n.(type) {
@@ -118,6 +118,12 @@ func (k *maker) inList(s ast.Stmt) bool {
 func (k *maker) isConstant(e ast.Expr) bool {
 	tv, ok := k.p.TypesInfo.Types[e]
 	return ok && tv.Value != nil
+}
+
+// isTruth tells whether e is the word true or false.
+func isTruth(e ast.Expr) bool {
+	id, ok := e.(*ast.Ident)
+	return ok && (id.Name == "true" || id.Name == "false")
 }
 
 func (k *maker) offset(p token.Pos) int { return k.p.Fset.Position(p).Offset }
