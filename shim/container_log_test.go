@@ -2,7 +2,9 @@ package shim
 
 import (
 	"context"
+	"errors"
 	"io"
+	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -100,13 +102,37 @@ func TestPanicsAreLogged(t *testing.T) {
 	})
 }
 
-// logs returns where the container's log goes from now on.
-func (w *world) logs() *logLines {
-	logger := logrus.New()
-	lines := &logLines{}
+// TestUnknownEndIsLogged: what onExit is told is a guess then.
+func TestUnknownEndIsLogged(t *testing.T) {
+	nothing, err := os.Open(os.DevNull) // knows of no process
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer nothing.Close()
+	for _, failure := range []error{nil, errors.New("no answer")} {
+		logger, lines := newLog()
+		inner := newFakeTask()
+		inner.answer["State"] = func(context.Context, any) (any, error) { return nil, failure }
+		r := &runner{pidfd: int(nothing.Fd()), inner: inner, id: "c1"}
+		r.end(log.WithLogger(t.Context(), logger), false)
+		if got := len(lines.all) == 1; got != (failure != nil) {
+			t.Errorf("%v: logged %q", failure, lines.all)
+		}
+	}
+}
+
+// newLog returns a logger, and what it is given.
+func newLog() (*logrus.Entry, *logLines) {
+	logger, lines := logrus.New(), &logLines{}
 	logger.SetOutput(io.Discard)
 	logger.AddHook(lines)
-	w.c.ctx = log.WithLogger(w.c.ctx, logrus.NewEntry(logger))
+	return logrus.NewEntry(logger), lines
+}
+
+// logs returns where the container's log goes from now on.
+func (w *world) logs() *logLines {
+	logger, lines := newLog()
+	w.c.ctx = log.WithLogger(w.c.ctx, logger)
 	return lines
 }
 

@@ -2,14 +2,12 @@ package shim
 
 import (
 	"errors"
-	"io"
 	"testing"
 	"testing/synctest"
 	"time"
 
 	eventstypes "github.com/containerd/containerd/api/events"
 	"github.com/containerd/log"
-	"github.com/sirupsen/logrus"
 )
 
 // TestRestoredContainersExecIsNotTheContainer, also where a client gives it the container's id: the start says which
@@ -114,12 +112,9 @@ func TestUndoneWaitsForItsOwnExit(t *testing.T) {
 func TestEventsThatAreLostAreLogged(t *testing.T) {
 	for _, lost := range []error{nil, errors.New("nobody listens")} {
 		synctest.Test(t, func(t *testing.T) {
-			logger := logrus.New()
-			lines := &logLines{}
-			logger.SetOutput(io.Discard)
-			logger.AddHook(lines)
+			logger, lines := newLog()
 			tap := newTestTap(t, &fakePublisher{err: lost})
-			ctx := log.WithLogger(t.Context(), logrus.NewEntry(logger))
+			ctx := log.WithLogger(t.Context(), logger)
 			_ = tap.Publish(ctx, "create", newEvent("a", "create"))
 			synctest.Wait()
 			if got := len(lines.all) == 1; got != (lost != nil) {

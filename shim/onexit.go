@@ -50,11 +50,19 @@ type afterlife struct {
 // of memory. With systemd's driver the cgroup may be gone before anybody,
 // containerd's watcher too, could read its count: then a SIGKILL that nobody
 // has asked the shim for, with an OOM kill around the container, is taken for one.
-func (a *afterlife) oomKilled() bool {
-	if kills, known := a.remains.OOMKills(); known {
+func (a *afterlife) oomKilled() bool { return oomKilled(a.remains, a.oomSeen, a.killed) }
+
+func oomKilled(counter oomCounter, seen, killed func() bool) bool {
+	if kills, known := counter.OOMKills(); known {
 		return kills > 0
 	}
-	return a.oomSeen() || !a.killed() && a.remains.OOMAround()
+	return seen() || !killed() && counter.OOMAround()
+}
+
+// oomCounter is what is asked of hookexec.Remains.
+type oomCounter interface {
+	OOMKills() (count int, known bool)
+	OOMAround() bool
 }
 
 // keep what the onExit of a container needs, while its init is there.

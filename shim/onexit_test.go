@@ -221,6 +221,8 @@ func TestEndWithoutTheKernelsHelp(t *testing.T) {
 		want   []string
 	}{
 		{0, true, []string{"LIFECYCLE_RESULT=completed", "LIFECYCLE_EXIT_CODE=0"}},
+		{129, false, []string{"LIFECYCLE_RESULT=signal", "LIFECYCLE_EXIT_CODE=129", "LIFECYCLE_SIGNAL=SIGHUP"}},
+		{192, false, []string{"LIFECYCLE_RESULT=signal", "LIFECYCLE_EXIT_CODE=192", "LIFECYCLE_SIGNAL=SIGRTMIN+30"}},
 		{128, false, []string{"LIFECYCLE_RESULT=exit-code", "LIFECYCLE_EXIT_CODE=128"}},
 		{143, true, []string{"LIFECYCLE_RESULT=signal", "LIFECYCLE_EXIT_CODE=143", "LIFECYCLE_SIGNAL=SIGTERM"}},
 		{137, false, []string{"LIFECYCLE_RESULT=signal", "LIFECYCLE_EXIT_CODE=137", "LIFECYCLE_SIGNAL=SIGKILL"}},
@@ -228,7 +230,10 @@ func TestEndWithoutTheKernelsHelp(t *testing.T) {
 		{193, false, []string{"LIFECYCLE_RESULT=exit-code", "LIFECYCLE_EXIT_CODE=193"}},
 	} {
 		inner := newFakeTask()
-		inner.answer["State"] = func(context.Context, any) (any, error) {
+		inner.answer["State"] = func(_ context.Context, request any) (any, error) {
+			if id := request.(*taskapi.StateRequest).ID; id != "c1" {
+				t.Errorf("the state of %q is asked for", id)
+			}
 			return &taskapi.StateResponse{Status: task.Status_STOPPED, ExitStatus: test.status}, nil
 		}
 		r := &runner{pidfd: int(nothing.Fd()), inner: inner, id: "c1"}
@@ -301,14 +306,33 @@ func TestDeadShimsOnExitIsCleaned(t *testing.T) {
 	}
 }
 
-// TestOOMKillIsTold: where the container's cgroup cannot be asked any more, what containerd's watcher has seen counts, and then
-// a kill that nobody has asked the shim for.
+// fakeCounter counts OOM kills, as far as it is known.
+type fakeCounter struct {
+	kills         int
+	known, around bool
+}
+
+func (c fakeCounter) OOMKills() (count int, known bool) { return c.kills, c.known }
+func (c fakeCounter) OOMAround() bool                   { return c.around }
+
+// TestOOMKillIsTold: the count of the container's cgroup decides. Where it cannot be asked any more, what containerd's watcher
+// has seen counts, and then an OOM kill around the container, if nobody has asked the shim for a SIGKILL.
 func TestOOMKillIsTold(t *testing.T) {
-	for _, test := range []struct{ seen, killed, want bool }{{true, false, true}, {true, true, true}, {false, false, false}, {false, true, false}} {
-		a := afterlife{
-			remains: &hookexec.Remains{}, oomSeen: func() bool { return test.seen }, killed: func() bool { return test.killed },
-		}
-		if got := a.oomKilled(); got != test.want {
+	for _, test := range []struct {
+		counter      fakeCounter
+		seen, killed bool
+		want         bool
+	}{
+		{fakeCounter{kills: 1, known: true}, false, true, true},
+		{fakeCounter{kills: 0, known: true, around: true}, true, false, false},
+		{fakeCounter{kills: 1}, false, false, false},
+		{fakeCounter{}, true, true, true},
+		{fakeCounter{around: true}, false, false, true},
+		{fakeCounter{around: true}, false, true, false},
+		{fakeCounter{}, false, false, false},
+	} {
+		is := func(value bool) func() bool { return func() bool { return value } }
+		if got := oomKilled(test.counter, is(test.seen), is(test.killed)); got != test.want {
 			t.Errorf("%+v: %t", test, got)
 		}
 	}

@@ -250,13 +250,14 @@ func TestConnectionsAreMadeInTheContainersNetwork(t *testing.T) {
 	}
 	defer listener.Close()
 	port := int32(listener.Addr().(*net.TCPAddr).Port)
-	r, _ := newTestRunner(t, newFakeHost(t), &lifecyclev1.Block{
-		PreStop: &lifecyclev1.Handler{TcpSocket: &lifecyclev1.TCPSocketAction{Host: "127.0.0.1", Port: port}},
-	})
+	handler := &lifecyclev1.Handler{TcpSocket: &lifecyclev1.TCPSocketAction{Host: "127.0.0.1", Port: port}}
+	r, _ := newTestRunner(t, newFakeHost(t), &lifecyclev1.Block{PreStop: handler, OnExit: handler})
 	r.mustPrepare(t)
-	result := r.run(t.Context(), lifecycle.PreStop, lifecycle.Effect{Kind: lifecycle.RunHandler}, &hookexec.Progress{})
-	if result.Err != nil && !strings.Contains(result.Err.Error(), unix.EPERM.Error()) {
-		t.Errorf("got %v", result.Err)
+	for _, kind := range []lifecycle.Kind{lifecycle.PreStop, lifecycle.OnExit} {
+		result := r.run(t.Context(), kind, lifecycle.Effect{Kind: lifecycle.RunHandler}, &hookexec.Progress{})
+		if result.Err != nil && !strings.Contains(result.Err.Error(), unix.EPERM.Error()) {
+			t.Errorf("%s: %v", kind, result.Err)
+		}
 	}
 }
 

@@ -405,10 +405,6 @@ func (m *Machine) passStop(now time.Time, event Event) {
 
 // handlerEnded goes on with what the handler was waited for.
 func (m *Machine) handlerEnded(now time.Time, result Result) {
-	if m.running == NoHandler {
-		m.why = "no handler runs"
-		return
-	}
 	m.running = NoHandler
 	switch m.phase {
 	case PreStarting, PreStartEnding:
@@ -483,7 +479,6 @@ func (m *Machine) exited(now time.Time) {
 		m.failPreStart(StartError{Cause: ContainerExit})
 	}
 	m.why = "nothing is started any more, and what was held is let go"
-	m.notStarted = m.notStarted || m.preStarting()
 	m.abort(ContainerExit)
 	m.gone(now)
 }
@@ -564,7 +559,7 @@ func (m *Machine) deadlineReached(now time.Time) {
 		m.why = "preStop does not end, and is not waited for any longer"
 		m.signalStop(StopDeadline)
 	case Stopping:
-		m.stoppingDue(now)
+		m.stoppingDue()
 	case Deleting:
 		m.why = "a handler does not end, and is not waited for any longer"
 		m.callDeletes()
@@ -605,8 +600,8 @@ func (m *Machine) notStartingDue(now time.Time) {
 	m.deletes = m.deletes[:0]
 }
 
-func (m *Machine) stoppingDue(now time.Time) {
-	if !m.killAt.IsZero() && !now.Before(m.killAt) {
+func (m *Machine) stoppingDue() {
+	if !m.killAt.IsZero() { // it comes before answerBy
 		m.killAt, m.why = time.Time{}, "the grace period is over"
 		m.do(Effect{Kind: SendSignal, Signal: Signal{Number: sigKILL, All: m.stop.All}})
 		return

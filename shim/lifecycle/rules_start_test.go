@@ -157,7 +157,8 @@ func TestPreStopLimits(t *testing.T) {
 			"10.8s SendSignal 9 to all"},
 		{
 			"a stop while postStart runs, which does not end", limited(0, Config{PostStart: post, GracePeriod: 60 * s}),
-			[]at{start(0), returns(0, nil), kill(1*s, 15)}, "0s CallStart 1\n" +
+			[]at{start(0), returns(0, nil), kill(1*s, 15)},
+			"0s CallStart 1\n" +
 				"0s RunHandler postStart until 2m0s (DefaultPostStartTimeout)\n" +
 				"1s Answer 2\n" +
 				"1s AbortHandler: stop requested\n" +
@@ -168,7 +169,8 @@ func TestPreStopLimits(t *testing.T) {
 		},
 		{
 			"a stop while postStart runs, which ends late", limited(3, Config{PostStart: post, GracePeriod: 60 * s}),
-			[]at{start(0), returns(0, nil), kill(1*s, 15), dies(4*s, StopRequest)}, "0s CallStart 1\n" +
+			[]at{start(0), returns(0, nil), kill(1*s, 15), dies(4*s, StopRequest)},
+			"0s CallStart 1\n" +
 				"0s RunHandler postStart until 2m0s (DefaultPostStartTimeout)\n" +
 				"1s Answer 2\n" +
 				"1s AbortHandler: stop requested\n" +
@@ -261,7 +263,7 @@ func TestStartIsAnswered(t *testing.T) {
 			"38s ReleaseStart\n" +
 			"38s Answer 1: preStart handler aborted: container deleted before its entrypoint was started\n" +
 			"39.5s CallDelete 4"},
-		{"a deletion after a failed preStart", pre, []at{start(0), ends(1*s, Failed), remove(2 * s), exit(3 * s), removed(3*s, nil)}, "0s RunHandler preStart until 2m0s (DefaultPostStartTimeout)\n" +
+		{"a deletion after a failed preStart", pre, []at{start(0), ends(1*s, Failed), remove(2 * s), exit(3 * s), removed(6*s, nil)}, "0s RunHandler preStart until 2m0s (DefaultPostStartTimeout)\n" +
 			"1s SendSignal 9\n" +
 			"3s ReleaseStart\n" +
 			"3s Answer 1: preStart handler failed: words\n" +
@@ -412,6 +414,11 @@ func TestStartIsAnswered(t *testing.T) {
 			"2s Answer 1"},
 		{"deleted while the runtime starts it", post, []at{start(0), remove(1 * s), removed(1*s, nil), returns(2*s, errRuntime)}, "0s CallStart 1\n" +
 			"1s CallDelete 3\n" +
+			"2s ReleaseStart\n" +
+			"2s Answer 1: the runtime's own words"},
+		{"deleted twice while the runtime starts it", post, []at{start(0), remove(1 * s), asked(4, remove(1*s)), removed(1*s, nil), removed(1*s, nil), returns(2*s, errRuntime)}, "0s CallStart 1\n" +
+			"1s CallDelete 3\n" +
+			"1s CallDelete 4\n" +
 			"2s ReleaseStart\n" +
 			"2s Answer 1: the runtime's own words"},
 		{"returned twice", post, []at{start(0), returns(0, nil), returns(1*s, nil), ends(2*s, Succeeded)}, "0s CallStart 1\n" +

@@ -178,7 +178,9 @@ func TestStopSignals(t *testing.T) {
 			}
 			checkRules(t, []rule{{
 				fmt.Sprintf("signal %d, block %d, cri %t", test.number, test.block, cri),
-				Config{CRI: cri, PreStop: &Handler{}, StopSignal: test.block}, []at{start(0), returns(0, nil), kill(1*s, test.number)}, want,
+				Config{CRI: cri, PreStop: &Handler{}, StopSignal: test.block},
+				[]at{start(0), returns(0, nil), kill(1*s, test.number)},
+				want,
 			}})
 		}
 	}
@@ -200,20 +202,30 @@ func TestOnExitLimits(t *testing.T) {
 		{"just what CRI waits for", Config{CRI: true, OnExit: &Handler{Timeout: 100 * s}}, ran, run("1m41s", "timeoutSeconds", "1m44s")},
 		{"longer than CRI waits for", Config{CRI: true, OnExit: &Handler{Timeout: 101 * s}}, ran, run("1m41s", "exit handling of CRI", "1m44s")},
 		{
-			"a start waits for it, and is answered before its deadline", Config{PreStart: &Handler{}, OnExit: &Handler{}},
+			"a start waits for it, and is answered before its deadline",
+			Config{PreStart: &Handler{}, OnExit: &Handler{}},
 			[]at{start(20 * s), ends(0, Failed), exit(1 * s)},
 			"0s RunHandler preStart until 15s (start request)\n0s SendSignal 9\n1s RunHandler onExit until 16.5s (start request), not started\n" +
 				"16.5s AbortHandler: time limit\n18.25s ReleaseExit\n18.25s ReleaseStart\n18.25s Answer 1: preStart handler failed: words",
 		},
 		{
-			"a start waits for it, with time enough", Config{PreStart: &Handler{}, OnExit: &Handler{Timeout: 5 * s}},
+			"a start waits for it, whose answer is due when the default is",
+			Config{PreStart: &Handler{}, OnExit: &Handler{}},
+			[]at{start(31*s + 500*ms), ends(0, Failed), exit(1 * s), later(2*s, ends(0, Succeeded))},
+			"0s RunHandler preStart until 26.5s (start request)\n0s SendSignal 9\n1s RunHandler onExit until 31s (default of onExit), not started\n" +
+				"2s ReleaseExit\n2s ReleaseStart\n2s Answer 1: preStart handler failed: words",
+		},
+		{
+			"a start waits for it, with time enough",
+			Config{PreStart: &Handler{}, OnExit: &Handler{Timeout: 5 * s}},
 			[]at{start(60 * s), ends(0, Failed), exit(1 * s)},
 			"0s RunHandler preStart until 55s (start request)\n0s SendSignal 9\n1s RunHandler onExit until 6s (timeoutSeconds), not started\n" +
 				"6s AbortHandler: time limit\n9s ReleaseExit\n9s ReleaseStart\n9s Answer 1: preStart handler failed: words",
 		},
 		{
 			"a start with little time waits for it, and an onExit that does not end is not waited for beyond that",
-			Config{PreStart: &Handler{}, OnExit: &Handler{}}, []at{start(4 * s), ends(0, Failed), exit(2 * s)},
+			Config{PreStart: &Handler{}, OnExit: &Handler{}},
+			[]at{start(4 * s), ends(0, Failed), exit(2 * s)},
 			"0s RunHandler preStart until 2s (start request)\n0s SendSignal 9\n2s RunHandler onExit until 2.95s (start request), not started\n" +
 				"2.95s AbortHandler: time limit\n3.475s ReleaseExit\n3.475s ReleaseStart\n3.475s Answer 1: preStart handler failed: words",
 		},
@@ -226,15 +238,18 @@ func TestSIGKILLIsSentOnce(t *testing.T) {
 	begin := "0s CallStart 1\n0s ReleaseStart\n0s Answer 1\n1s Answer 2\n1s RunHandler preStop until 4s (terminationGracePeriodSeconds) before signal 15 at 4s\n"
 	checkRules(t, []rule{
 		{
-			"while preStop runs", block, []at{start(0), returns(0, nil), kill(1*s, 15), asked(4, kill(2*s, 9))},
+			"while preStop runs", block,
+			[]at{start(0), returns(0, nil), kill(1*s, 15), asked(4, kill(2*s, 9))},
 			begin + "2s Forward 4\n2s AbortHandler: container killed",
 		},
 		{
-			"after the stop signal", block, []at{start(0), returns(0, nil), kill(1*s, 15), ends(2*s, Succeeded), asked(4, kill(3*s, 9))},
+			"after the stop signal", block,
+			[]at{start(0), returns(0, nil), kill(1*s, 15), ends(2*s, Succeeded), asked(4, kill(3*s, 9))},
 			begin + "2s SendSignal 15\n3s Forward 4",
 		},
 		{
-			"after a failed postStart", Config{PostStart: &Handler{}},
+			"after a failed postStart",
+			Config{PostStart: &Handler{}},
 			[]at{start(0), returns(0, nil), ends(1*s, Failed), asked(4, kill(3*s, 9))},
 			"0s CallStart 1\n0s RunHandler postStart until 2m0s (DefaultPostStartTimeout)\n1s SendSignal 15\n3s Forward 4\n" +
 				"8s ReleaseStart\n8s Answer 1: postStart handler failed: words (the container has not exited yet)",
