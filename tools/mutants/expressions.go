@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"go/ast"
+	"go/constant"
 	"go/token"
 	"go/types"
 	"strconv"
@@ -207,7 +208,7 @@ func (k *maker) field(pair *ast.KeyValueExpr) {
 		return
 	}
 	tv := k.p.TypesInfo.Types[pair.Value]
-	if tv.IsNil() || k.text(pair.Value) == "0" || k.text(pair.Value) == "false" {
+	if tv.IsNil() || tv.Value != nil && isZero(tv.Value) {
 		return
 	}
 	key, ok := pair.Key.(*ast.Ident)
@@ -224,6 +225,16 @@ func (k *maker) field(pair *ast.KeyValueExpr) {
 		return
 	}
 	k.add(pair.Value, what, fmt.Sprintf("mutantZero[%s](\x00, ", t), ")")
+}
+
+func isZero(v constant.Value) bool {
+	switch v.Kind() {
+	case constant.Bool:
+		return !constant.BoolVal(v)
+	case constant.String:
+		return constant.StringVal(v) == ""
+	}
+	return constant.Sign(v) == 0
 }
 
 func typeText(literal *ast.CompositeLit) string {
