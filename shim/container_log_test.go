@@ -121,6 +121,24 @@ func TestUnknownEndIsLogged(t *testing.T) {
 	}
 }
 
+// TestLeftoverOfAnOnExitIsLogged, and changes nothing of its result.
+func TestLeftoverOfAnOnExitIsLogged(t *testing.T) {
+	host := newFakeHost(t)
+	r, _ := newTestRunner(t, host, &lifecyclev1.Block{OnExit: execHandler("x")})
+	r.mustPrepare(t)
+	host.refuse("still mounted")
+	lines := &logLines{}
+	old := log.L.Logger.ReplaceHooks(logrus.LevelHooks{logrus.ErrorLevel: []logrus.Hook{lines}})
+	defer log.L.Logger.ReplaceHooks(old)
+	result := r.run(t.Context(), lifecycle.OnExit, lifecycle.Effect{Kind: lifecycle.RunHandler}, &hookexec.Progress{})
+	if result.Err == nil || result.Err.Error() != "cannot start: start 1" {
+		t.Errorf("got %v", result.Err)
+	}
+	if len(lines.all) != 1 || !strings.Contains(lines.all[0], "still mounted") {
+		t.Errorf("logged %q", lines.all)
+	}
+}
+
 // newLog returns a logger, and what it is given.
 func newLog() (*logrus.Entry, *logLines) {
 	logger, lines := logrus.New(), &logLines{}

@@ -276,8 +276,12 @@ func TestOnExitIsNamedAfterItsContainer(t *testing.T) {
 // TestDeadShimsOnExitIsCleaned: what it has left running is removed by the containerd's delete action.
 func TestDeadShimsOnExitIsCleaned(t *testing.T) {
 	host := newFakeHost(t)
+	before := openDescriptors(t)
 	if err := cleanDead(t.Context(), "/b", "true"); err != nil {
 		t.Fatal(err)
+	}
+	if got := openDescriptors(t); got != before {
+		t.Errorf("%d descriptors, %d before", got, before)
 	}
 	runtime, err := exec.LookPath("true")
 	if err != nil {
@@ -297,6 +301,10 @@ func TestDeadShimsOnExitIsCleaned(t *testing.T) {
 	cancel()
 	if err := cleanDead(ended, "/b", "true"); !errors.Is(err, context.Canceled) {
 		t.Errorf("without time: %v", err)
+	}
+	host.refuse("still mounted")
+	if err := cleanDead(t.Context(), "/b", "true"); err == nil || !strings.Contains(err.Error(), "still mounted") {
+		t.Errorf("what cannot be removed: %v", err)
 	}
 	if err := os.Remove(filepath.Join(host.dir, hookexec.HostBinary)); err != nil {
 		t.Fatal(err)

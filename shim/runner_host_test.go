@@ -72,6 +72,7 @@ start)
 	;;
 clean)
 	cat > clean
+	test ! -e refused || { cat refused >&2; exit 1; }
 	;;
 esac
 `
@@ -92,7 +93,7 @@ func newFakeHost(t *testing.T) *fakeHost {
 	return &fakeHost{t: t, dir: dir, Host: host}
 }
 
-// refuse makes preparations fail.
+// refuse makes preparations and cleaning fail.
 func (h *fakeHost) refuse(words string) {
 	if err := os.WriteFile(filepath.Join(h.dir, "refused"), []byte(words), 0o600); err != nil {
 		h.t.Fatal(err)

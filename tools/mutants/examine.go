@@ -28,14 +28,17 @@ type examiner struct {
 	explained map[string]*explanation
 	times     map[string]time.Duration // of the tests, each by itself
 	whole     time.Duration            // of all of them, at full length
-	quick     bool
-	verbose   bool
+	options   options
 	mu        sync.Mutex
 }
 
-func examine(ctx context.Context, root string, c choice, explained map[string]*explanation, quick, verbose bool) (*report, error) {
+func examine(ctx context.Context, root string, c choice, explained map[string]*explanation, options options) (*report, error) {
 	all, p, err := load(root, c)
 	if err != nil {
+		return nil, err
+	}
+	part := c.file != "" || options.match != ""
+	if all, err = matching(all, options.match); err != nil {
 		return nil, err
 	}
 	temp, err := os.MkdirTemp("", "mutants")
@@ -45,7 +48,7 @@ func examine(ctx context.Context, root string, c choice, explained map[string]*e
 	defer os.RemoveAll(temp)
 	x := &examiner{
 		builder: builder{root: root, dir: c.dir, name: p.Name, temp: temp, count: len(all)},
-		sandbox: sandbox{ctx: ctx, dir: filepath.Join(root, c.dir)}, all: all, explained: explained, quick: quick, verbose: verbose, times: map[string]time.Duration{},
+		sandbox: sandbox{ctx: ctx, dir: filepath.Join(root, c.dir)}, all: all, explained: explained, options: options, times: map[string]time.Duration{},
 	}
 	binary := filepath.Join(temp, "all.test")
 	if err := x.builder.together(all, binary); err != nil {
@@ -59,7 +62,20 @@ func examine(ctx context.Context, root string, c choice, explained map[string]*e
 			return nil, err
 		}
 	}
-	return &report{choice: c, root: root, all: all, explained: explained}, nil
+	return &report{choice: c, part: part, all: all, explained: explained}, nil
+}
+
+// matching are those whose keys the expression matches, numbered anew.
+func matching(all []*mutant, expression string) ([]*mutant, error) {
+	matches, err := regexp.Compile(expression)
+	if err != nil {
+		return nil, err
+	}
+	all = slices.DeleteFunc(all, func(m *mutant) bool { return !matches.MatchString(m.key()) })
+	for i, m := range all {
+		m.id = i + 1
+	}
+	return all, nil
 }
 
 // baseline: without a mutant the tests pass.
@@ -69,7 +85,7 @@ func (x *examiner) baseline() error {
 		return err
 	}
 	began := time.Now()
-	if ok, output := x.sandbox.passes(copied.path, ".", x.quick, 10*time.Minute); !ok {
+	if ok, output := x.sandbox.passes(copied.path, ".", x.options.quick, 10*time.Minute); !ok {
 		return fmt.Errorf("the tests fail without any mutant:\n%s", output)
 	}
 	x.whole = time.Since(began)
@@ -173,7 +189,7 @@ func (x *examiner) judgeAll() error {
 			if err := x.judge(m, copied, alone); err != nil {
 				return err
 			}
-			if x.verbose {
+			if x.options.verbose {
 				fmt.Fprintf(os.Stderr, "%d of %d: %s:%d %s: %s\n", m.id, len(x.all), filepath.Base(m.file.path), m.line(), m.key(), m.state)
 			}
 		}
@@ -215,14 +231,22 @@ func (x *examiner) dies(m *mutant, binary string) bool {
 		for _, name := range tests {
 			limit += 5 * x.times[name]
 		}
-		if ok, _ := x.sandbox.passes(binary, exactly(tests...), true, limit); !ok {
+		if x.fails(binary, exactly(tests...), true, limit) {
 			return true
 		}
 	}
-	if x.quick && len(first) > 0 {
+	if x.options.quick && len(first) > 0 {
 		return false
 	}
-	ok, _ := x.sandbox.passes(binary, ".", x.quick, 10*time.Second+5*x.whole)
+	return x.fails(binary, ".", x.options.quick, 10*time.Second+5*x.whole)
+}
+
+// fails runs tests. Where their time is up they are given more, once: the machine may be busy.
+func (x *examiner) fails(binary, match string, short bool, limit time.Duration) bool {
+	ok, output := x.sandbox.passes(binary, match, short, limit)
+	if !ok && (output == "" || strings.Contains(output, "panic: test timed out")) {
+		ok, _ = x.sandbox.passes(binary, match, short, 4*limit)
+	}
 	return !ok
 }
 

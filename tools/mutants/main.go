@@ -1,6 +1,6 @@
 // Command mutants changes decisions of the product one at a time, and reports which changes no unit test notices.
 //
-//	mutants [-v] [PACKAGE or FILE…]
+//	mutants [-v] [-quick] [-match REGEXP] [PACKAGE or FILE…]
 //
 // A mutant is the program with one small change: a condition that is always true, a statement that is left out, a field that
 // is not set. A unit test that fails on it kills it. A mutant that survives is a decision that no unit test holds; each one
@@ -49,18 +49,26 @@ const (
 	survivorsFile = "tools/mutants/survivors.txt"
 )
 
+// options of the command.
+type options struct {
+	match string
+	// quick leaves out the long tests, and those that do not reach a mutant.
+	quick, verbose bool
+}
+
 // errFound is what main exits with after everything has been printed.
 var errFound = errors.New("see above")
 
 func main() {
 	root := flag.String("root", "..", "the top of the repository")
 	verbose := flag.Bool("v", false, "print every mutant and what became of it as soon as it is known")
+	match := flag.String("match", "", "make only mutants whose name this regular expression matches")
 	quick := flag.Bool("quick", false, "run only short tests, and only those that reach a mutant")
 	flag.Parse()
 	// Ended by a signal, it ends the tests that it runs.
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
 	defer stop()
-	if err := run(ctx, os.Stdout, *root, flag.Args(), *quick, *verbose); err != nil {
+	if err := run(ctx, os.Stdout, *root, flag.Args(), options{*match, *quick, *verbose}); err != nil {
 		if !errors.Is(err, errFound) {
 			fmt.Fprintln(os.Stderr, "mutants:", err)
 		}
@@ -68,7 +76,7 @@ func main() {
 	}
 }
 
-func run(ctx context.Context, out io.Writer, root string, args []string, quick, verbose bool) error {
+func run(ctx context.Context, out io.Writer, root string, args []string, options options) error {
 	root, err := filepath.Abs(root)
 	if err != nil {
 		return err
@@ -84,7 +92,7 @@ func run(ctx context.Context, out io.Writer, root string, args []string, quick, 
 	bad := false
 	for _, c := range chosen {
 		began := time.Now()
-		result, err := examine(ctx, root, c, explained[c.dir], quick, verbose)
+		result, err := examine(ctx, root, c, explained[c.dir], options)
 		if err != nil {
 			return fmt.Errorf("%s: %w", c.dir, err)
 		}

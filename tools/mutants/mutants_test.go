@@ -126,7 +126,7 @@ func TestMutantsOfAnExample(t *testing.T) {
 // TestVerdicts: a mutant that a test fails on is killed, and the others survive.
 func TestVerdicts(t *testing.T) {
 	root := example(t, map[string]string{"p/p.go": source1, "p/p_test.go": test1})
-	result, err := examine(t.Context(), root, choice{target{"p", 90}, ""}, nil, false, false)
+	result, err := examine(t.Context(), root, choice{target{"p", 90}, ""}, nil, options{match: "add|const|swap"})
 	if err != nil {
 		t.Fatal(err)
 	}

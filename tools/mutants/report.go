@@ -12,7 +12,7 @@ import (
 // report is what became of a package's mutants.
 type report struct {
 	choice
-	root      string
+	part      bool // not all mutants of the package were made
 	all       []*mutant
 	explained map[string]*explanation
 }
@@ -53,7 +53,7 @@ func (r *report) print(out io.Writer, took time.Duration) bool {
 		c.made-c.killed, c.equivalent, c.integration, c.open, c.unexplained)
 	fmt.Fprintf(out, "  Killed or equivalent: %.1f %%; the aim is %.0f %%. %d changes do not compile. It took %s.\n", held, r.aim, c.notCompiled, took.Round(time.Second))
 	good := c.unexplained == 0
-	if held < r.aim && r.file == "" {
+	if held < r.aim && !r.part {
 		fmt.Fprintf(out, "  The aim is missed.\n")
 		good = false
 	}
@@ -92,7 +92,7 @@ func (r *report) printStale(out io.Writer) bool {
 		m := byKey[key]
 		text := ""
 		switch {
-		case m == nil && r.file == "":
+		case m == nil && !r.part:
 			text = "there is no such change any more"
 		case m != nil && m.state == killed:
 			text = "unit tests kill it by now"
