@@ -795,7 +795,6 @@ func (m *Machine) runPreStop(now time.Time) {
 // Under CRI there are none, the deadline being CRI's, unless a Start is held. It
 // returns whose they are.
 func (m *Machine) shareGracePeriod(now time.Time) Owner {
-	m.signalAt, m.killAt = time.Time{}, time.Time{}
 	if m.held == nil && m.config.CRI {
 		return CRI
 	}

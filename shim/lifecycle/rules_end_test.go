@@ -127,7 +127,7 @@ func TestEnd(t *testing.T) {
 // TestStatus: what State, and an operator, is told in each phase.
 func TestStatus(t *testing.T) {
 	stop := Config{PreStop: &Handler{}, GracePeriod: 10 * s}
-	pre, post := Config{PreStart: &Handler{Timeout: 5 * s}}, Config{PostStart: &Handler{Timeout: 5 * s}, PreStop: &Handler{Timeout: 2 * s}, GracePeriod: 10 * s}
+	pre, post := Config{PreStart: &Handler{Timeout: 4 * s}}, Config{PostStart: &Handler{Timeout: 5 * s}, PreStop: &Handler{Timeout: 2 * s}, GracePeriod: 10 * s}
 	onExit := Config{PreStop: &Handler{}, OnExit: &Handler{Timeout: 5 * s}}
 	for _, test := range []struct {
 		config Config
@@ -147,7 +147,7 @@ func TestStatus(t *testing.T) {
 		{stop, []at{start(0), returns(0, nil), kill(0, 15), exit(0), removed(0, nil)}, "Deleted, held false, runs preStop"},
 		{stop, []at{start(0), returns(0, nil), kill(0, 15), exit(0), removed(0, nil), ends(0, Failed)}, "Deleted, held false, done"},
 		{stop, []at{start(0), removed(0, nil)}, "Deleted, held false"},
-		{pre, []at{start(0)}, "PreStarting, held true, due 5s, runs preStart"},
+		{pre, []at{start(0)}, "PreStarting, held true, due 4s, runs preStart"},
 		{pre, []at{start(0), ends(0, Succeeded)}, "Starting, held false"},
 		{pre, []at{start(0), ends(0, Failed)}, "NotStarting, held true, due 5s"},
 		{pre, []at{start(0), ends(0, Failed), remove(0)}, "NotStarting, held true, due 1.5s"},

@@ -257,7 +257,7 @@ func (e Effect) String() string {
 		text += ": " + e.Cause.String()
 	case e.Kind == SendSignal:
 		text += fmt.Sprintf(" %d", e.Signal.Number)
-	case e.Kind == Answer && e.Err != nil:
+	case e.Err != nil: // of an Answer
 		text += " with an error"
 	}
 	return text
