@@ -11,7 +11,6 @@ import (
 	"slices"
 	"strconv"
 	"strings"
-	"sync"
 	"time"
 )
 
@@ -29,7 +28,6 @@ type examiner struct {
 	times     map[string]time.Duration // of the tests, each by itself
 	whole     time.Duration            // of all of them, at full length
 	options   options
-	mu        sync.Mutex
 }
 
 func examine(ctx context.Context, root string, c choice, explained map[string]*explanation, options options) (*report, error) {
