@@ -144,14 +144,11 @@ func TestOOMIsNoted(t *testing.T) {
 // TestTapIsClosedWhenAllIsOut: TaskDelete must not be lost with the shim.
 func TestTapIsClosedWhenAllIsOut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		publisher := &fakePublisher{hang: make(chan struct{})}
+		publisher := &fakePublisher{hang: make(chan struct{}), closeErr: errors.New("it cannot be closed")}
 		tap := newTap(publisher)
 		emit(t, tap, "a exit", "a delete")
-		closed := make(chan struct{})
-		go func() {
-			defer close(closed)
-			_ = tap.Close()
-		}()
+		closed := make(chan error, 1)
+		go func() { closed <- tap.Close() }()
 		synctest.Wait()
 		publisher.mu.Lock()
 		if publisher.closed > 0 {
@@ -159,7 +156,9 @@ func TestTapIsClosedWhenAllIsOut(t *testing.T) {
 		}
 		publisher.mu.Unlock()
 		close(publisher.hang)
-		<-closed
+		if err := <-closed; !errors.Is(err, publisher.closeErr) {
+			t.Errorf("got %v", err)
+		}
 		publisher.expect(t, "a exit, a delete")
 	})
 }

@@ -27,6 +27,8 @@ type fakePublisher struct {
 	// hang, where not nil, makes every Publish wait until it is closed.
 	hang chan struct{}
 	err  error
+	// closeErr is what Close returns.
+	closeErr error
 }
 
 func (p *fakePublisher) Publish(ctx context.Context, topic string, event events.Event) error {
@@ -52,7 +54,7 @@ func (p *fakePublisher) Close() error {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	p.closed++
-	return nil
+	return p.closeErr
 }
 
 // published returns what has come out, when everything that can happen has.
