@@ -162,6 +162,8 @@ func TestStatus(t *testing.T) {
 		{post, []at{start(0), returns(0, nil), ends(0, Failed), {2 * s, Event{Kind: DeadlineReached}}}, "PreStopEnding, held true, signal 15 waits, due 5s, runs preStop"},
 		{post, []at{start(0), returns(0, nil), ends(0, Failed), ends(0, Failed)}, "Stopping, held true, due 9.8s"},
 		{post, []at{start(0), returns(0, nil), ends(0, Succeeded), kill(1*s, 15)}, "PreStopping, held false, signal 15 waits, due 3s, runs preStop"},
+		{Config{OnExit: &Handler{}}, []at{start(0), kill(0, 15)}, "Starting, held false"},
+		{Config{OnExit: &Handler{}}, []at{start(0), kill(0, 15), returns(0, nil)}, "Running, held false"},
 		{onExit, []at{start(0), returns(0, nil), kill(0, 15), exit(0)}, "OnExitDue, held false, due 5s, runs preStop"},
 		{onExit, []at{start(0), returns(0, nil), exit(0)}, "OnExiting, held false, due 5s, runs onExit"},
 		{onExit, []at{start(0), returns(0, nil), exit(0), kill(1*s, 9)}, "OnExitEnding, held false, due 4s, runs onExit"},

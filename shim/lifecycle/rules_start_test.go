@@ -305,6 +305,13 @@ func TestStartIsAnswered(t *testing.T) {
 			"1s AbortHandler: time limit\n" +
 			"4s ReleaseStart\n" +
 			"4s Answer 1"},
+		{"postStart does not end", Config{PostStart: &Handler{Timeout: s}}, then(exit(5*s)), "0s CallStart 1\n" +
+			"0s RunHandler postStart until 1s (timeoutSeconds)\n" +
+			"1s AbortHandler: time limit\n" +
+			"4s SendSignal 15\n" +
+			"5s AbortHandler: container exited\n" +
+			"5s ReleaseStart\n" +
+			"5s Answer 1: postStart handler failed: timed out, and its process cannot be ended"},
 		{"postStart dies with the container", post, then(dies(1*s, ContainerExit), exit(1*s)), "0s CallStart 1\n" +
 			"0s RunHandler postStart until 2m0s (DefaultPostStartTimeout)\n" +
 			"1s ReleaseStart\n" +
