@@ -286,7 +286,7 @@ func TestSignalNames(t *testing.T) {
 // TestWithoutAHostOnlyExecIsRefused, before anything is created.
 func TestWithoutAHostOnlyExecIsRefused(t *testing.T) {
 	missing := errors.New("the host is not installed")
-	s := newService(t.Context(), newFakeTask(), nil, nil, missing)
+	s := newService(t.Context(), newFakeTask(), newTestEnding(t), nil, nil, missing)
 	request := &taskapi.CreateTaskRequest{ID: "c1", Bundle: "/b"}
 	var refused *HandlerError
 	if _, err := s.newRunner(request, &oci.Lifecycle{Block: &lifecyclev1.Block{OnExit: execHandler("x")}}, settings{}, false); !errors.As(err, &refused) || !errors.Is(err, missing) {
