@@ -202,10 +202,11 @@ func TestTake(t *testing.T) {
 		files []*os.File
 		want  string
 	}{
-		"a pipe":                      {[]*os.File{reader}, "a pipe is left\n"},
+		"last words":                  {[]*os.File{writer, reader}, "a pipe is left\na pipe is left\n"},
+		"last words, a cgroup":        {[]*os.File{writer, cgroup, reader}, "a pipe is left\na pipe is left\n"},
 		"a cgroup":                    {[]*os.File{cgroup, reader}, "a pipe is left\n"},
 		"cgroups, a program, a pipe":  {[]*os.File{cgroup, cgroup, program, reader}, "a pipe is left\n"},
-		"nothing after a pipe":        {[]*os.File{reader, program}, "a pipe is left\na file is left\n"},
+		"nothing after a pipe":        {[]*os.File{writer, reader, program}, "a pipe is left\na pipe is left\na file is left\n"},
 		"a cgroup that is not joined": {[]*os.File{readOnly}, "error: join the container's cgroup: bad file descriptor\na file is left\n"},
 		"an empty program":            {[]*os.File{empty}, "error: the seccomp program is empty\na file is left\n"},
 		"a program that is not read":  {[]*os.File{unreadable}, "error: read the seccomp program: bad file descriptor\na file is left\n"},

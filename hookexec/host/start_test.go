@@ -268,7 +268,7 @@ func TestStartWithAFilter(t *testing.T) {
 	if err := os.WriteFile(b.path(filterFile), nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	if got := runHost(t, b.request); got.response.Error == "" || !strings.Contains(got.output, "the seccomp program is empty") {
+	if got := runHost(t, b.request); !strings.Contains(got.response.Error, "the seccomp program is empty") || got.output != "" {
 		t.Errorf("with an empty filter: got %+v", got)
 	}
 }
