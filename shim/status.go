@@ -189,8 +189,11 @@ func describe(handler *lifecyclev1.Handler) (what, action string) {
 	return "", ""
 }
 
-// address as a handler names it: without a host it is the container's own.
-func address(host string, port int32) string { return net.JoinHostPort(host, strconv.Itoa(int(port))) }
+// address as a handler names it. Without a host the container's own address is used,
+// which is known only when the handler runs.
+func address(host string, port int32) string {
+	return net.JoinHostPort(cmp.Or(host, "(container)"), strconv.Itoa(int(port)))
+}
 
 func quoted(words []string) string {
 	shown := make([]string, len(words))

@@ -96,6 +96,41 @@ type shim struct {
 	containers []*lifecyclev1.ContainerStatus
 	// process is nil where the shim is of a build that does not tell.
 	process *lifecyclev1.Process
+	// cut and leftOut are as in StatusResponse.
+	cut     bool
+	leftOut uint32
+}
+
+// limits reports what the shim's answer had no room for; nil if it was complete.
+func (s *shim) limits() error {
+	switch {
+	case s.leftOut > 0:
+		return fmt.Errorf("shim %d has %d more containers than an answer holds: name one by its whole id", s.pid, s.leftOut)
+	case s.cut:
+		return fmt.Errorf("shim %d has cut long texts, which its answer had no room for: name one container by its whole id", s.pid)
+	}
+	return nil
+}
+
+// add asks for a container by its id if the answer had no room for all of it.
+func (s *shim) add(ctx context.Context, id string) error {
+	if id == "" || s.limits() == nil {
+		return nil
+	}
+	ctx, cancel := context.WithTimeout(ctx, answerWithin)
+	defer cancel()
+	response, err := s.service().Status(ctx, &lifecyclev1.StatusRequest{Id: id})
+	if status.Code(err) == codes.NotFound {
+		return nil
+	}
+	if err == nil {
+		err = sane(response)
+	}
+	if err != nil {
+		return err
+	}
+	s.containers, s.cut, s.leftOut = response.Containers, response.Cut, response.LeftOut
+	return nil
 }
 
 func (s *shim) service() lifecyclev1.LifecycleService {
@@ -155,7 +190,7 @@ func (p shimProcess) askOver(ctx context.Context, conn net.Conn) (*shim, error) 
 		_ = s.client.Close()
 		return nil, err
 	}
-	s.containers, s.process = response.Containers, response.Shim
+	s.containers, s.process, s.cut, s.leftOut = response.Containers, response.Shim, response.Cut, response.LeftOut
 	return s, nil
 }
 
@@ -172,9 +207,10 @@ func sane(response *lifecyclev1.StatusResponse) error {
 // shim, so to others there would seem to be none.
 var errRootOnly = errors.New("shims answer root only: run as root")
 
-// askAll asks every shim, all at once: one that does not answer does not keep the
+// askAll asks every shim, all at once, for a container by its id where one is named and
+// the answers have no room for all: one that does not answer does not keep the
 // others from it. Those that do not are told beside the others.
-func askAll(ctx context.Context, o *options) (shims []*shim, silent error) {
+func askAll(ctx context.Context, o *options, id string) (shims []*shim, silent error) {
 	found, err := findShims(o)
 	if err != nil {
 		return nil, err
@@ -183,7 +219,11 @@ func askAll(ctx context.Context, o *options) (shims []*shim, silent error) {
 	errs := make([]error, len(found))
 	var all sync.WaitGroup
 	for i, process := range found {
-		all.Go(func() { answers[i], errs[i] = process.ask(ctx) })
+		all.Go(func() {
+			if answers[i], errs[i] = process.ask(ctx); errs[i] == nil {
+				errs[i] = answers[i].add(ctx, id)
+			}
+		})
 	}
 	all.Wait()
 	return slices.DeleteFunc(answers, func(s *shim) bool { return s == nil }), errors.Join(errs...)
@@ -200,7 +240,7 @@ func one(ctx context.Context, o *options, id string) (*shim, *lifecyclev1.Contai
 	if os.Geteuid() != 0 {
 		return nil, nil, errRootOnly
 	}
-	shims, silent := askAll(ctx, o)
+	shims, silent := askAll(ctx, o, id)
 	type match struct {
 		shim      *shim
 		container *lifecyclev1.ContainerStatus

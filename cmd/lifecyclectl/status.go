@@ -60,10 +60,15 @@ func showStatus(ctx context.Context, out, errOut io.Writer, o *options, prefix s
 	if os.Geteuid() != 0 {
 		return errRootOnly
 	}
-	shims, silent := askAll(ctx, o)
+	shims, silent := askAll(ctx, o, prefix)
 	defer closeAll(shims)
 	if silent != nil {
 		fmt.Fprintln(errOut, "lifecyclectl:", silent)
+	}
+	for _, s := range shims {
+		if err := s.limits(); err != nil {
+			fmt.Fprintln(errOut, "lifecyclectl:", err)
+		}
 	}
 	places := meant(shims, prefix)
 	if len(places) == 0 && prefix != "" {

@@ -305,7 +305,7 @@ func TestStartIsAnswered(t *testing.T) {
 			"1s AbortHandler: time limit\n" +
 			"4s ReleaseStart\n" +
 			"4s Answer 1"},
-		{"postStart does not end", Config{PostStart: &Handler{Timeout: s}}, then(exit(5*s)), "0s CallStart 1\n" +
+		{"postStart does not end", Config{PostStart: &Handler{Timeout: s}}, then(exit(5 * s)), "0s CallStart 1\n" +
 			"0s RunHandler postStart until 1s (timeoutSeconds)\n" +
 			"1s AbortHandler: time limit\n" +
 			"4s SendSignal 15\n" +
