@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
@@ -21,7 +22,9 @@ type Process struct {
 	Executable string
 	// Args are its arguments, the first of which is whatever its starter chose.
 	Args []string
-	env  []string
+	// Dir is its working directory.
+	Dir string
+	env []string
 	// inodes of the sockets that it holds.
 	inodes map[uint32]bool
 	// OtherNetwork reports that it has another network namespace, whose sockets
@@ -32,6 +35,8 @@ type Process struct {
 // maxText bounds an argument list or an environment, in bytes. Linux allows more (6 MiB,
 // execve(2)), and no daemon has as much.
 const maxText = 1 << 20
+
+var errExecutes = errors.New("it is executing another program, or has no arguments")
 
 // Open reads a process and returns it only if it is the node's own: see the package's
 // comment. The error says what is missing.
@@ -52,7 +57,7 @@ func Open(pid int) (*Process, error) {
 		p.Executable, err = check(dir)
 	}
 	if err == nil && p.Executable != before {
-		err = errors.New("it has just executed another program")
+		err = errExecutes
 	}
 	if err != nil {
 		return nil, fmt.Errorf("process %d: %w", pid, err)
@@ -62,11 +67,18 @@ func Open(pid int) (*Process, error) {
 
 // check returns the executable of a process that is the node's own.
 func check(dir string) (string, error) {
-	found, err := look(dir)
-	if err != nil {
+	var found identity
+	if err := found.lookAtUser(dir); err != nil {
 		return "", err
 	}
-	if err := found.judge(); err != nil {
+	// Only now its files: those of a container may be on a server that never answers.
+	if err := found.judgeUser(); err != nil {
+		return "", err
+	}
+	if err := found.lookAtFiles(dir); err != nil {
+		return "", err
+	}
+	if err := found.judgeFiles(); err != nil {
 		return "", err
 	}
 	if err := onlyRoot(filepath.Dir(found.executable)); err != nil {
@@ -85,27 +97,32 @@ type identity struct {
 	owner                           uint32 // of the executable
 }
 
-func look(dir string) (found identity, err error) {
+// lookAtUser reads only what the kernel answers without a file system's help.
+func (i *identity) lookAtUser(dir string) error {
 	status, err := readBounded(dir + "/status")
 	if err != nil {
-		return identity{}, err
+		return err
 	}
-	found.uids = uidsOf(status)
-	if found.sameUsers, err = sameLink(dir, "ns/user"); err != nil {
-		return identity{}, err
+	i.uids = uidsOf(status)
+	if i.sameUsers, err = sameLink(dir, "ns/user"); err != nil {
+		return err
 	}
-	if found.sameMounts, err = sameLink(dir, "ns/mnt"); err != nil {
-		return identity{}, err
-	}
+	i.sameMounts, err = sameLink(dir, "ns/mnt")
+	return err
+}
+
+// lookAtFiles asks the file systems of the root directory and the program, and waits
+// until they answer.
+func (i *identity) lookAtFiles(dir string) error {
 	var root, own, exe unix.Stat_t
 	if err := errors.Join(unix.Stat(dir+"/root", &root), unix.Stat("/", &own), unix.Stat(dir+"/exe", &exe)); err != nil {
-		return identity{}, err
+		return err
 	}
-	found.sameRoot = root.Dev == own.Dev && root.Ino == own.Ino
-	found.mode, found.owner = exe.Mode, exe.Uid
+	i.sameRoot = root.Dev == own.Dev && root.Ino == own.Ino
+	i.mode, i.owner = exe.Mode, exe.Uid
 	path, err := os.Readlink(dir + "/exe")
-	found.executable = strings.TrimSuffix(path, " (deleted)") // after an upgrade
-	return found, err
+	i.executable = strings.TrimSuffix(path, " (deleted)") // after an upgrade
+	return err
 }
 
 // uidsOf returns the four user ids of proc_pid_status(5). The process's name is in that
@@ -129,14 +146,24 @@ func sameLink(dir, name string) (bool, error) {
 	return its == own, err
 }
 
-func (i identity) judge() error {
+var errElsewhere = errors.New("it runs in another mount namespace or root directory: run lifecyclectl there (nsenter --mount --root --target PID lifecyclectl …)")
+
+func (i *identity) judgeUser() error {
 	switch {
 	case !slices.Equal(i.uids, []string{"0", "0", "0", "0"}):
 		return fmt.Errorf("it does not run as root: its real, effective, saved and file system uids are %s", strings.Join(i.uids, ", "))
 	case !i.sameUsers:
 		return errors.New("it runs in another user namespace")
-	case !i.sameMounts, !i.sameRoot:
-		return errors.New("it runs in another mount namespace or root directory: run lifecyclectl there (nsenter --mount --root --target PID lifecyclectl …)")
+	case !i.sameMounts:
+		return errElsewhere
+	}
+	return nil
+}
+
+func (i *identity) judgeFiles() error {
+	switch {
+	case !i.sameRoot:
+		return errElsewhere
 	case !filepath.IsAbs(i.executable):
 		return fmt.Errorf("its program %q has no path", i.executable)
 	}
@@ -153,6 +180,9 @@ func (p *Process) read(dir string) error {
 	if err := errors.Join(argsErr, envErr, err); err != nil {
 		return err
 	}
+	if p.Dir, err = os.Readlink(dir + "/cwd"); err != nil {
+		return err
+	}
 	sameNetwork, err := sameLink(dir, "ns/net")
 	if err != nil {
 		return err
@@ -160,7 +190,7 @@ func (p *Process) read(dir string) error {
 	p.OtherNetwork = !sameNetwork
 	p.Args, p.env = words(args), words(env)
 	if len(p.Args) == 0 {
-		return errors.New("it has no arguments")
+		return errExecutes // it has none for a moment
 	}
 	p.inodes = map[uint32]bool{}
 	for _, descriptor := range descriptors {
@@ -203,10 +233,10 @@ func (p *Process) Getenv(name string) string {
 	return ""
 }
 
-// Find returns the node's own processes whose program has one of these names, which are
-// those of files and not what processes call themselves. Processes that end meanwhile,
-// or are not the node's own, are left out.
-func Find(names ...string) ([]*Process, error) {
+// Find returns the node's own processes whose program has such a name, which is that of
+// its file and not what the process calls itself. Processes that end meanwhile, or are
+// not the node's own, are left out.
+func Find(named func(string) bool) ([]*Process, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
@@ -219,14 +249,26 @@ func Find(names ...string) ([]*Process, error) {
 		}
 		// A cheap look first: a node has thousands of processes.
 		link, err := os.Readlink(filepath.Join("/proc", entry.Name(), "exe"))
-		if err != nil || !slices.Contains(names, base(link)) {
+		if err != nil || !named(base(link)) {
 			continue
 		}
-		if p, err := Open(pid); err == nil && slices.Contains(names, base(p.Executable)) {
+		if p, err := openSettled(pid); err == nil && named(base(p.Executable)) {
 			found = append(found, p)
 		}
 	}
 	return found, nil
+}
+
+// openSettled tries again while the process is in the middle of execve(2), for at most
+// 100 ms: only the node's own processes are waited for.
+func openSettled(pid int) (p *Process, err error) {
+	for range 10 {
+		if p, err = Open(pid); !errors.Is(err, errExecutes) {
+			break
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	return p, err
 }
 
 func base(executable string) string {

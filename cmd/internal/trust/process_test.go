@@ -1,6 +1,7 @@
 package trust
 
 import (
+	"errors"
 	"os"
 	"path/filepath"
 	"slices"
@@ -18,7 +19,8 @@ func TestJudge(t *testing.T) {
 			executable: "/usr/bin/containerd", mode: unix.S_IFREG | 0o755,
 		}
 	}
-	if err := sound().judge(); err != nil {
+	judge := func(i identity) error { return errors.Join(i.judgeUser(), i.judgeFiles()) }
+	if err := judge(sound()); err != nil {
 		t.Errorf("a containerd of root's: %v", err)
 	}
 	for name, c := range map[string]struct {
@@ -42,7 +44,7 @@ func TestJudge(t *testing.T) {
 	} {
 		i := sound()
 		c.edit(&i)
-		if err := i.judge(); err == nil || !strings.Contains(err.Error(), c.want) {
+		if err := judge(i); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%s: %v, want %q", name, err, c.want)
 		}
 	}

@@ -42,30 +42,30 @@ const (
 
 func (unixDiagRequest) Len() int { return unixDiagRequestSize }
 
-// Serialize has the family, all states, and what to show; the rest are zeros.
+// Serialize has the family, the states, and what to show; the rest are zeros.
 func (unixDiagRequest) Serialize() []byte {
 	request := make([]byte, unixDiagRequestSize)
 	request[0] = unix.AF_UNIX
-	binary.NativeEndian.PutUint32(request[4:], ^uint32(0))
+	binary.NativeEndian.PutUint32(request[4:], 1<<established|1<<listening)
 	binary.NativeEndian.PutUint32(request[12:], showName)
 	return request
 }
 
 // ReadSockets asks the kernel for the unix sockets of our network namespace. The
 // library's own function for it (netlink.UnixSocketDiagInfo, 1.3.1) reads past the end of
-// a name.
+// a name. Nothing is kept of sockets without a path: any user can have many thousands.
 func ReadSockets() (Sockets, error) {
 	request := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
 	request.AddData(unixDiagRequest{})
-	messages, err := request.Execute(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY)
-	if err != nil && !errors.Is(err, nl.ErrDumpInterrupted) { // sockets that came or went meanwhile may be missing
-		return nil, fmt.Errorf("the kernel's table of unix sockets: %w", err)
-	}
 	var sockets Sockets
-	for _, message := range messages {
+	err := request.ExecuteIter(unix.NETLINK_INET_DIAG, nl.SOCK_DIAG_BY_FAMILY, func(message []byte) bool {
 		if found, ok := parseSocket(message); ok {
 			sockets = append(sockets, found)
 		}
+		return true
+	})
+	if err != nil && !errors.Is(err, nl.ErrDumpInterrupted) { // sockets that came or went meanwhile may be missing
+		return nil, fmt.Errorf("the kernel's table of unix sockets: %w", err)
 	}
 	return sockets, nil
 }
@@ -89,22 +89,36 @@ func parseSocket(message []byte) (socket, bool) {
 	return socket{}, false
 }
 
-// ListenedBy returns the paths of the sockets on which the process listens.
+// ListenedBy returns the paths of the sockets on which the process listens. The numbers of
+// inodes have 32 bits, and start again after some hours of a process that makes sockets
+// only: a number that two sockets have says nothing.
 func (s Sockets) ListenedBy(p *Process) []string {
-	var paths []string
+	held := map[uint32]string{}
+	twice := map[uint32]bool{}
 	for _, socket := range s {
-		if socket.state == listening && p.inodes[socket.inode] && !slices.Contains(paths, socket.path) {
-			paths = append(paths, socket.path)
+		if socket.state != listening || !p.inodes[socket.inode] {
+			continue
+		}
+		other, known := held[socket.inode]
+		twice[socket.inode] = twice[socket.inode] || known && other != socket.path // a dump may repeat one
+		held[socket.inode] = socket.path
+	}
+	var paths []string
+	for inode, path := range held {
+		if !twice[inode] && !slices.Contains(paths, path) {
+			paths = append(paths, path)
 		}
 	}
+	slices.Sort(paths)
 	return paths
 }
 
-// Connections counts the accepted connections to a path: they bear the listener's name.
-func (s Sockets) Connections(path string) int {
+// Connections counts the connections to a path that the process has accepted: they bear
+// the listener's name. In a root directory of their own others can use the same name.
+func (s Sockets) Connections(p *Process, path string) int {
 	count := 0
 	for _, socket := range s {
-		if socket.state == established && socket.path == path {
+		if socket.state == established && socket.path == path && p.inodes[socket.inode] {
 			count++
 		}
 	}

@@ -111,8 +111,22 @@ func TestConnections(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := sockets.Connections(path); got != 2 {
+	if got := sockets.Connections(ownInodes(t), path); got != 2 {
 		t.Errorf("%d connections, want 2", got)
+	}
+	// Any user can have connections of that name, in a root directory of his own.
+	if got := sockets.Connections(&Process{}, path); got != 0 {
+		t.Errorf("another process has %d connections, want 0", got)
+	}
+}
+
+// TestInodesThatAreUsedAgain: the kernel numbers sockets with 32 bits, so that another
+// user's socket can come to have the number of a shim's.
+func TestInodesThatAreUsedAgain(t *testing.T) {
+	p := &Process{inodes: map[uint32]bool{1: true, 2: true, 3: true}}
+	sockets := Sockets{{1, listening, "/his"}, {1, listening, "/shim"}, {2, listening, "/b"}, {2, listening, "/b"}, {3, established, "/x"}, {3, listening, "/a"}}
+	if got := sockets.ListenedBy(p); !slices.Equal(got, []string{"/a", "/b"}) {
+		t.Errorf("listens on %q", got)
 	}
 }
 

@@ -126,7 +126,7 @@ func plugins(process *trust.Process) int {
 	}
 	for _, socket := range sockets.ListenedBy(process) {
 		if filepath.Base(socket) == nriSocket {
-			return sockets.Connections(socket)
+			return sockets.Connections(process, socket)
 		}
 	}
 	return 0
