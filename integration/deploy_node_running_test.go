@@ -338,31 +338,75 @@ install --config "$DIR/config.toml" --containerd "$DIR/containerd" --runtime-pat
 	}
 }
 
-// What a containerd's arguments say, and in which unit it runs.
-func TestNodeInstallReadsArguments(t *testing.T) {
-	source := ". '" + deployFile(t, "node/containerd.sh") + "'; "
-	for arguments, want := range map[string]string{
-		"":                                     etcConfig,
-		"--log-level debug":                    etcConfig,
-		"-c /a":                                "/a",
-		"--config /a":                          "/a",
-		"-config=/a":                           "/a",
-		"--config=/a=b":                        "/a=b",
-		"--address -c --config /a":             "/a", // the address is "-c"
-		"--root=/r --state /s -a /x -c /a":     "/a",
-		"-c /a -c /b":                          "/b",
-		"-c":                                   "",
-		"config dump":                          "none",
-		"--config /a config dump":              "none",
-		"--address /x publish --topic /t":      "none",
-		"--address=/x --config /a oci-hook":    "none",
-		"--log-level=debug --root /r -c=/a -h": "/a",
+// What belongs to others is not written as root: neither a file behind a link of theirs, nor one that they could replace.
+func TestNodeInstallRefusesPlacesOfOthers(t *testing.T) {
+	for name, c := range map[string]struct{ script, culprit string }{
+		"a directory of another user": {`chown 65534 "$DIR/x"; ln -s "$DIR/theirs" "$DIR/x/config.toml.lifecycle-new"`, "/x: chown"},
+		"a directory such as /tmp":    {`chmod 1777 "$DIR/x"`, "/x: chown"},
+		"a file of another user":      {`chown 65534 "$DIR/x/config.toml"`, "/x/config.toml: chown"},
+		"a file that a group writes":  {`chmod 664 "$DIR/x/config.toml"`, "/x/config.toml: chown"},
+		"another user's drop-ins":     {`mkdir "$DIR/x/conf.d"; chown 65534 "$DIR/x/conf.d"`, "/x/conf.d: chown"},
+		"a link to another user's":    {`mkdir "$DIR/y"; chown 65534 "$DIR/y"; ln -s ../y "$DIR/x/conf.d"`, "/y: chown"},
 	} {
-		out, err := exec.CommandContext(t.Context(), "bash", "-euc", source+"config_argument "+arguments+" || echo none").Output()
-		if err != nil || strings.TrimSuffix(string(out), "\n") != want {
-			t.Errorf("%q: %q, %v, want %q", arguments, out, err, want)
-		}
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			out, err := n.run("2.4", `
+config "$DIR/x/config.toml" "version = 2"
+cp "$DIR/x/config.toml" "$DIR/before"
+start "$CONTAINERD" "$DIR/x/config.toml"
+`+c.script+`
+! install || exit 8
+! install --undo || exit 8
+rm -f "$DIR/x/config.toml.lifecycle-new"
+`)
+			if err != nil || strings.Count(out, c.culprit) < 2 || strings.Count(out, "is not written") != 2 {
+				t.Errorf("%v\n%s", err, out)
+			}
+			if n.read("x/config.toml") != n.read("before") {
+				t.Errorf("the configuration has changed: %s", n.read("x/config.toml"))
+			}
+			n.wantNothingInstalled()
+		})
 	}
+}
+
+// Any user can run the shim's program, and stop it so that it stays; a container can have a program of that path. Neither keeps root from
+// taking everything back. A shim of root's does, also one whose program an upgrade has replaced.
+func TestNodeUninstallIsNotHeldUp(t *testing.T) {
+	for name, c := range map[string]struct {
+		decoy string
+		held  bool
+	}{
+		"another user's":               {`setpriv --reuid 65534 --regid 65534 --clear-groups`, false},
+		"of another mount namespace":   {`unshare --mount`, false},
+		"root's":                       {`env`, true},
+		"root's, of the earlier build": {`env`, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			n := newNode(t)
+			chmod, upgrade := `chmod -R a+rX "$PREFIX" "$(dirname "$PREFIX")"`, ""
+			if strings.Contains(name, "earlier") {
+				upgrade = `rm "$PREFIX/bin/containerd-shim-lifecycle-v2"`
+			}
+			out, err := n.run("2.4", `
+config "$DIR/config.toml" "version = 2"
+start "$CONTAINERD" "$DIR/config.toml"
+install
+`+chmod+`
+decoy "$PREFIX/bin/containerd-shim-lifecycle-v2" `+c.decoy+`
+`+upgrade+`
+install --undo
+`)
+			if (err != nil) != c.held || strings.Contains(out, "pods run with this shim") != c.held {
+				t.Errorf("%v\n%s", err, out)
+			}
+		})
+	}
+}
+
+// In which unit a containerd runs.
+func TestNodeInstallFindsTheUnit(t *testing.T) {
+	source := ". '" + deployFile(t, "node/containerd.sh") + "'; "
 	for cgroup, want := range map[string]string{
 		"0::/system.slice/containerd.service\n":                                              "containerd.service",
 		"0::/system.slice/k3s.service\n":                                                     "k3s.service",

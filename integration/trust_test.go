@@ -211,6 +211,15 @@ func TestRootsOwnDaemonIsAsked(t *testing.T) {
 	if out, _ := s.ctl("--address", socket, "doctor"); !strings.Contains(out, "version 2.4.0") {
 		t.Errorf("doctor says %s", out)
 	}
+	// Paths that mean something else in a URL.
+	for _, name := range []string{"a%zz", "b?c#d", "e f"} {
+		s := newStranger(t)
+		socket := filepath.Join(s.programs, name)
+		s.run(0, nil, filepath.Join(s.programs, "attacker"), "listen", socket, "containerd", s.plain("containerd"))
+		if out, _ := s.ctl("--address", socket, "doctor"); !strings.Contains(out, "version 2.4.0") {
+			t.Errorf("%s: doctor says %s", name, out)
+		}
+	}
 	shim := newStranger(t)
 	socket = filepath.Join(shim.programs, "s")
 	shim.run(0, nil, filepath.Join(shim.programs, "attacker"), "listen", socket, "containerd-shim-lifecycle-v2", shim.plain("containerd-shim-lifecycle-v2"))

@@ -2,20 +2,16 @@ package main
 
 import (
 	"cmp"
-	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
-	"net"
 	"time"
 
 	eventsapi "github.com/containerd/containerd/api/services/events/v1"
 	"github.com/containerd/containerd/api/types"
 	"github.com/spf13/cobra"
-	"google.golang.org/grpc"
 	"google.golang.org/grpc/codes"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/encoding/protojson"
 	"google.golang.org/protobuf/proto"
@@ -47,9 +43,7 @@ that of --address or $CONTAINERD_ADDRESS, else of ` + defaultAddress + `.`,
 			if err != nil {
 				return unreachable(address, status.Error(codes.Unavailable, err.Error()))
 			}
-			conn, err := grpc.NewClient("unix://"+address, grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) {
-				return server.Dial(ctx, address)
-			}), grpc.WithTransportCredentials(insecure.NewCredentials()))
+			conn, err := server.Client(address)
 			if err != nil {
 				return err
 			}

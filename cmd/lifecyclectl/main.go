@@ -48,6 +48,7 @@ func newRoot() *cobra.Command {
 	flags := root.PersistentFlags()
 	flags.StringVarP(&o.address, "address", "a", os.Getenv("CONTAINERD_ADDRESS"), "containerd's socket, else $CONTAINERD_ADDRESS, else every containerd of this machine")
 	flags.StringVarP(&o.namespace, "namespace", "n", os.Getenv("CONTAINERD_NAMESPACE"), "containerd's namespace, else $CONTAINERD_NAMESPACE, else all of them")
-	root.AddCommand(newStatus(o), newLogs(o), newRun(o), newEvents(o), newDoctor(o), newConvert(), newValidate(), newWebhook(), newMan())
+	root.AddCommand(newStatus(o), newLogs(o), newRun(o), newEvents(o), newDoctor(o), newConvert(), newValidate(), newWebhook(), newMan(),
+		newNodeContainerds(), newNodeShims(), newTrusted())
 	return root
 }

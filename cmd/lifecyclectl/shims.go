@@ -24,6 +24,8 @@ import (
 // nothing is asked of containerd, which may be what does not answer.
 const shimBinary = "containerd-shim-lifecycle-v2"
 
+func isShim(program string) bool { return program == shimBinary }
+
 // answerWithin bounds a question to a shim, which answers at once or not at all.
 const answerWithin = 2 * time.Second
 
@@ -39,7 +41,7 @@ type shimProcess struct {
 
 // findShims lists the node's shims: see package trust for what is believed.
 func findShims(o *options) ([]shimProcess, error) {
-	processes, err := trust.Find(shimBinary)
+	processes, err := trust.Find(isShim)
 	if err != nil {
 		return nil, err
 	}

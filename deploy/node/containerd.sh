@@ -1,85 +1,16 @@
-# Sourced by install: finds the containerd of this node, and says what to do where a distribution generates its configuration.
-# shellcheck shell=bash disable=SC2154 # $examples and $line are install's
+# Sourced by install: chooses the containerd of this node, and says what to do where a distribution generates its configuration.
+# shellcheck shell=bash disable=SC2154 # $examples, $line and $ctl are install's
 #
-# A process is believed only what the kernel says of it and what nobody but root can arrange (docs/security.md): all four user
-# ids are 0; root, mount namespace and user namespace are our own; its program, by /proc/PID/exe, is a file that only root can
-# replace. Its arguments are read only after that.
-
-# untrusted PROGRAM: prints the first of its file and the directories above it that others than root can change; fails if there is
-# none. The rule is that of cmd/internal/trust: a sticky directory (/tmp) counts only right above the file, and the group root counts
-# as others, because containers run with it. Access control lists show up in the group's rights.
-untrusted() {
-	local path sticky=()
-	path=$(realpath -e -- "$1") || return 1
-	[ -n "$(find "$path" -maxdepth 0 -type f -uid 0 ! -perm /6022)" ] || { echo "$path" && return; }
-	while [ "$path" != / ]; do
-		path=$(dirname -- "$path")
-		[ -n "$(find "$path" -maxdepth 0 -type d -uid 0 \( ! -perm /022 "${sticky[@]}" \))" ] || { echo "$path" && return; }
-		sticky=(-o -perm -1000)
-	done
-	return 1
-}
-
-# running_containerds: prints a line for each containerd of this node: its pid, program and configuration, with tabs between.
-running_containerds() {
-	local dir
-	find /proc -maxdepth 2 -path '/proc/[0-9]*/exe' \( -lname '*/containerd' -o -lname '*/containerd (deleted)' \
-		-o -lname '*/containerd-[0-9]*' -o -lname '*/k3s' -o -lname '*/rke2' \) -printf '%h\n' 2>/dev/null |
-		while read -r dir; do
-			# Inside the directory: its files stay those of this process, also when the pid is used again.
-			(cd "$dir" && containerd_here "${dir#/proc/}") 2>/dev/null || true
-		done
-}
-
-containerd_here() { # PID, in its directory of /proc
-	local exe args config
-	[ "$(awk '$1 == "Uid:" {print $2, $3, $4, $5}' status)" = "0 0 0 0" ] || return 0
-	[ root -ef / ] || return 0
-	[ "$(readlink ns/mnt)$(readlink ns/user)" = "$(readlink /proc/self/ns/mnt)$(readlink /proc/self/ns/user)" ] || return 0
-	exe=$(readlink exe)
-	exe=${exe% (deleted)} # replaced by an upgrade: the next start is of what is there now
-	for _ in 1 2 3 4 5 6 7 8 9 10; do
-		mapfile -d '' -t args <cmdline
-		[ ${#args[@]} = 0 ] || break
-		sleep 0.1 # in the middle of its exec it has none yet
-	done
-	[ ${#args[@]} -gt 0 ] || return 0
-	case ${exe##*/} in
-	containerd | containerd-[0-9]*) ;;
-	k3s | rke2) [ "${args[0]##*/}" = containerd ] || return 0 ;; # one program under many names
-	*) return 0 ;;
-	esac
-	config=$(config_argument "${args[@]:1}") || return 0
-	case $config in /*) ;; *) config=$(readlink cwd)/$config ;; esac
-	printf '%s\t%s\t%s\n' "$1" "$exe" "$config"
-}
-
-# config_argument ARGUMENTS: prints the configuration that a daemon with these arguments reads. Fails for what is none, such as "containerd config dump".
-config_argument() {
-	local config=/etc/containerd/config.toml
-	while [ $# -gt 0 ]; do
-		case $1 in
-		-c | -config | --config)
-			config=${2-}
-			shift
-			;;
-		-c=* | -config=* | --config=*) config=${1#*=} ;;
-		-a | -address | --address | -l | -log-level | --log-level | -root | --root | -state | --state) shift ;;
-		-*) ;;
-		*) return 1 ;;
-		esac
-		shift || true # the value may be missing
-	done
-	echo "$config"
-}
+# Which processes and files are believed is decided by lifecyclectl, $ctl, in one place (docs/security.md).
 
 dockers_own() { [[ $1 == */docker/containerd/containerd.toml ]]; } # CONFIG: of the containerd that dockerd starts
 
 # choose_containerd: sets pid, containerd and config, by what runs and what --pid, --containerd and --config name. pid is empty if
 # none of those that run is meant.
 choose_containerd() {
-	local all found=() line_ p exe file others=0
-	mapfile -t all < <(running_containerds)
+	local running all=() found=() line_ p exe file others=0
+	running=$("$ctl" node-containerds) || fail "$ctl cannot list the containerds that run."
+	[ -z "$running" ] || mapfile -t all <<<"$running"
 	for line_ in "${all[@]}"; do
 		IFS=$'\t' read -r p exe file <<<"$line_"
 		[ -z "$pid" ] || [ "$p" = "$pid" ] || continue
@@ -112,7 +43,7 @@ choose_containerd() {
 	config=${config:-/etc/containerd/config.toml}
 }
 
-listed() { # LINES of running_containerds: for an error
+listed() { # LINES of node-containerds: for an error
 	[ $# -gt 0 ] || return 0
 	printf ' Running:'
 	printf '%s\n' "$@" | awk -F '\t' 'NR <= 8 {printf "\n  --pid %s: %s reads %s", $1, $2, $3}'

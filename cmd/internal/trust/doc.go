@@ -11,6 +11,9 @@
 //   - its executable, as /proc/PID/exe names it, can be replaced by root only
 //     ([Program]), and is not set-user-id.
 //
+// These are asked in this order, because a container's root directory and program may be
+// in a file system that never answers.
+//
 // Its argument list and environment are read only after that, and both are checked
 // again afterwards, because a process may execute another program in between.
 //

@@ -25,11 +25,41 @@ func Program(path string) (string, error) {
 	if err := unix.Lstat(resolved, &file); err != nil {
 		return "", &os.PathError{Op: "stat", Path: resolved, Err: err}
 	}
-	if err := errors.Join(judgeFile(file.Mode, file.Uid), onlyRoot(filepath.Dir(resolved))); err != nil {
-		return "", fmt.Errorf("%s is not trusted: %w", resolved, err)
+	if err := judgeFile(file.Mode, file.Uid); err != nil {
+		return "", fmt.Errorf("%s is not trusted: %w", path, &Culprit{resolved, err})
+	}
+	if err := onlyRoot(filepath.Dir(resolved)); err != nil {
+		return "", fmt.Errorf("%s is not trusted: %w", path, err)
 	}
 	return resolved, nil
 }
+
+// Place returns nil if only root can create, replace or change a file there, which is a
+// regular file or does not exist yet. The path has to be resolved.
+func Place(path string) error {
+	var file unix.Stat_t
+	if unix.Lstat(path, &file) == nil {
+		if err := judgeFile(file.Mode, file.Uid); err != nil {
+			return &Culprit{path, err}
+		}
+	}
+	for dir := filepath.Dir(path); ; dir = filepath.Dir(dir) {
+		err := onlyRoot(dir)
+		if !errors.Is(err, unix.ENOENT) || dir == "/" {
+			return err
+		}
+	}
+}
+
+// Culprit is a file or directory that others than root could change.
+type Culprit struct {
+	Path string
+	// err says how.
+	err error
+}
+
+func (c *Culprit) Error() string { return c.Path + ": " + c.err.Error() }
+func (c *Culprit) Unwrap() error { return c.err }
 
 // judgeFile reports why a program may not be what root has put there. A set-user-id
 // program can be started by anyone, with arguments and an environment of their own.
@@ -59,7 +89,7 @@ func onlyRoot(dir string) error {
 			return &os.PathError{Op: "stat", Path: at, Err: err}
 		}
 		if err := judgeDirectory(found.Mode, found.Uid, above); err != nil {
-			return fmt.Errorf("%s: %w", at, err)
+			return &Culprit{at, err}
 		}
 		if at == "/" {
 			return nil

@@ -40,7 +40,10 @@ var errExecutes = errors.New("it is executing another program, or has no argumen
 
 // Open reads a process and returns it only if it is the node's own: see the package's
 // comment. The error says what is missing.
-func Open(pid int) (*Process, error) {
+func Open(pid int) (*Process, error) { return open(pid, false) }
+
+// open also returns a process with anyProgram, if that is wanted.
+func open(pid int, anyProgram bool) (*Process, error) {
 	// The descriptor is bound to the process: a later one with that number is not read.
 	fd, err := unix.Open("/proc/"+strconv.Itoa(pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
@@ -49,12 +52,12 @@ func Open(pid int) (*Process, error) {
 	defer unix.Close(fd)
 	dir := "/proc/self/fd/" + strconv.Itoa(fd)
 	p := &Process{PID: pid}
-	before, err := check(dir)
+	before, err := check(dir, anyProgram)
 	if err == nil {
 		err = p.read(dir)
 	}
 	if err == nil {
-		p.Executable, err = check(dir)
+		p.Executable, err = check(dir, anyProgram)
 	}
 	if err == nil && p.Executable != before {
 		err = errExecutes
@@ -66,7 +69,7 @@ func Open(pid int) (*Process, error) {
 }
 
 // check returns the executable of a process that is the node's own.
-func check(dir string) (string, error) {
+func check(dir string, anyProgram bool) (string, error) {
 	var found identity
 	if err := found.lookAtUser(dir); err != nil {
 		return "", err
@@ -81,10 +84,10 @@ func check(dir string) (string, error) {
 	if err := found.judgeFiles(); err != nil {
 		return "", err
 	}
-	if err := onlyRoot(filepath.Dir(found.executable)); err != nil {
-		return "", fmt.Errorf("its program %q is not trusted: %w", found.executable, err)
+	if anyProgram {
+		return found.executable, nil
 	}
-	return found.executable, nil
+	return found.executable, found.judgeProgram()
 }
 
 // identity is what the kernel says of a process.
@@ -167,7 +170,15 @@ func (i *identity) judgeFiles() error {
 	case !filepath.IsAbs(i.executable):
 		return fmt.Errorf("its program %q has no path", i.executable)
 	}
-	if err := judgeFile(i.mode, i.owner); err != nil {
+	return nil
+}
+
+func (i *identity) judgeProgram() error {
+	err := judgeFile(i.mode, i.owner)
+	if err == nil {
+		err = onlyRoot(filepath.Dir(i.executable))
+	}
+	if err != nil {
 		return fmt.Errorf("its program %q is not trusted: %w", i.executable, err)
 	}
 	return nil
@@ -236,7 +247,13 @@ func (p *Process) Getenv(name string) string {
 // Find returns the node's own processes whose program has such a name, which is that of
 // its file and not what the process calls itself. Processes that end meanwhile, or are
 // not the node's own, are left out.
-func Find(named func(string) bool) ([]*Process, error) {
+func Find(named func(string) bool) ([]*Process, error) { return find(named, false) }
+
+// FindRoots also returns those whose program others than root could have changed. They
+// run all the same, and an installer has to tell its user so.
+func FindRoots(named func(string) bool) ([]*Process, error) { return find(named, true) }
+
+func find(named func(string) bool, anyProgram bool) ([]*Process, error) {
 	entries, err := os.ReadDir("/proc")
 	if err != nil {
 		return nil, err
@@ -252,7 +269,7 @@ func Find(named func(string) bool) ([]*Process, error) {
 		if err != nil || !named(base(link)) {
 			continue
 		}
-		if p, err := openSettled(pid); err == nil && named(base(p.Executable)) {
+		if p, err := openSettled(pid, anyProgram); err == nil && named(base(p.Executable)) {
 			found = append(found, p)
 		}
 	}
@@ -261,12 +278,12 @@ func Find(named func(string) bool) ([]*Process, error) {
 
 // openSettled tries again while the process is in the middle of execve(2), for at most
 // 100 ms: only the node's own processes are waited for.
-func openSettled(pid int) (p *Process, err error) {
+func openSettled(pid int, anyProgram bool) (p *Process, err error) {
 	for range 10 {
-		if p, err = Open(pid); !errors.Is(err, errExecutes) {
+		if p, err = open(pid, anyProgram); !errors.Is(err, errExecutes) {
 			break
 		}
-		time.Sleep(10 * time.Millisecond)
+		<-time.After(10 * time.Millisecond)
 	}
 	return p, err
 }

@@ -19,7 +19,7 @@ func TestJudge(t *testing.T) {
 			executable: "/usr/bin/containerd", mode: unix.S_IFREG | 0o755,
 		}
 	}
-	judge := func(i identity) error { return errors.Join(i.judgeUser(), i.judgeFiles()) }
+	judge := func(i identity) error { return errors.Join(i.judgeUser(), i.judgeFiles(), i.judgeProgram()) }
 	if err := judge(sound()); err != nil {
 		t.Errorf("a containerd of root's: %v", err)
 	}
@@ -102,6 +102,54 @@ func TestProgram(t *testing.T) {
 	for _, path := range []string{file, dir, filepath.Join(dir, "none"), "sh"} {
 		if got, err := Program(path); err == nil {
 			t.Errorf("%s is taken as %s", path, got)
+		}
+	}
+}
+
+// TestPlace: where root may put a configuration.
+func TestPlace(t *testing.T) {
+	if os.Getuid() != 0 {
+		t.Skip("only root has such a place")
+	}
+	dir := t.TempDir()
+	made := func(name string, mode os.FileMode, make func(string) error) string {
+		path := filepath.Join(dir, name)
+		if err := errors.Join(make(path), os.Chmod(path, mode)); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	mkdir := func(path string) error { return os.Mkdir(path, 0o700) }
+	touch := func(path string) error { return os.WriteFile(path, nil, 0o600) }
+	open := made("open", 0o777|os.ModeSticky, mkdir)
+	below := made("open/roots", 0o755, mkdir)
+	his := made("his", 0o755, mkdir)
+	if err := os.Chown(his, 65534, 0); err != nil {
+		t.Fatal(err)
+	}
+	link := filepath.Join(dir, "link")
+	if err := os.Symlink(dir, link); err != nil {
+		t.Fatal(err)
+	}
+	for path, culprit := range map[string]string{
+		made("file", 0o640, touch):                     "",
+		filepath.Join(dir, "none"):                     "",
+		filepath.Join(dir, "none/at/all"):              "",
+		filepath.Join(below, "none"):                   "",
+		made("shared", 0o660, touch):                   filepath.Join(dir, "shared"),
+		made("open/file", 0o600, touch):                open,
+		filepath.Join(open, "none"):                    open,
+		filepath.Join(open, "none/file"):               open,
+		filepath.Join(his, "none"):                     his,
+		filepath.Join(his, "conf.d/file"):              his,
+		filepath.Join(link, "file"):                    link,
+		filepath.Join(made("d", 0o755, mkdir), "file"): "",
+		dir: dir,
+	} {
+		err := Place(path)
+		var found *Culprit
+		if errors.As(err, &found); (err == nil) != (culprit == "") || found != nil && found.Path != culprit {
+			t.Errorf("%s: %v, want %q", path, err, culprit)
 		}
 	}
 }

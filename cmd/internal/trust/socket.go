@@ -12,6 +12,8 @@ import (
 
 	"github.com/vishvananda/netlink/nl"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc"
+	"google.golang.org/grpc/credentials/insecure"
 )
 
 // States of a unix socket in sock_diag(7): the kernel uses TCP's numbers.
@@ -171,7 +173,7 @@ func Server(ctx context.Context, path string) (*Process, error) {
 	return Open(pid)
 }
 
-// DialProcess connects to a socket on which that process listens.
+// Dial connects to a socket on which that process listens.
 func (p *Process) Dial(ctx context.Context, path string) (net.Conn, error) {
 	conn, pid, err := Dial(ctx, path)
 	if err != nil {
@@ -182,4 +184,12 @@ func (p *Process) Dial(ctx context.Context, path string) (net.Conn, error) {
 		return nil, fmt.Errorf("%s: process %d listens there, not %d", path, pid, p.PID)
 	}
 	return conn, nil
+}
+
+// Client is a gRPC client of a socket on which that process listens.
+func (p *Process) Client(path string) (*grpc.ClientConn, error) {
+	// The target is no path: gRPC would read one as a URL, or ask the DNS for it.
+	return grpc.NewClient("passthrough:///localhost",
+		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return p.Dial(ctx, path) }),
+		grpc.WithTransportCredentials(insecure.NewCredentials()))
 }

@@ -5,14 +5,12 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net"
 	"slices"
 	"strings"
 
 	version "github.com/containerd/containerd/api/services/version/v1"
 	"github.com/pelletier/go-toml/v2"
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/emptypb"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
@@ -30,9 +28,7 @@ type server struct {
 func (s server) ask(ctx context.Context, questions func(context.Context, *grpc.ClientConn) error) error {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	conn, err := grpc.NewClient("unix://"+s.address,
-		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return s.process.Dial(ctx, s.address) }),
-		grpc.WithTransportCredentials(insecure.NewCredentials()))
+	conn, err := s.process.Client(s.address)
 	if err != nil {
 		return err
 	}

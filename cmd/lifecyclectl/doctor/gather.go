@@ -73,12 +73,9 @@ func flagOf(args []string, names ...string) string {
 	return ""
 }
 
-// containerdBinaries are the programs that may be a containerd. k3s is one of many names.
-var containerdBinaries = []string{"containerd", "k3s"}
-
 // findContainerds returns the sockets on which a containerd answers.
 func findContainerds(ctx context.Context) []string {
-	processes, err := trust.Find(containerdBinaries...)
+	processes, err := trust.Find(containerdNames.MatchString)
 	if err != nil {
 		return nil
 	}
@@ -138,9 +135,9 @@ func (m Machine) look(ctx context.Context, address string) Containerd {
 
 // readFiles asks containerd's own program what its files say.
 func readFiles(ctx context.Context, process *trust.Process, c *Containerd) {
-	c.Config = flagOf(process.Args, "config", "c")
+	c.Config, _ = configOf(process) // whose first word is no command: it answers
 	if c.Config == "" {
-		c.Config = "/etc/containerd/config.toml"
+		c.Config = defaultConfig // of one that is part of another program
 	}
 	text, err := run(ctx, process.Executable, "--config", c.Config, "config", "dump")
 	if err != nil {
@@ -184,7 +181,7 @@ const maxConfig = 1 << 20
 // It returns nil if there is no such file, or it cannot be read.
 func findKubelet() *Kubelet {
 	path := "/var/lib/kubelet/config.yaml"
-	kubelets, _ := trust.Find("kubelet", "hyperkube") // on error the file has to do
+	kubelets, _ := trust.Find(func(name string) bool { return name == "kubelet" || name == "hyperkube" }) // on error the file has to do
 	for _, kubelet := range kubelets {
 		if driver := flagOf(kubelet.Args, "cgroup-driver"); driver != "" {
 			return &Kubelet{CgroupDriver: driver, Source: "the kubelet's --cgroup-driver"}

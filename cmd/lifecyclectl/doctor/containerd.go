@@ -1,0 +1,73 @@
+package doctor
+
+import (
+	"path/filepath"
+	"regexp"
+	"slices"
+	"strings"
+
+	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/trust"
+)
+
+// containerdNames match the programs that may be a containerd: k3s and rke2 are one
+// program with many names each, and some nodes have several versions of containerd.
+var containerdNames = regexp.MustCompile(`^(containerd(-[0-9].*)?|k3s|rke2)$`)
+
+// defaultConfig is what containerd reads if it is given no file.
+const defaultConfig = "/etc/containerd/config.toml"
+
+// Daemon is a containerd of this node that runs.
+type Daemon struct {
+	PID             int
+	Program, Config string
+}
+
+// Daemons returns the containerds that run, whether they answer or not. A Program is to
+// be executed only if trust.Program takes it.
+func Daemons() ([]Daemon, error) {
+	processes, err := trust.FindRoots(containerdNames.MatchString)
+	if err != nil {
+		return nil, err
+	}
+	var found []Daemon
+	for _, process := range processes {
+		// Those of many names say by their first argument what they are.
+		if !strings.HasPrefix(filepath.Base(process.Executable), "containerd") && filepath.Base(process.Args[0]) != "containerd" {
+			continue
+		}
+		if config, ok := configOf(process); ok {
+			found = append(found, Daemon{process.PID, process.Executable, config})
+		}
+	}
+	return found, nil
+}
+
+// containerdValues are containerd's flags that take a value. All others are switches.
+var containerdValues = []string{"a", "address", "c", "config", "l", "log-level", "root", "state"}
+
+// configOf returns the configuration that a containerd with these arguments reads. It
+// returns false for a process that is no daemon, such as `containerd config dump`.
+func configOf(process *trust.Process) (string, bool) {
+	config := defaultConfig
+	args := process.Args[1:]
+	for len(args) > 0 {
+		if !strings.HasPrefix(args[0], "-") {
+			return "", false
+		}
+		name, value, joined := strings.Cut(strings.TrimLeft(args[0], "-"), "=")
+		args = args[1:]
+		if !joined && slices.Contains(containerdValues, name) {
+			if len(args) == 0 {
+				return "", false // containerd refuses it
+			}
+			value, args = args[0], args[1:]
+		}
+		if name == "c" || name == "config" {
+			config = value
+		}
+	}
+	if !filepath.IsAbs(config) {
+		config = filepath.Join(process.Dir, config)
+	}
+	return config, true
+}
