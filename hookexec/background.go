@@ -177,18 +177,18 @@ func (b *Background) drop(ready []unix.EpollEvent, buffer []byte) {
 	b.endIfIdle()
 }
 
-// read drops up to size bytes, and returns false at the end of the output.
+// read drops up to size bytes, and returns false at the end of the output. A read counts
+// for a whole buffer: a pipe in packet mode (O_DIRECT) returns one write at a time, so that
+// a process that writes single bytes would cost as many reads as bytes.
 func (l *leftover) read(size int, buffer []byte) bool {
-	for size > 0 {
-		n, err := unix.Read(l.fd, buffer[:min(len(buffer), size)])
+	for ; size > 0; size -= len(buffer) {
+		n, err := unix.Read(l.fd, buffer)
 		switch {
 		case errors.Is(err, unix.EINTR):
 		case errors.Is(err, unix.EAGAIN):
 			return true
 		case n <= 0:
 			return false
-		default:
-			size -= n
 		}
 	}
 	return true

@@ -345,3 +345,28 @@ func numberAfter(t *testing.T, spare int) uint64 {
 		}
 	}
 }
+
+// TestBackgroundPacketsCostLittle: a pipe in packet mode returns one write per read, and a
+// process can refill it with tee(2) faster than they can be read.
+func TestBackgroundPacketsCostLittle(t *testing.T) {
+	const packets, most = 250, drainSize / 4096
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_DIRECT|unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeFD(pipe[0]); closeFD(pipe[1]) })
+	if _, err := unix.FcntlInt(uintptr(pipe[1]), unix.F_SETPIPE_SZ, 1<<20); err != nil {
+		t.Fatal(err)
+	}
+	for range packets {
+		if _, err := unix.Write(pipe[1], []byte("x")); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if left := (&leftover{fd: pipe[0]}); !left.read(drainSize, make([]byte, 4096)) {
+		t.Error("it has ended")
+	}
+	if waiting, err := unix.IoctlGetInt(pipe[0], unix.TIOCINQ); err != nil || packets-waiting > most {
+		t.Errorf("%d packets are read in one period, at most %d are allowed; %v", packets-waiting, most, err)
+	}
+}

@@ -37,7 +37,7 @@ const (
 	actionDelete = "delete"
 	// maxParams bounds what is read from stdin, as in containerd's pkg/shim.
 	maxParams = 10 << 20
-	// addressFile is where a shim finds its own address when it ends.
+	// addressFile is where the delete action finds the address of a shim that has died.
 	addressFile = "address"
 	// lockPause is between two tries of lockGroupsSoon.
 	lockPause = 5 * time.Millisecond
@@ -52,7 +52,7 @@ func isStart(args []string) bool { return len(args) > 1 && args[len(args)-1] == 
 // serves tells whether it is the shim itself, which containerd's runner starts without
 // an action, and which alone inherits sockets. -v and -info ask for no namespace.
 func serves(args []string) bool {
-	return slices.Contains(args, "-namespace") && args[len(args)-1] != actionDelete
+	return slices.Contains(args, "-namespace") && args[len(args)-1] != actionDelete && !isStart(args)
 }
 
 // start runs the start action: it starts the shim, or finds the one of the same

@@ -60,6 +60,31 @@ func boundError(err error) error {
 	return status.ErrorProto(cut)
 }
 
+// printedError is an error that pkg/shim prints for containerd, which makes it an error of
+// its own API.
+type printedError struct {
+	text  string
+	cause error
+}
+
+func (e *printedError) Error() string { return e.text }
+
+func (e *printedError) Unwrap() error { return e.cause }
+
+// printedPrefix is room for the runtime's name, which pkg/shim prints before the error.
+const printedPrefix = 64
+
+// boundPrinted bounds the error of an action, which passes no interceptor.
+func boundPrinted(err error) error {
+	if err == nil {
+		return nil
+	}
+	if text := bounded.Text(err.Error(), bounded.MaxError-printedPrefix); text != err.Error() {
+		return &printedError{text: text, cause: err}
+	}
+	return err
+}
+
 // ttrpcCode is the code that the ttrpc server gives an error without one (its
 // convertCode), as far as such an error can be long.
 func ttrpcCode(err error) codes.Code {

@@ -16,7 +16,8 @@ import (
 )
 
 // Info answers -info for every form of options, not only runc's own.
-func (m *manager) Info(ctx context.Context, options io.Reader) (*types.RuntimeInfo, error) {
+func (m *manager) Info(ctx context.Context, options io.Reader) (info *types.RuntimeInfo, err error) {
+	defer func() { err = boundPrinted(err) }()
 	input, err := io.ReadAll(io.LimitReader(options, maxParams))
 	if err != nil {
 		return nil, fmt.Errorf("read the runtime's options: %w", err)
@@ -25,7 +26,7 @@ func (m *manager) Info(ctx context.Context, options io.Reader) (*types.RuntimeIn
 	if err := proto.Unmarshal(input, &sent); err != nil {
 		return nil, &OptionsError{Err: err}
 	}
-	info, err := m.runcInfo(ctx, &sent)
+	info, err = m.runcInfo(ctx, &sent)
 	if err != nil || keepsUserNamespaces(&sent) {
 		return info, err
 	}

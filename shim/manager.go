@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"runtime"
+	"slices"
 	"strings"
 	"time"
 
@@ -41,13 +42,18 @@ func Main(ctx context.Context, args []string) int {
 	var sockets []socketFile
 	if serves(args) {
 		sockets = ownSockets()
+		if err := setLog(ctx, slices.Contains(args, "-debug")); err != nil {
+			removeSockets(sockets)
+			fmt.Fprintf(os.Stderr, "%s: %s\n", RuntimeName, bounded.Error(err))
+			return 1
+		}
 	}
 	register(sockets)
 	tellVersion()
 	manager := newManager()
 	if !isStart(args) {
 		runtime.GOMAXPROCS(min(processors, runtime.NumCPU()))
-		shim.RunShim(ctx, manager)
+		shim.RunShim(ctx, manager, withoutLog)
 		removeSockets(sockets)
 		return 0
 	}
@@ -86,12 +92,13 @@ func (m *manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*
 // Stop is the delete action, which cleans up after a shim that has died. The
 // socket that it leaves behind is removed too, unless another shim serves it by
 // now.
-func (m *manager) Stop(ctx context.Context, id string) (shim.StopStatus, error) {
+func (m *manager) Stop(ctx context.Context, id string) (status shim.StopStatus, err error) {
+	defer func() { err = boundPrinted(err) }()
 	bundle := filepath.Join("..", id)
 	if _, err := os.Stat(filepath.Join(bundle, stateDir, onExitDir)); err == nil {
 		stopOnExit(ctx, bundle)
 	}
-	status, err := m.Shim.Stop(ctx, id)
+	status, err = m.Shim.Stop(ctx, id)
 	if address, err := shim.ReadAddress(filepath.Join(bundle, addressFile)); err == nil {
 		removeDead(ctx, address)
 	}

@@ -218,6 +218,7 @@ func TestServes(t *testing.T) {
 		"shim -namespace ns -id c1 -address /c.sock":        true,
 		"shim -namespace ns -id c1 -address /c.sock -debug": true,
 		"shim -namespace ns -id c1 delete":                  false,
+		"shim -namespace ns -id c1 start":                   false,
 		"shim -info":                                        false,
 		"shim -v":                                           false,
 		"shim":                                              false,

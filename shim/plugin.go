@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"flag"
+	"fmt"
 	"os"
 
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
@@ -24,11 +25,21 @@ func register(sockets []socketFile) {
 		Type:     plugins.TTRPCPlugin,
 		ID:       "task",
 		Requires: []plugin.Type{plugins.EventPlugin, plugins.InternalPlugin},
-		InitFn:   func(ic *plugin.InitContext) (any, error) { return initService(ic, sockets) },
+		InitFn: func(ic *plugin.InitContext) (any, error) {
+			service, err := initService(ic, sockets)
+			if err != nil { // pkg/shim exits
+				removeSockets(sockets)
+			}
+			return service, err
+		},
 	})
 }
 
 func initService(ic *plugin.InitContext, sockets []socketFile) (any, error) {
+	bundle, err := os.Getwd()
+	if err != nil { // it has been removed: no Create will come, and nobody ends this shim
+		return nil, fmt.Errorf("find the bundle: %w", err)
+	}
 	publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")
 	if err != nil {
 		return nil, err
@@ -50,9 +61,7 @@ func initService(ic *plugin.InitContext, sockets []socketFile) (any, error) {
 	host, hostErr := hookexec.OpenHost(reaper.Default)
 	service := newService(ic.Context, inner, ending, tap, host, hostErr)
 	sd.RegisterCallback(service.end)
-	if bundle, err := os.Getwd(); err == nil {
-		ending.expectFirst(flag.Lookup("id").Value.String(), bundle) // pkg/shim has parsed the flag
-	}
+	ending.expectFirst(flag.Lookup("id").Value.String(), bundle) // pkg/shim has parsed the flag
 	return service, nil
 }
 

@@ -52,14 +52,15 @@ func ownSockets() []socketFile {
 	return sockets
 }
 
-// leaveSockets keeps pkg/shim from removing what is at the paths of this shim's sockets,
-// which it works out again at the end. The runc service has removed the task API's when
-// the end began, and while the last events went out, a shim of the same name may have
-// put its own there: without it, a containerd that starts takes that one for dead.
+// leaveSockets keeps pkg/shim from removing sockets by their paths when this shim has ended
+// (cleanupSockets): those in its flags, and the one that the bundle's address file names.
+// This shim's sockets are gone by then. While the last events went out, another shim may
+// have made a socket at the same path, and without it nobody can reach that shim.
 func leaveSockets() {
 	for _, name := range []string{"socket", "debug-socket"} {
 		_ = flag.Set(name, os.DevNull+"/none") // pkg/shim's flags, which it has read before it served
 	}
+	_ = os.Remove(addressFile) // the bundle may have been removed
 }
 
 // removeSockets is for the end of a shim: they are gone as a rule, but the debug
