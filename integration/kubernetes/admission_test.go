@@ -13,6 +13,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/kubernetes/cluster"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/kubernetes/platform"
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
 )
 
 // draws is how often the order of policies is drawn anew. A door that is asked only
@@ -232,6 +233,7 @@ func policySidecars(t *testing.T, api *cluster.API) {
 		"annotated with another":         {&core.Lifecycle{PreStop: sleep(2)}, map[string]string{side: preStop}, false, "", "container side has lifecycle handlers and an annotation"},
 		"annotated with another by hand": {&core.Lifecycle{PreStop: sleep(2)}, map[string]string{side: "preStop: {sleep: {seconds: 1}}"}, false, "", "container side has lifecycle handlers and an annotation"},
 		"misspelt":                       {&core.Lifecycle{PreStop: sleep(1)}, map[string]string{key: "move"}, false, "", "annotation lifecycle-shim.io/sidecars: Move or Keep is allowed"},
+		"by hand with the other":         {&core.Lifecycle{PreStop: sleep(1)}, map[string]string{side: `postStart: {exec: {command: ["a"]}}`}, true, `postStart: {exec: {command: ["a"]}}`, ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pods, err := admit(t.Context(), t, api, sidecarPod(test.lifecycle, test.annotations))
@@ -250,6 +252,32 @@ func policySidecars(t *testing.T, api *cluster.API) {
 				t.Errorf("it is %s", asJSON(got))
 			}
 		})
+	}
+}
+
+// The kubelet would run a sidecar's preStop and the shim another, however the annotation
+// spells the key.
+func policySidecarsByHand(t *testing.T, api *cluster.API) {
+	for _, value := range []string{
+		`{ "preStop": {"sleep": {"seconds": 2}}}`,
+		`{"preStop" : {"sleep": {"seconds": 2}}}`,
+		`"preStop": {sleep: {seconds: 2}}`,
+		`'preStop': {sleep: {seconds: 2}}`,
+		"{\"postStart\": {sleep: {seconds: 1}}, preStop: {sleep: {seconds: 2}}}",
+		"? preStop\n: {sleep: {seconds: 2}}",
+		"!!str preStop: {sleep: {seconds: 2}}",
+		"&a preStop: {sleep: {seconds: 2}}",
+		`{"pre\u0053top":{"sleep":{"seconds":2}}}`,
+		`"pre\x53top": {sleep: {seconds: 2}}`,
+	} {
+		block, problems := oci.Parse(value)
+		if block.GetPreStop() == nil || len(problems) > 0 {
+			t.Errorf("%s: the shim would not run it: %v", value, problems)
+		}
+		pod := sidecarPod(&core.Lifecycle{PreStop: sleep(1)}, map[string]string{"side.lifecycle-shim.io/lifecycle": value})
+		if _, err := admit(t.Context(), t, api, pod); err == nil || !strings.Contains(err.Error(), "container side has lifecycle handlers and an annotation") {
+			t.Errorf("%s: got %v", value, err)
+		}
 	}
 }
 

@@ -78,6 +78,7 @@ func TestPolicy(t *testing.T) {
 	for name, test := range map[string]func(*testing.T, *cluster.API){
 		"writes what convert writes": policyWritesWhatConvertWrites, "refuses": policyRefuses, "leaves alone": policyLeavesAlone, "warns": policyWarns,
 		"whoever sets the class": policyWhoeverSetsTheClass, "twice": policyTwice, "sidecars": policySidecars,
+		"sidecars by hand": policySidecarsByHand,
 	} {
 		t.Run(name, func(t *testing.T) { test(t, api) })
 	}
