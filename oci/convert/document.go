@@ -107,8 +107,9 @@ func (d document) convert(report *Report, runtimeClass string, more []PodPath) (
 	for _, object := range objects(p.tree, d.name(), more...) {
 		refused, warned := len(report.Refusals), len(report.Warnings)
 		operations = append(operations, convertObject(report, runtimeClass, object)...)
-		d.locate(p, object.place, report.Refusals[refused:])
-		d.locate(p, object.place, report.Warnings[warned:])
+		place := object.places()
+		d.locate(p, place, report.Refusals[refused:])
+		d.locate(p, place, report.Warnings[warned:])
 	}
 	if len(operations) == 0 || len(report.Refusals) > refusals {
 		return d.whole(), nil

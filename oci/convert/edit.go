@@ -119,11 +119,11 @@ func (e *editor) plan(operation Operation) error {
 		if made != nil {
 			return fmt.Errorf("%s is not there", operation.at)
 		}
-		owner, entry := e.lookup(parent, key)
+		owner, _ := e.lookup(parent, key)
 		if owner == nil {
 			return problem{parent.line, fmt.Sprintf("%s is not there", operation.at)}
 		}
-		e.change(owner).removed[entry] = true
+		e.removeAll(owner, key)
 		return nil
 	}
 	added := &fresh{}
@@ -134,6 +134,16 @@ func (e *editor) plan(operation Operation) error {
 	}
 	e.set(parent, key, added)
 	return nil
+}
+
+// removeAll removes each entry of a key: if only the last one went, kubectl would take the
+// one before it.
+func (e *editor) removeAll(owner *value, key string) {
+	for i := 0; i < len(owner.children); i += 2 {
+		if k := owner.children[i]; !k.merge && deref(k).kind == yaml.ScalarNode && deref(k).text == key {
+			e.change(owner).removed[i/2] = true
+		}
+	}
 }
 
 // find returns the mapping at a pointer: one of the text, or a new one.

@@ -1,6 +1,7 @@
 package convert
 
 import (
+	"fmt"
 	"maps"
 	"slices"
 	"strconv"
@@ -85,17 +86,21 @@ func misplacedInPod(object string, at pointer, pod map[string]any) []Finding {
 func misplacedInContainer(object string, at pointer, container map[string]any) []Finding {
 	var found []Finding
 	name, _ := container["name"].(string)
+	within := ""
+	if name == "" { // found by its place
+		within = fmt.Sprintf("spec.%s[%s].", at[len(at)-2], at[len(at)-1])
+	}
 	for _, key := range slices.Sorted(maps.Keys(container)) {
 		switch {
 		case key == "lifecycle": // the right place
 			if _, isMapping := container[key].(map[string]any); !isMapping && container[key] != nil {
 				found = append(found, Finding{
-					Object: object, Container: cut(name), Field: key,
+					Object: object, Container: cut(name), Field: within + key,
 					Text: "must be a mapping, with postStart, preStop or both, not " + kindOf(container[key]),
 				})
 			}
 		case handlerKey(key) && container[key] != nil:
-			finding := Finding{Object: object, Container: cut(name), Field: cut(key), Text: "is not a field of a container, so Kubernetes ignores it; write it below lifecycle"}
+			finding := Finding{Object: object, Container: cut(name), Field: within + cut(key), Text: "is not a field of a container, so Kubernetes ignores it; write it below lifecycle"}
 			if spelt(key, "lifecycle") != "" {
 				finding.Text = "is not a field of a container, so Kubernetes ignores it; it is spelt lifecycle"
 			}

@@ -175,6 +175,10 @@ func (c *podConversion) container(from container) []Operation {
 }
 
 func (c *podConversion) refuse(from container, field, why string) {
+	if from.name == "" { // found by its place
+		index := from.at[len(from.at)-1]
+		field = fmt.Sprintf("spec.%s[%s].%s", from.list, index, field)
+	}
 	c.report.refuse(Finding{Object: c.object, Container: cut(from.name), Field: field, Text: why})
 }
 
@@ -199,7 +203,7 @@ func (c *podConversion) forbidden(from container) (field, why string) {
 	case from.list == "initContainers" && !from.sidecar():
 		return "lifecycle", "is not allowed on an init container, by Kubernetes too, unless it is a sidecar (restartPolicy: Always)"
 	case !containerName.MatchString(from.name):
-		return "name", fmt.Sprintf("is %q at %s; the annotation is found by the name, so it must be an RFC 1123 label: at most 63 lower-case letters, digits and -", cut(from.name), from.at)
+		return "name", fmt.Sprintf("is %q; the annotation is found by the name, so it must be an RFC 1123 label: at most 63 lower-case letters, digits and -", cut(from.name))
 	case c.names[from.name] > 1:
 		return "name", "is the name of more than one container of the pod, so an annotation could not tell them apart"
 	}

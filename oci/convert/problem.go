@@ -232,33 +232,55 @@ func (d document) locate(p *parsed, place func(Finding) pointer, findings []Find
 	}
 }
 
-// place returns a pointer to what a finding is about, as far as it can be told.
-func (o object) place(f Finding) pointer {
-	pod, steps := o.at.with(o.pod...), fieldSteps(f.Field)
-	if key := annotationOf(f); key != "" {
-		return pod.with("metadata", "annotations", key)
-	}
-	if f.Container == "" {
-		if !o.known {
-			return o.at.with(steps...)
+// places returns a function that returns a pointer to what a finding is about, as far as
+// it can be told. It looks for the pod's containers once, however many findings there are.
+func (o object) places() func(Finding) pointer {
+	var byName map[string]containerPlace
+	return func(f Finding) pointer {
+		pod, steps := o.at.with(o.pod...), fieldSteps(f.Field)
+		if key := annotationOf(f); key != "" {
+			return pod.with("metadata", "annotations", key)
 		}
-		return pod.with(steps...)
+		if f.Container == "" {
+			if !o.known {
+				return o.at.with(steps...)
+			}
+			return pod.with(steps...)
+		}
+		spec, _ := o.podTree()["spec"].(map[string]any)
+		if byName == nil {
+			byName = containerPlaces(spec)
+		}
+		switch found, there := byName[f.Container]; {
+		case !there:
+			return pod
+		case len(steps) > 0 && found.tree[steps[0]] == nil && spec[steps[0]] != nil:
+			return pod.with("spec").with(steps...) // the pod's own field, such as its grace period
+		default:
+			return pod.with("spec").with(found.at...).with(steps...)
+		}
 	}
-	spec, _ := o.podTree()["spec"].(map[string]any)
-	for _, list := range []string{"containers", "initContainers", "ephemeralContainers"} {
+}
+
+type containerPlace struct {
+	at   pointer // below the pod's spec
+	tree map[string]any
+}
+
+// containerPlaces finds a pod's containers by name; of two with one name, the first.
+func containerPlaces(spec map[string]any) map[string]containerPlace {
+	places := map[string]containerPlace{}
+	for _, list := range containerLists {
 		items, _ := spec[list].([]any)
 		for i, item := range items {
 			tree, _ := item.(map[string]any)
-			switch {
-			case tree["name"] != f.Container:
-			case len(steps) > 0 && tree[steps[0]] == nil && spec[steps[0]] != nil:
-				return pod.with("spec").with(steps...) // the pod's own field, such as its grace period
-			default:
-				return pod.with("spec", list).index(i).with(steps...)
+			name, isText := tree["name"].(string)
+			if _, there := places[name]; isText && !there {
+				places[name] = containerPlace{pointer{list}.index(i), tree}
 			}
 		}
 	}
-	return pod
+	return places
 }
 
 // annotationOf returns the key of the annotation that a finding is about.

@@ -199,7 +199,7 @@ func TestRefusals(t *testing.T) {
 		"an ephemeral container": {
 			fixture{lifecycle: "{}", spec: ", ephemeralContainers: [{name: e, lifecycle: " + preStop + "}]"}, "e", "lifecycle", "not allowed on an ephemeral container",
 		},
-		"no name":             {fixture{lifecycle: "{}}, {lifecycle: " + preStop}, "", "name", "/spec/containers/1"},
+		"no name":             {fixture{lifecycle: "{}}, {lifecycle: " + preStop}, "", "spec.containers[1].name", "RFC 1123"},
 		"a name that is none": {fixture{lifecycle: "{}}, {name: A_b, lifecycle: " + preStop}, "A_b", "name", "RFC 1123"},
 		"a name twice":        {fixture{lifecycle: preStop + "}, {name: web"}, "web", "name", "more than one container"},
 		"annotations that are none": {

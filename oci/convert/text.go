@@ -45,8 +45,8 @@ func uncertain(line int) error {
 // newSource finds the place of each node of a document in its text.
 func newSource(text []byte, document *yaml.Node, isJSON bool) (*source, error) {
 	s := &source{text: text, json: isJSON, eol: "\n", lines: lineStarts(text, isJSON)}
-	if at := bytes.IndexByte(text, '\n'); at > 0 && text[at-1] == '\r' {
-		s.eol = "\r\n"
+	if len(s.lines) > 1 {
+		s.eol = s.eolOf(0)
 	}
 	if document.Kind == yaml.DocumentNode {
 		document = document.Content[0]
@@ -174,10 +174,12 @@ func (s *source) lineEnd(at int) int {
 
 // eolOf returns how the line of a byte ends: as the first one if it has no end.
 func (s *source) eolOf(at int) string {
-	if eol := s.text[s.lineEnd(at):s.nextLine(at)]; string(eol) == "\n" || string(eol) == "\r\n" {
-		return string(eol)
+	switch eol := string(s.text[s.lineEnd(at):s.nextLine(at)]); eol {
+	case "\n", "\r\n", "\r":
+		return eol
+	default:
+		return s.eol
 	}
-	return s.eol
 }
 
 // before returns what is on the line before a byte.

@@ -43,7 +43,7 @@ func (v *validation) document(d document) error {
 		for _, o := range objects(tree, d.name(), v.more...) {
 			reportElsewhere(v.report, o)
 			if o.known {
-				v.located(d, p, o.place, func() { v.pod(o) })
+				v.located(d, p, o.places(), func() { v.pod(o) })
 			}
 		}
 	case tree["ociVersion"] != nil:
@@ -51,11 +51,11 @@ func (v *validation) document(d document) error {
 	case slices.ContainsFunc(slices.Collect(maps.Keys(tree)), ours):
 		v.located(d, p, func(f Finding) pointer { return pointer{annotationOf(f)} }, func() { v.loose(d.name(), tree) })
 	case tree["lifecycle"] != nil:
-		v.located(d, p, object{}.place, func() {
+		v.located(d, p, object{}.places(), func() {
 			v.refuse(Finding{Object: d.name(), Field: "lifecycle", Text: "is the field of a container that holds a block; pass what is below it"})
 		})
 	default: // what is not a mapping too: the check of a block says what it should be
-		v.located(d, p, object{}.place, func() { v.block(d.name(), string(d.text)) })
+		v.located(d, p, object{}.places(), func() { v.block(d.name(), string(d.text)) })
 	}
 	return nil
 }
@@ -109,12 +109,18 @@ func (v *validation) pod(o object) {
 	v.strangers(o.name, values, containers)
 	v.report.Refusals = append(v.report.Refusals, misplacedInPod(o.name, o.at.with(o.pod...), pod)...)
 	moves := values[oci.KeySidecars] == oci.SidecarsMove
-	said := map[string]bool{}
+	spoken := v.spoken(o.name, values)
+	speaks := false
 	for _, c := range containers {
-		lifecycle := v.container(o.name, c.name, oci.ContainerSpec(values, c.name), said)
+		lifecycle := spoken.to(c.name)
 		switch {
 		case lifecycle != nil:
-			v.around(o.name, c, spec, c.movable(moves || lifecycle.Block.PreStop != nil))
+			v.around(o.name, c, c.movable(moves || lifecycle.Block.PreStop != nil))
+			if !speaks && spec["runtimeClassName"] != v.runtimeClass {
+				v.warn(Finding{Object: o.name, Field: "spec.runtimeClassName", Text: fmt.Sprintf(
+					"is not %q: the annotations do nothing unless this shim is the handler of the pod's runtime class", v.runtimeClass)})
+			}
+			speaks = true
 		case len(c.movable(moves)) > 0:
 			v.warn(Finding{Object: o.name, Container: c.name, Field: "lifecycle", Text: "is the kubelet's, and not checked here: lifecyclectl convert moves it to the shim, and checks it"})
 		}
@@ -159,24 +165,44 @@ func containersOf(spec map[string]any) []container {
 	return all
 }
 
+// shownNames is how many of a pod's containers a warning names.
+const shownNames = 10
+
 // strangers warns of keys that name no container.
 func (v *validation) strangers(object string, values map[string]string, containers []container) {
-	names := make([]string, len(containers))
-	for i, c := range containers {
-		names[i] = c.name
+	names := map[string]bool{}
+	var shown []string
+	for _, c := range containers {
+		names[c.name] = true
+		if len(shown) < shownNames {
+			shown = append(shown, cut(c.name))
+		}
+	}
+	has := strings.Join(shown, ", ")
+	if more := len(containers) - len(shown); more > 0 {
+		has += fmt.Sprintf(" and %d more", more)
 	}
 	for _, key := range slices.Sorted(maps.Keys(values)) {
-		if name := named(key); name != "" && !slices.Contains(names, name) {
+		if name := named(key); name != "" && !names[name] {
 			v.warn(Finding{Object: object, Field: fmt.Sprintf("annotation %q", key), Text: fmt.Sprintf(
-				"names no container of this pod (it has %s), so the shim ignores it", strings.Join(names, ", "))})
+				"names no container of this pod (it has %s), so the shim ignores it", has)})
 		}
 	}
 }
 
 // container checks what one is given, and returns it.
-func (v *validation) container(object, name string, spec *oci.Spec, said map[string]bool) *oci.Lifecycle {
-	problems := spec.Problems()
-	for _, problem := range problems {
+func (v *validation) container(object, name string, spec *oci.Spec) *oci.Lifecycle {
+	v.problems(object, name, spec)
+	lifecycle, err := spec.Lifecycle()
+	if err != nil || lifecycle == nil {
+		return nil
+	}
+	v.accepted(object, name, lifecycle)
+	return lifecycle
+}
+
+func (v *validation) problems(object, name string, spec *oci.Spec) {
+	for _, problem := range spec.Problems() {
 		concerned := name
 		if named(problem.Key) == "" {
 			concerned = "" // every container of the pod
@@ -185,34 +211,22 @@ func (v *validation) container(object, name string, spec *oci.Spec, said map[str
 		if problem.Path != "" {
 			finding.Text = problem.Path + " " + problem.Problem
 		}
-		if !said[finding.String()] {
-			said[finding.String()] = true
-			v.refuse(finding)
-		}
+		v.refuse(finding)
 	}
-	lifecycle, err := spec.Lifecycle()
-	if err != nil || lifecycle == nil {
-		return nil
-	}
+}
+
+func (v *validation) accepted(object, name string, lifecycle *oci.Lifecycle) {
 	v.report.Checked = append(v.report.Checked, Finding{Object: object, Container: name, Text: describe(lifecycle)})
-	return lifecycle
 }
 
 // around warns of what makes an accepted block do something else than one might
 // think. native are the handlers that the shim would run, and that stand in spec.
-func (v *validation) around(object string, c container, spec map[string]any, native []string) {
+func (v *validation) around(object string, c container, native []string) {
 	if len(native) > 0 {
 		v.warn(Finding{Object: object, Container: c.name, Field: "lifecycle", Text: "is there too: the kubelet runs these handlers, and the shim those of the annotation; remove one of the two"})
 	}
 	if c.list != "containers" && !c.sidecar() {
 		v.warn(Finding{Object: object, Container: c.name, Text: "gets handlers, and is no main container and no sidecar, which Kubernetes gives none; use keys with a container's name"})
-	}
-	if class := spec["runtimeClassName"]; class != v.runtimeClass {
-		said := Finding{Object: object, Field: "spec.runtimeClassName", Text: fmt.Sprintf(
-			"is not %q: the annotations do nothing unless this shim is the handler of the pod's runtime class", v.runtimeClass)}
-		if !slices.Contains(v.report.Warnings, said) {
-			v.warn(said)
-		}
 	}
 }
 
@@ -226,7 +240,7 @@ func (v *validation) spec(object string, tree map[string]any) {
 		}
 	}
 	before := len(v.report.Refusals)
-	if v.container(object, "", spec, map[string]bool{}) == nil && len(v.report.Refusals) == before {
+	if v.container(object, "", spec) == nil && len(v.report.Refusals) == before {
 		v.report.Checked = append(v.report.Checked, Finding{Object: object, Text: "an OCI spec whose annotations ask for no handlers"})
 	}
 }
@@ -234,20 +248,10 @@ func (v *validation) spec(object string, tree map[string]any) {
 // loose checks annotations that belong to nothing: for each container that they
 // name, and for one that they do not.
 func (v *validation) loose(object string, tree map[string]any) {
-	values := v.texts(object, tree)
-	said := map[string]bool{}
-	names := []string{""}
-	for _, key := range slices.Sorted(maps.Keys(values)) {
-		if name := named(key); !slices.Contains(names, name) {
-			names = append(names, name)
-		}
-	}
-	for _, name := range names {
-		spec := &oci.Spec{Annotations: values}
-		if name != "" {
-			spec = oci.ContainerSpec(values, name)
-		}
-		v.container(object, name, spec, said)
+	spoken := v.spoken(object, v.texts(object, tree))
+	spoken.to("")
+	for _, name := range slices.Sorted(maps.Keys(spoken.own)) {
+		spoken.to(name)
 	}
 }
 

@@ -1,0 +1,67 @@
+package convert
+
+import (
+	"maps"
+
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
+)
+
+// spoken has annotations by the container that they speak to. Each one is read once,
+// however many containers the pod has.
+type spoken struct {
+	*validation
+	object string
+	// general are the known keys for all containers.
+	general map[string]string
+	// own are the keys that name a container.
+	own map[string]map[string]string
+	// forAll is what general asks for, once it has been read.
+	forAll  *oci.Lifecycle
+	hasRead bool
+}
+
+// spoken sorts annotations, and reports general keys that mean nothing.
+func (v *validation) spoken(object string, values map[string]string) *spoken {
+	s := &spoken{validation: v, object: object, general: map[string]string{}, own: map[string]map[string]string{}}
+	rest := map[string]string{}
+	for key, value := range values {
+		switch name := named(key); {
+		case name != "" && s.own[name] == nil:
+			s.own[name] = map[string]string{key: value}
+		case name != "":
+			s.own[name][key] = value
+		default:
+			rest[key] = value
+		}
+	}
+	for _, key := range oci.Keys() {
+		if value, ok := rest[key]; ok {
+			s.general[key] = value
+			delete(rest, key)
+		}
+	}
+	v.problems(object, "", oci.ContainerSpec(rest, ""))
+	return s
+}
+
+// to returns what a container is asked for, nil for nothing, and reports what is wrong
+// with it.
+func (s *spoken) to(name string) *oci.Lifecycle {
+	own := s.own[name]
+	if _, has := own[oci.NamedKey(name)]; has {
+		seen := maps.Clone(own)
+		maps.Copy(seen, s.general) // not read: the own key wins, or they exclude each other
+		return s.container(s.object, name, oci.ContainerSpec(seen, name))
+	}
+	s.problems(s.object, name, oci.ContainerSpec(own, name)) // keys that mean nothing
+	if !s.hasRead {
+		s.hasRead = true
+		spec := oci.ContainerSpec(s.general, "")
+		s.problems(s.object, "", spec)
+		s.forAll, _ = spec.Lifecycle()
+	}
+	if s.forAll != nil {
+		s.accepted(s.object, name, s.forAll)
+	}
+	return s.forAll
+}
