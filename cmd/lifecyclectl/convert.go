@@ -29,7 +29,8 @@ to stdout, and the exit status is 1.`,
 		Example: `  lifecyclectl convert -f pod.yaml | kubectl apply -f -
   helm template web ./chart | lifecyclectl convert -f - > web.yaml
   lifecyclectl convert -R -f manifests/ --runtime-class my-lifecycle`,
-		Args: cobra.NoArgs,
+		Args:   cobra.NoArgs,
+		PreRun: endAtSignals,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			files, err := m.read(cmd.InOrStdin())
 			if err != nil {

@@ -24,7 +24,8 @@ A file without anything to check is no problem.`,
 		Example: `  lifecyclectl validate -f pod.yaml
   echo '{preStop: {sleep: {seconds: 5}}}' | lifecyclectl validate -f -
   lifecyclectl validate -f /run/containerd/io.containerd.runtime.v2.task/k8s.io/ID/config.json`,
-		Args: cobra.NoArgs,
+		Args:   cobra.NoArgs,
+		PreRun: endAtSignals,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			for i, name := range m.names {
 				m.names[i] = specOf(name)

@@ -117,7 +117,8 @@ func validate(ctx context.Context, from *request, runtimeClass string) (*admissi
 		return response, "moved", nil
 	}
 	return refuse(response, []string{fmt.Sprintf("%s still in spec, where the kubelet would run them, not RuntimeClass %s: the webhook that moves them could not be reached, "+
-		"or was not asked after another admission plugin had added both the handlers and the class; see its log and `kubectl get mutatingwebhookconfigurations`",
+		"or was not asked, as in kube-system (use lifecyclectl convert there), or after another admission plugin had added both the handlers and the class; "+
+		"see its log and `kubectl get mutatingwebhookconfigurations`",
 		places(operations), runtimeClass)}), "refused", nil
 }
 
