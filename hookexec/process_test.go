@@ -4,7 +4,6 @@ import (
 	"bufio"
 	"context"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -91,16 +90,24 @@ func TestKillGroup(t *testing.T) {
 	}
 }
 
+// newCgroup makes a cgroup below parent, which the caller removes. Its name is not made of this process's number:
+// tests in a pid namespace, as those of mutants, have the same numbers.
+func newCgroup(t *testing.T, parent string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(parent, "lcs-hookexec-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // freezer is a cgroup of the v1 freezer.
 func freezer(t *testing.T) (dir string) {
 	t.Helper()
 	if cgroups.Mode() == cgroups.Unified {
 		t.Skip("cgroup v2 kills frozen processes: there is nothing to thaw")
 	}
-	dir = fmt.Sprintf("/sys/fs/cgroup/freezer/lcs-process-%d", os.Getpid())
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	dir = newCgroup(t, "/sys/fs/cgroup/freezer")
 	t.Cleanup(func() {
 		_ = os.WriteFile(filepath.Join(dir, "freezer.state"), []byte("THAWED"), 0)
 		waitFor(t, func() bool { return os.Remove(dir) == nil })
@@ -401,7 +408,7 @@ func TestAfterExecCleansUp(t *testing.T) {
 
 // TestCgroups: a host is started in the named one, and does without one that is not there.
 func TestOpenCgroup(t *testing.T) {
-	for _, path := range []string{"", "/nowhere", "/dev/null"} {
+	for _, path := range []string{"", filepath.Join(t.TempDir(), "none"), "/dev/null"} {
 		if fd := openCgroup(path); fd != -1 {
 			t.Errorf("%q is opened", path)
 		}
@@ -422,10 +429,7 @@ func TestHostInACgroup(t *testing.T) {
 	if cgroups.Mode() == cgroups.Unified {
 		mount = cgroupMount
 	}
-	dir := filepath.Join(mount, fmt.Sprintf("lcs-host-%d", os.Getpid()))
-	if err := os.Mkdir(dir, 0o755); err != nil {
-		t.Fatal(err)
-	}
+	dir := newCgroup(t, mount)
 	defer func() { waitFor(t, func() bool { return os.Remove(dir) == nil }) }()
 	seen := filepath.Join(t.TempDir(), "seen")
 	host, monitor := scriptHost(t, "cat /proc/self/cgroup > "+seen+"; exit 1")

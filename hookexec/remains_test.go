@@ -3,7 +3,6 @@ package hookexec
 import (
 	"bufio"
 	"errors"
-	"fmt"
 	"io"
 	"os"
 	"os/exec"
@@ -53,18 +52,17 @@ func TestOOMKills(t *testing.T) {
 
 // TestOOMOfRemovedCgroup: of processes whose cgroup is removed as soon as they have ended, as systemd does with a scope.
 func TestOOMOfRemovedCgroup(t *testing.T) {
-	slice := filepath.Join(cgroupMount, fmt.Sprintf("lcs-remains-%d", os.Getpid()))
-	limit := "memory.max"
+	mount, limit := cgroupMount, "memory.max"
 	if cgroups.Mode() != cgroups.Unified {
-		slice, limit = filepath.Join(cgroupMount, "memory", filepath.Base(slice)), "memory.limit_in_bytes"
+		mount, limit = filepath.Join(cgroupMount, "memory"), "memory.limit_in_bytes"
 	}
+	slice := newCgroup(t, mount)
 	must := func(err error) {
 		t.Helper()
 		if err != nil {
 			t.Fatal(err)
 		}
 	}
-	must(os.Mkdir(slice, 0o755))
 	t.Cleanup(func() { must(os.Remove(slice)) })
 	if cgroups.Mode() == cgroups.Unified {
 		must(os.WriteFile(filepath.Join(slice, "cgroup.subtree_control"), []byte("+memory"), 0o644))

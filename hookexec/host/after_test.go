@@ -85,6 +85,10 @@ func (e *ended) start() started {
 	return runHost(e.t, request, func() { e.write("started", "") })
 }
 
+// nowhere is a path that does not exist. It is below the test's directory, in case a mutant of the
+// program creates it.
+func (e *ended) nowhere() string { return filepath.Join(e.dir, "none") }
+
 func (e *ended) read(name string) string {
 	e.t.Helper()
 	data, err := os.ReadFile(filepath.Join(e.dir, name))
@@ -158,14 +162,14 @@ func TestStartAfterFails(t *testing.T) {
 		"without a word":             {func(e *ended) { e.write("fails-create", "") }, "runtime create: exit status 9", false},
 		"at its start":               {func(e *ended) { e.write("fails-start", `{"level":"error","msg":"no start"}`) }, "runtime start: no start", true},
 		"without a pid":              {func(e *ended) { e.write("fails-pid", "") }, "onExit/pid: no such file", false},
-		"without a bundle":           {func(e *ended) { e.after.Bundle = "/nowhere" }, "/nowhere/config.json", false},
+		"without a bundle":           {func(e *ended) { e.after.Bundle = e.nowhere() }, "/none/config.json", false},
 		"without a root":             {func(e *ended) { _ = os.Remove(filepath.Join(e.dir, "rootfs")) }, "the container's mounts: move_mount", false},
 		"without a mount namespace":  {func(e *ended) { e.after.Namespaces = nil }, "the container's mounts: open", false},
 		"with another one":           {func(e *ended) { e.after.Namespaces["mount"] = "/proc/self/ns/uts" }, "the container's mounts: setns", false},
 		"without a shim":             {func(e *ended) { e.after.Shim = 1 }, "the shim is gone", false},
-		"without a directory":        {func(e *ended) { e.after.Dir = "/nowhere/onExit" }, "/nowhere/onExit.lock", false},
+		"without a directory":        {func(e *ended) { e.after.Dir = e.nowhere() + "/onExit" }, "/none/onExit.lock", false},
 		"with a file in its place":   {func(e *ended) { e.write("onExit", "") }, "onExit: not a directory", false},
-		"with a runtime that is not": {func(e *ended) { e.after.Runtime = "/nowhere/runc" }, "runc create: fork/exec", false},
+		"with a runtime that is not": {func(e *ended) { e.after.Runtime = e.nowhere() + "/runc" }, "runc create: fork/exec", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newEnded(t)

@@ -64,7 +64,7 @@ func TestCommands(t *testing.T) {
 		"prepare":                  {encoded(request, wire.Init{Pid: os.Getpid()}), []string{"prepare"}, ""},
 		"clean nothing":            {"", []string{"clean"}, "decode the request: EOF"},
 		"clean without a lock":     {encoded(wire.After{Dir: bundle}), []string{"clean"}, ".lock"},
-		"clean":                    {encoded(wire.After{Dir: "/nowhere"}), []string{"clean"}, ""},
+		"clean":                    {encoded(wire.After{Dir: filepath.Join(bundle, "none", "onExit")}), []string{"clean"}, ""},
 		"init, by hand":            {"", []string{"init"}, ""}, // libcontainer's own words, or none
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -122,16 +122,17 @@ func TestSpecsThatCannotBeUsed(t *testing.T) {
 			t.Errorf("%q: a state is left: %v", text, err)
 		}
 	}
-	if err := Prepare(wire.PrepareRequest{Bundle: "/nowhere", ID: id, Root: t.TempDir()}, this); !os.IsNotExist(err) {
+	nowhere := filepath.Join(t.TempDir(), "none")
+	if err := Prepare(wire.PrepareRequest{Bundle: nowhere, ID: id, Root: t.TempDir()}, this); !os.IsNotExist(err) {
 		t.Errorf("without a bundle: %v", err)
 	}
-	if _, err := readSpec("/nowhere"); !os.IsNotExist(err) {
+	if _, err := readSpec(nowhere); !os.IsNotExist(err) {
 		t.Errorf("without a bundle: %v", err)
 	}
 	if err := Prepare(wire.PrepareRequest{}, func() (wire.Init, error) { panic("x") }); err == nil || err.Error() != "internal error: x" {
 		t.Errorf("of a panic: %v", err)
 	}
-	if _, err := newConfig(wire.PrepareRequest{Bundle: "/nowhere"}, smallSpec()); !os.IsNotExist(err) {
+	if _, err := newConfig(wire.PrepareRequest{Bundle: nowhere}, smallSpec()); !os.IsNotExist(err) {
 		t.Errorf("without a bundle: %v", err)
 	}
 	gone := errors.New("gone")
@@ -307,7 +308,7 @@ func TestWriteFile(t *testing.T) {
 	if _, err := os.Stat(path + ".new"); !os.IsNotExist(err) {
 		t.Errorf("a file is left: %v", err)
 	}
-	if err := writeFile("/nowhere/x", nil); !os.IsNotExist(err) {
+	if err := writeFile(filepath.Join(t.TempDir(), "none", "x"), nil); !os.IsNotExist(err) {
 		t.Errorf("got %v", err)
 	}
 	for _, dir := range []string{path + "-1", path + "-2.new"} { // in the place of the file, and of what becomes it

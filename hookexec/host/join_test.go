@@ -138,7 +138,7 @@ func TestInherited(t *testing.T) {
 	cgroup := map[string]string{"cpu": root}
 	want(&handler{}, "")
 	want(&handler{Cgroups: cgroup}, "", tasks)
-	want(&handler{Cgroups: map[string]string{"cpu": "/nowhere"}}, "open the container's cgroups")
+	want(&handler{Cgroups: map[string]string{"cpu": filepath.Join(root, "none")}}, "open the container's cgroups")
 	want(&handler{Cgroups: cgroup, Filter: true}, filterFile)
 	if err := os.WriteFile(program, nil, 0o600); err != nil {
 		t.Fatal(err)

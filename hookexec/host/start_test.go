@@ -195,6 +195,17 @@ func TestStart(t *testing.T) {
 	}
 }
 
+// newCgroup makes a cgroup below parent, which the caller removes. Its name is not made of this process's number:
+// tests in a pid namespace, as those of mutants, have the same numbers.
+func newCgroup(t *testing.T, parent string) string {
+	t.Helper()
+	dir, err := os.MkdirTemp(parent, "hookexec-test-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	return dir
+}
+
 // TestStartInTheCgroups of the container: its process may have been moved anywhere.
 func TestStartInTheCgroups(t *testing.T) {
 	b := newBox(t, smallSpec())
@@ -203,10 +214,7 @@ func TestStartInTheCgroups(t *testing.T) {
 		if _, err := os.Stat(filepath.Join(path, "cgroup.procs")); err != nil {
 			continue
 		}
-		group := filepath.Join(path, "hookexec-test-"+strconv.Itoa(os.Getpid()))
-		if err := os.Mkdir(group, 0o755); err != nil {
-			t.Fatal(err)
-		}
+		group := newCgroup(t, path)
 		t.Cleanup(func() { // the init has been ended before
 			_ = b.init.Process.Kill()
 			_ = b.init.Wait()
@@ -276,7 +284,8 @@ func TestStartWithAFilter(t *testing.T) {
 // TestStartFails in the host's answer, and no process is left. The output is the handler's alone.
 func TestStartFails(t *testing.T) {
 	b := newBox(t, smallSpec())
-	b.request.Args = []string{"/nowhere/program"}
+	nowhere := filepath.Join(t.TempDir(), "program")
+	b.request.Args = []string{nowhere}
 	changed := func(change func(*wire.StartRequest)) wire.StartRequest {
 		request := b.request
 		change(&request)
@@ -286,7 +295,7 @@ func TestStartFails(t *testing.T) {
 		request any
 		says    string
 	}{
-		"no such program":   {b.request, "/nowhere/program"},
+		"no such program":   {b.request, nowhere},
 		"no such container": {changed(func(r *wire.StartRequest) { r.ID = "c2" }), "read the container's process"},
 		"no request":        {"", "EOF"},
 		"a broken request":  {"nonsense", "invalid character"},
@@ -370,10 +379,7 @@ func TestReady(t *testing.T) {
 // inFrozenCgroup makes the container's freezer cgroup a frozen one meanwhile.
 func (b *box) inFrozenCgroup(do func()) {
 	b.t.Helper()
-	group := "/sys/fs/cgroup/freezer/hookexec-test-" + strconv.Itoa(os.Getpid())
-	if err := os.Mkdir(group, 0o755); err != nil {
-		b.t.Fatal(err)
-	}
+	group := newCgroup(b.t, "/sys/fs/cgroup/freezer")
 	defer os.Remove(group)
 	own, err := readHandler(b.request)
 	if err != nil {

@@ -41,7 +41,9 @@ var targets = []target{
 	{"oci", 95},
 	{"shim", 85},
 	{"hookexec", 85},
+	{"hookexec/bounded", 85},
 	{"hookexec/host", 85},
+	{"hookexec/host/filter", 85},
 }
 
 const (
