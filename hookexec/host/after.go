@@ -1,7 +1,6 @@
 package host
 
 import (
-	"bytes"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -92,8 +91,7 @@ func createArgs(after *wire.After, pidFile string) []string {
 }
 
 // Clean removes the container of an onExit, with all its processes.
-func Clean(after wire.After) (err error) {
-	defer recovered(&err)
+func Clean(after wire.After) error {
 	if _, err := os.Stat(after.Dir); errors.Is(err, fs.ErrNotExist) {
 		return nil // none was begun
 	}
@@ -247,8 +245,7 @@ func runRuntime(after *wire.After, output bool, args ...string) error {
 	cmd.Dir, cmd.Env = after.Dir, []string{"PATH=" + defaultPath, "LC_ALL=C"}
 	// A host that is killed takes it along; what it was making ends with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
-	var words bytes.Buffer
-	if cmd.Stderr = &words; output {
+	if output {
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr // no pipe: the handler's process keeps them
 	}
 	if err := cmd.Run(); err != nil {

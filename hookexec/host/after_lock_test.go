@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -26,7 +27,7 @@ func TestLockOfADeadShim(t *testing.T) {
 		_ = unix.Pause() // until it is killed
 		_ = lock.Close()
 	}
-	dir := filepath.Join(t.TempDir(), "onExit")
+	dir, before := filepath.Join(t.TempDir(), "onExit"), pidfds(t)
 	hung := exec.Command(os.Args[0], "-test.run=^TestLockOfADeadShim$")
 	hung.Env = append(os.Environ(), lockEnv+"="+dir)
 	output, err := hung.StdoutPipe()
@@ -69,6 +70,24 @@ func TestLockOfADeadShim(t *testing.T) {
 	}
 	_ = lock.Close()
 	_ = (<-waits).Close()
+	if after := pidfds(t); after != before {
+		t.Errorf("%d pidfds, %d before", after, before)
+	}
+}
+
+// pidfds counts those of this process.
+func pidfds(t *testing.T) (count int) {
+	t.Helper()
+	links, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range links {
+		if link, err := os.Readlink(path); err == nil && strings.Contains(link, "pidfd") {
+			count++
+		}
+	}
+	return count
 }
 
 // TestHolderThatEndsInTime is not ended, and a lock that nobody holds is not waited for.

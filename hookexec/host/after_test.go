@@ -105,6 +105,36 @@ func (e *ended) write(name, text string) {
 	}
 }
 
+func (e *ended) mkdir(name string) {
+	e.t.Helper()
+	if err := os.MkdirAll(filepath.Join(e.dir, name), 0o700); err != nil {
+		e.t.Fatal(err)
+	}
+}
+
+// emptyMounts returns the mount namespace of a process whose root is an empty directory.
+func emptyMounts(t *testing.T) string {
+	t.Helper()
+	dir := t.TempDir()
+	process := exec.Command("unshare", "--mount", "sh", "-c", `mount -t tmpfs none "$0" && cd "$0" && mkdir old && pivot_root . old && echo there && read line`, dir)
+	stdin, err := process.StdinPipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	stdout, err := process.StdoutPipe()
+	if err == nil {
+		err = process.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = stdin.Close(); _ = process.Wait() })
+	if _, err := stdout.Read(make([]byte, 16)); err != nil {
+		t.Fatal(err)
+	}
+	return fmt.Sprintf("//proc/%d/ns/mnt", process.Process.Pid)
+}
+
 // calls of the runtime, less the options that are always there.
 func (e *ended) calls() string {
 	e.t.Helper()
@@ -134,6 +164,9 @@ func TestStartAfter(t *testing.T) {
 	dev := spec.Mounts[len(spec.Mounts)-1]
 	if spec.Root.Path != filepath.Join(e.dir, "rootfs") || !slices.Equal(spec.Process.Args, []string{"its"}) || dev.Destination != "/dev" || dev.Source != filepath.Join(e.dir, "rootfs/dev") {
 		t.Errorf("the onExit's spec is %+v", spec)
+	}
+	if info, err := os.Stat(e.after.Dir); err != nil || info.Mode().Perm() != 0o700 { // it holds the container's environment
+		t.Errorf("the onExit's directory: %v, %v", info.Mode(), err)
 	}
 	if got := strings.TrimSpace(e.read("directory")); got != e.after.Dir {
 		t.Errorf("the runtime runs in %q", got)
@@ -166,6 +199,9 @@ func TestStartAfterFails(t *testing.T) {
 		"without a root":             {func(e *ended) { _ = os.Remove(filepath.Join(e.dir, "rootfs")) }, "the container's mounts: move_mount", false},
 		"without a mount namespace":  {func(e *ended) { e.after.Namespaces = nil }, "the container's mounts: open", false},
 		"with another one":           {func(e *ended) { e.after.Namespaces["mount"] = "/proc/self/ns/uts" }, "the container's mounts: setns", false},
+		"of an odd spec":             {func(e *ended) { e.write("config.json", `{"process": {}, "linux": {}}`) }, "internal error", false},
+		"without a /dev":             {func(e *ended) { e.after.Namespaces["mount"] = emptyMounts(e.t) }, "the container's /dev: it is no directory any more", false},
+		"that cannot be described":   {func(e *ended) { e.mkdir("onExit/config.json.new") }, "config.json.new: is a directory", false},
 		"without a shim":             {func(e *ended) { e.after.Shim = 1 }, "the shim is gone", false},
 		"without a directory":        {func(e *ended) { e.after.Dir = e.nowhere() + "/onExit" }, "/none/onExit.lock", false},
 		"with a file in its place":   {func(e *ended) { e.write("onExit", "") }, "onExit: not a directory", false},
@@ -239,6 +275,14 @@ func TestClean(t *testing.T) {
 	}
 	if _, err := os.Stat(e.after.Dir); !os.IsNotExist(err) {
 		t.Errorf("something is left: %v", err)
+	}
+	begin()
+	request, err := json.Marshal(e.after)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if text, status := command(t, string(request), wire.CommandClean); text != "runtime delete: busy\n" || status != 1 { // not the runtime's stderr
+		t.Errorf("the command says %q, %d", text, status)
 	}
 	if err := os.Remove(e.after.Dir + ".lock"); err != nil {
 		t.Error(err)

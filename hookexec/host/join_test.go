@@ -196,6 +196,10 @@ func TestTake(t *testing.T) {
 	}
 	defer reader.Close()
 	defer writer.Close()
+	unified := open(path, os.O_WRONLY)
+	if cgroups.IsCgroup2HybridMode() {
+		unified = open(filepath.Join(hybridMountpoint, own[""], "cgroup.procs"), os.O_WRONLY)
+	}
 	cgroup, readOnly, program, empty := open(path, os.O_WRONLY), open(path, os.O_RDONLY), written("program", "x"), written("empty", "")
 	unreadable := open(written("file", "x").Name(), os.O_WRONLY)
 	for name, test := range map[string]struct {
@@ -207,6 +211,7 @@ func TestTake(t *testing.T) {
 		"a cgroup":                    {[]*os.File{cgroup, reader}, "a pipe is left\n"},
 		"cgroups, a program, a pipe":  {[]*os.File{cgroup, cgroup, program, reader}, "a pipe is left\n"},
 		"nothing after a pipe":        {[]*os.File{writer, reader, program}, "a pipe is left\na pipe is left\na file is left\n"},
+		"a cgroup of v2":              {[]*os.File{unified, reader}, "a pipe is left\n"},
 		"a cgroup that is not joined": {[]*os.File{readOnly}, "error: join the container's cgroup: bad file descriptor\na file is left\n"},
 		"an empty program":            {[]*os.File{empty}, "error: the seccomp program is empty\na file is left\n"},
 		"a program that is not read":  {[]*os.File{unreadable}, "error: read the seccomp program: bad file descriptor\na file is left\n"},

@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/opencontainers/cgroups"
 	"github.com/opencontainers/runc/libcontainer"
 	"github.com/opencontainers/runc/libcontainer/configs"
 	"github.com/opencontainers/runtime-spec/specs-go"
@@ -358,6 +359,15 @@ func TestReady(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
+	paused := t.TempDir()
+	if err := os.WriteFile(filepath.Join(paused, "freezer.state"), []byte("FROZEN"), 0o600); err != nil {
+		t.Fatal(err)
+	}
+	edit(func(state map[string]any) { state["cgroup_paths"] = map[string]string{"freezer": paused} })
+	cgroups.TestMode = true // any file is a cgroup's
+	want("the container is paused")
+	cgroups.TestMode = false
+	edit(func(state map[string]any) { state["cgroup_paths"] = map[string]string{} })
 	edit(func(state map[string]any) { state["init_process_start"] = 1 })
 	want("the container's process is gone") // another one has its pid
 	if err := os.WriteFile(b.path(stateFile), []byte("["), 0o600); err != nil {

@@ -1,15 +1,19 @@
 package host
 
 import (
+	"errors"
+	"slices"
 	"strings"
 	"testing"
+
+	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/bounded"
 )
 
 // FAULTS A6: the last words of the process that becomes the handler, as wait returns them.
 func TestWords(t *testing.T) {
-	long := "exec: " + strings.Repeat("<", 3*maxWords) + ": executable file not found in $PATH"
+	long := "exec: " + strings.Repeat("<", 3<<20) + ": executable file not found in $PATH"
 	for name, test := range map[string]struct{ written, begin, end string }{
 		"none":                        {"", "", ""},
 		"one line":                    {"exec /x: exec format error\n", "exec /x:", "exec format error"},
@@ -18,6 +22,7 @@ func TestWords(t *testing.T) {
 		"more than is kept":           {long, "exec: <<<", "<<<"},
 	} {
 		t.Run(name, func(t *testing.T) {
+			before := descriptors(t)
 			w, writer, err := newWords()
 			if err != nil {
 				t.Fatal(err)
@@ -30,6 +35,32 @@ func TestWords(t *testing.T) {
 			if !strings.HasPrefix(got, test.begin) || !strings.HasSuffix(got, test.end) || (got == "") != (test.written == "") || len(got) > bounded.MaxError {
 				t.Errorf("%d bytes: %.80q", len(got), got)
 			}
+			if most := min(len(test.written), 1<<20); len(w.text) != most {
+				t.Errorf("%d bytes are kept, want %d", len(w.text), most)
+			}
+			if after := descriptors(t); !slices.Equal(after, before) {
+				t.Errorf("the descriptors are %q, and were %q", after, before)
+			}
 		})
+	}
+}
+
+// TestWordsWithoutDescriptors fails.
+func TestWordsWithoutDescriptors(t *testing.T) {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	lowered := limit
+	lowered.Cur = 0
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lowered); err != nil {
+		t.Fatal(err)
+	}
+	w, writer, err := newWords()
+	if restored := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); restored != nil {
+		t.Fatal(restored)
+	}
+	if !errors.Is(err, unix.EMFILE) || w != nil || writer != nil {
+		t.Errorf("got %v, %v, %v", w, writer, err)
 	}
 }
