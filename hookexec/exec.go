@@ -79,7 +79,7 @@ func (e *Exec) begin(link *channel, files []*os.File) (*execRun, error) {
 	sent := make(chan struct{}) // closed when the host has read it all, or has gone
 	go func() {
 		defer close(sent)
-		_ = link.send(e.Request) // a host that has not read it all says so, or was ended
+		link.send(e.Request)
 	}()
 	return &execRun{child: host, channel: link, output: collected, sent: sent}, nil
 }

@@ -237,11 +237,10 @@ func (c *channel) close() {
 
 // send writes the request. It is longer than a socket's buffer at times, so the
 // host must be reading.
-func (c *channel) send(request wire.StartRequest) error {
-	if err := json.NewEncoder(c.control).Encode(request); err != nil {
-		return err
-	}
-	return c.control.CloseWrite()
+// It fails only if the host has ended, whose answer says why, or has none.
+func (c *channel) send(request wire.StartRequest) {
+	_ = json.NewEncoder(c.control).Encode(request)
+	_ = c.control.CloseWrite()
 }
 
 // responseWait bounds the reading of what a host that has left has said.

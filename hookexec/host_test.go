@@ -135,7 +135,28 @@ func TestFindHost(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer host.file.Close()
+	if err := host.Close(); err != nil {
+		t.Error(err)
+	}
+	if err := host.Close(); !errors.Is(err, os.ErrClosed) {
+		t.Errorf("closed twice: %v", err)
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	none := limit
+	none.Cur = 0
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &none); err != nil {
+		t.Fatal(err)
+	}
+	_, err = OpenHost(&testMonitor{})
+	if restored := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); restored != nil {
+		t.Fatal(restored)
+	}
+	if !errors.Is(err, unix.EMFILE) || !strings.Contains(err.Error(), "open the handler host") {
+		t.Errorf("without descriptors: %v", err)
+	}
 }
 
 // TestHostStaysTheOneThatWasOpened: an upgrade replaces its file.
@@ -347,7 +368,7 @@ func TestChannelEndsAreInherited(t *testing.T) {
 	}
 	defer channel.close()
 	defer closeAll(files...)
-	go func() { _ = channel.send(wire.StartRequest{ID: "c1"}) }()
+	go channel.send(wire.StartRequest{ID: "c1"})
 	data, err := io.ReadAll(files[wire.ControlFD-3])
 	if err != nil || !strings.Contains(string(data), `"c1"`) {
 		t.Errorf("got %q, %v", data, err)

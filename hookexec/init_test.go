@@ -75,8 +75,14 @@ func TestZombieIsExiting(t *testing.T) {
 	if err := unix.Waitid(unix.P_PID, init.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
 		t.Fatal(err)
 	}
-	if !init.exiting() {
-		t.Error("a zombie is said not to be exiting")
+	if !init.exiting() || init.lives() {
+		t.Error("a zombie is said to live")
+	}
+	known := make(chan struct{})
+	close(known)
+	began := time.Now()
+	if exits, err := NewInit(init.Pid, known); err != nil || !exits.Ended(t.Context()) || time.Since(began) > exitWait/2 {
+		t.Errorf("an exit that is known is waited for: %v, %s", err, time.Since(began))
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)
@@ -108,7 +114,7 @@ func TestEndedWaitsForTheExit(t *testing.T) {
 	for name, test := range map[string]struct{ exits, want time.Duration }{
 		"known already": {0, 0},
 		"known soon":    {300 * time.Millisecond, 300 * time.Millisecond},
-		"never known":   {never, exitWait},
+		"never known":   {never, time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

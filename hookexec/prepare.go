@@ -53,10 +53,8 @@ func (h *Host) Prepare(ctx context.Context, request wire.PrepareRequest) (*Prepa
 func (p *Preparation) Finish(init wire.Init) error {
 	slow := time.AfterFunc(prepareWait, func() { p.cancel(errSlowPreparation) })
 	defer slow.Stop()
-	if err := json.NewEncoder(p.created).Encode(init); err != nil {
-		p.cancel(err)
-	}
-	_ = p.created.Close() // never fails
+	_ = json.NewEncoder(p.created).Encode(init) // it fails only if the preparation has ended
+	_ = p.created.Close()                       // never fails
 	<-p.done
 	return p.err
 }

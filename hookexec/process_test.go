@@ -383,6 +383,14 @@ func TestClean(t *testing.T) {
 		_ = os.Remove(seen)
 	}
 	nothingIsLeft(t, monitor, before)
+	t.Setenv("SECRET", "x")
+	surroundings, _ := scriptHost(t, "env > "+seen+"; pwd >> "+seen)
+	if err := surroundings.CleanAlone(t.Context(), wire.After{}); err != nil {
+		t.Error(err)
+	}
+	if data, err := os.ReadFile(seen); err != nil || strings.Contains(string(data), "SECRET") || !strings.HasSuffix(string(data), "\n/\n") {
+		t.Errorf("it runs with %q, %v", data, err)
+	}
 	failing, _ := scriptHost(t, "echo busy; exit 3")
 	if err := failing.CleanAlone(t.Context(), wire.After{}); err == nil || err.Error() != "lifecycle-hookexec clean: exit status 3: busy" {
 		t.Errorf("got %v", err)
