@@ -297,6 +297,47 @@ func TestNoResponseIsAFailure(t *testing.T) {
 	})
 }
 
+// raw answers with a text, to the byte, and then keeps the connection open until the handler closes it.
+func raw(text string) http.HandlerFunc {
+	return func(response http.ResponseWriter, _ *http.Request) {
+		conn, _, err := response.(http.Hijacker).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, text)
+		_, _ = io.Copy(io.Discard, conn)
+	}
+}
+
+// TestMostOfAnAnswer: a header of up to 64 KiB is an answer, and no more of a body than 10 KiB is waited for.
+func TestMostOfAnAnswer(t *testing.T) {
+	header := func(size int) string {
+		const before, after = "HTTP/1.1 200 OK\r\nContent-Length: 999999\r\nX: ", "\r\n\r\n"
+		return before + strings.Repeat("x", size-len(before)-len(after)) + after
+	}
+	for name, test := range map[string]struct{ text, fails string }{
+		"the longest header":    {header(64<<10) + strings.Repeat("x", 10<<10), ""},
+		"a header that is more": {header(64<<10+1) + strings.Repeat("x", 10<<10), "exceeded"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			w := newWeb(t, false, raw(test.text))
+			ended := make(chan Result, 1)
+			go func() { ended <- w.get(t, &lifecyclev1.HTTPGetAction{}) }()
+			select {
+			case result := <-ended:
+				if test.fails == "" {
+					wantSuccess(t, result)
+				} else {
+					wantFailure(t, result, test.fails)
+				}
+			case <-time.After(10 * time.Second):
+				t.Fatal("it waits for more")
+			}
+		})
+	}
+}
+
 // TestEndlessBody: 10 KiB of it are read.
 func TestEndlessBody(t *testing.T) {
 	ended := make(chan error, 1)

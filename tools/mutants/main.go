@@ -43,7 +43,6 @@ var targets = []target{
 	{"hookexec", 85},
 	{"hookexec/bounded", 85},
 	{"hookexec/host", 85},
-	{"hookexec/host/filter", 85},
 }
 
 const (
