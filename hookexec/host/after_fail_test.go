@@ -26,6 +26,9 @@ func (e *ended) within(pidfds *os.File, announce func(int) error) (int, error) {
 	stdout, stderr := os.Stdout, os.Stderr
 	os.Stdout, os.Stderr = null, null // the process that is made says something
 	defer func() { os.Stdout, os.Stderr = stdout, stderr }()
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil { // so that the process can be waited for
+		e.t.Fatal(err)
+	}
 	e.after.Shim = os.Getppid()
 	type result struct {
 		pid int
@@ -60,8 +63,12 @@ func TestStartAfterThatIsNotKnown(t *testing.T) {
 			before := descriptors(t)
 			pid, err := e.within(own, func(int) error { return test.announce })
 			e.write("started", "") // the process that has been made ends
-			if made, err := readPid(filepath.Join(e.after.Dir, "pid")); err == nil {
-				_, _ = unix.Wait4(made, nil, 0, nil) // if it is this process's child by now
+			made, readErr := readPid(filepath.Join(e.after.Dir, "pid"))
+			if readErr != nil {
+				t.Fatal(readErr)
+			}
+			if _, err := unix.Wait4(made, nil, 0, nil); err != nil {
+				t.Errorf("wait for the process: %v", err)
 			}
 			if pid != 0 || err == nil || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("got %d, %v", pid, err)
