@@ -76,19 +76,24 @@ type procStat struct {
 	threads   uint64
 }
 
-// readStat reads /proc/PID/stat, proc(5): the fields count from after the
-// command's name, which may hold anything.
+// readStat reads /proc/PID/stat, proc(5).
 func readStat(pid int) (procStat, error) {
 	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
 	if err != nil {
 		return procStat{}, err
 	}
-	fields := strings.Fields(string(data[strings.LastIndexByte(string(data), ')')+1:]))
+	return parseStat(string(data))
+}
+
+// parseStat counts the fields from after the command's name, which may hold anything.
+func parseStat(text string) (procStat, error) {
+	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
 	const flags, threads, startTime = 9 - 3, 20 - 3, 22 - 3 // fields (9), (20) and (22); state is (3)
 	if len(fields) <= startTime {
 		return procStat{}, os.ErrNotExist
 	}
 	stat := procStat{startTime: fields[startTime]}
+	var err error
 	if stat.flags, err = strconv.ParseUint(fields[flags], 10, 64); err != nil {
 		return procStat{}, err
 	}

@@ -44,6 +44,24 @@ func TestStatOfOddlyNamedCommands(t *testing.T) {
 	}
 }
 
+// TestParseStat takes three numbers, or nothing.
+func TestParseStat(t *testing.T) {
+	const before, middle = "1 (x) R 2 3 4 5 6 ", " 8 9 10 11 12 13 14 15 16 17 "
+	for text, want := range map[string]procStat{
+		before + "4194304" + middle + "29 21 22":   {startTime: "22", flags: 4194304, threads: 29},
+		before + "7" + middle + "19 21 22 23 24\n": {startTime: "22", flags: 7, threads: 19},
+	} {
+		if got, err := parseStat(text); err != nil || got != want {
+			t.Errorf("%q: got %+v, %v", text, got, err)
+		}
+	}
+	for _, text := range []string{"", ")", "1 (x", before + "7" + middle + "19 21", before + "-7" + middle + "19 21 22", before + "7" + middle + "x 21 22"} {
+		if got, err := parseStat(text); err == nil {
+			t.Errorf("%q: got %+v", text, got)
+		}
+	}
+}
+
 func TestOwnProcessIsNotExiting(t *testing.T) {
 	init, err := NewInit(os.Getpid(), nil)
 	if err != nil {

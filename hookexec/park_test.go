@@ -51,6 +51,30 @@ func TestStuffedSocketHoldsItsWriter(t *testing.T) {
 	}
 }
 
+// TestWhatCannotBeStuffed: no socket, and one that nobody reads.
+func TestWhatCannotBeStuffed(t *testing.T) {
+	null, err := os.Open("/dev/null")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer null.Close()
+	if n, err := stuff(null); n != 0 || !errors.Is(err, unix.ENOTSOCK) || !strings.Contains(err.Error(), "SO_SNDBUF") {
+		t.Errorf("a file: %d, %v", n, err)
+	}
+	own, other, err := socketpair("x")
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer own.Close()
+	_ = other.Close()
+	if n, err := stuff(own); n != 0 || !errors.Is(err, unix.EPIPE) || !strings.Contains(err.Error(), "fill a socket") {
+		t.Errorf("a socket that nobody reads: %d, %v", n, err)
+	}
+	if err := (&channel{pidfds: own}).unstuff(1); err == nil || !strings.Contains(err.Error(), "empty a socket") {
+		t.Errorf("read from: %v", err)
+	}
+}
+
 // TestParkedHostThatFails costs the handler nothing but time.
 func TestParkedHostThatFails(t *testing.T) {
 	runs := filepath.Join(t.TempDir(), "runs")

@@ -31,8 +31,7 @@ func newProcess(pidfd, pid int) (*process, error) {
 	}
 	for line := range strings.Lines(string(data)) {
 		if number, ok := strings.CutPrefix(line, "Pid:"); ok {
-			pid, err := strconv.Atoi(strings.TrimSpace(number))
-			if err == nil && pid > 0 {
+			if pid, _ := strconv.Atoi(strings.TrimSpace(number)); pid > 0 { // 0 on error
 				return &process{pid: pid, pidfd: pidfd}, nil
 			}
 		}

@@ -1,9 +1,13 @@
 package host
 
 import (
+	"errors"
+	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -141,3 +145,49 @@ func TestHolderThatEndsInTime(t *testing.T) {
 
 // briefEnv is as lockEnv, for a process that lets the lock go.
 const briefEnv = "HOST_TEST_HOLDS_BRIEFLY"
+
+// TestLockThatIsNotGiven: two processes that wait for each other are refused the lock, which is all that can fail. Nothing
+// is left open.
+func TestLockThatIsNotGiven(t *testing.T) {
+	if dirs, ok := strings.CutPrefix(os.Getenv(lockEnv), "both:"); ok {
+		first, second, _ := strings.Cut(dirs, ":")
+		if _, err := lockAfter(&wire.After{Dir: first, Shim: 1}); err != nil {
+			t.Fatal(err)
+		}
+		_, _ = os.Stdout.WriteString("locked\n")
+		_, err := lockAfter(&wire.After{Dir: second, Shim: 1})
+		t.Fatalf("it has got both: %v", err)
+	}
+	ours, its := filepath.Join(t.TempDir(), "ours"), filepath.Join(t.TempDir(), "its")
+	lock, err := lockAfter(&wire.After{Dir: ours, Shim: 1})
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer lock.Close()
+	other := exec.Command(os.Args[0], "-test.run=^TestLockThatIsNotGiven$")
+	other.Env = append(os.Environ(), lockEnv+"=both:"+its+":"+ours)
+	output, err := other.StdoutPipe()
+	if err == nil {
+		err = other.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() { _ = other.Process.Kill(); _ = other.Wait() }()
+	if _, err := output.Read(make([]byte, 16)); err != nil {
+		t.Fatal(err)
+	}
+	poll(t, func() bool { // until it waits for the lock, proc_locks(5)
+		data, err := os.ReadFile("/proc/locks")
+		waits := regexp.MustCompile(fmt.Sprintf(`(?m)^\d+: -> POSIX +ADVISORY +WRITE %d `, other.Process.Pid))
+		return err == nil && waits.Match(data)
+	})
+	before := descriptors(t)
+	refused, err := lockAfter(&wire.After{Dir: its, Shim: 1})
+	if !errors.Is(err, unix.EDEADLK) || refused != nil || !strings.Contains(err.Error(), "lock "+its+".lock: ") {
+		t.Errorf("got %v, %v", refused, err)
+	}
+	if after := descriptors(t); !slices.Equal(after, before) {
+		t.Errorf("the descriptors are %q, and were %q", after, before)
+	}
+}
