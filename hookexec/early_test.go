@@ -170,6 +170,22 @@ func TestEarlyExits(t *testing.T) {
 			s.reap(s.process)
 			s.report(handler, 3)
 		}, 3},
+		"another process's exit when the handler has been reaped": {false, func(s *staged, host, handler int) {
+			s.say(wire.StartResponse{Pid: handler})
+			s.reap(s.host)
+			s.report(host, 0)
+			s.reap(s.process)
+			s.report(1<<22, 9)
+			s.report(handler, 3)
+		}, 3},
+		"a later process with the host's pid": {false, func(s *staged, host, handler int) {
+			s.say(wire.StartResponse{Pid: handler})
+			s.reap(s.host)
+			s.report(host, 0)
+			s.stale(host)
+			s.reap(s.process)
+			s.report(handler, 3)
+		}, 3},
 		"of an announced one": {true, func(s *staged, host, handler int) {
 			s.reap(s.process)
 			s.report(handler, 4)
