@@ -20,12 +20,9 @@ const maxMark = len(" … [9223372036854775807 bytes cut] … ")
 // recognises some errors by their last words (errgrpc.ToNative). The tail is the
 // longer part, because the output of a handler is at the end of its error.
 //
-// limit must have room for more than the mark, which takes up to 40 bytes.
+// limit must have room for more than the mark, which takes up to 41 bytes.
 func Text(text string, limit int) string {
 	if len(text) <= limit {
-		if utf8.ValidString(text) {
-			return text
-		}
 		if valid := strings.ToValidUTF8(text, string(utf8.RuneError)); len(valid) <= limit {
 			return valid
 		}

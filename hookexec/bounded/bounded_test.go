@@ -58,3 +58,23 @@ func FuzzText(f *testing.F) {
 		}
 	})
 }
+
+// TestTextIsNotCutTooMuch: what is left has exactly the size that the longest mark leaves room for, a quarter of it before
+// the mark. An invalid byte is three bytes of it.
+func TestTextIsNotCutTooMuch(t *testing.T) {
+	const mark = 41 // the longest
+	for text, want := range map[string]string{
+		strings.Repeat("x", 642):     strings.Repeat("x", 150) + " … [42 bytes cut] … " + strings.Repeat("x", 450),
+		strings.Repeat("\xffx", 200): strings.Repeat("\ufffdx", 37) + " … [100 bytes cut] … " + strings.Repeat("\ufffdx", 113),
+	} {
+		if got := Text(text, 600+mark); got != want {
+			t.Errorf("got %q, want %q", got, want)
+		}
+	}
+	if got, want := Text(strings.Repeat("\xffx", 150), 600), strings.Repeat("\ufffdx", 150); got != want {
+		t.Errorf("a text that just fits is %q", got)
+	}
+	if got := Error(errors.New(strings.Repeat("x", 1<<20))); len(got) > 4096 || len(got) < 4000 {
+		t.Errorf("an error has %d bytes", len(got))
+	}
+}
