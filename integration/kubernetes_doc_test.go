@@ -111,8 +111,10 @@ func TestKubernetesDocSymptoms(t *testing.T) {
 // server are held by the tests of integration/kubernetes and of its webhook.
 func symptoms(t *testing.T) []string {
 	t.Helper()
-	said := []string{optionsInUserNamespace, `RuntimeClass "lifecycle" not found`, `failed calling webhook "check.lifecycle-shim.io"`,
-		"has lifecycle handlers and an annotation of lifecycle-shim.io", "is not what the annotation", "is still in spec, where the kubelet would run"}
+	said := []string{
+		optionsInUserNamespace, `RuntimeClass "lifecycle" not found`, `failed calling webhook "check.lifecycle-shim.io"`,
+		"has lifecycle handlers and an annotation of lifecycle-shim.io", "is not what the annotation", "is still in spec, where the kubelet would run",
+	}
 	say := func(err error) {
 		t.Helper()
 		if err == nil {
