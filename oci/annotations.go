@@ -144,14 +144,12 @@ func (s *Spec) chosen(named string) (*lifecyclev1.Block, error) {
 	case whole:
 		block := &lifecyclev1.Block{}
 		return block, s.decode(key, "", block)
-	case single:
-		return s.singles()
 	default:
-		return nil, nil
+		return s.singles()
 	}
 }
 
-// singles builds a block from the keys of the command line.
+// singles builds a block from the keys of the command line. It is empty if there are none.
 func (s *Spec) singles() (*lifecyclev1.Block, error) {
 	block := &lifecyclev1.Block{}
 	var errs []error

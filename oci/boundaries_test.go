@@ -58,6 +58,9 @@ func TestBoundaries(t *testing.T) {
 		"preStop: {sleep: {seconds: a}}":                                          "preStop.sleep.seconds must be a whole number, not a string",
 		"preStop: {sleep: {seconds: 5}}\nterminationGracePeriodSeconds: 5":        "",
 		"preStop: {sleep: {seconds: 6}}\nterminationGracePeriodSeconds: 5":        "preStop.sleep.seconds is 6; at most terminationGracePeriodSeconds, 5, is allowed",
+		"preStop: {sleep: {seconds: 1}}\nterminationGracePeriodSeconds: 1":        "",
+		"preStop: {sleep: {seconds: 2}}\nterminationGracePeriodSeconds: 1":        "preStop.sleep.seconds is 2; at most terminationGracePeriodSeconds, 1, is allowed",
+		"preStop: {httpGet: {port: 1, httpHeaders: [{value: b}]}}":                "preStop.httpGet.httpHeaders has a header whose name is missing or empty, which is not an HTTP token",
 		"postStart: {}\npreStop: {sleep: {}}":                                     strings.Replace(actions, "preStop", "postStart", 1) + "0",
 		"preStop: {exec: {command: [a]}, sleep: {}}":                              actions + "2",
 		"preStop: {exec: {command: [\"\"]}}":                                      "preStop.exec.command[0] is empty; it must name a program",
@@ -75,6 +78,7 @@ func TestBoundaries(t *testing.T) {
 		"postStart: {exec: {command: [a]}, output: Log, failurePolicy: Fail}":     "",
 		"stopSignal: SIGRTMIN":                                                    "",
 		"stopSignal: SIG":                                                         `stopSignal is "SIG"; a signal's name is allowed, such as SIGQUIT or SIGRTMIN+3`,
+		"stopSignal: SIGquit":                                                     `stopSignal is "SIGquit"; a signal's name is allowed, such as SIGQUIT or SIGRTMIN+3`,
 		"stopSignal: SIG-1":                                                       `stopSignal is "SIG-1"; a signal's name is allowed, such as SIGQUIT or SIGRTMIN+3`,
 		"1: a":                                                                    "must be a mapping, not a mapping with keys that are no strings",
 		"? [a]\n: b":                                                              "must be a mapping, not a mapping with keys that are no strings",
@@ -263,6 +267,10 @@ func TestNames(t *testing.T) {
 	if err != nil || !got.CRI || len(given) != 1 {
 		t.Errorf("got %+v, %v; given was %v", got, err, given)
 	}
+	own := map[string]string{NamedKey("web"): "preStop: " + goodHandler, NamedKey("db"): "nonsense"}
+	if got, err := ContainerSpec(own, "web").Lifecycle(); err != nil || got == nil || got.Block.PreStop == nil {
+		t.Errorf("a container's own key: got %+v, %v", got, err)
+	}
 	if got, err := ContainerSpec(nil, "web").Lifecycle(); got != nil || err != nil {
 		t.Errorf("got %+v, %v", got, err)
 	}
@@ -294,7 +302,7 @@ func TestSingleKeys(t *testing.T) {
 		"or lifecycle-shim.io/onExit: move those handlers into it, or remove it"; err == nil || err.Error() != want {
 		t.Errorf("got %v", err)
 	}
-	for key := range map[string]bool{"/lifecycle": true, "a/lifecycle": true, "lifecycle-shim.io": true, "." + domain + "/x": true} {
+	for key := range map[string]bool{"/lifecycle": true, "/x": true, "a/lifecycle": true, "lifecycle-shim.io": true, "." + domain + "/x": true} {
 		if got, err := (&Spec{Annotations: map[string]string{key: "nonsense"}}).Lifecycle(); got != nil || err != nil {
 			t.Errorf("%q: got %+v, %v", key, got, err)
 		}

@@ -91,10 +91,7 @@ func (a *annotations) UnmarshalJSON(data []byte) error {
 		*a = annotations{}
 	}
 	for decoder.More() {
-		key, err := decoder.Token()
-		if err != nil {
-			return err
-		}
+		key, _ := decoder.Token() // json.Unmarshal has checked the syntax
 		value, err := decoder.Token()
 		if err != nil {
 			return err

@@ -8,6 +8,7 @@ import (
 	"os"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 )
 
@@ -64,6 +65,8 @@ func TestReadSpecRefuses(t *testing.T) {
 		"a text":                          {`{"annotations":"` + strings.Repeat("x", 1000) + `"}`, `annotations must be an object, not "xxxxxxxxxxxxxxxx…`},
 		"a number":                        {`{"annotations":{"` + strings.Repeat("x", 1000) + `":1}}`, `x…" must be a string`},
 		"an annotation that is a mapping": {`{"annotations":{"a":{"b":"c"}}}`, `the annotation "a" must be a string`},
+		"a number beyond float64":         {`{"annotations":{"lifecycle-shim.io/x":1e400}}`, "cannot unmarshal number 1e400"},
+		"a number for all":                {`{"annotations":1e400}`, "cannot unmarshal number 1e400"},
 		"a huge number for a path":        {`{"linux":{"cgroupsPath":` + strings.Repeat("1", 100_000) + `}}`, "cannot unmarshal number"},
 		"too many annotations":            {many(maxAnnotations + 1), "has more than 4096 annotations for lifecycle-shim.io, containerd and Kubernetes"},
 		"too long":                        {strings.Repeat(" ", maxConfig-1) + "{}", "is 16777217 bytes long; at most 16777216 are allowed"},
@@ -80,6 +83,46 @@ func TestReadSpecRefuses(t *testing.T) {
 	} {
 		if _, err := ReadSpec(bundleWith(t, config)); err != nil {
 			t.Errorf("%s: %v", name, err)
+		}
+	}
+}
+
+// What encoding/json says of a file is cut, so that it does not fill a log.
+func TestReadSpecErrorIsShort(t *testing.T) {
+	bundle := bundleWith(t, `{"annotations":{"lifecycle-shim.io/x":`+strings.Repeat("1", 100_000)+`}}`)
+	_, err := ReadSpec(bundle)
+	if err == nil {
+		t.Fatal("no error")
+	}
+	if text := strings.TrimPrefix(err.Error(), "decode "+filepath.Join(bundle, configFile)+": "); len(text) != 512 {
+		t.Errorf("%d bytes: %.100s", len(text), text)
+	}
+}
+
+// An error of reading is returned as it is, not as one of JSON.
+func TestReadSpecCannotRead(t *testing.T) {
+	bundle := t.TempDir()
+	if err := os.Mkdir(filepath.Join(bundle, configFile), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := ReadSpec(bundle); !errors.Is(err, syscall.EISDIR) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// A shim reads a spec for each container of its pod: no descriptor stays open.
+func TestReadSpecClosesTheFile(t *testing.T) {
+	for name, config := range map[string]string{"read": "{}", "too long": strings.Repeat(" ", maxConfig+1)} {
+		bundle := bundleWith(t, config)
+		_, _ = ReadSpec(bundle)
+		open, err := filepath.Glob("/proc/self/fd/*")
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, descriptor := range open {
+			if path, _ := os.Readlink(descriptor); path == filepath.Join(bundle, configFile) {
+				t.Errorf("%s: %s is still open", name, descriptor)
+			}
 		}
 	}
 }

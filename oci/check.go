@@ -6,7 +6,6 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/moby/sys/signal"
@@ -253,12 +252,9 @@ func Seconds(seconds int64) time.Duration {
 
 // parseSignal takes the names of the Kubernetes API: upper case, with SIG.
 func parseSignal(name string) (uint32, bool) {
-	if name == "" || !strings.HasPrefix(name, "SIG") || strings.ToUpper(name) != name {
+	if !strings.HasPrefix(name, "SIG") || strings.ToUpper(name) != name {
 		return 0, false
 	}
 	number, err := signal.ParseSignal(name)
-	if err != nil || number <= 0 || number == syscall.Signal(-1) {
-		return 0, false
-	}
-	return uint32(number), true
+	return uint32(max(number, 0)), err == nil
 }

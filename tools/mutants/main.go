@@ -39,6 +39,7 @@ type target struct {
 var targets = []target{
 	{"shim/lifecycle", 95},
 	{"oci", 95},
+	{"oci/bounded", 95},
 	{"shim", 85},
 	{"hookexec", 85},
 	{"hookexec/bounded", 85},
