@@ -33,34 +33,37 @@ func problemsOf(t *testing.T, key, value string) []string {
 func TestBoundaries(t *testing.T) {
 	const actions = "preStop must have exactly one of exec, httpGet, tcpSocket and sleep; it has "
 	for value, want := range map[string]string{
-		"preStop: {sleep: {}, timeoutSeconds: 1}":                                 "",
-		"preStop: {sleep: {}, timeoutSeconds: 2147483647}":                        "",
-		"preStop: {sleep: {}, timeoutSeconds: 0}":                                 "preStop.timeoutSeconds is 0; allowed is 1 to 2147483647",
-		"preStop: {sleep: {}, timeoutSeconds: 2147483648}":                        "preStop.timeoutSeconds is 2147483648; allowed is 1 to 2147483647",
-		"preStop: {sleep: {}, retryPeriodSeconds: 2147483648}":                    "preStop.retryPeriodSeconds is 2147483648; allowed is 1 to 2147483647",
-		"terminationGracePeriodSeconds: 1":                                        "",
-		"terminationGracePeriodSeconds: 9223372036854775807":                      "",
-		"terminationGracePeriodSeconds: 9223372036854775808":                      "terminationGracePeriodSeconds must be a whole number of 64 bits; it is read as 9223372036854775808",
-		"terminationGracePeriodSeconds: 9007199254740992.0":                       "",
-		"terminationGracePeriodSeconds: 9007199254740994.0":                       "terminationGracePeriodSeconds must be a whole number of 64 bits; it is read as 9.007199254740994e+15",
-		"terminationGracePeriodSeconds: -9007199254740992.0":                      "terminationGracePeriodSeconds is -9007199254740992; allowed is 1 or more",
-		"terminationGracePeriodSeconds: .inf":                                     "terminationGracePeriodSeconds must be a whole number of 64 bits; it is read as +Inf",
-		"terminationGracePeriodSeconds: .nan":                                     "terminationGracePeriodSeconds must be a whole number of 64 bits; it is read as NaN",
-		"terminationGracePeriodSeconds: [1]":                                      "terminationGracePeriodSeconds must be a whole number, not a list",
-		"terminationGracePeriodSeconds: {a: 1}":                                   "terminationGracePeriodSeconds must be a whole number, not a mapping",
-		"terminationGracePeriodSeconds: !!int x":                                  `terminationGracePeriodSeconds must be a whole number of 64 bits; "x" is none`,
-		`{"terminationGracePeriodSeconds": 1e400}`:                                `terminationGracePeriodSeconds must be a whole number of 64 bits; "1e400" is none`,
-		`{"stopSignal": 1e400}`:                                                   `stopSignal is not valid YAML: yaml: cannot decode !!str ` + "`1e400` as a !!float",
-		"preStop: {httpGet: {port: 2147483648}}":                                  "preStop.httpGet.port must be a whole number of 32 bits; it is read as 2147483648",
-		"preStop: {httpGet: {port: -2147483649}}":                                 "preStop.httpGet.port must be a whole number of 32 bits; it is read as -2147483649",
-		"preStop: {httpGet: {port: 2147483647}}":                                  "preStop.httpGet.port is 2147483647; a number from 1 to 65535 is allowed",
-		"preStop: {httpGet: {port: a}}":                                           `preStop.httpGet.port is the text "a"; a number from 1 to 65535 is allowed, without quotes (names are resolved by lifecyclectl and the admission policy)`,
-		"preStop: {sleep: {seconds: a}}":                                          "preStop.sleep.seconds must be a whole number, not a string",
-		"preStop: {sleep: {seconds: 5}}\nterminationGracePeriodSeconds: 5":        "",
-		"preStop: {sleep: {seconds: 6}}\nterminationGracePeriodSeconds: 5":        "preStop.sleep.seconds is 6; at most terminationGracePeriodSeconds, 5, is allowed",
-		"preStop: {sleep: {seconds: 1}}\nterminationGracePeriodSeconds: 1":        "",
-		"preStop: {sleep: {seconds: 2}}\nterminationGracePeriodSeconds: 1":        "preStop.sleep.seconds is 2; at most terminationGracePeriodSeconds, 1, is allowed",
-		"preStop: {httpGet: {port: 1, httpHeaders: [{value: b}]}}":                "preStop.httpGet.httpHeaders has a header whose name is missing or empty, which is not an HTTP token",
+		"preStop: {sleep: {}, timeoutSeconds: 1}":                          "",
+		"preStop: {sleep: {}, timeoutSeconds: 2147483647}":                 "",
+		"preStop: {sleep: {}, timeoutSeconds: 0}":                          "preStop.timeoutSeconds is 0; allowed is 1 to 2147483647",
+		"preStop: {sleep: {}, timeoutSeconds: 2147483648}":                 "preStop.timeoutSeconds is 2147483648; allowed is 1 to 2147483647",
+		"preStop: {sleep: {}, retryPeriodSeconds: 2147483648}":             "preStop.retryPeriodSeconds is 2147483648; allowed is 1 to 2147483647",
+		"terminationGracePeriodSeconds: 1":                                 "",
+		"terminationGracePeriodSeconds: 9223372036854775807":               "",
+		"terminationGracePeriodSeconds: 9223372036854775808":               "terminationGracePeriodSeconds must be a whole number of 64 bits; it is read as 9223372036854775808",
+		"terminationGracePeriodSeconds: 9007199254740992.0":                "",
+		"terminationGracePeriodSeconds: 9007199254740994.0":                "terminationGracePeriodSeconds must be a whole number of 64 bits; it is read as 9.007199254740994e+15",
+		"terminationGracePeriodSeconds: -9007199254740992.0":               "terminationGracePeriodSeconds is -9007199254740992; allowed is 1 or more",
+		"terminationGracePeriodSeconds: .inf":                              "terminationGracePeriodSeconds must be a whole number of 64 bits; it is read as +Inf",
+		"terminationGracePeriodSeconds: .nan":                              "terminationGracePeriodSeconds must be a whole number of 64 bits; it is read as NaN",
+		"terminationGracePeriodSeconds: [1]":                               "terminationGracePeriodSeconds must be a whole number, not a list",
+		"terminationGracePeriodSeconds: {a: 1}":                            "terminationGracePeriodSeconds must be a whole number, not a mapping",
+		"terminationGracePeriodSeconds: !!int x":                           `terminationGracePeriodSeconds must be a whole number of 64 bits; "x" is none`,
+		`{"terminationGracePeriodSeconds": 1e400}`:                         `terminationGracePeriodSeconds must be a whole number of 64 bits; "1e400" is none`,
+		`{"stopSignal": 1e400}`:                                            `stopSignal is not valid YAML: yaml: cannot decode !!str ` + "`1e400` as a !!float",
+		"preStop: {httpGet: {port: 2147483648}}":                           "preStop.httpGet.port must be a whole number of 32 bits; it is read as 2147483648",
+		"preStop: {httpGet: {port: -2147483649}}":                          "preStop.httpGet.port must be a whole number of 32 bits; it is read as -2147483649",
+		"preStop: {httpGet: {port: 2147483647}}":                           "preStop.httpGet.port is 2147483647; a number from 1 to 65535 is allowed",
+		"preStop: {httpGet: {port: a}}":                                    `preStop.httpGet.port is the text "a"; a number from 1 to 65535 is allowed, without quotes (names are resolved by lifecyclectl and the admission policy)`,
+		"preStop: {sleep: {seconds: a}}":                                   "preStop.sleep.seconds must be a whole number, not a string",
+		"preStop: {sleep: {seconds: 5}}\nterminationGracePeriodSeconds: 5": "",
+		"preStop: {sleep: {seconds: 6}}\nterminationGracePeriodSeconds: 5": "preStop.sleep.seconds is 6; at most terminationGracePeriodSeconds, 5, is allowed",
+		"preStop: {sleep: {seconds: 1}}\nterminationGracePeriodSeconds: 1": "",
+		"preStop: {sleep: {seconds: 2}}\nterminationGracePeriodSeconds: 1": "preStop.sleep.seconds is 2; at most terminationGracePeriodSeconds, 1, is allowed",
+		"preStop: {httpGet: {port: 1, httpHeaders: [{value: b}]}}":         "preStop.httpGet.httpHeaders has a header whose name is missing or empty, which is not an HTTP token",
+		"preStop: [a, b]": "preStop must be a mapping, not a list",
+		"terminationGracePeriodSeconds: !!null [1]":                               "terminationGracePeriodSeconds must be a whole number, not a list",
+		"? !!str [a]\n: b":                                                        "must be a mapping, not a mapping with keys that are no strings",
 		"postStart: {}\npreStop: {sleep: {}}":                                     strings.Replace(actions, "preStop", "postStart", 1) + "0",
 		"preStop: {exec: {command: [a]}, sleep: {}}":                              actions + "2",
 		"preStop: {exec: {command: [\"\"]}}":                                      "preStop.exec.command[0] is empty; it must name a program",
@@ -90,6 +93,17 @@ func TestBoundaries(t *testing.T) {
 	} {
 		if got := strings.Join(problemsOf(t, KeyLifecycle, value), "\n"); got != want {
 			t.Errorf("%q:\ngot  %s\nwant %s", value, got, want)
+		}
+	}
+}
+
+// TestFirstMistakeIsTheSame: for every order in which a tool writes the fields.
+func TestFirstMistakeIsTheSame(t *testing.T) {
+	for _, value := range []string{"{a: 1, b: 1, c: 1}", "{c: 1, b: 1, a: 1}", `{"b": 1, "c": 1, "a": 1}`} {
+		for i, problem := range problemsOf(t, KeyLifecycle, value) {
+			if want := []string{"a is ", "b is ", "c is "}[i]; !strings.HasPrefix(problem, want) {
+				t.Errorf("%s: problem %d is %q", value, i, problem)
+			}
 		}
 	}
 }
@@ -135,7 +149,7 @@ func TestB9Templates(t *testing.T) {
 	}
 	for _, value := range []string{
 		"preStop: {exec: {command: [docker, inspect, --format, '{{.Id}}']}}", "preStop: {sleep: {seconds: {a: b}}}", "preStop: {", "? {a: b}\n: c", "preStop: {sleep: {}, 'x{{': 1}",
-		"? \n  a: b\n: c", "{? [a] : b}",
+		"? \n  a: b\n: c", "{? [a] : b}", "x: &a\n  b: c\npreStop: {*a : d}", "preStop: {sleep: {seconds: {}}}", "preStop: {exec: {command: ['{{']}}\n---\n{}",
 	} {
 		if problems := strings.Join(problemsOf(t, KeyLifecycle, value), "\n"); strings.Contains(problems, "template") {
 			t.Errorf("%q: got %s", value, problems)
@@ -221,6 +235,9 @@ func TestErrorsAreBounded(t *testing.T) {
 	_, first = (&Spec{Annotations: map[string]string{criContainerName: name, name + "." + domain + "/a": ""}}).Lifecycle()
 	if first == nil || len(first.Error()) > maxAnswer || !strings.Contains(first.Error(), "allowed is "+bounded.Cut(name, 128)+"/lifecycle") {
 		t.Errorf("got %.300v", first)
+	}
+	if got := (&InvalidError{Key: strings.Repeat("k", 600), Problem: "q"}).Error(); got != `annotation "`+strings.Repeat("k", 507)+`…" q` {
+		t.Errorf("got %s", got)
 	}
 	if err := invalidOf("", strings.Repeat("p", 600), strings.Repeat("q", 2000)); len(err.Path) != 512 || len(err.Problem) != 1024 {
 		t.Errorf("a path of %d bytes, a problem of %d", len(err.Path), len(err.Problem))

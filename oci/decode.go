@@ -68,10 +68,10 @@ func unrendered(err error, value string) string {
 	return ""
 }
 
-// isTemplate reports whether a value is {{ … }} without quotes. YAML reads it as a mapping
+// isTemplate reports whether a mapping is {{ … }} without quotes. YAML reads it as a mapping
 // whose key is a mapping.
 func isTemplate(node *yaml.Node) bool {
-	return node.Kind == yaml.MappingNode && len(node.Content) > 0 && node.Content[0].Kind == yaml.MappingNode &&
+	return len(node.Content) > 0 && node.Content[0].Kind == yaml.MappingNode &&
 		node.Style&yaml.FlowStyle != 0 && node.Content[0].Style&yaml.FlowStyle != 0
 }
 
@@ -81,19 +81,18 @@ type decoder struct {
 	missing  map[string]string
 }
 
+// refuse notes one mistake. The loops ask full before each value.
 func (d *decoder) refuse(path, format string, args ...any) {
-	if !d.full() {
-		d.problems = append(d.problems, invalid(path, format, args...))
-	}
+	d.problems = append(d.problems, invalid(path, format, args...))
 }
 
 func (d *decoder) full() bool { return len(d.problems) >= maxProblems }
 
-// needed is the field that a message must have, and what it takes.
-var needed = map[protoreflect.Name]struct{ field, takes string }{
-	"ExecAction":      {"command", "a list of 1 to 4096 words is allowed, the first one a program"},
-	"HTTPGetAction":   {"port", portTakes},
-	"TCPSocketAction": {"port", portTakes},
+// needed are the fields that a message must have, and what they take.
+var needed = map[protoreflect.Name]map[string]string{
+	"ExecAction":      {"command": "a list of 1 to 4096 words is allowed, the first one a program"},
+	"HTTPGetAction":   {"port": portTakes},
+	"TCPSocketAction": {"port": portTakes},
 }
 
 func (d *decoder) message(path string, node *yaml.Node, msg protoreflect.Message) {
@@ -117,8 +116,10 @@ func (d *decoder) message(path string, node *yaml.Node, msg protoreflect.Message
 			d.field(join(path, name), value, msg, field)
 		}
 	}
-	if need := needed[msg.Descriptor().Name()]; need.field != "" && !given[need.field] {
-		d.missing[join(path, need.field)] = need.takes
+	for name, takes := range needed[msg.Descriptor().Name()] {
+		if !given[name] {
+			d.missing[join(path, name)] = takes
+		}
 	}
 }
 
@@ -166,10 +167,7 @@ func pasted(path, name string) string {
 
 func (d *decoder) field(path string, node *yaml.Node, msg protoreflect.Message, field protoreflect.FieldDescriptor) {
 	if !field.IsList() {
-		value := msg.NewField(field)
-		if d.single(path, node, field, &value) {
-			msg.Set(field, value)
-		}
+		msg.Set(field, d.single(path, node, field, msg.NewField(field)))
 		return
 	}
 	if node.Kind != yaml.SequenceNode {
@@ -186,39 +184,30 @@ func (d *decoder) field(path string, node *yaml.Node, msg protoreflect.Message, 
 			list.Append(value) // as encoding/json, and so the API server, reads it
 			continue
 		}
-		if d.single(fmt.Sprintf("%s[%d]", path, i), item, field, &value) {
-			list.Append(value)
-		}
+		list.Append(d.single(fmt.Sprintf("%s[%d]", path, i), item, field, value))
 	}
 }
 
 // single decodes the kinds that the schema uses; the schema's own test fails when a
-// field of another kind is added. It fills a message, and replaces any other value. It
-// reports whether the value can be used.
-func (d *decoder) single(path string, node *yaml.Node, field protoreflect.FieldDescriptor, value *protoreflect.Value) bool {
+// field of another kind is added. It fills an empty message, and makes any other value. A
+// value that cannot be used is empty: nobody uses a message with a mistake in it.
+func (d *decoder) single(path string, node *yaml.Node, field protoreflect.FieldDescriptor, empty protoreflect.Value) protoreflect.Value {
 	switch field.Kind() {
 	case protoreflect.StringKind:
-		text, ok := d.text(path, node)
-		*value = protoreflect.ValueOfString(text)
-		return ok
+		return protoreflect.ValueOfString(d.text(path, node))
 	case protoreflect.Int32Kind:
-		number, ok := d.integer(path, node, 32, field.Name() == "port")
-		*value = protoreflect.ValueOfInt32(int32(number))
-		return ok
+		return protoreflect.ValueOfInt32(int32(d.integer(path, node, 32, field.Name() == "port")))
 	case protoreflect.Int64Kind:
-		number, ok := d.integer(path, node, 64, false)
-		*value = protoreflect.ValueOfInt64(number)
-		return ok
+		return protoreflect.ValueOfInt64(d.integer(path, node, 64, false))
 	case protoreflect.MessageKind:
-		d.message(path, node, value.Message())
-		return true
+		d.message(path, node, empty.Message())
 	default:
 		d.refuse(path, "is of kind %s in the schema, which is not decoded", field.Kind())
-		return false
 	}
+	return empty
 }
 
-func (d *decoder) text(path string, node *yaml.Node) (string, bool) {
+func (d *decoder) text(path string, node *yaml.Node) string {
 	value, err := scalar(node)
 	text, ok := value.(string)
 	switch {
@@ -229,13 +218,13 @@ func (d *decoder) text(path string, node *yaml.Node) (string, bool) {
 	case !utf8.ValidString(text): // by !!binary: no protobuf message may hold it
 		d.refuse(path, "is not UTF-8 text")
 	default:
-		return text, true
+		return text
 	}
-	return "", false
+	return ""
 }
 
 // integer takes what Kubernetes' tools make a whole number of: also 1.0 and 1e3.
-func (d *decoder) integer(path string, node *yaml.Node, bits int, isPort bool) (int64, bool) {
+func (d *decoder) integer(path string, node *yaml.Node, bits int, isPort bool) int64 {
 	value, err := scalar(node)
 	text, isString := value.(string)
 	number, isWhole := whole(value)
@@ -249,9 +238,9 @@ func (d *decoder) integer(path string, node *yaml.Node, bits int, isPort bool) (
 	case !isWhole || bits == 32 && int64(int32(number)) != number:
 		d.refuse(path, "must be a whole number of %d bits; it is read as %v", bits, value)
 	default:
-		return number, true
+		return number
 	}
-	return 0, false
+	return 0
 }
 
 // maxExact: up to here a float64 has all whole numbers.

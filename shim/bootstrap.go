@@ -175,13 +175,12 @@ func startParams(args []string, stdin io.Reader) (*bootapi.BootstrapParams, erro
 		id        = flags.String("id", "", "")
 		address   = flags.String("address", "", "")
 		binary    = flags.String("publish-binary", "", "")
-		bundle    = flags.String("bundle", "", "")
 		debug     = flags.Bool("debug", false, "")
 	)
+	flags.String("bundle", "", "") // the working directory is the bundle
 	if err := flags.Parse(args[1:]); err != nil {
 		return nil, err
 	}
-	_ = bundle // the working directory is the bundle
 	if *namespace == "" || *id == "" {
 		return nil, errors.New("start needs -namespace and -id; it is called by containerd")
 	}

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
@@ -90,7 +91,9 @@ func TestStartParams(t *testing.T) {
 		"before: the runtime's options": {startArgs, marshal(t, mustAny(t, runc)), legacy(func(p *bootapi.BootstrapParams) {
 			p.Extensions = []*bootapi.Extension{{Value: mustAny(t, runc)}}
 		})},
-		"no message at all": {startArgs, []byte("\xff\xff\xff garbage"), legacy(nil)},
+		"2.3 and later, cut": {startArgs, append(marshal(t, current), 0xff), legacy(nil)},
+		"with -bundle":       {append([]string{"shim", "-bundle", "/b"}, startArgs[1:]...), nil, legacy(nil)},
+		"no message at all":  {startArgs, []byte("\xff\xff\xff garbage"), legacy(nil)},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got, err := startParams(test.args, bytes.NewReader(test.stdin))
@@ -138,6 +141,20 @@ func TestStartParamsThatAreRefused(t *testing.T) {
 			}
 		})
 	}
+	t.Run("nothing is printed", func(t *testing.T) { // containerd shows it in its error
+		stderr := os.Stderr
+		defer func() { os.Stderr = stderr }()
+		file, err := os.Create(filepath.Join(t.TempDir(), "stderr"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		os.Stderr = file
+		_, _ = startParams([]string{"shim", "-nonsense", "start"}, strings.NewReader(""))
+		if printed, err := os.ReadFile(file.Name()); err != nil || len(printed) > 0 {
+			t.Errorf("%q, %v", printed, err)
+		}
+	})
 	t.Run("help is no start", func(t *testing.T) {
 		if _, err := startParams([]string{"shim", "-help", "start"}, strings.NewReader("")); !errors.Is(err, flag.ErrHelp) {
 			t.Errorf("got %v", err)
@@ -208,6 +225,9 @@ func TestStartPrintsThePlainAddressAndNothingElse(t *testing.T) {
 	if got, err := shim.ReadAddress(addressFile); err != nil || got != testAddress {
 		t.Errorf("the address file says %q, %v", got, err)
 	}
+	if info, err := os.Stat(addressFile); err != nil || info.Mode().Perm() != 0o600 {
+		t.Errorf("the address file: %v, %v", info, err)
+	}
 	if namespace != "ns" {
 		t.Errorf("the manager was called in the namespace %q", namespace)
 	}
@@ -233,7 +253,13 @@ func TestStartRemembersTheSocketDirectory(t *testing.T) {
 }
 
 func TestStartThatFailsPrintsNothing(t *testing.T) {
-	chdirBundle(t, "")
+	for name, config := range map[string]string{"a single container's": "", "a pod's": `{"annotations": {"io.kubernetes.cri.sandbox-id": "pod"}}`} {
+		t.Run(name, func(t *testing.T) { startThatFails(t, config) })
+	}
+}
+
+func startThatFails(t *testing.T, config string) {
+	chdirBundle(t, config)
 	refused := errors.New("refused")
 	manager := &fakeManager{start: func(context.Context, *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
 		return nil, refused
@@ -247,6 +273,66 @@ func TestStartThatFailsPrintsNothing(t *testing.T) {
 	}
 	if _, err := os.Stat(addressFile); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("there is an address file of a shim that is not: %v", err)
+	}
+}
+
+// What the start action cannot do is refused before a shim is started: nobody would know of it.
+func TestStartThatIsRefusedStartsNothing(t *testing.T) {
+	manager := answers(func(context.Context, *bootapi.BootstrapParams) { t.Error("a shim is started") })
+	chdirBundle(t, "")
+	if err := start(t.Context(), manager, []string{"shim", "start"}, strings.NewReader(""), io.Discard); err == nil {
+		t.Error("without an id: no error")
+	}
+	if err := os.RemoveAll(chdirBundle(t, "")); err != nil {
+		t.Fatal(err)
+	}
+	params := marshal(t, &bootapi.BootstrapParams{InstanceID: "c1", Namespace: "ns", SocketDir: proto.String("/run/elsewhere")})
+	err := start(t.Context(), manager, startArgs, bytes.NewReader(params), io.Discard)
+	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "remember the socket directory") {
+		t.Errorf("without a bundle: %v", err)
+	}
+}
+
+// An address file that cannot be written fails the start: a shim that ends would leave its socket.
+func TestStartThatCannotNoteTheAddress(t *testing.T) {
+	bundle := chdirBundle(t, "")
+	if err := os.Mkdir(filepath.Join(bundle, addressFile), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	var stdout bytes.Buffer
+	err := start(t.Context(), answers(nil), startArgs, strings.NewReader(""), &stdout)
+	if !errors.Is(err, unix.EISDIR) || stdout.Len() > 0 {
+		t.Errorf("got %v, printed %q", err, stdout.String())
+	}
+}
+
+// An address that cannot be printed fails the start.
+func TestStartThatCannotPrint(t *testing.T) {
+	chdirBundle(t, "")
+	read, write := io.Pipe()
+	_ = read.Close()
+	if err := start(t.Context(), answers(nil), startArgs, strings.NewReader(""), write); !errors.Is(err, io.ErrClosedPipe) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// endless is a stdin of zeros that counts what is read.
+type endless struct{ read int }
+
+func (e *endless) Read(p []byte) (int, error) {
+	e.read += len(p)
+	clear(p)
+	return len(p), nil
+}
+
+// No more of stdin is read than containerd itself would.
+func TestStartReadsABoundedStdin(t *testing.T) {
+	stdin := &endless{}
+	if _, err := startParams(startArgs, stdin); err != nil {
+		t.Error(err)
+	}
+	if stdin.read != 10<<20 {
+		t.Errorf("%d bytes are read", stdin.read)
 	}
 }
 
@@ -375,6 +461,48 @@ func TestFullBacklogIsNotDead(t *testing.T) {
 	if served, err := isServed("unix://"+path, 100*time.Millisecond); err == nil {
 		t.Errorf("got %t, nil", served)
 	}
+}
+
+// The lock is waited for as long as there is time, and each try closes what it has opened.
+func TestLockGroupsSoon(t *testing.T) {
+	bundles := filepath.Dir(chdirBundle(t, ""))
+	synctest.Test(t, func(t *testing.T) {
+		unlock, err := lockGroups()
+		if err != nil {
+			t.Fatal(err)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		if _, err := lockGroupsSoon(ctx); !errors.Is(err, unix.EWOULDBLOCK) {
+			t.Errorf("got %v", err)
+		}
+		if open := openAt(t, bundles); open != 1 {
+			t.Errorf("%d descriptors of the directory are open", open)
+		}
+		time.AfterFunc(time.Second, unlock)
+		began := time.Now()
+		unlockSoon, err := lockGroupsSoon(t.Context())
+		if err != nil || time.Since(began) < time.Second {
+			t.Fatalf("after %s: %v", time.Since(began), err)
+		}
+		unlockSoon()
+	})
+}
+
+// openAt counts the descriptors of a path.
+func openAt(t *testing.T, path string) int {
+	t.Helper()
+	descriptors, err := filepath.Glob("/proc/self/fd/*")
+	if err != nil {
+		t.Fatal(err)
+	}
+	open := 0
+	for _, descriptor := range descriptors {
+		if target, _ := os.Readlink(descriptor); target == path {
+			open++
+		}
+	}
+	return open
 }
 
 func isLocked(t *testing.T, dir string) bool {

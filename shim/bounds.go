@@ -27,10 +27,9 @@ func bound(response any, err error) (any, error) {
 	if err != nil {
 		return response, boundError(err)
 	}
-	if message, ok := response.(proto.Message); ok {
-		if size := proto.Size(message); size > maxAnswer {
-			return nil, status.Errorf(codes.ResourceExhausted, "the answer has %d bytes, and a message at most %d", size, maxAnswer)
-		}
+	message, _ := response.(proto.Message)
+	if size := proto.Size(message); size > maxAnswer { // 0 for what is no message
+		return nil, status.Errorf(codes.ResourceExhausted, "the answer has %d bytes, and a message at most %d", size, maxAnswer)
 	}
 	return response, nil
 }

@@ -302,3 +302,75 @@ func TestCancelled(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 }
+
+// The largest answer that is sent, and the smallest that is not.
+func TestBoundOfAnswers(t *testing.T) {
+	for size, want := range map[int]codes.Code{4193280: codes.OK, 4193281: codes.ResourceExhausted} {
+		answer := &taskapi.StateResponse{Bundle: strings.Repeat("x", size)}
+		answer.Bundle = answer.Bundle[proto.Size(answer)-size:]
+		if got := proto.Size(answer); got != size {
+			t.Fatalf("the answer has %d bytes", got)
+		}
+		got, err := bound(answer, nil)
+		if status.Code(err) != want || err == nil && got != any(answer) || err != nil && got != nil {
+			t.Errorf("%d bytes: %v", size, err)
+		}
+	}
+	if got, err := bound(5, nil); got != 5 || err != nil {
+		t.Errorf("what is no message: %v, %v", got, err)
+	}
+}
+
+// Details are kept while they have at most half of the bytes of an error, and the text stays whole without them.
+func TestBoundOfDetails(t *testing.T) {
+	for size, kept := range map[int]int{2048: 1, 2049: 0} {
+		detailed := func(reason int) *status.Status {
+			st, err := status.New(codes.NotFound, "text").WithDetails(&errdetails.ErrorInfo{Reason: strings.Repeat("x", reason)})
+			if err != nil {
+				t.Fatal(err)
+			}
+			return st
+		}
+		of := func(st *status.Status) int { return proto.Size(st.Proto()) - len(st.Message()) }
+		st := detailed(size - (of(detailed(size)) - size))
+		if of(st) != size {
+			t.Fatalf("the details have %d bytes", of(st))
+		}
+		got := status.Convert(boundError(st.Err()))
+		if len(got.Details()) != kept || got.Message() != "text" {
+			t.Errorf("%d bytes: %d details, %q", size, len(got.Details()), got.Message())
+		}
+	}
+	long, err := status.New(codes.NotFound, strings.Repeat("x", 5000)).WithDetails(&errdetails.ErrorInfo{Reason: strings.Repeat("y", 3000)})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got := status.Convert(boundError(long.Err())); len(got.Message()) < bounded.MaxError-4 {
+		t.Errorf("%d bytes of the text are left, although the details are not", len(got.Message()))
+	}
+}
+
+// Each field has a bound of its own, and a message that may have a stack a larger one.
+func TestBoundOfLogLines(t *testing.T) {
+	for level, want := range map[logrus.Level]int{logrus.PanicLevel: 32 << 10, logrus.ErrorLevel: 32 << 10, logrus.WarnLevel: 4 << 10, logrus.DebugLevel: 4 << 10} {
+		whole := errors.New(strings.Repeat("x", 4<<10))
+		entry := &logrus.Entry{Level: level, Message: strings.Repeat("x", 40_000), Data: logrus.Fields{
+			"text": hostileText, "error": errors.New(hostileText), "words": words(hostileText), "list": []string{hostileText}, "bytes": []byte(hostileText),
+			"whole": whole, "number": 7,
+		}}
+		if err := (logBounds{}).Fire(entry); err != nil {
+			t.Error(err)
+		}
+		if got := len(entry.Message); got > want || got < want-4 {
+			t.Errorf("%s: a message of %d bytes", level, got)
+		}
+		for name, value := range entry.Data {
+			if got := len(fmt.Sprint(value)); got > 4<<10 || got < 4<<10-4 && name != "number" {
+				t.Errorf("%s: %s has %d bytes", level, name, got)
+			}
+		}
+		if entry.Data["whole"] != any(whole) || entry.Data["number"] != 7 {
+			t.Errorf("a short field is changed: %v", entry.Data)
+		}
+	}
+}

@@ -582,8 +582,15 @@ func TestCodes(t *testing.T) {
 		"a postStart that was killed": {
 			&lifecycle.StartError{Cause: lifecycle.ContainerKill}, codes.Aborted,
 		},
-		"a panic":            {&panicError{value: "x"}, codes.Internal},
-		"the runc service's": {status.Error(codes.NotFound, "x"), codes.NotFound},
+		"a container that exists":  {&existsError{id: "x"}, codes.AlreadyExists},
+		"a shim that ends":         {&endingError{id: "x"}, codes.Unavailable},
+		"nothing of that name":     {&notFoundError{"x"}, codes.NotFound},
+		"what does not run":        {&notRunningError{"x"}, codes.FailedPrecondition},
+		"what the machine refuses": {&lifecycle.RefusedError{}, codes.FailedPrecondition},
+		"a wait that was too long": {&waitError{err: context.DeadlineExceeded}, codes.DeadlineExceeded},
+		"a wait of who has gone":   {&waitError{err: context.Canceled}, codes.Canceled},
+		"a panic":                  {&panicError{value: "x"}, codes.Internal},
+		"the runc service's":       {status.Error(codes.NotFound, "x"), codes.NotFound},
 	} {
 		t.Run(name, func(t *testing.T) {
 			err := toGRPC(test.err)
@@ -595,6 +602,19 @@ func TestCodes(t *testing.T) {
 				t.Errorf("%q has lost the words of %q", err, test.err)
 			}
 		})
+	}
+}
+
+// What our errors wrap is found in them, and an option's is one line.
+func TestErrorsWrap(t *testing.T) {
+	plain := errors.New("a\n\tb")
+	for _, err := range []error{&OptionsError{Err: plain}, &HandlerError{Err: plain}, &waitError{err: plain}} {
+		if !errors.Is(err, plain) {
+			t.Errorf("%T does not wrap", err)
+		}
+	}
+	if got := (&OptionsError{Err: plain}).Error(); got != "runtime options: a b" {
+		t.Errorf("got %q", got)
 	}
 }
 
