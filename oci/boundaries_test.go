@@ -226,21 +226,24 @@ func TestErrorsAreBounded(t *testing.T) {
 		t.Errorf("%d bytes", got)
 	}
 	key := domain + "/" + strings.Repeat("x", 100_000)
-	_, first := (&Spec{Annotations: map[string]string{key: ""}}).Lifecycle()
+	_, one := (&Spec{Annotations: map[string]string{key: ""}}).Lifecycle()
 	var invalid *InvalidError
-	if !errors.As(first, &invalid) || invalid.Key != key || len(first.Error()) > maxAnswer || !strings.Contains(first.Error(), "allowed are "+KeyLifecycle) {
-		t.Errorf("got %.300v", first)
+	if !errors.As(one, &invalid) || invalid.Key != key || len(one.Error()) > maxAnswer || !strings.Contains(one.Error(), "allowed are "+KeyLifecycle) {
+		t.Errorf("got %.300v", one)
 	}
 	name := strings.Repeat("x", 100_000)
-	_, first = (&Spec{Annotations: map[string]string{criContainerName: name, name + "." + domain + "/a": ""}}).Lifecycle()
-	if first == nil || len(first.Error()) > maxAnswer || !strings.Contains(first.Error(), "allowed is "+bounded.Cut(name, 128)+"/lifecycle") {
-		t.Errorf("got %.300v", first)
+	_, one = (&Spec{Annotations: map[string]string{criContainerName: name, name + "." + domain + "/a": ""}}).Lifecycle()
+	if one == nil || len(one.Error()) > maxAnswer || !strings.Contains(one.Error(), "allowed is "+bounded.Cut(name, 128)+"/lifecycle") {
+		t.Errorf("got %.300v", one)
 	}
 	if got := (&InvalidError{Key: strings.Repeat("k", 600), Problem: "q"}).Error(); got != `annotation "`+strings.Repeat("k", 507)+`…" q` {
 		t.Errorf("got %s", got)
 	}
 	if err := invalidOf("", strings.Repeat("p", 600), strings.Repeat("q", 2000)); len(err.Path) != 512 || len(err.Problem) != 1024 {
 		t.Errorf("a path of %d bytes, a problem of %d", len(err.Path), len(err.Problem))
+	}
+	if other := errors.New("of another kind"); first(other) != other { //nolint:errorlint // the very same
+		t.Error("an error of another kind is lost")
 	}
 	for name, want := range map[string]string{
 		"": `""`, "a": "a", "a b": `"a b"`, "a\u0001": `"a\x01"`, strings.Repeat("a", 128): strings.Repeat("a", 128),

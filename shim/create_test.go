@@ -3,6 +3,7 @@ package shim
 import (
 	"context"
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -154,5 +155,136 @@ func TestEndOfTheShimCounts(t *testing.T) {
 	text, err := os.ReadFile(path)
 	if err != nil || !strings.Contains(string(text), metrics.Kills+" 1\n") {
 		t.Errorf("%v: %s", err, text)
+	}
+}
+
+// TestCreateBuildsTheRunner: what handlers are run with comes from the options, the spec and the settings.
+func TestCreateBuildsTheRunner(t *testing.T) {
+	metricsFile := filepath.Join(t.TempDir(), "m.prom")
+	for name, test := range map[string]struct {
+		options  string
+		path     string
+		runtime  string
+		cgroups  string
+		systemd  bool
+		noPivot  bool
+		counting bool
+	}{
+		"nothing":            {"", "", "runc", "c1", false, false, false},
+		"a path":             {"", "/a/b", "runc", "/a/b", false, false, false},
+		"a path for systemd": {"", "system.slice:ctr:c1", "runc", "system.slice:ctr:c1", true, false, false},
+		"systemd":            {"SystemdCgroup = true", "", "runc", "system.slice:runc:c1", true, false, false},
+		"the rest":           {"BinaryName = 'crun'\nNoPivotRoot = true\nMetricsFile = '" + metricsFile + "'", "", "crun", "c1", false, true, true},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s, inner, _ := newTestService(t)
+			inner.answer["Create"] = func(context.Context, any) (any, error) {
+				c := s.container("c1")
+				r := c.handlers.(*runner)
+				if r.runtime != test.runtime || r.cgroupsPath != test.cgroups || r.systemdCgroup != test.systemd || r.noPivotRoot != test.noPivot {
+					t.Errorf("runtime %q, cgroup %q, systemd %t, no pivot_root %t", r.runtime, r.cgroupsPath, r.systemdCgroup, r.noPivotRoot)
+				}
+				if c.block.GetOnExit().GetSleep() == nil || c.counters != s.counters || c.handlersEnded != &s.handlersEnded || (c.metricsFile == metricsFile) != test.counting {
+					t.Errorf("the container has the block %v, and counts in %q", c.block, c.metricsFile)
+				}
+				c.killed.Store(true)
+				if !r.afterlife.killed() || r.afterlife.oomSeen() {
+					t.Error("onExit is not told who has killed the container")
+				}
+				return nil, errKilled
+			}
+			request := &taskapi.CreateTaskRequest{
+				ID: "c1", Bundle: bundle(t, test.path, map[string]string{oci.KeyOnExit: "sleep: {seconds: 1}"}), Options: inTOML(t, test.options),
+			}
+			if _, err := s.Create(t.Context(), request); !errors.Is(err, errKilled) {
+				t.Errorf("got %v", err)
+			}
+			if len(s.all()) > 0 {
+				t.Error("the container stays")
+			}
+		})
+	}
+}
+
+// TestUndoIsBounded: a runtime that hangs in it holds no Create for ever.
+func TestUndoIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, inner, _ := newTestService(t)
+		inner.answer["Kill"] = func(ctx context.Context, _ any) (any, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		gone, cancel := context.WithCancel(t.Context())
+		cancel() // the client's going does not end it
+		began := time.Now()
+		s.undoCreate(gone, "c1")
+		if took := time.Since(began); took != 10*time.Second || len(inner.asked("Delete")) != 1 {
+			t.Errorf("after %s: %d deletes", took, len(inner.asked("Delete")))
+		}
+	})
+}
+
+// TestAnsweredRequestsHoldNoEnd: the end of a shim waits for Creates and Deletes under way only, and for each of them.
+func TestAnsweredRequestsHoldNoEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, preStop(0), &fakeHandlers{}).serve().mustStart()
+		if _, err := w.service.Create(t.Context(), &taskapi.CreateTaskRequest{ID: "c2", Bundle: bundle(t, "", nil)}); err != nil {
+			t.Fatal(err)
+		}
+		w.exit()
+		if _, err := w.service.Delete(t.Context(), &taskapi.DeleteRequest{ID: "c1"}); err != nil {
+			t.Fatal(err)
+		}
+		for range 2 { // it gives back what it holds
+			began := time.Now()
+			w.service.awaitAnswers(t.Context())
+			if waited := time.Since(began); waited != 0 {
+				t.Errorf("the end waits %s", waited)
+			}
+		}
+		w.inner.answer["Create"] = func(context.Context, any) (any, error) {
+			pass(time.Second)
+			return &taskapi.CreateTaskResponse{}, nil
+		}
+		go func() {
+			_, _ = w.service.Create(t.Context(), &taskapi.CreateTaskRequest{ID: "c3", Bundle: bundle(t, "", nil)})
+		}()
+		synctest.Wait()
+		gone, cancel := context.WithCancel(t.Context())
+		cancel() // the end of the shim's context does not shorten it
+		began := time.Now()
+		w.service.awaitAnswers(gone)
+		if waited := time.Since(began); waited != time.Second {
+			t.Errorf("the end waits %s for a Create", waited)
+		}
+	})
+}
+
+// TestEndOfTheShim: everything that runs for a container ends, the sockets are gone, and no other shim's are removed.
+func TestEndOfTheShim(t *testing.T) {
+	flags := flag.CommandLine
+	defer func() { flag.CommandLine = flags }()
+	flag.CommandLine = flag.NewFlagSet("shim", flag.ContinueOnError)
+	flag.String("socket", "/run/other", "") // pkg/shim's
+	flag.String("debug-socket", "/run/other", "")
+	s, _, _ := newTestService(t)
+	removed := false
+	s.ending.RegisterCallback(func(context.Context) error { removed = true; return nil })
+	if err := s.end(t.Context()); err != nil {
+		t.Error(err)
+	}
+	if !removed || !s.ending.ended || s.ctx.Err() == nil {
+		t.Errorf("sockets removed: %t, ended: %t, context: %v", removed, s.ending.ended, s.ctx.Err())
+	}
+	for _, name := range []string{"socket", "debug-socket"} {
+		if got := flag.Lookup(name).Value.String(); got != "/dev/null/none" {
+			t.Errorf("pkg/shim would remove %s", got)
+		}
+	}
+}
+
+func TestDefaultCgroup(t *testing.T) {
+	if fs, systemd := defaultCgroup("c1", false), defaultCgroup("c1", true); fs != "c1" || systemd != "system.slice:runc:c1" {
+		t.Errorf("got %q, %q", fs, systemd)
 	}
 }

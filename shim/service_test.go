@@ -714,10 +714,13 @@ func TestNewConfig(t *testing.T) {
 	}
 	defaults := settings{postStartTimeout: time.Minute, gracePeriod: 7 * time.Second}
 	all := map[string]string{
-		"io.kubernetes.cri.container-type": "container",
+		"io.kubernetes.cri.container-type":         "container",
+		"io.kubernetes.pod.terminationGracePeriod": "40",
 		oci.KeyLifecycle: `
+preStart: {exec: {command: [a]}, timeoutSeconds: 3}
 postStart: {exec: {command: [a]}, timeoutSeconds: 60, failurePolicy: Ignore}
 preStop: {exec: {command: [a]}, timeoutSeconds: 5}
+onExit: {exec: {command: [a]}, timeoutSeconds: 4}
 stopSignal: SIGQUIT
 terminationGracePeriodSeconds: 30`,
 	}
@@ -725,10 +728,13 @@ terminationGracePeriodSeconds: 30`,
 		CRI: true, StopSignal: 3, GracePeriod: 30 * time.Second,
 		PostStart:               &lifecycle.Handler{Timeout: time.Minute, IgnoreFailure: true},
 		PreStop:                 &lifecycle.Handler{Timeout: 5 * time.Second},
+		PreStart:                &lifecycle.Handler{Timeout: 3 * time.Second},
+		OnExit:                  &lifecycle.Handler{Timeout: 4 * time.Second},
+		PodGracePeriod:          40 * time.Second,
 		DefaultPostStartTimeout: time.Minute, DefaultGracePeriod: 7 * time.Second,
 	}
 	restored := full
-	restored.PostStart = nil
+	restored.PreStart, restored.PostStart = nil, nil
 	least := lifecycle.Config{
 		PostStart:               &lifecycle.Handler{},
 		DefaultPostStartTimeout: time.Minute, DefaultGracePeriod: 7 * time.Second,
