@@ -71,7 +71,7 @@ func (s *Spec) Lifecycle() (*Lifecycle, error) {
 	if err != nil {
 		return nil, first(err)
 	}
-	if block == nil || (block.PreStart == nil && block.PostStart == nil && block.PreStop == nil && block.OnExit == nil) {
+	if block.PreStart == nil && block.PostStart == nil && block.PreStop == nil && block.OnExit == nil {
 		return nil, nil
 	}
 	signal, _ := parseSignal(block.StopSignal) // the block has been checked

@@ -408,3 +408,77 @@ func entriesOf(t *testing.T, dir string) []string {
 	}
 	return names
 }
+
+// The time in which a client can retry begins anew at each failed Create, and not before the last of them has ended.
+func TestIdleBeginsAnew(t *testing.T) {
+	inEndWorld(t, func(t *testing.T, w *endWorld) {
+		failed := errors.New("runc failed")
+		w.inner.answer["Create"] = func(_ context.Context, r any) (any, error) {
+			if r.(*taskapi.CreateTaskRequest).ID == "slow" {
+				pass(2 * idleWait)
+			}
+			return nil, failed
+		}
+		for _, id := range []string{"c1", "c2"} {
+			if _, err := w.service.Create(t.Context(), w.request(id)); !errors.Is(err, failed) {
+				t.Fatal(err)
+			}
+			pass(idleWait - time.Second)
+			w.wantEnded(false, "too early after a failed Create")
+		}
+		go func() { _, _ = w.service.Create(t.Context(), w.request("slow")) }()
+		synctest.Wait()
+		if _, err := w.service.Create(t.Context(), w.request("c3")); !errors.Is(err, failed) {
+			t.Fatal(err)
+		}
+		pass(3*idleWait - time.Second)
+		w.wantEnded(false, "too early after the slow Create")
+		pass(time.Second)
+		w.wantEnded(true, "when nobody has retried")
+	})
+}
+
+// A Create that was given up does not make the next one of its id fail.
+func TestCreateAfterOneThatWasGivenUp(t *testing.T) {
+	inEndWorld(t, func(t *testing.T, w *endWorld) {
+		answer := w.createLater(t.Context(), "c1")
+		w.delete("c1")
+		close(w.create)
+		if err := <-answer; !errors.Is(err, errGivenUp) {
+			t.Errorf("got %v", err)
+		}
+		w.creating = make(chan struct{})
+		if err := <-w.createLater(t.Context(), "c1"); err != nil || !w.containers["c1"] {
+			t.Errorf("the second one: %v", err)
+		}
+	})
+}
+
+// A Create that panics is a failed one: the shim ends if nobody retries.
+func TestPanicInACreateEndsTheShim(t *testing.T) {
+	inEndWorld(t, func(t *testing.T, w *endWorld) {
+		w.inner.answer["Create"] = func(context.Context, any) (any, error) { panic("a bug") }
+		func() {
+			defer func() { _ = recover() }()
+			_, _ = w.service.Create(t.Context(), w.request("c1"))
+		}()
+		pass(idleWait)
+		w.wantEnded(true, "after a panic")
+	})
+}
+
+// A Create that has succeeded asks for no end, also if a Shutdown was put off for it: one follows the container's Delete.
+func TestCreatedContainerAsksForNoShutdown(t *testing.T) {
+	inEndWorld(t, func(t *testing.T, w *endWorld) {
+		answer := w.createLater(t.Context(), "c1")
+		w.shutdown("c0")
+		close(w.create)
+		if err := <-answer; err != nil {
+			t.Fatal(err)
+		}
+		pass(time.Hour)
+		if asked := len(w.inner.asked("Shutdown")); asked != 0 {
+			t.Errorf("the runc service is asked for %d shutdowns", asked)
+		}
+	})
+}

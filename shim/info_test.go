@@ -3,9 +3,11 @@ package shim
 import (
 	"bytes"
 	"context"
+	"errors"
 	"io"
 	"slices"
 	"testing"
+	"testing/iotest"
 
 	"github.com/containerd/containerd/api/types"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
@@ -97,4 +99,25 @@ func anyOf(t *testing.T, value any) *anypb.Any {
 		t.Fatal(err)
 	}
 	return packed
+}
+
+// What cannot be read or translated is an error, and no more is read than containerd itself would.
+func TestInfoThatFails(t *testing.T) {
+	m := &manager{Shim: featuresManager{features: &anypb.Any{TypeUrl: typeurlOf(t, &features.Features{}), Value: []byte("{")}}}
+	if _, err := m.Info(t.Context(), bytes.NewReader(marshal(t, inTOML(t, "SystemdCgroup = true")))); err == nil {
+		t.Error("features that are no JSON: no error")
+	}
+	broken := errors.New("broken")
+	if _, err := m.Info(t.Context(), iotest.ErrReader(broken)); !errors.Is(err, broken) {
+		t.Errorf("got %v", err)
+	}
+	stdin := &endless{}
+	if _, err := m.Info(t.Context(), stdin); err == nil || stdin.read != 10<<20 {
+		t.Errorf("%d bytes are read: %v", stdin.read, err)
+	}
+}
+
+func typeurlOf(t *testing.T, value any) string {
+	t.Helper()
+	return anyOf(t, value).TypeUrl
 }

@@ -6,6 +6,7 @@ import (
 	"os"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"github.com/containerd/ttrpc"
 )
@@ -131,5 +132,17 @@ func TestRemoveDead(t *testing.T) {
 	}
 	if _, err := os.Lstat(living); err != nil {
 		t.Error("the living shim's socket is removed")
+	}
+}
+
+// A shim that is ending, and whose socket stays, is an error: another shim at its address would be lost.
+func TestWillServeOfAnEndThatHangs(t *testing.T) {
+	s, _, _ := newTestService(t)
+	socket := listen(t, s)
+	s.ending.close(t.Context())
+	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
+	defer cancel()
+	if stays, err := willServe(ctx, "unix://"+socket, "c1"); err == nil || stays {
+		t.Errorf("got %t, %v", stays, err)
 	}
 }

@@ -17,6 +17,8 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
+	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
@@ -351,4 +353,71 @@ func TestStatusFits(t *testing.T) {
 			t.Errorf("%d bytes in all, %d dropped of the short one", whole, short.DroppedBytes)
 		}
 	}
+}
+
+// TestToldRun: each field of a run comes from its own place.
+func TestToldRun(t *testing.T) {
+	began := time.Unix(1000, 0)
+	run := &handlerRun{
+		kind: lifecycle.PreStop, handler: &lifecyclev1.Handler{Exec: &lifecyclev1.ExecAction{Command: []string{"a"}}}, trial: true, began: began,
+		limit: began.Add(9 * second), limitOwner: lifecycle.HandlerTimeout, ended: began.Add(3 * second),
+		result: hookexec.Result{
+			Outcome: hookexec.Failed, Err: errExit3, ExitCode: 3, Output: "o", Dropped: 7, LostLines: 5, LogErr: errors.New("no log"), Attempts: 2,
+		},
+	}
+	code := int32(3)
+	want := &lifecyclev1.HandlerRun{
+		Handler: "preStop", Type: "exec", Action: "a", Trial: true, StartedAt: timestamppb.New(began), FinishedAt: timestamppb.New(began.Add(3 * second)),
+		Took: durationpb.New(3 * second), Deadline: timestamppb.New(began.Add(9 * second)), DeadlineOwner: "timeoutSeconds", Attempts: 2,
+		Result: "Failed", Error: "exit status 3", ExitCode: &code, Output: "o", DroppedBytes: 7, LostLines: 5, LogError: "no log",
+	}
+	if got := run.told(); !proto.Equal(got, want) {
+		t.Errorf("got  %v\nwant %v", got, want)
+	}
+	run.result, run.limit = hookexec.Result{ExitCode: 0}, time.Time{}
+	if got := run.told(); got.ExitCode == nil || *got.ExitCode != 0 || got.Error != "" || got.LogError != "" || got.Deadline != nil {
+		t.Errorf("exit status 0: %v", got)
+	}
+	if run.result.ExitCode = -1; run.told().ExitCode != nil {
+		t.Error("a run without an exit code has one")
+	}
+}
+
+// TestEventsOfARun: what subscribers are told of it.
+func TestEventsOfARun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		result := hookexec.Result{Outcome: hookexec.Failed, Err: errExit3, ExitCode: 3}
+		w := both(newWorld(t, preStop(0), &fakeHandlers{preStop: takes(second, result)})).serve().mustStart()
+		if _, err := w.try("preStop"); err != nil {
+			t.Fatal(err)
+		}
+		_ = w.publisher.published() // waits
+		code := int32(3)
+		want := &lifecyclev1.HandlerFinished{
+			ContainerId: "c1", Handler: "preStop", Type: "sleep", Trial: true, Attempts: 1, Took: durationpb.New(second),
+			Result: "Failed", Message: "exit status 3", ExitCode: &code,
+		}
+		if got := w.publisher.finished; len(got) != 1 || !proto.Equal(got[0], want) {
+			t.Errorf("got  %v\nwant %v", got, want)
+		}
+	})
+}
+
+// TestStatusOfOne: of the container that is asked for only, with its handlers in the order of the alphabet.
+func TestStatusOfOne(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, preStop(0), &fakeHandlers{}).serve()
+		sleep := &lifecyclev1.Handler{Sleep: &lifecyclev1.SleepAction{}}
+		w.c.block = &lifecyclev1.Block{PreStart: sleep, PostStart: sleep, OnExit: sleep}
+		other := newContainer(t.Context(), "c0", preStop(0), &fakeHandlers{})
+		other.block = &lifecyclev1.Block{}
+		w.service.add(other)
+		if got := w.told(t); got.Id != "c1" || strings.Join(got.Handlers, " ") != "onExit postStart preStart" {
+			t.Errorf("got %v", got)
+		}
+		response, err := (&statusService{service: w.service}).Status(t.Context(), &lifecyclev1.StatusRequest{})
+		if err != nil || len(response.Containers) != 2 || response.Containers[0].Id != "c0" || response.Shim.GetPid() == 0 {
+			t.Errorf("got %v, %v", response, err)
+		}
+	})
 }
