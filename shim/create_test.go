@@ -221,6 +221,10 @@ func TestUndoIsBounded(t *testing.T) {
 		if took := time.Since(began); took != 10*time.Second || len(inner.asked("Delete")) != 1 {
 			t.Errorf("after %s: %d deletes", took, len(inner.asked("Delete")))
 		}
+		kill, wait := inner.asked("Kill")[0].(*taskapi.KillRequest), inner.asked("Wait")[0].(*taskapi.WaitRequest)
+		if kill.ID != "c1" || wait.ID != "c1" {
+			t.Errorf("another container is undone: %v, %v", kill, wait)
+		}
 	})
 }
 

@@ -23,6 +23,7 @@ import (
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/ttrpc"
 	"github.com/containerd/typeurl/v2"
+	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -225,7 +226,7 @@ func TestCreateIsUndoneWhereItsHandlersCannotBePrepared(t *testing.T) {
 		}
 		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
 		var handler *HandlerError
-		if !errors.As(err, &handler) {
+		if !errors.As(err, &handler) || !strings.Contains(err.Error(), "the container's init") {
 			t.Errorf("got %v", err)
 		}
 		var methods []string
@@ -755,4 +756,107 @@ terminationGracePeriodSeconds: 30`,
 			}
 		})
 	}
+}
+
+// TestStopsUnpark: a handler that waits for its container's start would hold the end of the container's pid namespace.
+func TestStopsUnpark(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve().mustStart()
+		before := w.handlers.unparked
+		w.kill(unix.SIGKILL)
+		if w.handlers.unparked != before+1 {
+			t.Error("a Kill leaves a parked handler")
+		}
+		pass(second)
+		if _, err := w.service.Delete(t.Context(), &taskapi.DeleteRequest{ID: "c1"}); err != nil {
+			t.Fatal(err)
+		}
+		if w.handlers.unparked != before+2 {
+			t.Error("a Delete leaves a parked handler")
+		}
+		if len(w.service.all()) > 0 {
+			t.Error("the id is taken when the Delete is answered")
+		}
+	})
+}
+
+// TestWaitPassesThrough: for an exec, and if the runtime refuses it, onExit is not waited for.
+func TestWaitPassesThrough(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, outer(false, true), &fakeHandlers{onExit: hangs}).serve().mustStart()
+		refused := status.Error(codes.NotFound, "runc's own words")
+		for _, test := range []struct {
+			request *taskapi.WaitRequest
+			err     error
+		}{{&taskapi.WaitRequest{ID: "c1", ExecID: "e"}, nil}, {&taskapi.WaitRequest{ID: "c1"}, refused}} {
+			w.inner.answer["Wait"] = func(context.Context, any) (any, error) { return &taskapi.WaitResponse{ExitStatus: 3}, test.err }
+			began := time.Now()
+			response, err := w.service.Wait(t.Context(), test.request)
+			if response.GetExitStatus() != 3 || !errors.Is(err, test.err) || time.Since(began) != 0 {
+				t.Errorf("%v: %v, %v after %s", test.request, response, err, time.Since(began))
+			}
+		}
+		w.exit()
+		w.kill(unix.SIGKILL)
+	})
+}
+
+// TestPidsWithoutState: the runtime's own answer to Pids is passed on if it does not know the container.
+func TestPidsWithoutState(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, outer(false, true), &fakeHandlers{onExit: hangs}).serve().mustStart()
+		w.exit()
+		pass(second)
+		gone := status.Error(codes.NotFound, "runc's own words")
+		w.inner.answer["State"] = func(context.Context, any) (any, error) { return nil, errors.New("other words") }
+		w.inner.answer["Pids"] = func(context.Context, any) (any, error) { return nil, gone }
+		if response, err := w.service.Pids(t.Context(), &taskapi.PidsRequest{ID: "c1"}); response != nil || !errors.Is(err, gone) {
+			t.Errorf("got %v, %v", response, err)
+		}
+		w.kill(unix.SIGKILL)
+	})
+}
+
+// TestSignalIsBounded: the time for a signal begins when the runtime's start, which holds it up, has returned.
+func TestSignalIsBounded(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve().mustStart()
+		w.inner.answer["Kill"] = func(ctx context.Context, _ any) (any, error) {
+			<-ctx.Done()
+			return nil, ctx.Err()
+		}
+		began := time.Now()
+		_, err := w.service.Kill(t.Context(), &taskapi.KillRequest{ID: "c1", Signal: uint32(unix.SIGHUP)})
+		if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != signalWait {
+			t.Errorf("after %s: %v", time.Since(began), err)
+		}
+		if asked := len(w.inner.asked("State")); asked > 1 {
+			t.Errorf("%d states are asked for, outside of a start", asked)
+		}
+	})
+}
+
+// TestStartPassesItsDeadlineOn, and nothing else of its client's connection.
+func TestStartPassesItsDeadlineOn(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		for _, wait := range []time.Duration{0, 30 * second} {
+			w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve()
+			began := time.Now()
+			start := w.inner.answer["Start"]
+			w.inner.answer["Start"] = func(ctx context.Context, r any) (any, error) {
+				deadline, ok := ctx.Deadline()
+				if ok != (wait > 0) || ok && deadline.Sub(began) != wait {
+					t.Errorf("the runtime's start has until %v, %t", deadline, ok)
+				}
+				return start(ctx, r)
+			}
+			if err := w.start(wait).answered(t, 0); err != nil {
+				t.Error(err)
+			}
+			if !slices.Equal(w.handlers.pids, []int{testPid}) {
+				t.Errorf("handlers were told the pids %v", w.handlers.pids)
+			}
+			w.exit()
+		}
+	})
 }

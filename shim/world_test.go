@@ -182,9 +182,15 @@ type fakeHandlers struct {
 	began  time.Time
 	pids   []int
 	closed int
+	// unparked counts what is asked of handlers that may be parked.
+	unparked int
 }
 
-func (h *fakeHandlers) unpark() {}
+func (h *fakeHandlers) unpark() {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	h.unparked++
+}
 
 func (h *fakeHandlers) started(_ context.Context, pid int, _ <-chan struct{}) error {
 	h.mu.Lock()
