@@ -198,7 +198,8 @@ func startParams(args []string, stdin io.Reader) (*bootapi.BootstrapParams, erro
 	if *debug {
 		params.LogLevel = bootapi.LogLevel_LOG_LEVEL_DEBUG
 	}
-	return params, addOptions(params, input)
+	addOptions(params, input)
+	return params, nil
 }
 
 // parseParams returns nil for what are not BootstrapParams of this container:
@@ -213,10 +214,10 @@ func parseParams(input []byte, namespace, id string) *bootapi.BootstrapParams {
 
 // addOptions hands the runtime's options of the older form on; manager.Start
 // translates both forms.
-func addOptions(params *bootapi.BootstrapParams, input []byte) error {
+func addOptions(params *bootapi.BootstrapParams, input []byte) {
 	var options anypb.Any
 	if len(input) == 0 || proto.Unmarshal(input, &options) != nil {
-		return nil // Create refuses them, in words that reach the user
+		return // Create refuses them, in words that reach the user
 	}
-	return params.AddExtension(&options)
+	_ = params.AddExtension(&options) // fails only for what is no Any
 }
