@@ -355,3 +355,18 @@ func TestOneLine(t *testing.T) {
 		t.Errorf("got %q", got)
 	}
 }
+
+// A reader that takes a key twice, as kubectl's does, still refuses what cannot be merged.
+func TestRepeatedKeys(t *testing.T) {
+	limits := small
+	limits.Repeated = true
+	for text, says := range map[string]string{"a: 1\na: 2": "", `{"a": 1, "a": 2}`: "", "a: 1\na: 2\n<<: b": "a merge key (<<) takes a mapping"} {
+		_, err := Read(text, limits)
+		if says == "" && err != nil {
+			t.Errorf("%q: %v", text, err)
+		}
+		if says != "" {
+			checkError(t, err, says)
+		}
+	}
+}

@@ -20,9 +20,6 @@ type expander map[*yaml.Node]*yaml.Node
 
 func (e expander) expand(node *yaml.Node) *yaml.Node {
 	node = target(node)
-	if len(node.Content) == 0 {
-		return node
-	}
 	if known, ok := e[node]; ok {
 		return known
 	}

@@ -21,7 +21,7 @@ func parseJSON(text string, limits Limits) (*yaml.Node, error) {
 		if err != nil { // io.EOF: the text is valid
 			return document, nil
 		}
-		if delim, ok := token.(json.Delim); ok && (delim == '}' || delim == ']') {
+		if delim, _ := token.(json.Delim); delim == '}' || delim == ']' {
 			open = open[:len(open)-1]
 			continue
 		}
