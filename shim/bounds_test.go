@@ -345,7 +345,7 @@ func TestBoundOfDetails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := status.Convert(boundError(long.Err())); len(got.Message()) < bounded.MaxError-4 {
+	if got := status.Convert(boundError(long.Err())); len(got.Message()) < bounded.MaxError-40 {
 		t.Errorf("%d bytes of the text are left, although the details are not", len(got.Message()))
 	}
 }
