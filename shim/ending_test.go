@@ -482,3 +482,20 @@ func TestCreatedContainerAsksForNoShutdown(t *testing.T) {
 		}
 	})
 }
+
+// The task API's socket goes also if the runc service cannot remove it.
+func TestEndRemovesTheSocketItself(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "s")
+	listenAt(t, path)
+	was, err := os.Lstat(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	e := newTestEnding(t)
+	e.sockets = []socketFile{{path: path, was: was}}
+	e.RegisterCallback(func(context.Context) error { return errors.New("cannot remove it") })
+	e.close(t.Context())
+	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the socket: %v", err)
+	}
+}
