@@ -7,6 +7,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -190,7 +191,7 @@ func TestExpectedCreate(t *testing.T) {
 					t.Error("an ended shim expects a Create")
 				}
 				_, err := w.service.Create(t.Context(), w.request("third"))
-				if status.Code(err) != codes.Unavailable || len(w.containers) > 0 {
+				if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), `"third"`) || len(w.containers) > 0 {
 					t.Errorf("an ended shim answers a Create with %v", err)
 				}
 			})
@@ -349,7 +350,7 @@ func TestRuntimeThatHangsInACreateThatIsGivenUp(t *testing.T) {
 func TestTwoCreatesOfOneID(t *testing.T) {
 	inEndWorld(t, func(t *testing.T, w *endWorld) {
 		answer := w.createLater(t.Context(), "c1")
-		if _, err := w.service.Create(t.Context(), w.request("c1")); status.Code(err) != codes.AlreadyExists {
+		if _, err := w.service.Create(t.Context(), w.request("c1")); status.Code(err) != codes.AlreadyExists || !strings.Contains(err.Error(), `"c1"`) {
 			t.Errorf("got %v", err)
 		}
 		close(w.create)
@@ -498,4 +499,18 @@ func TestEndRemovesTheSocketItself(t *testing.T) {
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("the socket: %v", err)
 	}
+}
+
+// A Delete of another container does not make up for a Shutdown that was put off for a Create.
+func TestDeleteDuringACreate(t *testing.T) {
+	inEndWorld(t, func(t *testing.T, w *endWorld) {
+		answer := w.createLater(t.Context(), "second")
+		w.shutdown("first")
+		w.delete("other")
+		w.wantEnded(false, "during a Create")
+		close(w.create)
+		if err := <-answer; err != nil {
+			t.Error(err)
+		}
+	})
 }
