@@ -8,6 +8,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 
@@ -47,33 +48,36 @@ func regionsOf(t *testing.T, text []byte, document *yaml.Node, operations []Oper
 				return nil
 			}
 		}
-		at := find(mapping, name)
-		if at < 0 {
+		if find(mapping, name) < 0 {
 			return nil // it is shared
 		}
-		within := 0
-		var count func(*yaml.Node)
-		count = func(node *yaml.Node) {
-			within++
-			for _, child := range node.Content {
-				count(child)
+		for at := 0; at < len(mapping.Content); at += 2 { // a key may be there twice: each entry goes
+			if mapping.Content[at].Value == name {
+				regions = append(regions, regionOf(text, order, mapping.Content[at], mapping.Content[at+1]))
 			}
-		}
-		count(mapping.Content[at])
-		count(mapping.Content[at+1])
-		for i, node := range order {
-			if node != mapping.Content[at] {
-				continue
-			}
-			found := region{key: node, first: node.Line, last: bytes.Count(text, []byte("\n")) + 1}
-			if i+within < len(order) {
-				found.next = order[i+within]
-				found.last = found.next.Line - 1
-			}
-			regions = append(regions, found)
 		}
 	}
 	return regions
+}
+
+// regionOf returns the region of an entry. order is that of all nodes in the text.
+func regionOf(text []byte, order []*yaml.Node, key, value *yaml.Node) region {
+	within := 0
+	var count func(*yaml.Node)
+	count = func(node *yaml.Node) {
+		within++
+		for _, child := range node.Content {
+			count(child)
+		}
+	}
+	count(key)
+	count(value)
+	found := region{key: key, first: key.Line, last: bytes.Count(text, []byte("\n")) + 1}
+	if next := slices.Index(order, key) + within; next < len(order) {
+		found.next = order[next]
+		found.last = found.next.Line - 1
+	}
+	return found
 }
 
 // added is what a conversion writes, on a line of its own.
