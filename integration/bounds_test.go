@@ -66,7 +66,10 @@ func TestFloodOfOutputIsCut(t *testing.T) {
 				config.Annotations[groupAnnotation] = "pod"
 			})
 		}
-		shown := b.wantCtl([]string{`"result": "Failed"`, "the end"}, "status", "-o", "json")
+		shown, errOut, err := b.ctl("status", "-o", "json")
+		if err != nil || !strings.Contains(shown, `"result": "Failed"`) || !strings.Contains(errOut, "has cut long texts") {
+			b.Fatalf("lifecyclectl status: %v, %s", err, errOut)
+		}
 		if got := strings.Count(shown, `the end\n"`); got != 4 { // one of the container that failed
 			b.Errorf("%d outputs are shown", got)
 		}
