@@ -235,12 +235,12 @@ func TestHostsAreGivenTime(t *testing.T) {
 				host.monitor = h
 				ended := make(chan error, 1)
 				go func() { ended <- test.call(t.Context(), host) }()
-				time.Sleep(test.limit - 1)
+				<-time.After(test.limit - time.Nanosecond)
 				synctest.Wait()
 				if !h.runs() {
 					t.Error("it is ended too early")
 				}
-				time.Sleep(1)
+				<-time.After(time.Nanosecond)
 				synctest.Wait()
 				h.ended()
 				if err := <-ended; err == nil || !strings.Contains(err.Error(), test.says) {

@@ -13,7 +13,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/kubernetes/cluster"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/kubernetes/platform"
-	"github.com/lifecycle-shim/lifecycle-shim/oci"
+	"github.com/lifecycle-shim/lifecycle-shim/oci" //nolint:depguard // the policy is held to what the shim reads
 )
 
 // draws is how often the order of policies is drawn anew. A door that is asked only

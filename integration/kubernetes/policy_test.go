@@ -247,24 +247,26 @@ func policyRefuses(t *testing.T, api *cluster.API) {
 	for name, test := range map[string]struct {
 		handler *core.LifecycleHandler
 		want    string
+		// stricter: only the policy refuses it, which CEL's isURL reads. The kubelet and the shim escape such a path.
+		stricter bool
 	}{
-		"a port of no name":     {tcp(intstr.FromString("nowhere"), ""), byPolicy},
-		"a host by name":        {tcp(intstr.FromInt32(80), "example.com"), byPolicy},
-		"a host with a zone":    {tcp(intstr.FromInt32(80), "fe80::1%eth0"), byPolicy},
-		"no program":            {command("", "x"), byPolicy},
-		"NUL in a command":      {command("sh", "a\x00b"), byPolicy},
-		"a long command":        {command("sh", strings.Repeat("x", 65536)), byPolicy},
-		"too many words":        {command(strings.Split(strings.Repeat("x ", 4097), " ")...), byPolicy},
-		"a control character":   {get(core.HTTPGetAction{Path: "/a\nb"}), byPolicy},
-		"a wrong escape":        {get(core.HTTPGetAction{Path: "/%zz"}), byPolicy},
-		"a scheme in the path":  {get(core.HTTPGetAction{Path: "mailto:x"}), byPolicy},
-		"a header of two lines": {get(core.HTTPGetAction{HTTPHeaders: []core.HTTPHeader{{Name: "X", Value: "a\nb"}}}), byPolicy},
-		"a header that is none": {get(core.HTTPGetAction{HTTPHeaders: []core.HTTPHeader{{Name: "X Y", Value: "a"}}}), "a valid HTTP header"},
-		"a port out of range":   {tcp(intstr.FromInt32(65536), ""), "must be between 1 and 65535"},
-		"sleep above the grace": {sleep(31), "less than terminationGracePeriodSeconds"},
-		"two handlers at once":  {&core.LifecycleHandler{Exec: command("x").Exec, Sleep: sleep(1).Sleep}, "may not specify more than 1 handler type"},
-		"no handler":            {&core.LifecycleHandler{}, "must specify a handler type"},
-		"no command":            {command(), "command: Required value"},
+		"a port of no name":     {tcp(intstr.FromString("nowhere"), ""), byPolicy, false},
+		"a host by name":        {tcp(intstr.FromInt32(80), "example.com"), byPolicy, false},
+		"a host with a zone":    {tcp(intstr.FromInt32(80), "fe80::1%eth0"), byPolicy, false},
+		"no program":            {command("", "x"), byPolicy, false},
+		"NUL in a command":      {command("sh", "a\x00b"), byPolicy, false},
+		"a long command":        {command("sh", strings.Repeat("x", 65536)), byPolicy, false},
+		"too many words":        {command(strings.Split(strings.Repeat("x ", 4097), " ")...), byPolicy, false},
+		"a control character":   {get(core.HTTPGetAction{Path: "/a\nb"}), byPolicy, true},
+		"a wrong escape":        {get(core.HTTPGetAction{Path: "/%zz"}), byPolicy, true},
+		"a scheme in the path":  {get(core.HTTPGetAction{Path: "mailto:x"}), byPolicy, false},
+		"a header of two lines": {get(core.HTTPGetAction{HTTPHeaders: []core.HTTPHeader{{Name: "X", Value: "a\nb"}}}), byPolicy, false},
+		"a header that is none": {get(core.HTTPGetAction{HTTPHeaders: []core.HTTPHeader{{Name: "X Y", Value: "a"}}}), "a valid HTTP header", false},
+		"a port out of range":   {tcp(intstr.FromInt32(65536), ""), "must be between 1 and 65535", false},
+		"sleep above the grace": {sleep(31), "less than terminationGracePeriodSeconds", false},
+		"two handlers at once":  {&core.LifecycleHandler{Exec: command("x").Exec, Sleep: sleep(1).Sleep}, "may not specify more than 1 handler type", false},
+		"no handler":            {&core.LifecycleHandler{}, "must specify a handler type", false},
+		"no command":            {command(), "command: Required value", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			for kind, lifecycle := range map[string]*core.Lifecycle{"postStart": {PostStart: test.handler}, "preStop": {PreStop: test.handler}} {
@@ -274,6 +276,12 @@ func policyRefuses(t *testing.T, api *cluster.API) {
 					t.Errorf("%s: the API server says: %v", kind, err)
 				}
 				out, err := convert(t, pod)
+				if test.stricter {
+					if err != nil {
+						t.Errorf("%s: lifecyclectl convert says: %v", kind, err)
+					}
+					continue
+				}
 				if err == nil || len(out) > 0 || !strings.Contains(err.Error(), "container app: lifecycle") {
 					t.Errorf("%s: lifecyclectl convert says: %v, and writes %q", kind, err, out)
 				}

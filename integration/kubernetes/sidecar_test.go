@@ -181,9 +181,7 @@ func TestSidecarPreStopExceedsGrace(t *testing.T) {
 	p.keep()
 	done := p.deleteLater()
 	b.wantEnds(p, map[string]int32{"app": 0, "s1": 0, "s2": 137, "s3": 0})
-	if phase := p.status().Phase; phase != core.PodSucceeded {
-		b.Errorf("phase %s, want Succeeded", phase)
-	}
+	b.poll("the phase Succeeded", func() bool { return p.status().Phase == core.PodSucceeded }) // after the containers' own states
 	p.release()
 	p.deleted(done)
 }
