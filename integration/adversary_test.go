@@ -84,7 +84,9 @@ func (p *pod) look() (descriptors, memory int) {
 			}
 		}
 	}
-	open = slices.DeleteFunc(open, func(link string) bool { return strings.HasSuffix(link, "[pidfd]") || strings.HasSuffix(link, "[eventfd]") })
+	open = slices.DeleteFunc(open, func(link string) bool {
+		return strings.HasSuffix(link, "[pidfd]") || strings.HasSuffix(link, "[eventfd]")
+	})
 	return len(open), memory
 }
 
