@@ -36,7 +36,7 @@ func NewInit(pid int, exited <-chan struct{}) (*Init, error) {
 	return &Init{Pid: pid, Exited: exited, startTime: stat.startTime}, nil
 }
 
-// exiting tells whether the process is on its way out, or gone: the kernel ends
+// exiting reports whether the process is on its way out, or gone: the kernel ends
 // the handlers of a private pid namespace before it lets their init be reaped.
 func (i *Init) exiting() bool {
 	const pfExiting = 0x4 // PF_EXITING, linux/sched.h
@@ -47,14 +47,14 @@ func (i *Init) exiting() bool {
 	return stat.startTime != i.startTime || stat.flags&pfExiting != 0
 }
 
-// lives tells whether a process that looks as if it were exiting has only lost
+// lives reports whether a process that looks as if it were exiting has only lost
 // its first thread, which programs may do on purpose.
 func (i *Init) lives() bool {
 	stat, err := readStat(i.Pid)
 	return err == nil && stat.startTime == i.startTime && stat.threads > 1
 }
 
-// Ended tells whether the container is exiting or has exited. It waits a little
+// Ended reports whether the container is exiting or has exited. It waits a little
 // for one that is exiting, so that the exit is known before its handler's end.
 func (i *Init) Ended(ctx context.Context) bool {
 	if !i.exiting() {

@@ -116,7 +116,7 @@ func concerns(key string) bool {
 	return strings.HasPrefix(key, "io.kubernetes.") || strings.HasPrefix(key, "io.containerd.") || strings.Contains(key, domain)
 }
 
-// SystemdCgroup tells whether the cgroups path has the form slice:prefix:name,
+// SystemdCgroup reports whether the cgroups path has the form slice:prefix:name,
 // which asks for the systemd driver whether or not options came with it
 // (runc's README, "systemd cgroup driver").
 func (s *Spec) SystemdCgroup() bool {

@@ -46,10 +46,10 @@ const (
 	socketDirLink = "s"
 )
 
-// isStart tells whether the arguments ask for the start action.
+// isStart reports whether the arguments ask for the start action.
 func isStart(args []string) bool { return len(args) > 1 && args[len(args)-1] == actionStart }
 
-// serves tells whether it is the shim itself, which containerd's runner starts without
+// serves reports whether it is the shim itself, which containerd's runner starts without
 // an action, and which alone inherits sockets. -v and -info ask for no namespace.
 func serves(args []string) bool {
 	return slices.Contains(args, "-namespace") && args[len(args)-1] != actionDelete && !isStart(args)

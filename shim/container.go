@@ -395,7 +395,7 @@ func (c *container) awaitCreation(ctx context.Context) error {
 	}
 }
 
-// endWaits tells whether the container's process has exited, and its end is not told
+// endWaits reports whether the container's process has exited, and its end is not told
 // before onExit's.
 func (c *container) endWaits() bool {
 	phase := c.status.Load().Phase

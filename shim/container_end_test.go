@@ -232,7 +232,7 @@ func TestEndWaitsForOnExit(t *testing.T) {
 	}
 }
 
-// TestKillsAreNoted: without its own a SIGKILL may be the kernel's, for want of memory, as LIFECYCLE_RESULT tells.
+// TestKillsAreNoted: without its own a SIGKILL may be the kernel's, for lack of memory, as LIFECYCLE_RESULT tells.
 func TestKillsAreNoted(t *testing.T) {
 	for name, test := range map[string]struct {
 		grace lifecycle.Config

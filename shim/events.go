@@ -116,14 +116,14 @@ func (g *gate) takes(p publication) bool {
 	return false
 }
 
-// blocks tells whether an event is the first of those that are to be held. It is
+// blocks reports whether an event is the first of those that are to be held. It is
 // called with mu held.
 func (g *gate) blocks(event events.Event) bool {
 	_, start := event.(*eventstypes.TaskStart)
 	return g.hold >= holdEverything || start && g.hold == holdFromStart || g.holdExit && g.isExit(event)
 }
 
-// note looks at an event, and tells whether it is the exit of the container's
+// note looks at an event, and reports whether it is the exit of the container's
 // init. It is called with mu held.
 func (g *gate) note(event events.Event) (exited bool) {
 	if g.hold == holdEverything {
@@ -207,7 +207,7 @@ func (g *gate) undone(pid uint32) {
 	g.awaitEnd()
 }
 
-// isExit tells whether the event is the exit of this container's init, and not
+// isExit reports whether the event is the exit of this container's init, and not
 // that of an earlier container of the same id, whose events may come late. It is
 // called with mu held.
 func (g *gate) isExit(event events.Event) bool {
@@ -230,7 +230,7 @@ func (g *gate) releaseExit() {
 	g.letGo(g.hold)
 }
 
-// oom tells whether the kernel was seen to kill a process of the container for
+// oom reports whether the kernel was seen to kill a process of the container for
 // want of memory.
 func (g *gate) oom() bool {
 	g.tap.mu.Lock()

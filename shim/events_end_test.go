@@ -124,7 +124,7 @@ func TestEventsThatAreLostAreLogged(t *testing.T) {
 	}
 }
 
-// TestOOMIsNoted: LIFECYCLE_RESULT says oom-kill only where the kernel was seen to kill for want of memory.
+// TestOOMIsNoted: LIFECYCLE_RESULT says oom-kill only where the kernel was seen to kill for lack of memory.
 func TestOOMIsNoted(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tap := newTestTap(t, &fakePublisher{})

@@ -40,13 +40,13 @@ type afterlife struct {
 	remains *hookexec.Remains
 	// after is nil where the onExit is no exec.
 	after *wire.After
-	// oomSeen tells whether containerd's watcher has seen an OOM kill.
+	// oomSeen reports whether containerd's watcher has seen an OOM kill.
 	oomSeen func() bool
-	// killed tells whether a SIGKILL was asked for, or sent by the shim.
+	// killed reports whether a SIGKILL was asked for, or sent by the shim.
 	killed func() bool
 }
 
-// oomKilled tells whether the kernel has killed in the container's cgroup for want
+// oomKilled reports whether the kernel has killed in the container's cgroup for want
 // of memory. With systemd's driver the cgroup may be gone before anybody,
 // containerd's watcher too, could read its count: then a SIGKILL that nobody
 // has asked the shim for, with an OOM kill around the container, is taken for one.

@@ -240,7 +240,7 @@ func (r *runner) runJob(ctx context.Context, job job) hookexec.Result {
 	return result
 }
 
-// logs tells whether a handler's output goes to the container's log too.
+// logs reports whether a handler's output goes to the container's log too.
 func (r *runner) logs(handler *lifecyclev1.Handler) bool {
 	return handler.Exec != nil && (handler.Output == oci.OutputLog || handler.Output == "" && r.logOutput)
 }

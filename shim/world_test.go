@@ -383,7 +383,7 @@ func (p *pending) answered(t *testing.T, after time.Duration) error {
 	return p.err
 }
 
-// isPending tells whether the request still waits when nothing but time is left
+// isPending reports whether the request still waits when nothing but time is left
 // to happen.
 func (p *pending) isPending() bool {
 	synctest.Wait()

@@ -66,7 +66,7 @@ func takeWords(fd int) bool {
 	return true
 }
 
-// takeOne tells whether it was one of those files. The ones of libcontainer that come
+// takeOne reports whether it was one of those files. The ones of libcontainer that come
 // after them begin with a socket.
 func takeOne(fd int) (bool, error) {
 	var system unix.Statfs_t

@@ -52,13 +52,13 @@ func joinFiles(paths map[string]string) ([]*os.File, error) {
 	return files, nil
 }
 
-// inCgroup2 tells whether this process is in that cgroup of the v2 hierarchy.
+// inCgroup2 reports whether this process is in that cgroup of the v2 hierarchy.
 func inCgroup2(path string) bool {
 	own, err := cgroups.ParseCgroupFile("/proc/self/cgroup")
 	return err == nil && filepath.Join(hybridMountpoint, own[""]) == path
 }
 
-// frozen tells whether a cgroup of the v1 freezer is frozen, or about to be. One
+// frozen reports whether a cgroup of the v1 freezer is frozen, or about to be. One
 // that cannot be asked is not known to be.
 func frozen(path string) bool {
 	state, _ := (&fs.FreezerGroup{}).GetState(path)

@@ -62,7 +62,7 @@ type object struct {
 	name string // kind/name
 	at   pointer
 	tree map[string]any
-	// pod is where the pod is within tree; known tells whether there is one.
+	// pod is where the pod is within tree; known reports whether there is one.
 	pod   pointer
 	known bool
 	// guessed: the kind is not known, and it has what looks like a pod template.

@@ -217,7 +217,7 @@ func indentOf(node *yaml.Node) int {
 	return common
 }
 
-// compactLists tells whether the first list stands right below its key.
+// compactLists reports whether the first list stands right below its key.
 func compactLists(node *yaml.Node) bool {
 	return firstOf(node, func(parent, child *yaml.Node) int {
 		if parent.Kind != yaml.MappingNode || child.Kind != yaml.SequenceNode || parent.Line == child.Line {

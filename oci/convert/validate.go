@@ -74,7 +74,7 @@ func (v *validation) located(d document, p *parsed, place func(Finding) pointer,
 // domain is the part of the keys that is always there.
 var domain, _, _ = strings.Cut(oci.KeyLifecycle, "/")
 
-// ours tells whether a key is of this shim's domain, with or without a name.
+// ours reports whether a key is of this shim's domain, with or without a name.
 func ours(key string) bool {
 	prefix, _, ok := strings.Cut(key, "/")
 	return ok && (prefix == domain || strings.HasSuffix(prefix, "."+domain))

@@ -62,7 +62,7 @@ func (p Phase) String() string {
 	}[p]
 }
 
-// Starting tells whether the runtime's start has been called, and has not returned yet.
+// Starting reports whether the runtime's start has been called, and has not returned yet.
 func (p Phase) Starting() bool { return p >= Starting && p <= StartingExited }
 
 // heldStart is the start request that has not been answered.
@@ -110,7 +110,7 @@ func (m *Machine) Phase() Phase { return m.phase }
 // Handler that is running, or whose end has not been told yet.
 func (m *Machine) Handler() Kind { return m.running }
 
-// StartHeld tells whether a client waits for preStart or postStart.
+// StartHeld reports whether a client waits for preStart or postStart.
 func (m *Machine) StartHeld() bool {
 	return m.held != nil && (m.config.PostStart != nil || m.preStarting() || m.phase == NotStarting)
 }
@@ -125,7 +125,7 @@ func (m *Machine) Status() Status {
 	return status
 }
 
-// Done tells whether nothing can happen any more.
+// Done reports whether nothing can happen any more.
 func (m *Machine) Done() bool {
 	return m.phase == Deleted && m.held == nil && m.running == NoHandler
 }
@@ -437,7 +437,7 @@ func (m *Machine) handlerEnded(now time.Time, result Result) {
 	}
 }
 
-// exitCame tells whether the handler has ended because the container's process has,
+// exitCame reports whether the handler has ended because the container's process has,
 // whose exit is told later.
 func exitCame(result Result) bool { return result.Cause == ContainerExit }
 
@@ -682,11 +682,11 @@ func (m *Machine) deleteReturned(err error) {
 
 func (m *Machine) starting() bool { return m.phase.Starting() }
 
-// preStarting tells whether preStart runs, and the runtime has not been asked to
+// preStarting reports whether preStart runs, and the runtime has not been asked to
 // start the process.
 func (m *Machine) preStarting() bool { return m.phase == PreStarting || m.phase == PreStartEnding }
 
-// runs tells whether the container's process may run.
+// runs reports whether the container's process may run.
 func (m *Machine) runs() bool { return m.phase >= Starting && m.phase <= Stopping }
 
 // runPreStart inside the container that has been created.

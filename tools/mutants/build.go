@@ -81,7 +81,7 @@ func (b *builder) tests() (map[string][]byte, error) {
 
 var testBegin = regexp.MustCompile(`(?m)^func ((?:Test|Fuzz|Example)\w*)\(\w* ?\*testing\.[TF]\) {`)
 
-// alone compiles one mutant, and tells whether it could be.
+// alone compiles one mutant, and reports whether it could be.
 func (b *builder) alone(m *mutant, binary string) bool {
 	text := slices.Concat(m.file.text[:m.start], []byte(m.plain), m.file.text[m.end:])
 	_, err := b.compile(map[string][]byte{m.file.path: text}, binary)

@@ -49,7 +49,7 @@ func (k *maker) isBool(e ast.Expr) bool {
 	return ok && t.Info()&types.IsBoolean != 0
 }
 
-// isValue tells whether e is a value that is returned, assigned or handed on: conditions and their parts have mutants of
+// isValue reports whether e is a value that is returned, assigned or handed on: conditions and their parts have mutants of
 // their own.
 func (k *maker) isValue(e ast.Expr) bool {
 	if id, ok := e.(*ast.Ident); ok && k.p.TypesInfo.Defs[id] != nil {

@@ -66,7 +66,7 @@ func (k *maker) parent(up int) ast.Node {
 	return nil
 }
 
-// visit makes the mutants of one node, and tells whether those below it are to be visited.
+// visit makes the mutants of one node, and reports whether those below it are to be visited.
 func (k *maker) visit(n ast.Node) bool {
 	if k.constant {
 		if lit, ok := n.(*ast.BasicLit); ok {
@@ -102,7 +102,7 @@ func (k *maker) visit(n ast.Node) bool {
 	return true
 }
 
-// inList tells whether s is a statement of a block or of a case, where others may stand in its place.
+// inList reports whether s is a statement of a block or of a case, where others may stand in its place.
 func (k *maker) inList(s ast.Stmt) bool {
 	switch p := k.parent(0).(type) {
 	case *ast.BlockStmt:
@@ -120,7 +120,7 @@ func (k *maker) isConstant(e ast.Expr) bool {
 	return ok && tv.Value != nil
 }
 
-// isTruth tells whether e is the word true or false.
+// isTruth reports whether e is the word true or false.
 func isTruth(e ast.Expr) bool {
 	id, ok := e.(*ast.Ident)
 	return ok && (id.Name == "true" || id.Name == "false")

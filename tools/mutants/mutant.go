@@ -126,7 +126,7 @@ func functionName(d *ast.FuncDecl) string {
 	return fmt.Sprintf("(%s).%s", types.ExprString(d.Recv.List[0].Type), d.Name.Name)
 }
 
-// isLog tells whether a call only writes to the log, which is for people: what it says is not held by tests.
+// isLog reports whether a call only writes to the log, which is for people: what it says is not held by tests.
 func isLog(call *ast.CallExpr) bool {
 	root := ast.Expr(call)
 	for {
@@ -143,13 +143,13 @@ func isLog(call *ast.CallExpr) bool {
 	}
 }
 
-// isLock tells whether a call takes or gives back a mutex: the race detector is the judge of that.
+// isLock reports whether a call takes or gives back a mutex: the race detector is the judge of that.
 func isLock(call *ast.CallExpr) bool {
 	s, ok := call.Fun.(*ast.SelectorExpr)
 	return ok && (s.Sel.Name == "Lock" || s.Sel.Name == "Unlock" || s.Sel.Name == "RLock" || s.Sel.Name == "RUnlock")
 }
 
-// hasCall tells whether evaluating e may do something.
+// hasCall reports whether evaluating e may do something.
 func hasCall(e ast.Expr) bool {
 	found := false
 	ast.Inspect(e, func(n ast.Node) bool {

@@ -30,7 +30,7 @@ func (s *sandbox) command(ctx context.Context, binary string, args []string) *ex
 	return cmd
 }
 
-// passes runs the tests that match, and tells whether they all pass in time.
+// passes runs the tests that match, and reports whether they all pass in time.
 func (s *sandbox) passes(binary, match string, short bool, limit time.Duration, more ...string) (bool, string) {
 	ctx, cancel := context.WithTimeout(s.ctx, limit)
 	defer cancel()

@@ -127,7 +127,7 @@ func (r *reader) explain(text string) error {
 
 var testFunction = regexp.MustCompile(`(?m)^func (Test\w+)\(`)
 
-// exists tells whether there is an integration test of this name.
+// exists reports whether there is an integration test of this name.
 func (r *reader) exists(name string) bool {
 	if r.tests == nil {
 		r.tests = map[string]bool{}
