@@ -207,7 +207,7 @@ check-generated: ## fail if the generated code is not what proto/ gives
 
 .PHONY: foreign
 foreign: ## convert 10,000 documents of other YAML emitters (PyYAML, Ruby, js-yaml, Go), each in styles of its own
-	@FOREIGN_DOCUMENTS=1600 go test -tags '$(TAGS)' -count 1 -timeout 30m -run TestForeign ./oci/convert
+	@FOREIGN_DOCUMENTS=1600 go test -tags '$(TAGS)' -count 1 -timeout 30m -run TestForeign ./cmd/internal/convert
 
 .PHONY: fuzz
 fuzz: ## run each fuzz target for FUZZTIME (5m)

@@ -415,7 +415,7 @@ func TestKubernetesStaysOutOfTheShim(t *testing.T) {
 			t.Errorf("%s does not have our packages: what is looked at?", binary)
 		}
 		for pkg := range strings.Lines(string(deps)) {
-			for _, banned := range []string{"k8s.io/", "sigs.k8s.io/", "gopkg.in/evanphx/json-patch", ours + "oci/convert", "text/template", "html/template"} {
+			for _, banned := range []string{"k8s.io/", "sigs.k8s.io/", "gopkg.in/evanphx/json-patch", ours + "cmd/internal/convert", "text/template", "html/template"} {
 				if strings.HasPrefix(pkg, banned) {
 					t.Errorf("%s links %s", binary, pkg)
 				}

@@ -17,8 +17,8 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/metrics"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
-	"github.com/lifecycle-shim/lifecycle-shim/shim/metrics"
 )
 
 // handlers runs a container's handlers. It is the seam between the loop and the

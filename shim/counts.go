@@ -7,8 +7,8 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/metrics"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
-	"github.com/lifecycle-shim/lifecycle-shim/shim/metrics"
 )
 
 // count adds to the node's counters, where it is to count. Nothing waits for it:

@@ -9,8 +9,8 @@ import (
 
 	"golang.org/x/sys/unix"
 
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/metrics"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
-	"github.com/lifecycle-shim/lifecycle-shim/shim/metrics"
 )
 
 // TestCountStep: each change is counted in the step that makes it, and what stays as it was is not.

@@ -21,7 +21,7 @@ import (
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
-	"github.com/lifecycle-shim/lifecycle-shim/shim/metrics"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/metrics"
 )
 
 // testMonitor starts processes as the shim's reaper does, and knows which still run.

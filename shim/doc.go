@@ -28,7 +28,7 @@
 // real handler is due.
 //
 // What goes out beside all that waits for nobody either: a handler's lines on their
-// way to the container's log (package stdout, one goroutine for each run that has
+// way to the container's log (package containerlog, one goroutine for each run that has
 // output Log), and the node's counters (metrics.Adder, one goroutine while there is
 // something to add). The shim waits for the counters, 2 s at most, when it ends.
 //

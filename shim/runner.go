@@ -20,8 +20,8 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/containerlog"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
-	"github.com/lifecycle-shim/lifecycle-shim/shim/stdout"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/version"
 )
 
@@ -41,7 +41,7 @@ type runner struct {
 	// logOutput is for handlers that do not say where their output goes.
 	logOutput bool
 	// stream that the container's stdout goes to, from the creation on.
-	stream stdout.Stream
+	stream containerlog.Stream
 	// preparation of what exec handlers need, from begin on; nil where there are none.
 	preparation *hookexec.Preparation
 	// init is nil until prepare; it is set before the first handler runs.
@@ -222,7 +222,7 @@ type job struct {
 // runJob runs what the handler does to its end.
 func (r *runner) runJob(ctx context.Context, job job) hookexec.Result {
 	handler := oci.HandlerOf(r.block, job.kind.String())
-	var log *stdout.Writer
+	var log *containerlog.Writer
 	if r.logs(handler) {
 		log = r.stream.Open(job.kind.String())
 		defer log.Close() // after a panic too
@@ -246,7 +246,7 @@ func (r *runner) logs(handler *lifecyclev1.Handler) bool {
 }
 
 // action is what a handler does. It names exactly one, which is checked.
-func (r *runner) action(job job, handler *lifecyclev1.Handler, log *stdout.Writer) hookexec.Action {
+func (r *runner) action(job job, handler *lifecyclev1.Handler, log *containerlog.Writer) hookexec.Action {
 	switch {
 	case handler.HttpGet != nil:
 		return &hookexec.HTTPGet{NetNS: job.netns, Get: handler.HttpGet, UserAgent: "lifecycle-shim/" + version.Version}

@@ -19,8 +19,8 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/containerlog"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
-	"github.com/lifecycle-shim/lifecycle-shim/shim/stdout"
 )
 
 // TestWhatExecHandlersAreTold (SPEC 3).
@@ -157,7 +157,7 @@ func TestOutputGoesToTheLog(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.stream = stdout.Of("file://"+path, false, 0)
+		r.stream = containerlog.Of("file://"+path, false, 0)
 		result := r.run(t.Context(), lifecycle.PreStop, lifecycle.Effect{Kind: lifecycle.RunHandler}, &hookexec.Progress{})
 		if result.LogErr != nil || result.Output != "output of 1\n" {
 			t.Errorf("%+v: got %+v", test, result)
@@ -222,7 +222,7 @@ func TestPanicOfALoggedHandlerLeavesNothing(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer file.Close()
-	r.stream = stdout.Of("file://"+path, false, 0)
+	r.stream = containerlog.Of("file://"+path, false, 0)
 	before, value := openDescriptors(t), any(nil)
 	func() {
 		defer func() { value = recover() }()

@@ -23,9 +23,9 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/containerlog"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/metrics"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
-	"github.com/lifecycle-shim/lifecycle-shim/shim/metrics"
-	"github.com/lifecycle-shim/lifecycle-shim/shim/stdout"
 )
 
 // service is containerd's runc task service with handlers around it.
@@ -206,7 +206,7 @@ func (s *service) createAndPrepare(ctx, alive context.Context, r *taskapi.Create
 		return nil, err
 	}
 	// While the init runs no code of the container's.
-	runner.stream = stdout.Of(r.Stdout, r.Terminal, int(response.Pid))
+	runner.stream = containerlog.Of(r.Stdout, r.Terminal, int(response.Pid))
 	if response.Pid == 0 { // a restored container has no process before its start
 		return response, nil
 	}

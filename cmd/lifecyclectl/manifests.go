@@ -11,7 +11,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/lifecycle-shim/lifecycle-shim/oci/convert"
+	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/convert"
 )
 
 // manifests are what -f, -R, --runtime-class and --pods-at say.

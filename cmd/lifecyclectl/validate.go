@@ -7,7 +7,7 @@ import (
 
 	"github.com/spf13/cobra"
 
-	"github.com/lifecycle-shim/lifecycle-shim/oci/convert"
+	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/convert"
 )
 
 func newValidate() *cobra.Command {

@@ -10,8 +10,8 @@ import (
 	"github.com/containerd/log"
 	"github.com/spf13/cobra"
 
-	"github.com/lifecycle-shim/lifecycle-shim/oci/convert"
-	"github.com/lifecycle-shim/lifecycle-shim/oci/convert/webhook"
+	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/convert"
+	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/webhook"
 )
 
 // serving is what the flags of webhook say.

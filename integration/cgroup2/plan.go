@@ -45,7 +45,6 @@ var elsewhere = []exclusion{
 	{"integration/bench", measures},
 	{"integration/demo", noContainer},
 	{"integration/image", noContainer},
-	{"integration/podgen", noContainer},
 	{"integration/cgroup2", noContainer},
 }
 

@@ -19,7 +19,7 @@ import (
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/kubernetes/cluster"
-	"github.com/lifecycle-shim/lifecycle-shim/integration/podgen"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/podgen"
 )
 
 const deployDir = "../../deploy/kubernetes"

@@ -12,7 +12,7 @@ import (
 
 	core "k8s.io/api/core/v1"
 
-	"github.com/lifecycle-shim/lifecycle-shim/integration/podgen"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/podgen"
 )
 
 // generatedPods is how many the webhook and the converter are compared on.

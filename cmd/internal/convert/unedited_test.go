@@ -14,7 +14,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
-	"github.com/lifecycle-shim/lifecycle-shim/integration/podgen"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/podgen"
 )
 
 // region is what a conversion may remove: from a key to the next node behind its value.

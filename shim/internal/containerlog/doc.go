@@ -1,4 +1,4 @@
-// Package stdout writes a handler's output into the stream that its container's
+// Package containerlog writes a handler's output into the stream that its container's
 // stdout goes to, so that it is found in the container's log.
 //
 // Stream says which one that is, and Open begins a handler's part of it. A Writer
@@ -11,4 +11,4 @@
 // change its own descriptors, or the directory of its log: a stream is a FIFO, a
 // file or a pipe to a logger that the shim holds open itself, for the container's
 // own output. Which one is found out before any code of the container's runs.
-package stdout
+package containerlog

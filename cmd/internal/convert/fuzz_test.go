@@ -15,7 +15,7 @@ import (
 
 	utilyaml "k8s.io/apimachinery/pkg/util/yaml"
 
-	"github.com/lifecycle-shim/lifecycle-shim/integration/podgen"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/podgen"
 )
 
 // FuzzConvert: no text makes the converter panic; what it accepts it can read, and

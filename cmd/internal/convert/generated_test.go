@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/util/intstr"
 	kyaml "sigs.k8s.io/yaml"
 
-	"github.com/lifecycle-shim/lifecycle-shim/integration/podgen"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/podgen"
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )

@@ -16,7 +16,7 @@ import (
 	kyaml "sigs.k8s.io/yaml"
 	yamlv2 "sigs.k8s.io/yaml/goyaml.v2"
 
-	"github.com/lifecycle-shim/lifecycle-shim/integration/podgen"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/podgen"
 	"github.com/lifecycle-shim/lifecycle-shim/oci/bounded"
 )
 

@@ -14,8 +14,8 @@ import (
 	metav1 "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/runtime"
 
-	"github.com/lifecycle-shim/lifecycle-shim/integration/podgen"
-	"github.com/lifecycle-shim/lifecycle-shim/oci/convert"
+	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/convert"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/podgen"
 )
 
 func newRequest(pod string) *admissionv1.AdmissionRequest {

@@ -13,7 +13,7 @@ import (
 	"k8s.io/apimachinery/pkg/types"
 	kjson "k8s.io/apimachinery/pkg/util/json"
 
-	"github.com/lifecycle-shim/lifecycle-shim/oci/convert"
+	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/convert"
 )
 
 const (
