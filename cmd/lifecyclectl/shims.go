@@ -17,14 +17,13 @@ import (
 	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/trust"
+	"github.com/lifecycle-shim/lifecycle-shim/cmd/lifecyclectl/doctor"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
-// shimBinary is how a shim is known among the processes of the machine. So
-// nothing is asked of containerd, which may be what does not answer.
-const shimBinary = "containerd-shim-lifecycle-v2"
-
-func isShim(program string) bool { return program == shimBinary }
+// isShim recognizes a shim by the file name of its program. This does not need
+// containerd, which may be the part that does not answer.
+func isShim(program string) bool { return program == doctor.ShimBinary }
 
 // answerWithin bounds a question to a shim, which answers at once or not at all.
 const answerWithin = 2 * time.Second
@@ -78,17 +77,10 @@ func readShim(process *trust.Process, sockets trust.Sockets) (shimProcess, bool)
 		return shimProcess{}, false
 	}
 	shim := shimProcess{
-		pid: process.PID, namespace: flagOf(words, "-namespace"), address: flagOf(words, "-address"),
+		pid: process.PID, namespace: process.Flag("namespace"), address: process.Flag("address"),
 		sockets: sockets.ListenedBy(process), elsewhere: process.OtherNetwork,
 	}
 	return shim, shim.elsewhere || len(shim.sockets) > 0
-}
-
-func flagOf(words []string, name string) string {
-	if i := slices.Index(words, name); i >= 0 && i+1 < len(words) {
-		return words[i+1]
-	}
-	return ""
 }
 
 // shim is one that answers.

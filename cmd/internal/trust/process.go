@@ -244,6 +244,25 @@ func (p *Process) Getenv(name string) string {
 	return ""
 }
 
+// Flag returns the value of the first of these flags among the process's arguments. A flag
+// begins with one dash or two, and its value follows after a space or an equals sign. The
+// value is empty if none of the flags is given.
+func (p *Process) Flag(names ...string) string {
+	for i, arg := range p.Args {
+		name, value, joined := strings.Cut(arg, "=")
+		if !strings.HasPrefix(name, "-") || !slices.Contains(names, strings.TrimLeft(name, "-")) {
+			continue
+		}
+		if joined {
+			return value
+		}
+		if i+1 < len(p.Args) {
+			return p.Args[i+1]
+		}
+	}
+	return ""
+}
+
 // Find returns the node's own processes whose program has such a name, which is that of
 // its file and not what the process calls itself. Processes that end meanwhile, or are
 // not the node's own, are left out.

@@ -187,3 +187,16 @@ func TestHead(t *testing.T) {
 		t.Errorf("kept %q", head)
 	}
 }
+
+func TestFlag(t *testing.T) {
+	for _, args := range [][]string{{"c", "--config", "/x"}, {"c", "-c", "/x"}, {"c", "--log", "y", "--config=/x"}, {"c", "-c=/x", "--other"}} {
+		if got := (&Process{Args: args}).Flag("config", "c"); got != "/x" {
+			t.Errorf("%q: %q", args, got)
+		}
+	}
+	for _, args := range [][]string{nil, {"c"}, {"c", "config", "/x"}, {"c", "--config"}, {"c", "--configs", "/x"}} {
+		if got := (&Process{Args: args}).Flag("config", "c"); got != "" {
+			t.Errorf("%q: %q", args, got)
+		}
+	}
+}

@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// RuntimeType is the shim's own.
-const RuntimeType = "io.containerd.lifecycle.v2"
+// ourType is the shim's own.
+const ourType = "io.containerd.lifecycle.v2"
 
 // runcType is the type of runc's shim, which runtime_path may replace by ours.
 const runcType = "io.containerd.runc.v2"
@@ -131,16 +131,16 @@ func (c *Containerd) checkRuntime(name string, r Runtime) []Finding {
 	switch {
 	case r.Type == runcType && r.Path == "":
 		return fault(fmt.Sprintf("the runtime handler %q is runc's own shim, which runs no handlers", name),
-			fmt.Sprintf("set its runtime_type to %q, or its runtime_path to that of %s", RuntimeType, ShimBinary))
+			fmt.Sprintf("set its runtime_type to %q, or its runtime_path to that of %s", ourType, ShimBinary))
 	case r.Type == runcType && ignoresRuntimePath(c.Version):
 		return fault("containerd "+c.Version+" takes no notice of runtime_path (1.6.21 does): pods run under runc's own shim, without handlers",
-			fmt.Sprintf("set runtime_type to %q and remove runtime_path, or install a newer containerd", RuntimeType))
+			fmt.Sprintf("set runtime_type to %q and remove runtime_path, or install a newer containerd", ourType))
 	case r.Path != "" && filepath.Base(r.Path) != ShimBinary || isPath && filepath.Base(r.Type) != ShimBinary:
 		return fault(fmt.Sprintf("the runtime handler %q runs %s, which is not %s", name, cmp.Or(r.Path, r.Type), ShimBinary),
 			"set its runtime_path to that of "+ShimBinary)
-	case r.Type != runcType && r.Type != RuntimeType && !isPath:
+	case r.Type != runcType && r.Type != ourType && !isPath:
 		return fault(fmt.Sprintf("the runtime handler %q has the type %q, which is not this shim's", name, r.Type),
-			fmt.Sprintf("set its runtime_type to %q", RuntimeType))
+			fmt.Sprintf("set its runtime_type to %q", ourType))
 	case r.Type != runcType && older(c.Version, 1, 7) && len(r.Options) > 0 && r.Options["ConfigPath"] == nil:
 		return fault("containerd "+c.Version+" passes options to runc's own runtime type only: the options table has no effect",
 			"write them into a file and name it in the table: ConfigPath = \"/etc/lifecycle-shim/options.toml\"")

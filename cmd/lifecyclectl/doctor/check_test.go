@@ -11,7 +11,7 @@ import (
 // healthy is a node without a finding.
 func healthy() Facts {
 	runtime := Runtime{
-		Type: RuntimeType, PodAnnotations: []string{"lifecycle-shim.io/*", "*.lifecycle-shim.io/*"}, ContainerAnnotations: []string{"io.kubernetes.*"},
+		Type: ourType, PodAnnotations: []string{"lifecycle-shim.io/*", "*.lifecycle-shim.io/*"}, ContainerAnnotations: []string{"io.kubernetes.*"},
 	}
 	return Facts{
 		Version: "1.2.3", Handler: "lifecycle", Root: true, Kernel: "6.12.1-amd64", SystemdRuns: true, CgroupV2: true,
@@ -20,7 +20,7 @@ func healthy() Facts {
 			Address: "/run/c.sock", PID: 7, Version: "2.4.2+unknown", Path: "/usr/bin", Config: "/etc/containerd/config.toml",
 			CRI:        &CRI{Runtimes: map[string]Runtime{"runc": {Type: runcType}, "lifecycle": runtime}, CgroupDriver: systemd},
 			Shim:       Program{Name: ShimBinary, Path: "/usr/bin/" + ShimBinary, Version: "1.2.3"},
-			Host:       Program{Name: HostBinary, Path: "/usr/bin/" + HostBinary, Version: "1.2.3"},
+			Host:       Program{Name: hostBinary, Path: "/usr/bin/" + hostBinary, Version: "1.2.3"},
 			OCIRuntime: Program{Name: "runc", Path: "/usr/bin/runc", Version: "1.5.2"},
 		}},
 	}
@@ -92,7 +92,7 @@ var cases = map[string]struct {
 		c.CRI, c.CRIErr, c.File = nil, "unknown service", &CRI{Runtimes: map[string]Runtime{"lifecycle": {}}}
 	}), "fault handler", []string{"containerd/1.x/runc.toml", "/etc/containerd/config.toml"}},
 
-	"runc's shim":        {handler(func(r *Runtime) { r.Type = runcType }), "fault runtime", []string{"runtime_path", RuntimeType}},
+	"runc's shim":        {handler(func(r *Runtime) { r.Type = runcType }), "fault runtime", []string{"runtime_path", ourType}},
 	"another path":       {handler(func(r *Runtime) { r.Type, r.Path = runcType, "/x/containerd-shim-runc-v2" }), "fault runtime", []string{"/x/containerd-shim-runc-v2"}},
 	"another type":       {handler(func(r *Runtime) { r.Type = "io.containerd.kata.v2" }), "fault runtime", []string{"kata"}},
 	"path, and 1.6.20":   {all(ofVersion("1.6.20~ds1"), runcPath), "fault runtime", []string{"1.6.21", "without handlers"}},
@@ -114,7 +114,7 @@ var cases = map[string]struct {
 	"shim of another":  {containerd(func(c *Containerd) { c.Shim.Version = "1.2.2" }), "fault shim", []string{"1.2.2", "1.2.3"}},
 	"shim without":     {containerd(func(c *Containerd) { c.Shim.Version = "" }), "fault shim", []string{"tells no version"}},
 	"shim of arm":      {containerd(func(c *Containerd) { c.Shim.Err = "exec format error" }), "fault shim", []string{"exec format error"}},
-	"no host":          {containerd(func(c *Containerd) { c.Host = Program{Name: HostBinary} }), "fault hookexec", []string{"beside the shim"}},
+	"no host":          {containerd(func(c *Containerd) { c.Host = Program{Name: hostBinary} }), "fault hookexec", []string{"beside the shim"}},
 	"host of another":  {containerd(func(c *Containerd) { c.Host.Version = "1.2.4" }), "fault hookexec", []string{"1.2.4"}},
 	"no runc":          {containerd(func(c *Containerd) { c.OCIRuntime = Program{Name: "crun"} }), "fault oci-runtime", []string{"crun", "BinaryName"}},
 	"runc is broken":   {containerd(func(c *Containerd) { c.OCIRuntime.Err = "segmentation fault" }), "fault oci-runtime", []string{"segmentation fault"}},
@@ -122,7 +122,7 @@ var cases = map[string]struct {
 	"metrics":          {containerd(func(c *Containerd) { c.Settings.MetricsFile, c.Settings.MetricsErr = "/x/y.prom", "no such directory" }), "fault metrics", []string{"make /x"}},
 	"NRI":              {containerd(func(c *Containerd) { c.NRIPlugins = 2 }), "note nri", []string{"timeoutSeconds"}},
 	"after an upgrade": {containerd(func(c *Containerd) { c.OtherShims = []int{8, 9} }), "note other-build", []string{"2 shims", "8"}},
-	"two faults":       {containerd(func(c *Containerd) { c.Host = Program{Name: HostBinary}; c.Shim.Version = "0" }), "fault shim, fault hookexec", nil},
+	"two faults":       {containerd(func(c *Containerd) { c.Host = Program{Name: hostBinary}; c.Shim.Version = "0" }), "fault shim, fault hookexec", nil},
 }
 
 // TestDocumentation: docs/kubernetes.md names every check, and no other.

@@ -6,7 +6,7 @@ package doctor
 // Names of the product's programs.
 const (
 	ShimBinary = "containerd-shim-lifecycle-v2"
-	HostBinary = "lifecycle-hookexec"
+	hostBinary = "lifecycle-hookexec"
 )
 
 // Facts are what a node is like, as far as it can be seen. What could not be read is the zero value, with the reason

@@ -55,24 +55,6 @@ func Gather(ctx context.Context, m Machine) Facts {
 	return facts
 }
 
-// flagOf returns the value of the first of these flags that is given, with one dash or two, after a space or an equals
-// sign.
-func flagOf(args []string, names ...string) string {
-	for i, arg := range args {
-		name, value, joined := strings.Cut(arg, "=")
-		if !strings.HasPrefix(name, "-") || !slices.Contains(names, strings.TrimLeft(name, "-")) {
-			continue
-		}
-		if joined {
-			return value
-		}
-		if i+1 < len(args) {
-			return args[i+1]
-		}
-	}
-	return ""
-}
-
 // findContainerds returns the sockets on which a containerd answers.
 func findContainerds(ctx context.Context) []string {
 	processes, err := trust.Find(containerdNames.MatchString)
@@ -167,7 +149,7 @@ func (m Machine) findPrograms(ctx context.Context, process *trust.Process, c *Co
 	c.Shim = Program{Name: name, Path: lookup(name, c.Path, filepath.Dir(process.Executable))}
 	c.OCIRuntime = Program{Name: runc, Path: lookup(runc, c.Path)}
 	if c.Shim.Path != "" {
-		c.Host = Program{Name: HostBinary, Path: beside(c.Shim.Path, c.Path)}
+		c.Host = Program{Name: hostBinary, Path: beside(c.Shim.Path, c.Path)}
 	}
 	askVersion(ctx, &c.Shim, "-v")
 	askVersion(ctx, &c.Host, "-v")
@@ -183,10 +165,10 @@ func findKubelet() *Kubelet {
 	path := "/var/lib/kubelet/config.yaml"
 	kubelets, _ := trust.Find(func(name string) bool { return name == "kubelet" || name == "hyperkube" }) // on error the file has to do
 	for _, kubelet := range kubelets {
-		if driver := flagOf(kubelet.Args, "cgroup-driver"); driver != "" {
+		if driver := kubelet.Flag("cgroup-driver"); driver != "" {
 			return &Kubelet{CgroupDriver: driver, Source: "the kubelet's --cgroup-driver"}
 		}
-		if config := flagOf(kubelet.Args, "config"); config != "" {
+		if config := kubelet.Flag("config"); config != "" {
 			path = config
 			break
 		}

@@ -5,19 +5,6 @@ import (
 	"testing"
 )
 
-func TestFlagOf(t *testing.T) {
-	for _, args := range [][]string{{"c", "--config", "/x"}, {"c", "-c", "/x"}, {"c", "--log", "y", "--config=/x"}, {"c", "-c=/x", "--other"}} {
-		if got := flagOf(args, "config", "c"); got != "/x" {
-			t.Errorf("%q: %q", args, got)
-		}
-	}
-	for _, args := range [][]string{nil, {"c"}, {"c", "config", "/x"}, {"c", "--config"}, {"c", "--configs", "/x"}} {
-		if got := flagOf(args, "config", "c"); got != "" {
-			t.Errorf("%q: %q", args, got)
-		}
-	}
-}
-
 func TestKubeletDriver(t *testing.T) {
 	for text, want := range map[string]string{
 		"": cgroupfs, "kind: KubeletConfiguration\n": cgroupfs, "cgroupDriver: systemd\n": systemd, "cgroupDriver: cgroupfs": cgroupfs,

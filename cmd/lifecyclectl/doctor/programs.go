@@ -41,11 +41,11 @@ func beside(shim, path string) string {
 	if resolved, err := filepath.EvalSymlinks(shim); err == nil {
 		shim = resolved
 	}
-	host := filepath.Join(filepath.Dir(shim), HostBinary)
+	host := filepath.Join(filepath.Dir(shim), hostBinary)
 	if _, err := os.Stat(host); err == nil {
 		return host
 	}
-	return lookup(HostBinary, path)
+	return lookup(hostBinary, path)
 }
 
 // Bounds of what a program may print, in bytes. A configuration has some thousand.
@@ -85,7 +85,7 @@ func askVersion(ctx context.Context, p *Program, flag string) {
 	}
 	out, err := run(ctx, p.Path, flag)
 	if err != nil {
-		if p.Name == HostBinary && strings.HasPrefix(err.Error(), "usage: ") {
+		if p.Name == hostBinary && strings.HasPrefix(err.Error(), "usage: ") {
 			return // it runs, and is older than its answer
 		}
 		p.Err = err.Error()
