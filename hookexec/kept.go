@@ -15,9 +15,9 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Remains is what is kept of a container for its onExit: its namespaces live on for
+// Kept is what is kept of a container for its onExit: its namespaces live on for
 // as long as they are open, and with the mount namespace its mounts.
-type Remains struct {
+type Kept struct {
 	// namespaces by their types' names in the OCI spec.
 	namespaces map[string]*os.File
 	// memory is the file that counts OOM kills, and "" where there is none.
@@ -29,7 +29,7 @@ type Remains struct {
 	// told is cgroup v1's eventfd: it counts the times that the kernel was out of
 	// memory in the container's cgroup, and one for that cgroup's end. nil on v2, and
 	// where there is none.
-	told *os.File
+	oomEvents *os.File
 }
 
 // kinds of namespaces by their names in /proc, namespaces(7), and what the OCI spec
@@ -40,14 +40,14 @@ var kinds = map[string]string{
 
 // Keep the remains of the process that is a container's init. It has not been
 // reaped. Without all, only the network namespace is kept.
-func Keep(pid int, all bool) (*Remains, error) {
-	remains := &Remains{namespaces: map[string]*os.File{}, memory: oomCounter(pid)}
-	switch dir, name := filepath.Split(remains.memory); name {
+func Keep(pid int, all bool) (*Kept, error) {
+	kept := &Kept{namespaces: map[string]*os.File{}, memory: oomCounter(pid)}
+	switch dir, name := filepath.Split(kept.memory); name {
 	case memoryEvents:
-		remains.around = filepath.Join(filepath.Dir(filepath.Clean(dir)), memoryEvents)
-		remains.before, _ = readOOMKills(remains.around)
+		kept.around = filepath.Join(filepath.Dir(filepath.Clean(dir)), memoryEvents)
+		kept.before, _ = readOOMKills(kept.around)
 	case oomControl:
-		remains.told = oomEvents(dir)
+		kept.oomEvents = oomEvents(dir)
 	}
 	for name, kind := range kinds {
 		if !all && name != "net" {
@@ -58,19 +58,19 @@ func Keep(pid int, all bool) (*Remains, error) {
 			continue // a kernel without it
 		}
 		if err != nil {
-			remains.Close()
+			kept.Close()
 			return nil, fmt.Errorf("keep the container's %s namespace: %w", kind, err)
 		}
-		remains.namespaces[kind] = file
+		kept.namespaces[kind] = file
 	}
-	return remains, nil
+	return kept, nil
 }
 
 // Close lets the namespaces and mounts go. Twice is no harm.
-func (r *Remains) Close() {
-	closeAll(valuesOf(r.namespaces)...)
-	if r.told != nil {
-		_ = r.told.Close()
+func (k *Kept) Close() {
+	closeAll(valuesOf(k.namespaces)...)
+	if k.oomEvents != nil {
+		_ = k.oomEvents.Close()
 	}
 }
 
@@ -83,16 +83,16 @@ func valuesOf(files map[string]*os.File) []*os.File {
 }
 
 // Network returns the network namespace.
-func (r *Remains) Network() NetNS { return NetNS{Pidfd: int(r.namespaces["network"].Fd())} }
+func (k *Kept) Network() NetNS { return NetNS{Pidfd: int(k.namespaces["network"].Fd())} }
 
 // Paths of the namespaces, by their types' names in the OCI spec. Processes other
 // than the shim can open them too. They begin with two slashes because runc 1.2 to 1.5
 // takes the mappings of a user namespace at /proc/PID/anything to be those of the
 // process PID (internal/userns, GetUserNamespaceMappings: Sscanf also counts the
 // number where the rest of the path does not match).
-func (r *Remains) Paths() map[string]string {
+func (k *Kept) Paths() map[string]string {
 	paths := map[string]string{}
-	for kind, file := range r.namespaces {
+	for kind, file := range k.namespaces {
 		paths[kind] = fmt.Sprintf("//proc/%d/fd/%d", os.Getpid(), file.Fd())
 	}
 	return paths
@@ -100,30 +100,30 @@ func (r *Remains) Paths() map[string]string {
 
 // OOMKills counts those in the container's cgroup. known is false where it cannot be
 // read: systemd removes a scope's with its last process.
-func (r *Remains) OOMKills() (count int, known bool) { return readOOMKills(r.memory) }
+func (k *Kept) OOMKills() (count int, known bool) { return readOOMKills(k.memory) }
 
 // OOMAround tells, when the container has ended, whether there was an OOM kill where it
 // could have been the container's: what is left to ask when systemd has removed the
 // scope. On cgroup v2 that is in its cgroup's parent and all that are or were below
 // it, since the container began; on v1 in its own cgroup.
-func (r *Remains) OOMAround() bool {
-	if r.told != nil {
-		return r.wasTold()
+func (k *Kept) OOMAround() bool {
+	if k.oomEvents != nil {
+		return k.sawOOM()
 	}
-	count, known := readOOMKills(r.around)
-	return known && count > r.before
+	count, known := readOOMKills(k.around)
+	return known && count > k.before
 }
 
 // endWait is how long the kernel has to tell of a removed cgroup's end: it does that
 // in a worker (memcg_event_remove, mm/memcontrol-v1.c).
 const endWait = time.Second
 
-// wasTold asks the eventfd, once: one that counts 0 has seen no OOM, as that is told
+// sawOOM asks the eventfd, once: one that counts 0 has seen no OOM, as that is told
 // before the process is killed; one that counts 1 may have seen the cgroup's end.
-func (r *Remains) wasTold() bool {
-	conn, err := r.told.SyscallConn()
+func (k *Kept) sawOOM() bool {
+	conn, err := k.oomEvents.SyscallConn()
 	if err == nil {
-		err = r.told.SetReadDeadline(time.Now().Add(endWait))
+		err = k.oomEvents.SetReadDeadline(time.Now().Add(endWait))
 	}
 	if err != nil {
 		return false // closed

@@ -27,7 +27,7 @@ func TestOOMKills(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r := &Remains{memory: filepath.Join(scope, memoryEvents), around: filepath.Join(slice, memoryEvents), before: 2}
+	r := &Kept{memory: filepath.Join(scope, memoryEvents), around: filepath.Join(slice, memoryEvents), before: 2}
 	want := func(count int, known, around bool) {
 		t.Helper()
 		gotCount, gotKnown := r.OOMKills()
@@ -101,8 +101,8 @@ func TestOOMOfRemovedCgroup(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if test.late && r.told != nil { // then what the kernel tells is this end
-			conn, err := r.told.SyscallConn()
+		if test.late && r.oomEvents != nil { // then what the kernel tells is this end
+			conn, err := r.oomEvents.SyscallConn()
 			must(err)
 			must(conn.Control(func(fd uintptr) { _, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000) }))
 			must(err)

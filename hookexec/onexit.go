@@ -16,9 +16,9 @@ import (
 // its processes and removes its cgroup.
 const cleanWait = 10 * time.Second
 
-// AfterExec runs a command in what is left of a container that has ended, in a
+// OnExitExec runs a command in what is left of a container that has ended, in a
 // process tree of its own, of which nothing is left when the command has ended.
-type AfterExec struct {
+type OnExitExec struct {
 	Exec
 
 	// CleanFailed is told that something is left; containerd's removal of the
@@ -27,22 +27,22 @@ type AfterExec struct {
 }
 
 // Attempt implements Action.
-func (e *AfterExec) Attempt(ctx context.Context) Result {
+func (e *OnExitExec) Attempt(ctx context.Context) Result {
 	result := e.Exec.Attempt(ctx)
-	if err := e.Host.Clean(ctx, *e.Request.After); err != nil {
+	if err := e.Host.Clean(ctx, *e.Request.OnExit); err != nil {
 		e.CleanFailed(err)
 	}
 	return result
 }
 
 // Clean removes what an onExit of the container has left behind, if anything.
-func (h *Host) Clean(ctx context.Context, after wire.After) error {
-	return h.call(context.WithoutCancel(ctx), cleanWait, wire.CommandClean, after)
+func (h *Host) Clean(ctx context.Context, onExit wire.OnExit) error {
+	return h.call(context.WithoutCancel(ctx), cleanWait, wire.CommandClean, onExit)
 }
 
 // CleanAlone is Clean for a process that has no reaper.
-func (h *Host) CleanAlone(ctx context.Context, after wire.After) error {
-	input, err := json.Marshal(after)
+func (h *Host) CleanAlone(ctx context.Context, onExit wire.OnExit) error {
+	input, err := json.Marshal(onExit)
 	if err != nil {
 		return err
 	}
@@ -55,4 +55,4 @@ func (h *Host) CleanAlone(ctx context.Context, after wire.After) error {
 	return nil
 }
 
-var _ Action = (*AfterExec)(nil)
+var _ Action = (*OnExitExec)(nil)

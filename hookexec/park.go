@@ -68,16 +68,16 @@ func (e *Exec) Park(ctx context.Context, exited <-chan struct{}) (*Parked, error
 }
 
 // Cancel ends what has not been resumed, and does not wait for its end.
-func (p *Parked) Cancel() { p.cancel(errNotDue) }
+func (p *Parked) Cancel() { p.cancel(errNotNeeded) }
 
-var errNotDue = errors.New("it was not due any more")
+var errNotNeeded = errors.New("it was not due any more")
 
 // resume lets the command go on, and follows it to its end. ok is false where it has
 // ended before: it was not more than a preparation then, and nothing is lost. The host
 // is asked, as the shim may not have been told of its end yet.
 func (p *Parked) resume(ctx context.Context, progress *Progress) (_ Result, ok bool) {
 	if !p.run.channel.waits() {
-		p.cancel(errNotDue)
+		p.cancel(errNotNeeded)
 		<-p.done
 		return Result{}, false
 	}

@@ -358,7 +358,7 @@ func (m *goneMonitor) Start(cmd *exec.Cmd) (chan runc.Exit, error) {
 func TestHostWithoutAReaper(t *testing.T) {
 	host, _ := scriptHost(t, "exit 0")
 	host.monitor = &goneMonitor{}
-	if err := host.Clean(t.Context(), wire.After{}); err == nil || !strings.Contains(err.Error(), "reaper is gone") {
+	if err := host.Clean(t.Context(), wire.OnExit{}); err == nil || !strings.Contains(err.Error(), "reaper is gone") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -371,8 +371,8 @@ func TestClean(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
 	for name, clean := range map[string]func() error{
-		"by the shim": func() error { return host.Clean(ctx, wire.After{ID: "c1"}) },
-		"alone":       func() error { return host.CleanAlone(t.Context(), wire.After{ID: "c1"}) },
+		"by the shim": func() error { return host.Clean(ctx, wire.OnExit{ID: "c1"}) },
+		"alone":       func() error { return host.CleanAlone(t.Context(), wire.OnExit{ID: "c1"}) },
 	} {
 		if err := clean(); err != nil {
 			t.Errorf("%s: %v", name, err)
@@ -385,25 +385,25 @@ func TestClean(t *testing.T) {
 	nothingIsLeft(t, monitor, before)
 	t.Setenv("SECRET", "x")
 	surroundings, _ := scriptHost(t, "env > "+seen+"; pwd >> "+seen)
-	if err := surroundings.CleanAlone(t.Context(), wire.After{}); err != nil {
+	if err := surroundings.CleanAlone(t.Context(), wire.OnExit{}); err != nil {
 		t.Error(err)
 	}
 	if data, err := os.ReadFile(seen); err != nil || strings.Contains(string(data), "SECRET") || !strings.HasSuffix(string(data), "\n/\n") {
 		t.Errorf("it runs with %q, %v", data, err)
 	}
 	failing, _ := scriptHost(t, "echo busy; exit 3")
-	if err := failing.CleanAlone(t.Context(), wire.After{}); err == nil || err.Error() != "lifecycle-hookexec clean: exit status 3: busy" {
+	if err := failing.CleanAlone(t.Context(), wire.OnExit{}); err == nil || err.Error() != "lifecycle-hookexec clean: exit status 3: busy" {
 		t.Errorf("got %v", err)
 	}
 }
 
-// TestAfterExecCleansUp after every attempt, and reports where it cannot.
-func TestAfterExecCleansUp(t *testing.T) {
+// TestOnExitExecCleansUp after every attempt, and reports where it cannot.
+func TestOnExitExecCleansUp(t *testing.T) {
 	calls := filepath.Join(t.TempDir(), "calls")
 	for script, fails := range map[string]int{"": 0, "exit 1": 1} {
 		host, _ := scriptHost(t, "echo $1 >> "+calls+"; [ $1 = clean ] || exit 7; "+script)
 		failed := 0
-		action := &AfterExec{Exec: Exec{Host: host, Progress: &Progress{}, Request: wire.StartRequest{After: &wire.After{}}}, CleanFailed: func(error) { failed++ }}
+		action := &OnExitExec{Exec: Exec{Host: host, Progress: &Progress{}, Request: wire.StartRequest{OnExit: &wire.OnExit{}}}, CleanFailed: func(error) { failed++ }}
 		if result := action.Attempt(t.Context()); result.Outcome != Failed || failed != fails {
 			t.Errorf("%q: got %+v, %d failures", script, result, failed)
 		}
@@ -497,10 +497,10 @@ func TestKeep(t *testing.T) {
 	if left, err := Keep(own.pid, true); err == nil || !strings.Contains(err.Error(), "keep the container's") {
 		t.Errorf("of no process: %+v, %v", left, err)
 	}
-	for _, remains := range []*Remains{all, network} {
-		remains.Close()
-		remains.Close()
-		if remains.OOMAround() && remains.told != nil {
+	for _, kept := range []*Kept{all, network} {
+		kept.Close()
+		kept.Close()
+		if kept.OOMAround() && kept.oomEvents != nil {
 			t.Error("an OOM is known of what is closed")
 		}
 	}

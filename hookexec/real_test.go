@@ -223,7 +223,7 @@ func TestHostsAreGivenTime(t *testing.T) {
 		call  func(context.Context, *Host) error
 		says  string
 	}{
-		"a cleaning": {10 * time.Second, func(ctx context.Context, h *Host) error { return h.Clean(ctx, wire.After{}) }, "deadline exceeded"},
+		"a cleaning": {10 * time.Second, func(ctx context.Context, h *Host) error { return h.Clean(ctx, wire.OnExit{}) }, "deadline exceeded"},
 		"a preparation": {30 * time.Second, func(ctx context.Context, h *Host) error {
 			return prepare(ctx, h, wire.PrepareRequest{}, wire.Init{})
 		}, "it has not ended in 30 s"},

@@ -13,8 +13,8 @@ type Action interface {
 	Attempt(ctx context.Context) Result
 }
 
-// Handler is one handler that is to be run.
-type Handler struct {
+// Run is one execution of a handler, with its retries.
+type Run struct {
 	Action Action
 	// RetryPeriod is from a failed attempt to the next one; 0: one attempt.
 	RetryPeriod time.Duration
@@ -25,22 +25,22 @@ type Handler struct {
 	Progress *Progress
 }
 
-// Run runs the handler until it has succeeded, until it has failed and is not
+// Do runs the handler until it has succeeded, until it has failed and is not
 // to be retried, until the container has exited, or until ctx is cancelled.
-func (h *Handler) Run(ctx context.Context) Result {
+func (r *Run) Do(ctx context.Context) Result {
 	var failure error // of the attempt before
 	for attempt := 1; ; attempt++ {
-		h.Progress.begin(attempt)
-		result := h.Action.Attempt(ctx)
+		r.Progress.begin(attempt)
+		result := r.Action.Attempt(ctx)
 		result.Attempts = attempt
-		if result.Outcome == Failed && h.Exited(ctx) {
+		if result.Outcome == Failed && r.Exited(ctx) {
 			result.Outcome, result.Err = Aborted, ErrContainerExited
 		}
-		if result.Outcome != Failed || h.RetryPeriod == 0 || ctx.Err() != nil {
+		if result.Outcome != Failed || r.RetryPeriod == 0 || ctx.Err() != nil {
 			return judge(ctx, result, failure)
 		}
 		failure = result.Err
-		if !wait(ctx, h.RetryPeriod) {
+		if !wait(ctx, r.RetryPeriod) {
 			return judge(ctx, result, failure)
 		}
 	}

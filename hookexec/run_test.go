@@ -27,8 +27,8 @@ type untilCancelled struct{}
 
 // run runs a handler of a container that does not exit.
 func run(ctx context.Context, action Action, retryPeriod time.Duration) Result {
-	handler := Handler{Action: action, RetryPeriod: retryPeriod, Exited: func(context.Context) bool { return false }, Progress: &Progress{}}
-	return handler.Run(ctx)
+	run := Run{Action: action, RetryPeriod: retryPeriod, Exited: func(context.Context) bool { return false }, Progress: &Progress{}}
+	return run.Do(ctx)
 }
 
 var errKilled = errors.New("exit status 137")
@@ -132,11 +132,11 @@ func TestSuccessStandsAlthoughTheTimeIsUp(t *testing.T) {
 func TestExitIsNoFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		action := &attempts{results: []Result{{Outcome: Failed, Err: errKilled}}, began: time.Now()}
-		handler := Handler{
+		run := Run{
 			Action: action, RetryPeriod: time.Second, Progress: &Progress{},
 			Exited: func(context.Context) bool { return len(action.at) == 2 },
 		}
-		result := handler.Run(t.Context())
+		result := run.Do(t.Context())
 		if result.Outcome != Aborted || !errors.Is(result.Err, ErrContainerExited) || result.Attempts != 2 {
 			t.Errorf("got %+v", result)
 		}

@@ -293,10 +293,10 @@ func TestHandlersAreAbortedForTheRightCause(t *testing.T) {
 				handler := attempt(func(ctx context.Context) hookexec.Result {
 					<-ctx.Done()
 					result := hookexec.Result{Outcome: hookexec.Failed, Err: errKilled}
-					run := hookexec.Handler{
+					run := hookexec.Run{
 						Action: attempt(func(context.Context) hookexec.Result { return result }), Exited: runsOn, Progress: &hookexec.Progress{},
 					}
-					results <- run.Run(ctx)
+					results <- run.Do(ctx)
 					return result
 				})
 				w := newWorld(t, test.config, &fakeHandlers{postStart: handler, preStop: handler}).serve()

@@ -19,7 +19,7 @@
 // forwards the events of the whole pod; nothing else ever waits for containerd.
 //
 // An onExit begins when the process is gone: runner keeps its namespaces open from
-// the creation on (hookexec.Remains), the tap holds TaskExit, Wait and Delete wait for
+// the creation on (hookexec.Kept), the tap holds TaskExit, Wait and Delete wait for
 // the loop. What a dead shim leaves of one is removed by the delete action (manager).
 //
 // statusService, beside the task service, shows what the loops and the handlers

@@ -37,9 +37,9 @@ const (
 
 // afterlife is what a runner has for an onExit.
 type afterlife struct {
-	remains *hookexec.Remains
+	remains *hookexec.Kept
 	// after is nil where the onExit is no exec.
-	after *wire.After
+	after *wire.OnExit
 	// oomSeen reports whether containerd's watcher has seen an OOM kill.
 	oomSeen func() bool
 	// killed reports whether a SIGKILL was asked for, or sent by the shim.
@@ -59,7 +59,7 @@ func oomKilled(counter oomCounter, seen, killed func() bool) bool {
 	return seen() || !killed() && counter.OOMAround()
 }
 
-// oomCounter is what is asked of hookexec.Remains.
+// oomCounter is what is asked of hookexec.Kept.
 type oomCounter interface {
 	OOMKills() (count int, known bool)
 	OOMAround() bool
@@ -80,7 +80,7 @@ func (r *runner) keep(pid int) error {
 	if err != nil {
 		return fmt.Errorf("an onExit with exec is made by the OCI runtime: %w", err)
 	}
-	r.afterlife.after = &wire.After{
+	r.afterlife.after = &wire.OnExit{
 		Shim: os.Getpid(), ID: r.id + "-" + onExitDir, Bundle: r.bundle, Dir: filepath.Join(r.root(), onExitDir), Runtime: path,
 		SystemdCgroup: r.systemdCgroup, NoPivotRoot: r.noPivotRoot, NoNewKeyring: r.noKeyring,
 		Cgroup: r.cgroupsPath, Namespaces: remains.Paths(),
@@ -163,10 +163,10 @@ func (e containerEnd) environment() []string {
 }
 
 // afterExec is the exec of an onExit.
-func (r *runner) afterExec(own hookexec.Exec, after *wire.After) hookexec.Action {
-	own.Request.After = after
+func (r *runner) afterExec(own hookexec.Exec, after *wire.OnExit) hookexec.Action {
+	own.Request.OnExit = after
 	own.Cgroup = "" // the runtime makes one for it
-	return &hookexec.AfterExec{Exec: own, CleanFailed: func(err error) {
+	return &hookexec.OnExitExec{Exec: own, CleanFailed: func(err error) {
 		log.L.WithError(err).WithField("id", r.id).Error("remove what an onExit has left behind")
 	}}
 }
@@ -185,7 +185,7 @@ func cleanDead(ctx context.Context, bundle, runtime string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, deadCleanWait)
 	defer cancel()
-	return host.CleanAlone(ctx, wire.After{Dir: dir, Runtime: path})
+	return host.CleanAlone(ctx, wire.OnExit{Dir: dir, Runtime: path})
 }
 
 // deadCleanWait bounds cleanDead: containerd gives the delete action 5 s

@@ -187,7 +187,7 @@ func TestEndIsTold(t *testing.T) {
 		"kill -s KILL $$": {"LIFECYCLE_RESULT=signal", "LIFECYCLE_SIGNAL=SIGKILL"},
 	} {
 		r := &runner{pidfd: ended(t, script), inner: newFakeTask(), id: "c1"}
-		r.afterlife = afterlife{remains: &hookexec.Remains{}, oomSeen: never, killed: never}
+		r.afterlife = afterlife{remains: &hookexec.Kept{}, oomSeen: never, killed: never}
 		if got := r.end(t.Context(), false).environment(); !slices.Equal(got, want) {
 			t.Errorf("%s: %q, want %q", script, got, want)
 		}
@@ -237,7 +237,7 @@ func TestEndWithoutTheKernelsHelp(t *testing.T) {
 			return &taskapi.StateResponse{Status: task.Status_STOPPED, ExitStatus: test.status}, nil
 		}
 		r := &runner{pidfd: int(nothing.Fd()), inner: inner, id: "c1"}
-		r.afterlife = afterlife{remains: &hookexec.Remains{}, oomSeen: func() bool { return test.oom }, killed: never}
+		r.afterlife = afterlife{remains: &hookexec.Kept{}, oomSeen: func() bool { return test.oom }, killed: never}
 		if got := r.end(t.Context(), false).environment(); !slices.Equal(got, test.want) {
 			t.Errorf("%d: %q, want %q", test.status, got, test.want)
 		}
@@ -287,7 +287,7 @@ func TestDeadShimsOnExitIsCleaned(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	var after wire.After
+	var after wire.OnExit
 	if err := json.Unmarshal([]byte(host.file("clean")), &after); err != nil {
 		t.Fatal(err)
 	}

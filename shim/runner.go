@@ -216,7 +216,7 @@ type job struct {
 	exited   func(context.Context) bool
 	progress *hookexec.Progress
 	// after is set for the exec of an onExit.
-	after *wire.After
+	after *wire.OnExit
 }
 
 // runJob runs what the handler does to its end.
@@ -227,13 +227,13 @@ func (r *runner) runJob(ctx context.Context, job job) hookexec.Result {
 		log = r.stream.Open(job.kind.String())
 		defer log.Close() // after a panic too
 	}
-	run := hookexec.Handler{
+	run := hookexec.Run{
 		Action:      r.action(job, handler, log),
 		RetryPeriod: oci.Seconds(handler.GetRetryPeriodSeconds()),
 		Exited:      job.exited,
 		Progress:    job.progress,
 	}
-	result := run.Run(ctx)
+	result := run.Do(ctx)
 	if log != nil {
 		result.LostLines, result.LogErr = log.Close()
 	}

@@ -70,8 +70,8 @@ func TestWhatExecHandlersAreTold(t *testing.T) {
 			if request.Args[0] != test.kind.String() || request.ID != "c1" || request.Root != r.root() {
 				t.Errorf("got %+v", request)
 			}
-			if (request.After != nil) != test.after || test.after != (host.file("clean") != "") {
-				t.Errorf("after the end: %+v, cleaned %q", request.After, host.file("clean"))
+			if (request.OnExit != nil) != test.after || test.after != (host.file("clean") != "") {
+				t.Errorf("after the end: %+v, cleaned %q", request.OnExit, host.file("clean"))
 			}
 		})
 	}
@@ -188,7 +188,7 @@ func TestHandlersDoWhatTheyName(t *testing.T) {
 	r.cgroup = "/c1"
 	netns := hookexec.NetNS{Pidfd: 5}
 	get, socket := &lifecyclev1.HTTPGetAction{Path: "/x"}, &lifecyclev1.TCPSocketAction{Host: "::1"}
-	action := func(handler *lifecyclev1.Handler, after *wire.After) hookexec.Action {
+	action := func(handler *lifecyclev1.Handler, after *wire.OnExit) hookexec.Action {
 		return r.action(job{kind: lifecycle.PreStop, netns: netns, env: []string{"A=b"}, after: after}, handler, nil)
 	}
 	if got, ok := action(&lifecyclev1.Handler{HttpGet: get}, nil).(*hookexec.HTTPGet); !ok || got.Get != get || got.NetNS != netns || !strings.HasPrefix(got.UserAgent, "lifecycle-shim/") {
@@ -204,8 +204,8 @@ func TestHandlersDoWhatTheyName(t *testing.T) {
 	if !ok || own.Host != r.host || own.Cgroup != "/c1" || own.OutputLimit != 100 || own.Request.Env[0] != "A=b" || own.Log != nil {
 		t.Errorf("exec: %+v", own)
 	}
-	after := &wire.After{ID: "c1-onExit"}
-	if got, ok := action(execHandler("x"), after).(*hookexec.AfterExec); !ok || got.Request.After != after || got.Cgroup != "" {
+	after := &wire.OnExit{ID: "c1-onExit"}
+	if got, ok := action(execHandler("x"), after).(*hookexec.OnExitExec); !ok || got.Request.OnExit != after || got.Cgroup != "" {
 		t.Errorf("exec of onExit: %+v", got)
 	}
 }

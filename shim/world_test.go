@@ -203,8 +203,8 @@ func (h *fakeHandlers) run(ctx context.Context, kind lifecycle.Kind, _ lifecycle
 	action := map[lifecycle.Kind]attempt{
 		lifecycle.PreStart: h.preStart, lifecycle.PostStart: h.postStart, lifecycle.PreStop: h.preStop, lifecycle.OnExit: h.onExit,
 	}[kind]
-	handler := hookexec.Handler{Action: action, Exited: runsOn, Progress: progress}
-	result := handler.Run(ctx)
+	run := hookexec.Run{Action: action, Exited: runsOn, Progress: progress}
+	result := run.Do(ctx)
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.ran = append(h.ran, fmt.Sprintf("%s %s", kind, convert(result).Outcome))

@@ -63,8 +63,8 @@ func TestCommands(t *testing.T) {
 		"prepare, and a dead init": {encoded(request, wire.Init{Pid: 1 << 30}), []string{"prepare"}, "the container's init is gone"},
 		"prepare":                  {encoded(request, wire.Init{Pid: os.Getpid()}), []string{"prepare"}, ""},
 		"clean nothing":            {"", []string{"clean"}, "decode the request: EOF"},
-		"clean without a lock":     {encoded(wire.After{Dir: bundle}), []string{"clean"}, ".lock"},
-		"clean":                    {encoded(wire.After{Dir: filepath.Join(bundle, "none", "onExit")}), []string{"clean"}, ""},
+		"clean without a lock":     {encoded(wire.OnExit{Dir: bundle}), []string{"clean"}, ".lock"},
+		"clean":                    {encoded(wire.OnExit{Dir: filepath.Join(bundle, "none", "onExit")}), []string{"clean"}, ""},
 		"init, by hand":            {"", []string{"init"}, ""}, // libcontainer's own words, or none
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -203,7 +203,7 @@ func TestStateWithoutCgroups(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	own, err := readHandler(b.request)
+	own, err := readExtraState(b.request)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -275,18 +275,18 @@ func TestRDTGroup(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			after := afterSpec(spec, wire.StartRequest{ID: id, After: &wire.After{}}).Linux.IntelRdt
+			onExit := onExitSpec(spec, wire.StartRequest{ID: id, OnExit: &wire.OnExit{}}).Linux.IntelRdt
 			if test.want == "" {
-				if config.IntelRdt != nil || after != nil {
-					t.Errorf("got %+v, and for an onExit %+v", config.IntelRdt, after)
+				if config.IntelRdt != nil || onExit != nil {
+					t.Errorf("got %+v, and for an onExit %+v", config.IntelRdt, onExit)
 				}
 				return
 			}
 			if got := *config.IntelRdt; got.ClosID != test.want || got.L3CacheSchema+got.MemBwSchema != "" || len(got.Schemata) > 0 || got.EnableMonitoring {
 				t.Errorf("got %+v", got)
 			}
-			if after.ClosID != test.want || after.L3CacheSchema+after.MemBwSchema != "" || len(after.Schemata) > 0 || after.EnableMonitoring {
-				t.Errorf("an onExit has %+v", after)
+			if onExit.ClosID != test.want || onExit.L3CacheSchema+onExit.MemBwSchema != "" || len(onExit.Schemata) > 0 || onExit.EnableMonitoring {
+				t.Errorf("an onExit has %+v", onExit)
 			}
 		})
 	}

@@ -57,7 +57,7 @@ func FuzzPrepare(f *testing.F) {
 		}
 		wantPrivate(t, root)
 		request := wire.StartRequest{Root: root, ID: id, Args: []string{"x"}}
-		own, err := readHandler(request)
+		own, err := readExtraState(request)
 		if err != nil {
 			t.Fatal(err)
 		}

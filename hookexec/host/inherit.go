@@ -20,7 +20,7 @@ import (
 const firstInherited = 3
 
 // inherited opens what take takes.
-func inherited(request wire.StartRequest, own *handler) ([]*os.File, error) {
+func inherited(request wire.StartRequest, own *extraState) ([]*os.File, error) {
 	files, err := joinFiles(own.Cgroups)
 	if err != nil {
 		return nil, fmt.Errorf("open the container's cgroups: %w", err)

@@ -123,7 +123,7 @@ func TestInherited(t *testing.T) {
 		t.Fatal(err)
 	}
 	request := wire.StartRequest{Root: root, ID: id}
-	want := func(own *handler, says string, want ...string) {
+	want := func(own *extraState, says string, want ...string) {
 		t.Helper()
 		before := descriptors(t)
 		files, err := inherited(request, own)
@@ -136,14 +136,14 @@ func TestInherited(t *testing.T) {
 		}
 	}
 	cgroup := map[string]string{"cpu": root}
-	want(&handler{}, "")
-	want(&handler{Cgroups: cgroup}, "", tasks)
-	want(&handler{Cgroups: map[string]string{"cpu": filepath.Join(root, "none")}}, "open the container's cgroups")
-	want(&handler{Cgroups: cgroup, Filter: true}, filterFile)
+	want(&extraState{}, "")
+	want(&extraState{Cgroups: cgroup}, "", tasks)
+	want(&extraState{Cgroups: map[string]string{"cpu": filepath.Join(root, "none")}}, "open the container's cgroups")
+	want(&extraState{Cgroups: cgroup, Filter: true}, filterFile)
 	if err := os.WriteFile(program, nil, 0o600); err != nil {
 		t.Fatal(err)
 	}
-	want(&handler{Cgroups: cgroup, Filter: true}, "", tasks, program)
+	want(&extraState{Cgroups: cgroup, Filter: true}, "", tasks, program)
 }
 
 // takes makes this test's binary a process that takes what it inherits.

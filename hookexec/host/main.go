@@ -82,11 +82,11 @@ func prepareFromStdin() error {
 }
 
 func cleanFromStdin() error {
-	var after wire.After
-	if err := json.NewDecoder(os.Stdin).Decode(&after); err != nil {
+	var onExit wire.OnExit
+	if err := json.NewDecoder(os.Stdin).Decode(&onExit); err != nil {
 		return fmt.Errorf("decode the request: %w", err)
 	}
-	return Clean(after)
+	return Clean(onExit)
 }
 
 // start answers over the control socket, because stderr is the handler's.
@@ -104,8 +104,8 @@ func start() int {
 	}
 	switch {
 	case err != nil:
-	case request.After != nil:
-		response.Pid, err = StartAfter(request, pidfds, announce)
+	case request.OnExit != nil:
+		response.Pid, err = StartOnExit(request, pidfds, announce)
 	default:
 		response.Pid, err = Start(request, pidfds)
 	}

@@ -20,10 +20,10 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// afterCgroupName is the last part of the cgroup of an onExit.
-const afterCgroupName = "onExit"
+// onExitCgroupName is the last part of the cgroup of an onExit.
+const onExitCgroupName = "onExit"
 
-// StartAfter starts an onExit, and returns the pid of its process. The container's
+// StartOnExit starts an onExit, and returns the pid of its process. The container's
 // own OCI runtime makes it, as a container of its own, from the container's spec:
 // so what it may do is made by what made the container, and by nothing else. A
 // pidfd of its process is sent over pidfds, and its pid is passed to announce, before it
@@ -33,37 +33,37 @@ const afterCgroupName = "onExit"
 // mount namespace that was kept: volumes, what the runtime mounted, and what the
 // container mounted itself. It is put over the bundle's rootfs, in a mount
 // namespace of this process, so that nobody else sees it and nothing stays.
-func StartAfter(request wire.StartRequest, pidfds *os.File, announce func(pid int) error) (pid int, err error) {
+func StartOnExit(request wire.StartRequest, pidfds *os.File, announce func(pid int) error) (pid int, err error) {
 	defer recovered(&err)
-	after := request.After
-	lock, err := lockAfter(after)
+	onExit := request.OnExit
+	lock, err := lockOnExit(onExit)
 	if err != nil {
 		return 0, err
 	}
 	defer lock.Close()
-	if os.Getppid() != request.After.Shim {
+	if os.Getppid() != request.OnExit.Shim {
 		return 0, errors.New("the shim is gone")
 	}
-	spec, err := readSpec(after.Bundle)
+	spec, err := readSpec(onExit.Bundle)
 	if err != nil {
 		return 0, err
 	}
-	derived := afterSpec(spec, request)
-	if err := os.MkdirAll(after.Dir, 0o700); err != nil {
+	derived := onExitSpec(spec, request)
+	if err := os.MkdirAll(onExit.Dir, 0o700); err != nil {
 		return 0, err
 	}
 	runtime.LockOSThread() // the process ends with this thread in a namespace of its own
-	if err := copyMounts(after.Namespaces[string(specs.MountNamespace)], derived.Root.Path); err != nil {
+	if err := copyMounts(onExit.Namespaces[string(specs.MountNamespace)], derived.Root.Path); err != nil {
 		return 0, fmt.Errorf("the container's mounts: %w", err)
 	}
 	if err := keepDev(derived); err != nil {
 		return 0, fmt.Errorf("the container's /dev: %w", err)
 	}
-	if err := writeJSON(filepath.Join(after.Dir, "config.json"), derived); err != nil {
+	if err := writeJSON(filepath.Join(onExit.Dir, "config.json"), derived); err != nil {
 		return 0, err
 	}
-	pidFile := filepath.Join(after.Dir, "pid")
-	if err := runRuntime(after, true, createArgs(after, pidFile)...); err != nil {
+	pidFile := filepath.Join(onExit.Dir, "pid")
+	if err := runRuntime(onExit, true, createArgs(onExit, pidFile)...); err != nil {
 		return 0, err
 	}
 	if pid, err = readPid(pidFile); err != nil {
@@ -75,42 +75,42 @@ func StartAfter(request wire.StartRequest, pidfds *os.File, announce func(pid in
 	if err := announce(pid); err != nil {
 		return 0, fmt.Errorf("announce onExit's process: %w", err)
 	}
-	return pid, runRuntime(after, false, "start", after.ID)
+	return pid, runRuntime(onExit, false, "start", onExit.ID)
 }
 
 // createArgs are those that containerd's runc shim gives for the container itself.
-func createArgs(after *wire.After, pidFile string) []string {
-	args := []string{"create", "--bundle", after.Dir, "--pid-file", pidFile}
-	if after.NoPivotRoot {
+func createArgs(onExit *wire.OnExit, pidFile string) []string {
+	args := []string{"create", "--bundle", onExit.Dir, "--pid-file", pidFile}
+	if onExit.NoPivotRoot {
 		args = append(args, "--no-pivot")
 	}
-	if after.NoNewKeyring {
+	if onExit.NoNewKeyring {
 		args = append(args, "--no-new-keyring")
 	}
-	return append(args, after.ID)
+	return append(args, onExit.ID)
 }
 
 // Clean removes the container of an onExit, with all its processes.
-func Clean(after wire.After) error {
-	if _, err := os.Stat(after.Dir); errors.Is(err, fs.ErrNotExist) {
+func Clean(onExit wire.OnExit) error {
+	if _, err := os.Stat(onExit.Dir); errors.Is(err, fs.ErrNotExist) {
 		return nil // none was begun
 	}
-	lock, err := lockAfter(&after)
+	lock, err := lockOnExit(&onExit)
 	if err != nil {
 		return err
 	}
 	defer lock.Close()
 	runtime.LockOSThread()
 	var errs []error
-	for _, id := range known(after) {
-		errs = append(errs, runRuntime(&after, false, "delete", "--force", id))
+	for _, id := range known(onExit) {
+		errs = append(errs, runRuntime(&onExit, false, "delete", "--force", id))
 	}
-	return errors.Join(append(errs, os.RemoveAll(after.Dir))...)
+	return errors.Join(append(errs, os.RemoveAll(onExit.Dir))...)
 }
 
 // known are the containers that the runtime has a state of: one at the most.
-func known(after wire.After) []string {
-	entries, _ := os.ReadDir(runtimeRoot(&after)) // none, where it has made none
+func known(onExit wire.OnExit) []string {
+	entries, _ := os.ReadDir(runtimeRoot(&onExit)) // none, where it has made none
 	var ids []string
 	for _, entry := range entries {
 		if !strings.HasPrefix(entry.Name(), ".") { // crun keeps its cache there
@@ -120,18 +120,18 @@ func known(after wire.After) []string {
 	return ids
 }
 
-func runtimeRoot(after *wire.After) string { return filepath.Join(after.Dir, "runtime") }
+func runtimeRoot(onExit *wire.OnExit) string { return filepath.Join(onExit.Dir, "runtime") }
 
-// lockAfter makes sure that an onExit is not removed while it is being made: where
+// lockOnExit makes sure that an onExit is not removed while it is being made: where
 // the shim dies meanwhile, its host and containerd's delete action meet. Whoever
 // comes second finds all of it, or no shim. The delete action, which names no shim,
 // has little time, and ends a host that keeps it waiting: its runtime may hang.
-func lockAfter(after *wire.After) (*os.File, error) {
-	lock, err := os.OpenFile(after.Dir+".lock", os.O_CREATE|os.O_RDWR, 0o600)
+func lockOnExit(onExit *wire.OnExit) (*os.File, error) {
+	lock, err := os.OpenFile(onExit.Dir+".lock", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
 	}
-	if after.Shim == 0 {
+	if onExit.Shim == 0 {
 		err = endHolder(lock)
 	}
 	if err == nil {
@@ -235,14 +235,14 @@ func openMounts(kept, own *os.File) (tree int, err error) {
 
 // runRuntime, on a thread that is not going to end, calls the OCI runtime. What it makes has this process's stdio, where
 // output says so; its own words are in its log.
-func runRuntime(after *wire.After, output bool, args ...string) error {
-	log := filepath.Join(after.Dir, "log.json")
-	all := []string{"--root", runtimeRoot(after), "--log", log, "--log-format", "json"}
-	if after.SystemdCgroup {
+func runRuntime(onExit *wire.OnExit, output bool, args ...string) error {
+	log := filepath.Join(onExit.Dir, "log.json")
+	all := []string{"--root", runtimeRoot(onExit), "--log", log, "--log-format", "json"}
+	if onExit.SystemdCgroup {
 		all = append(all, "--systemd-cgroup")
 	}
-	cmd := exec.Command(after.Runtime, append(all, args...)...)
-	cmd.Dir, cmd.Env = after.Dir, []string{"PATH=" + defaultPath, "LC_ALL=C"}
+	cmd := exec.Command(onExit.Runtime, append(all, args...)...)
+	cmd.Dir, cmd.Env = onExit.Dir, []string{"PATH=" + defaultPath, "LC_ALL=C"}
 	// A host that is killed takes it along; what it was making ends with it.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if output {
@@ -252,7 +252,7 @@ func runRuntime(after *wire.After, output bool, args ...string) error {
 		if text := lastError(log); text != "" {
 			err = errors.New(text)
 		}
-		return fmt.Errorf("%s %s: %w", filepath.Base(after.Runtime), args[0], err)
+		return fmt.Errorf("%s %s: %w", filepath.Base(onExit.Runtime), args[0], err)
 	}
 	return nil
 }

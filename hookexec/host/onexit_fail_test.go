@@ -15,7 +15,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// within runs StartAfter in this process, on a thread that ends with it.
+// within runs StartOnExit in this process, on a thread that ends with it.
 func (e *ended) within(pidfds *os.File, announce func(int) error) (int, error) {
 	e.t.Helper()
 	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
@@ -29,23 +29,23 @@ func (e *ended) within(pidfds *os.File, announce func(int) error) (int, error) {
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil { // so that the process can be waited for
 		e.t.Fatal(err)
 	}
-	e.after.Shim = os.Getppid()
+	e.onExit.Shim = os.Getppid()
 	type result struct {
 		pid int
 		err error
 	}
 	done := make(chan result)
 	go func() {
-		pid, err := StartAfter(wire.StartRequest{ID: id, Args: []string{"its"}, After: &e.after}, pidfds, announce)
+		pid, err := StartOnExit(wire.StartRequest{ID: id, Args: []string{"its"}, OnExit: &e.onExit}, pidfds, announce)
 		done <- result{pid, err}
 	}()
 	got := <-done
 	return got.pid, got.err
 }
 
-// TestStartAfterThatIsNotKnown: a process that the shim does not learn of is not started. Nothing of the attempt is left
+// TestStartOnExitThatIsNotKnown: a process that the shim does not learn of is not started. Nothing of the attempt is left
 // in this process: no descriptor, and no thread in a mount namespace of its own.
-func TestStartAfterThatIsNotKnown(t *testing.T) {
+func TestStartOnExitThatIsNotKnown(t *testing.T) {
 	for name, test := range map[string]struct {
 		deaf     bool // nobody takes the pidfd
 		announce error
@@ -63,7 +63,7 @@ func TestStartAfterThatIsNotKnown(t *testing.T) {
 			before := descriptors(t)
 			pid, err := e.within(own, func(int) error { return test.announce })
 			e.write("started", "") // the process that has been made ends
-			made, readErr := readPid(filepath.Join(e.after.Dir, "pid"))
+			made, readErr := readPid(filepath.Join(e.onExit.Dir, "pid"))
 			if readErr != nil {
 				t.Fatal(readErr)
 			}
@@ -128,10 +128,10 @@ func TestShimThatGoesMeanwhile(t *testing.T) {
 		ended := make(chan struct{})
 		go func() { // the process that is made holds the host's stdout
 			defer close(ended)
-			poll(t, func() bool { _, err := os.Stat(filepath.Join(e.after.Dir, "pid")); return err == nil })
+			poll(t, func() bool { _, err := os.Stat(filepath.Join(e.onExit.Dir, "pid")); return err == nil })
 			e.write("started", "")
 		}()
-		status, _ := run(wire.StartRequest{ID: id, Args: []string{"its"}, After: &e.after})
+		status, _ := run(wire.StartRequest{ID: id, Args: []string{"its"}, OnExit: &e.onExit})
 		<-ended
 		if calls := e.calls(); status != 1 || strings.Contains(calls, "start ") {
 			t.Errorf("exit status %d; the runtime is called by %q", status, calls)

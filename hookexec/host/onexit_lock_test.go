@@ -23,7 +23,7 @@ const lockEnv = "HOST_TEST_HOLDS"
 // TestLockOfADeadShim: whoever removes a dead shim's onExit does not wait for a host that hangs; who has a shim waits.
 func TestLockOfADeadShim(t *testing.T) {
 	if dir := os.Getenv(lockEnv); dir != "" {
-		lock, err := lockAfter(&wire.After{Dir: dir, Shim: 1})
+		lock, err := lockOnExit(&wire.OnExit{Dir: dir, Shim: 1})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -51,7 +51,7 @@ func TestLockOfADeadShim(t *testing.T) {
 	}()
 	waits := make(chan *os.File, 1)
 	go func() {
-		lock, err := lockAfter(&wire.After{Dir: dir, Shim: os.Getpid()})
+		lock, err := lockOnExit(&wire.OnExit{Dir: dir, Shim: os.Getpid()})
 		if err != nil {
 			t.Error(err)
 		}
@@ -64,7 +64,7 @@ func TestLockOfADeadShim(t *testing.T) {
 		t.Error("a host with a shim kills who holds the lock")
 	case <-time.After(2 * holderWait):
 	}
-	lock, err := lockAfter(&wire.After{Dir: dir})
+	lock, err := lockOnExit(&wire.OnExit{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -97,7 +97,7 @@ func pidfds(t *testing.T) (count int) {
 // TestHolderThatEndsInTime is not ended, and a lock that nobody holds is not waited for.
 func TestHolderThatEndsInTime(t *testing.T) {
 	if dir := os.Getenv(briefEnv); dir != "" {
-		lock, err := lockAfter(&wire.After{Dir: dir, Shim: 1})
+		lock, err := lockOnExit(&wire.OnExit{Dir: dir, Shim: 1})
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -119,7 +119,7 @@ func TestHolderThatEndsInTime(t *testing.T) {
 	if _, err := output.Read(make([]byte, 16)); err != nil {
 		t.Fatal(err)
 	}
-	lock, err := lockAfter(&wire.After{Dir: dir})
+	lock, err := lockOnExit(&wire.OnExit{Dir: dir})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -151,15 +151,15 @@ const briefEnv = "HOST_TEST_HOLDS_BRIEFLY"
 func TestLockThatIsNotGiven(t *testing.T) {
 	if dirs, ok := strings.CutPrefix(os.Getenv(lockEnv), "both:"); ok {
 		first, second, _ := strings.Cut(dirs, ":")
-		if _, err := lockAfter(&wire.After{Dir: first, Shim: 1}); err != nil {
+		if _, err := lockOnExit(&wire.OnExit{Dir: first, Shim: 1}); err != nil {
 			t.Fatal(err)
 		}
 		_, _ = os.Stdout.WriteString("locked\n")
-		_, err := lockAfter(&wire.After{Dir: second, Shim: 1})
+		_, err := lockOnExit(&wire.OnExit{Dir: second, Shim: 1})
 		t.Fatalf("it has got both: %v", err)
 	}
 	ours, its := filepath.Join(t.TempDir(), "ours"), filepath.Join(t.TempDir(), "its")
-	lock, err := lockAfter(&wire.After{Dir: ours, Shim: 1})
+	lock, err := lockOnExit(&wire.OnExit{Dir: ours, Shim: 1})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -183,7 +183,7 @@ func TestLockThatIsNotGiven(t *testing.T) {
 		return err == nil && waits.Match(data)
 	})
 	before := descriptors(t)
-	refused, err := lockAfter(&wire.After{Dir: its, Shim: 1})
+	refused, err := lockOnExit(&wire.OnExit{Dir: its, Shim: 1})
 	if !errors.Is(err, unix.EDEADLK) || refused != nil || !strings.Contains(err.Error(), "lock "+its+".lock: ") {
 		t.Errorf("got %v, %v", refused, err)
 	}

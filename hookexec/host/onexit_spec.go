@@ -12,33 +12,33 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// afterSpec is the container's spec with another command: the same identity, the
+// onExitSpec is the container's spec with another command: the same identity, the
 // same confinement, and what is left of it.
-func afterSpec(spec *specs.Spec, request wire.StartRequest) *specs.Spec {
-	after, derived, linux, process := request.After, *spec, *spec.Linux, *spec.Process
+func onExitSpec(spec *specs.Spec, request wire.StartRequest) *specs.Spec {
+	onExit, derived, linux, process := request.OnExit, *spec, *spec.Linux, *spec.Process
 	process.Args, process.Env = request.Args, append(slices.Clone(process.Env), request.Env...)
 	process.Terminal, process.ConsoleSize = false, nil
 	root := *spec.Root
 	if !filepath.IsAbs(root.Path) {
-		root.Path = filepath.Join(after.Bundle, root.Path)
+		root.Path = filepath.Join(onExit.Bundle, root.Path)
 	}
-	linux.Namespaces = afterNamespaces(linux.Namespaces, after.Namespaces)
-	afterCgroup(&linux, after)
+	linux.Namespaces = onExitNamespaces(linux.Namespaces, onExit.Namespaces)
+	setOnExitCgroup(&linux, onExit)
 	// They are as the container has left them.
 	linux.Sysctl, linux.NetDevices, linux.TimeOffsets, linux.RootfsPropagation = nil, nil, nil, ""
 	linux.IntelRdt = rdtGroup(linux.IntelRdt, request.ID) // the runtime would take its own container's name
 	derived.Hostname, derived.Domainname = "", ""
 	derived.Process, derived.Root, derived.Linux = &process, &root, &linux
-	derived.Mounts = afterMounts(spec.Mounts)
+	derived.Mounts = onExitMounts(spec.Mounts)
 	derived.Hooks = nil // what they have made is there; what they undo is not due yet
 	return &derived
 }
 
-// afterNamespaces are those that were kept, a new mount namespace for the copy of
+// onExitNamespaces are those that were kept, a new mount namespace for the copy of
 // the old one, and in the place of the container's own pid namespace, which has
 // ended with its first process, a new one. One that the container has joined
 // (that of its pod, of another container) goes on.
-func afterNamespaces(own []specs.LinuxNamespace, kept map[string]string) []specs.LinuxNamespace {
+func onExitNamespaces(own []specs.LinuxNamespace, kept map[string]string) []specs.LinuxNamespace {
 	var namespaces []specs.LinuxNamespace
 	for _, namespace := range own {
 		switch namespace.Type {
@@ -56,22 +56,22 @@ func afterNamespaces(own []specs.LinuxNamespace, kept map[string]string) []specs
 	return namespaces
 }
 
-// afterCgroup is below the container's own, whose limits hold; only its devices are
+// setOnExitCgroup is below the container's own, whose limits hold; only its devices are
 // said again. systemd's driver knows no cgroup below a scope, and removes the scope
 // with its last process: there it is one beside, with the same limits.
-func afterCgroup(linux *specs.Linux, after *wire.After) {
-	if parts := strings.Split(after.Cgroup, ":"); after.SystemdCgroup && len(parts) == 3 {
-		linux.CgroupsPath = after.Cgroup + "-" + strings.ToLower(afterCgroupName)
+func setOnExitCgroup(linux *specs.Linux, onExit *wire.OnExit) {
+	if parts := strings.Split(onExit.Cgroup, ":"); onExit.SystemdCgroup && len(parts) == 3 {
+		linux.CgroupsPath = onExit.Cgroup + "-" + strings.ToLower(onExitCgroupName)
 		return
 	}
-	linux.CgroupsPath = filepath.Join(after.Cgroup, afterCgroupName)
+	linux.CgroupsPath = filepath.Join(onExit.Cgroup, onExitCgroupName)
 	if linux.Resources != nil {
 		linux.Resources = &specs.LinuxResources{Devices: linux.Resources.Devices}
 	}
 }
 
-// afterMounts: all but what shows the pid namespace is there.
-func afterMounts(own []specs.Mount) []specs.Mount {
+// onExitMounts: all but what shows the pid namespace is there.
+func onExitMounts(own []specs.Mount) []specs.Mount {
 	var mounts []specs.Mount
 	below := ""
 	for _, mount := range own {

@@ -41,10 +41,10 @@ func fullSpec() *specs.Spec {
 	}
 }
 
-// TestAfterSpec: an onExit has the container's identity and confinement, all of it, and of the rest what is left.
-func TestAfterSpec(t *testing.T) {
+// TestOnExitSpec: an onExit has the container's identity and confinement, all of it, and of the rest what is left.
+func TestOnExitSpec(t *testing.T) {
 	own := fullSpec()
-	derived := afterSpec(own, wire.StartRequest{Args: []string{"its"}, Env: []string{"C=d"}, After: &wire.After{
+	derived := onExitSpec(own, wire.StartRequest{Args: []string{"its"}, Env: []string{"C=d"}, OnExit: &wire.OnExit{
 		Bundle: "/b", Cgroup: "/g/c1", Namespaces: map[string]string{"network": "//n", "user": "//u"},
 	}})
 	if !reflect.DeepEqual(own, fullSpec()) {
@@ -70,22 +70,22 @@ func TestAfterSpec(t *testing.T) {
 	}
 }
 
-// TestAfterCgroupOfSystemd: a scope beside the container's, with all its limits.
-func TestAfterCgroupOfSystemd(t *testing.T) {
+// TestOnExitCgroupOfSystemd: a scope beside the container's, with all its limits.
+func TestOnExitCgroupOfSystemd(t *testing.T) {
 	linux := fullSpec().Linux
-	afterCgroup(linux, &wire.After{SystemdCgroup: true, Cgroup: "kubepods.slice:cri-containerd:c1"})
+	setOnExitCgroup(linux, &wire.OnExit{SystemdCgroup: true, Cgroup: "kubepods.slice:cri-containerd:c1"})
 	if linux.CgroupsPath != "kubepods.slice:cri-containerd:c1-onexit" || linux.Resources.Memory == nil {
 		t.Errorf("got %s, %+v", linux.CgroupsPath, linux.Resources)
 	}
 }
 
-// TestAfterCgroupOfAnother: a path that only looks like systemd's, and one that systemd's driver is given and does not.
-func TestAfterCgroupOfAnother(t *testing.T) {
-	for _, after := range []wire.After{{Cgroup: "a:b:c"}, {SystemdCgroup: true, Cgroup: "a"}} {
+// TestOnExitCgroupOfAnother: a path that only looks like systemd's, and one that systemd's driver is given and does not.
+func TestOnExitCgroupOfAnother(t *testing.T) {
+	for _, onExit := range []wire.OnExit{{Cgroup: "a:b:c"}, {SystemdCgroup: true, Cgroup: "a"}} {
 		linux := fullSpec().Linux
-		afterCgroup(linux, &after)
-		if linux.CgroupsPath != after.Cgroup+"/onExit" || linux.Resources.Memory != nil {
-			t.Errorf("%+v: got %s, %+v", after, linux.CgroupsPath, linux.Resources)
+		setOnExitCgroup(linux, &onExit)
+		if linux.CgroupsPath != onExit.Cgroup+"/onExit" || linux.Resources.Memory != nil {
+			t.Errorf("%+v: got %s, %+v", onExit, linux.CgroupsPath, linux.Resources)
 		}
 	}
 }

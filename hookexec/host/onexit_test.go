@@ -52,9 +52,9 @@ esac
 
 // ended is a container that has ended, with its runtime.
 type ended struct {
-	t     *testing.T
-	dir   string
-	after wire.After
+	t      *testing.T
+	dir    string
+	onExit wire.OnExit
 }
 
 func newEnded(t *testing.T) *ended {
@@ -72,7 +72,7 @@ func newEnded(t *testing.T) *ended {
 			t.Fatal(err)
 		}
 	}
-	return &ended{t: t, dir: dir, after: wire.After{
+	return &ended{t: t, dir: dir, onExit: wire.OnExit{
 		Shim: os.Getpid(), ID: "c1-onExit", Bundle: dir, Dir: filepath.Join(dir, "onExit"), Runtime: filepath.Join(dir, "runtime"), Cgroup: "/g/c1",
 		Namespaces: map[string]string{"mount": fmt.Sprintf("//proc/%d/ns/mnt", os.Getpid()), "uts": "//uts"},
 	}}
@@ -81,7 +81,7 @@ func newEnded(t *testing.T) *ended {
 // start runs an onExit. The process that a failed one leaves is made to end.
 func (e *ended) start() started {
 	e.t.Helper()
-	request := wire.StartRequest{ID: id, Args: []string{"its"}, After: &e.after}
+	request := wire.StartRequest{ID: id, Args: []string{"its"}, OnExit: &e.onExit}
 	return runHost(e.t, request, func() { e.write("started", "") })
 }
 
@@ -138,7 +138,7 @@ func emptyMounts(t *testing.T) string {
 // calls of the runtime, less the options that are always there.
 func (e *ended) calls() string {
 	e.t.Helper()
-	always := fmt.Sprintf("--root %s/runtime --log %s/log.json --log-format json ", e.after.Dir, e.after.Dir)
+	always := fmt.Sprintf("--root %s/runtime --log %s/log.json --log-format json ", e.onExit.Dir, e.onExit.Dir)
 	text := e.read("calls")
 	if strings.Count(text, always) != strings.Count(text, "\n") {
 		e.t.Errorf("the runtime is called by %q", text)
@@ -154,7 +154,7 @@ func TestStartAfter(t *testing.T) {
 	if got.announced == 0 || got.announced != got.response.Pid || got.response.Error != "" || got.status != 0 || got.pidfds != 1 || got.output != "onExit\nerror\n" || got.handler.ExitStatus() != 5 {
 		t.Errorf("got %+v", got)
 	}
-	if want := fmt.Sprintf("create --bundle %s --pid-file %s/pid c1-onExit\nstart c1-onExit\n", e.after.Dir, e.after.Dir); e.calls() != want {
+	if want := fmt.Sprintf("create --bundle %s --pid-file %s/pid c1-onExit\nstart c1-onExit\n", e.onExit.Dir, e.onExit.Dir); e.calls() != want {
 		t.Errorf("the runtime is called by %q, want %q", e.calls(), want)
 	}
 	var spec specs.Spec
@@ -165,10 +165,10 @@ func TestStartAfter(t *testing.T) {
 	if spec.Root.Path != filepath.Join(e.dir, "rootfs") || !slices.Equal(spec.Process.Args, []string{"its"}) || dev.Destination != "/dev" || dev.Source != filepath.Join(e.dir, "rootfs/dev") {
 		t.Errorf("the onExit's spec is %+v", spec)
 	}
-	if info, err := os.Stat(e.after.Dir); err != nil || info.Mode().Perm() != 0o700 { // it holds the container's environment
+	if info, err := os.Stat(e.onExit.Dir); err != nil || info.Mode().Perm() != 0o700 { // it holds the container's environment
 		t.Errorf("the onExit's directory: %v, %v", info.Mode(), err)
 	}
-	if got := strings.TrimSpace(e.read("directory")); got != e.after.Dir {
+	if got := strings.TrimSpace(e.read("directory")); got != e.onExit.Dir {
 		t.Errorf("the runtime runs in %q", got)
 	}
 	for line := range strings.Lines(e.read("environment")) { // the shell has two of its own
@@ -185,7 +185,7 @@ func TestStartAfter(t *testing.T) {
 	}
 }
 
-func TestStartAfterFails(t *testing.T) {
+func TestStartOnExitFails(t *testing.T) {
 	for name, test := range map[string]struct {
 		happens   func(*ended)
 		says      string
@@ -195,17 +195,17 @@ func TestStartAfterFails(t *testing.T) {
 		"without a word":             {func(e *ended) { e.write("fails-create", "") }, "runtime create: exit status 9", false},
 		"at its start":               {func(e *ended) { e.write("fails-start", `{"level":"error","msg":"no start"}`) }, "runtime start: no start", true},
 		"without a pid":              {func(e *ended) { e.write("fails-pid", "") }, "onExit/pid: no such file", false},
-		"without a bundle":           {func(e *ended) { e.after.Bundle = e.nowhere() }, "/none/config.json", false},
+		"without a bundle":           {func(e *ended) { e.onExit.Bundle = e.nowhere() }, "/none/config.json", false},
 		"without a root":             {func(e *ended) { _ = os.Remove(filepath.Join(e.dir, "rootfs")) }, "the container's mounts: move_mount", false},
-		"without a mount namespace":  {func(e *ended) { e.after.Namespaces = nil }, "the container's mounts: open", false},
-		"with another one":           {func(e *ended) { e.after.Namespaces["mount"] = "/proc/self/ns/uts" }, "the container's mounts: setns", false},
+		"without a mount namespace":  {func(e *ended) { e.onExit.Namespaces = nil }, "the container's mounts: open", false},
+		"with another one":           {func(e *ended) { e.onExit.Namespaces["mount"] = "/proc/self/ns/uts" }, "the container's mounts: setns", false},
 		"of an odd spec":             {func(e *ended) { e.write("config.json", `{"process": {}, "linux": {}}`) }, "internal error", false},
-		"without a /dev":             {func(e *ended) { e.after.Namespaces["mount"] = emptyMounts(e.t) }, "the container's /dev: it is no directory any more", false},
+		"without a /dev":             {func(e *ended) { e.onExit.Namespaces["mount"] = emptyMounts(e.t) }, "the container's /dev: it is no directory any more", false},
 		"that cannot be described":   {func(e *ended) { e.mkdir("onExit/config.json.new") }, "config.json.new: is a directory", false},
-		"without a shim":             {func(e *ended) { e.after.Shim = 1 }, "the shim is gone", false},
-		"without a directory":        {func(e *ended) { e.after.Dir = e.nowhere() + "/onExit" }, "/none/onExit.lock", false},
+		"without a shim":             {func(e *ended) { e.onExit.Shim = 1 }, "the shim is gone", false},
+		"without a directory":        {func(e *ended) { e.onExit.Dir = e.nowhere() + "/onExit" }, "/none/onExit.lock", false},
 		"with a file in its place":   {func(e *ended) { e.write("onExit", "") }, "onExit: not a directory", false},
-		"with a runtime that is not": {func(e *ended) { e.after.Runtime = e.nowhere() + "/runc" }, "runc create: fork/exec", false},
+		"with a runtime that is not": {func(e *ended) { e.onExit.Runtime = e.nowhere() + "/runc" }, "runc create: fork/exec", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newEnded(t)
@@ -223,12 +223,12 @@ func TestStartAfterFails(t *testing.T) {
 
 // TestCreateArgs are the container's own.
 func TestCreateArgs(t *testing.T) {
-	after := wire.After{ID: "x", Dir: "/d"}
-	if got := strings.Join(createArgs(&after, "/p"), " "); got != "create --bundle /d --pid-file /p x" {
+	onExit := wire.OnExit{ID: "x", Dir: "/d"}
+	if got := strings.Join(createArgs(&onExit, "/p"), " "); got != "create --bundle /d --pid-file /p x" {
 		t.Errorf("got %q", got)
 	}
-	after.NoPivotRoot, after.NoNewKeyring = true, true
-	if got := strings.Join(createArgs(&after, "/p"), " "); got != "create --bundle /d --pid-file /p --no-pivot --no-new-keyring x" {
+	onExit.NoPivotRoot, onExit.NoNewKeyring = true, true
+	if got := strings.Join(createArgs(&onExit, "/p"), " "); got != "create --bundle /d --pid-file /p --no-pivot --no-new-keyring x" {
 		t.Errorf("got %q", got)
 	}
 }
@@ -236,33 +236,33 @@ func TestCreateArgs(t *testing.T) {
 // TestClean removes what the runtime knows of, and all files, also where that fails.
 func TestClean(t *testing.T) {
 	e := newEnded(t)
-	e.after.SystemdCgroup = true
-	if err := Clean(e.after); err != nil { // nothing was begun
+	e.onExit.SystemdCgroup = true
+	if err := Clean(e.onExit); err != nil { // nothing was begun
 		t.Error(err)
 	}
-	if _, err := os.Stat(e.after.Dir + ".lock"); !os.IsNotExist(err) {
+	if _, err := os.Stat(e.onExit.Dir + ".lock"); !os.IsNotExist(err) {
 		t.Errorf("nothing was begun, and there is a lock: %v", err)
 	}
 	fds := descriptors(t)
 	begin := func() {
 		t.Helper()
 		for _, name := range []string{"c1-onExit", ".cache"} {
-			if err := os.MkdirAll(filepath.Join(e.after.Dir, "runtime", name), 0o700); err != nil {
+			if err := os.MkdirAll(filepath.Join(e.onExit.Dir, "runtime", name), 0o700); err != nil {
 				t.Fatal(err)
 			}
 		}
 	}
 	begin()
-	if err := Clean(e.after); err != nil {
+	if err := Clean(e.onExit); err != nil {
 		t.Error(err)
 	}
 	if got := e.calls(); got != "--systemd-cgroup delete --force c1-onExit\n" {
 		t.Errorf("the runtime is called by %q", got)
 	}
-	if _, err := os.Stat(e.after.Dir); !os.IsNotExist(err) {
+	if _, err := os.Stat(e.onExit.Dir); !os.IsNotExist(err) {
 		t.Errorf("something is left: %v", err)
 	}
-	if info, err := os.Stat(e.after.Dir + ".lock"); err != nil || info.Mode().Perm() != 0o600 {
+	if info, err := os.Stat(e.onExit.Dir + ".lock"); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the lock: %v", err)
 	}
 	if after := descriptors(t); !slices.Equal(after, fds) {
@@ -270,27 +270,27 @@ func TestClean(t *testing.T) {
 	}
 	begin()
 	e.write("fails-delete", `{"level":"error","msg":"busy"}`)
-	if err := Clean(e.after); err == nil || err.Error() != "runtime delete: busy" {
+	if err := Clean(e.onExit); err == nil || err.Error() != "runtime delete: busy" {
 		t.Errorf("got %v", err)
 	}
-	if _, err := os.Stat(e.after.Dir); !os.IsNotExist(err) {
+	if _, err := os.Stat(e.onExit.Dir); !os.IsNotExist(err) {
 		t.Errorf("something is left: %v", err)
 	}
 	begin()
-	request, err := json.Marshal(e.after)
+	request, err := json.Marshal(e.onExit)
 	if err != nil {
 		t.Fatal(err)
 	}
 	if text, status := command(t, string(request), wire.CommandClean); text != "runtime delete: busy\n" || status != 1 { // not the runtime's stderr
 		t.Errorf("the command says %q, %d", text, status)
 	}
-	if err := os.Remove(e.after.Dir + ".lock"); err != nil {
+	if err := os.Remove(e.onExit.Dir + ".lock"); err != nil {
 		t.Error(err)
 	}
-	if err := errorsOf(os.MkdirAll(e.after.Dir, 0o700), os.Mkdir(e.after.Dir+".lock", 0o700)); err != nil {
+	if err := errorsOf(os.MkdirAll(e.onExit.Dir, 0o700), os.Mkdir(e.onExit.Dir+".lock", 0o700)); err != nil {
 		t.Fatal(err)
 	}
-	if err := Clean(e.after); err == nil || !strings.Contains(err.Error(), "onExit.lock") {
+	if err := Clean(e.onExit); err == nil || !strings.Contains(err.Error(), "onExit.lock") {
 		t.Errorf("without a lock: %v", err)
 	}
 }
@@ -370,10 +370,10 @@ func TestKeepDev(t *testing.T) {
 	}
 }
 
-// TestAfterNamespaces: one that was not kept, on an old kernel, is left out.
-func TestAfterNamespaces(t *testing.T) {
+// TestOnExitNamespaces: one that was not kept, on an old kernel, is left out.
+func TestOnExitNamespaces(t *testing.T) {
 	own := []specs.LinuxNamespace{{Type: specs.TimeNamespace}, {Type: specs.MountNamespace, Path: "/m"}, {Type: specs.PIDNamespace, Path: "/p"}, {Type: specs.IPCNamespace}}
-	got := afterNamespaces(own, map[string]string{"ipc": "//i", "mount": "//m", "pid": "//p"})
+	got := onExitNamespaces(own, map[string]string{"ipc": "//i", "mount": "//m", "pid": "//p"})
 	want := []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.PIDNamespace, Path: "/p"}, {Type: specs.IPCNamespace, Path: "//i"}}
 	if !slices.Equal(got, want) {
 		t.Errorf("got %+v, want %+v", got, want)
@@ -458,7 +458,7 @@ func TestRuntimeEndsWithItsHost(t *testing.T) {
 	if err := host.Start(); err != nil {
 		t.Fatal(err)
 	}
-	if err := json.NewEncoder(control).Encode(wire.StartRequest{ID: id, After: &e.after}); err != nil {
+	if err := json.NewEncoder(control).Encode(wire.StartRequest{ID: id, OnExit: &e.onExit}); err != nil {
 		t.Fatal(err)
 	}
 	var pid int
@@ -488,11 +488,11 @@ func poll(t *testing.T, happened func() bool) {
 	}
 }
 
-// TestAfterRoot that is absolute stays.
-func TestAfterRoot(t *testing.T) {
+// TestOnExitRoot that is absolute stays.
+func TestOnExitRoot(t *testing.T) {
 	spec := smallSpec()
 	spec.Root.Path = "/r"
-	if got := afterSpec(spec, wire.StartRequest{After: &wire.After{Bundle: "/b"}}); got.Root.Path != "/r" {
+	if got := onExitSpec(spec, wire.StartRequest{OnExit: &wire.OnExit{Bundle: "/b"}}); got.Root.Path != "/r" {
 		t.Errorf("got %q", got.Root.Path)
 	}
 }

@@ -31,8 +31,8 @@ const (
 	filterFile = "seccomp.bpf"
 )
 
-// handler is what a Start needs beside libcontainer's state.
-type handler struct {
+// extraState is what a Start needs beside libcontainer's state.
+type extraState struct {
 	// Process of the container, the measure of what a handler may have.
 	Process *specs.Process
 	// Cgroups of cgroup v1, by controller, which the handler's process joins
@@ -107,7 +107,7 @@ func (p *preparation) write(request wire.PrepareRequest, init wire.Init) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return err
 	}
-	own := handler{Process: p.process, Filter: len(p.filter) > 0}
+	own := extraState{Process: p.process, Filter: len(p.filter) > 0}
 	if own.Filter {
 		if err := writeFile(filepath.Join(dir, filterFile), p.filter); err != nil {
 			return err

@@ -42,7 +42,7 @@ func TestPrepareReadsWhatTheRuntimeEdits(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			own, err := readHandler(wire.StartRequest{Root: root, ID: id})
+			own, err := readExtraState(wire.StartRequest{Root: root, ID: id})
 			if err != nil {
 				t.Fatal(err)
 			}

@@ -55,7 +55,7 @@ func closeFiles(files []*os.File) {
 
 // load returns what Prepare has written. The process's ExtraFiles are to be closed.
 func load(request wire.StartRequest) (*libcontainer.Container, *libcontainer.Process, error) {
-	own, err := readHandler(request)
+	own, err := readExtraState(request)
 	if err != nil {
 		return nil, nil, err
 	}
@@ -133,13 +133,13 @@ func newProcess(request wire.StartRequest, own *specs.Process) (_ *libcontainer.
 	return process, nil
 }
 
-// readHandler returns what Prepare has written beside libcontainer's state.
-func readHandler(request wire.StartRequest) (*handler, error) {
+// readExtraState returns what Prepare has written beside libcontainer's state.
+func readExtraState(request wire.StartRequest) (*extraState, error) {
 	data, err := os.ReadFile(filepath.Join(request.Root, request.ID, handlerFile))
 	if err != nil {
 		return nil, fmt.Errorf("read the container's process: %w", err)
 	}
-	var own handler
+	var own extraState
 	if err := json.Unmarshal(data, &own); err != nil {
 		return nil, fmt.Errorf("decode the container's process: %w", err)
 	}

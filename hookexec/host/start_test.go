@@ -301,7 +301,7 @@ func TestStartFails(t *testing.T) {
 		"no request":        {"", "EOF"},
 		"a broken request":  {"nonsense", "invalid character"},
 		"an onExit without its shim": {changed(func(r *wire.StartRequest) {
-			r.After = &wire.After{Shim: 1, Dir: filepath.Join(t.TempDir(), "onExit")}
+			r.OnExit = &wire.OnExit{Shim: 1, Dir: filepath.Join(t.TempDir(), "onExit")}
 		}), "the shim is gone"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -391,7 +391,7 @@ func (b *box) inFrozenCgroup(do func()) {
 	b.t.Helper()
 	group := newCgroup(b.t, "/sys/fs/cgroup/freezer")
 	defer os.Remove(group)
-	own, err := readHandler(b.request)
+	own, err := readExtraState(b.request)
 	if err != nil {
 		b.t.Fatal(err)
 	}
@@ -417,7 +417,7 @@ func (b *box) inFrozenCgroup(do func()) {
 // TestLoadLeaksNothing, whatever fails.
 func TestLoadLeaksNothing(t *testing.T) {
 	b := newBox(t, smallSpec())
-	own, err := readHandler(b.request)
+	own, err := readExtraState(b.request)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -1,13 +1,13 @@
 package wire
 
-// CommandClean reads an After from stdin and removes what an onExit of the container
+// CommandClean reads an OnExit from stdin and removes what an onExit of the container
 // has left behind, however far it came; errors are told on stderr.
 const CommandClean = "clean"
 
-// After is what an onExit needs to know of a container that has ended. With it a
+// OnExit is what an onExit needs to know of a container that has ended. With it a
 // StartRequest starts a process tree of its own, which the container's OCI runtime
 // makes of what is left (package host).
-type After struct {
+type OnExit struct {
 	// Shim is the shim's pid: without it nothing is begun. It is 0 where the shim has
 	// died, for CommandClean.
 	Shim int

@@ -51,8 +51,8 @@ type StartRequest struct {
 	// Args is the command, Env what it gets on top of the container's own
 	// environment, as KEY=value.
 	Args, Env []string
-	// After is set for an onExit.
-	After *After
+	// OnExit is set for an onExit.
+	OnExit *OnExit
 }
 
 // StartResponse reports whether the handler was started. For an onExit, whose process
