@@ -13,7 +13,7 @@ import (
 )
 
 // maxLeft bounds the outputs that are kept open for what the handlers of one container
-// have left in the background (SPEC 9).
+// have left in the background (docs/spec.md#background).
 const maxLeft = 16
 
 // How fast they are read: drainSize bytes every drainPeriod, for all outputs of a

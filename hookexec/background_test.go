@@ -131,7 +131,7 @@ func TestC1OldestIsClosed(t *testing.T) {
 	background, evicted := newBackground(t, nil)
 	var children []*behind
 	goroutines := runtime.NumGoroutine()
-	const most = 16 // SPEC 9
+	const most = 16 // docs/spec.md#background
 	for range most {
 		children = append(children, leave(t, background, "cat"))
 	}

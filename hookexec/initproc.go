@@ -14,7 +14,7 @@ import (
 )
 
 // exitWait is how long an unsuccessful handler's judgement waits for a
-// container that is exiting (SPEC 3).
+// container that is exiting (docs/spec.md#exit-first).
 const exitWait = time.Second
 
 // Init is the container's first process, seen from the host.

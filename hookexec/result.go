@@ -18,7 +18,7 @@ var ErrContainerExited = errors.New("container exited")
 // Outcome is how a handler ended.
 type Outcome uint8
 
-// The four ways in which a handler ends (SPEC 3).
+// The four ways in which a handler ends (docs/spec.md#results).
 const (
 	Succeeded Outcome = iota
 	Failed

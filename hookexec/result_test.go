@@ -2,6 +2,7 @@ package hookexec
 
 import "testing"
 
+// TestMessage: docs/spec.md#results.
 func TestMessage(t *testing.T) {
 	exit := &exitError{status: 3}
 	for want, result := range map[string]Result{

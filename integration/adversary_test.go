@@ -21,7 +21,7 @@ import (
 )
 
 // A handler is the container's code, so it may do whatever that may. Here it does
-// its worst, and the promises of SPEC 7 hold all the same.
+// its worst, and the promises of docs/spec.md#promises hold all the same.
 
 // promptly bounds a stop whose preStop has a limit of 1 s. It is well below the
 // grace period of the hostile containers, at whose end a stop that hangs on its
@@ -174,7 +174,7 @@ func hostileBlock(script string) with {
 	return with{keyLifecycle: fmt.Sprintf("{postStart: {failurePolicy: Ignore, %s}, preStop: {%s}, terminationGracePeriodSeconds: %d}", handler, handler, hostileGrace)}
 }
 
-// SPEC 3 and 5: a handler that will not end is ended at its limit, whatever it does
+// docs/spec.md#forced-end, docs/spec.md#stop-failure: a handler that will not end is ended at its limit, whatever it does
 // meanwhile and whatever the others of its pod do: a start goes on, a stop's signal is
 // sent. All of them at once, so that they are in each other's way as much as they can.
 func TestHostileHandlers(t *testing.T) {
@@ -222,7 +222,7 @@ const (
 )
 
 // A fork bomb is held by the container's own limit and by the handler's. What has left
-// its group is the container's (SPEC 3), and then there is no process left for preStop. A container that
+// its group is the container's (docs/spec.md#forced-end), and then there is no process left for preStop. A container that
 // could not fork any more would end by itself.
 func TestForkBomb(t *testing.T) {
 	onNamespaces(t, []target{pinned}, func(b *bench, edit func(*harness.ContainerConfig)) {
@@ -252,7 +252,7 @@ func onNamespaces(t *testing.T, private []target, test func(*bench, func(*harnes
 	})
 }
 
-// SPEC 3: what is shown of a handler's output is its end, in clean UTF-8, however much
+// docs/spec.md#output: what is shown of a handler's output is its end, in clean UTF-8, however much
 // of whatever it was.
 func TestHostileOutput(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
@@ -295,7 +295,7 @@ func wantClean(b *bench, name, text string) {
 	}
 }
 
-// SPEC 3: the exit status alone tells success; a handler that has closed its stdio is
+// docs/spec.md#exec: the exit status alone tells success; a handler that has closed its stdio is
 // waited for like any other.
 func TestHandlerClosesItsStdio(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
@@ -318,7 +318,7 @@ func TestHandlerClosesItsStdio(t *testing.T) {
 	})
 }
 
-// SPEC 3: a daemon that a handler leaves belongs to the container, and goes with it,
+// docs/spec.md#forced-end: a daemon that a handler leaves belongs to the container, and goes with it,
 // also where the container exits by itself and the pid namespace is the host's.
 func TestHandlerLeavesADaemon(t *testing.T) {
 	onNamespaces(t, []target{pinned, crun}, func(b *bench, edit func(*harness.ContainerConfig)) {
@@ -331,7 +331,7 @@ func TestHandlerLeavesADaemon(t *testing.T) {
 	})
 }
 
-// SPEC 5: a container that is stopped by SIGSTOP cannot hear its signal. preStop runs,
+// docs/spec.md#grace-kill: a container that is stopped by SIGSTOP cannot hear its signal. preStop runs,
 // and the grace period ends it.
 func TestStoppedContainer(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
@@ -371,7 +371,7 @@ func TestHandlerKills(t *testing.T) {
 	})
 }
 
-// SPEC 5, "the container exits while preStop runs": also where it is the handler that
+// docs/spec.md#stop-exit: also where it is the handler that
 // ends it, in whatever way.
 func TestHandlerEndsTheContainer(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
@@ -386,7 +386,7 @@ func TestHandlerEndsTheContainer(t *testing.T) {
 	})
 }
 
-// SPEC 2's limits, from the inside: as many words as are allowed, and in them every
+// docs/spec.md#limits, from the inside: as many words as are allowed, and in them every
 // character that a word can have.
 func TestHandlerWords(t *testing.T) {
 	var characters strings.Builder

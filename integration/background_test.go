@@ -32,7 +32,7 @@ func (c *container) lines(name string) int {
 	return strings.Count(c.read(name), "\n")
 }
 
-// FAULTS C1, SPEC 9: what a handler leaves in the background goes on writing, also with
+// FAULTS C1, docs/spec.md#background: what a handler leaves in the background goes on writing, also with
 // output: Log, and neither a signal nor a full pipe ends it. The status reports it for as
 // long as it is there. What it writes is nobody's: neither the status nor the log has it.
 func TestC1BackgroundChildGoesOnWriting(t *testing.T) {
@@ -88,7 +88,7 @@ func TestC1SeventeenthBackgroundOutputClosesTheOldest(t *testing.T) {
 	})
 }
 
-// SPEC 9, promise 9: children that write for ever cost the shim little, and nothing is
+// docs/spec.md#background, docs/spec.md#no-leak: children that write for ever cost the shim little, and nothing is
 // left of their outputs when the container is gone.
 func TestBackgroundChildrenCostLittle(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {

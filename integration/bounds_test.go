@@ -10,7 +10,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// What crosses an RPC has a bound (SPEC 9, Bounds).
+// What crosses an RPC has a bound (docs/spec.md#bounds).
 
 // mostError is the size of the longest error that the shim returns.
 const mostError = 4 << 10

@@ -228,7 +228,7 @@ func TestCRIE2E17Line779StopSignal(t *testing.T) {
 	c.wantSignals("TERM\n")
 }
 
-// SPEC 3, httpGet and tcpSocket: without a host they ask the pod. A server outside,
+// docs/spec.md#http-get, docs/spec.md#tcp-socket: without a host they ask the pod. A server outside,
 // on the same port of every address, hears nothing of it, whether or not there is one
 // in the pod.
 func TestCRINetworkHandlersStayInPod(t *testing.T) {
@@ -254,7 +254,7 @@ func TestCRINetworkHandlersStayInPod(t *testing.T) {
 	server.wantHits("/postStart", "/preStop")
 }
 
-// SPEC 3, httpGet, in a container whose network is the pod's: to itself,
+// docs/spec.md#http-get, in a container whose network is the pod's: to itself,
 // to a container beside it, and to another pod, over IPv4 and IPv6.
 func TestCRIHandlersInPodNetwork(t *testing.T) {
 	for name, host := range localHosts {
@@ -288,7 +288,7 @@ func TestCRIHandlersInPodNetwork(t *testing.T) {
 	}
 }
 
-// SPEC 3, the same on the host's network.
+// docs/spec.md#http-get, the same on the host's network.
 func TestCRIHandlersInHostNetwork(t *testing.T) {
 	for name, host := range localHosts {
 		t.Run(name, func(t *testing.T) {

@@ -76,7 +76,7 @@ func (p *plugin) StopContainer(_ context.Context, _ *api.PodSandbox, c *api.Cont
 	return nil, nil
 }
 
-// SPEC 8, NRI: a plugin sees the held start begin and end, and the stop of one that
+// docs/spec.md#nri: a plugin sees the held start begin and end, and the stop of one that
 // has failed. One that registers during the hold is taken in after it, as is a start
 // that waits behind it.
 func TestCRINRIPlugin(t *testing.T) {

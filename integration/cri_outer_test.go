@@ -15,7 +15,7 @@ import (
 // tellHere is tell in the container's working directory, which outlives it.
 var tellHere = strings.ReplaceAll(tell, "/told", "told")
 
-// SPEC "preStart": it has ended before the entrypoint begins; CRI's start is held.
+// docs/spec.md#prestart: it has ended before the entrypoint begins; CRI's start is held.
 func TestCRIPreStartHoldsTheStart(t *testing.T) {
 	b := onCRI(t)
 	c := b.app("{preStart: {"+shell(waiting+"echo preStart >> signals")+"}}", obedient)
@@ -35,7 +35,7 @@ func TestCRIPreStartHoldsTheStart(t *testing.T) {
 	c.wantTopics(created, start, exit, deleted)
 }
 
-// SPEC "preStart": failure, time-out, and CRI's cancelling: StartError in words, and the entrypoint never runs.
+// docs/spec.md#prestart-failure: failure, time-out, and CRI's cancelling: StartError in words, and the entrypoint never runs.
 func TestCRIPreStartFails(t *testing.T) {
 	b := onCRI(t)
 	c := b.app("{preStart: {"+shell("echo last words; exit 3")+"}, preStop: {"+shell("touch wrong")+"}, onExit: {"+shell(tellHere)+"}}", forever)
@@ -53,7 +53,7 @@ func TestCRIPreStartFails(t *testing.T) {
 	c.wantGone()
 }
 
-// SPEC "preStart": CRI's SIGKILL for a start that its client has given up.
+// docs/spec.md#prestart-stop: CRI's SIGKILL for a start that its client has given up.
 func TestCRIStartIsCancelledDuringPreStart(t *testing.T) {
 	b := onCRI(t)
 	c := b.app("{preStart: {"+shell(waiting)+"}}", forever)
@@ -70,7 +70,7 @@ func TestCRIStartIsCancelledDuringPreStart(t *testing.T) {
 	}
 }
 
-// SPEC "onExit": exits of a Job's kinds: once, the right result, before CRI knows of the end, the status unchanged.
+// docs/spec.md#onexit-result: exits of a Job's kinds: once, the right result, before CRI knows of the end, the status unchanged.
 func TestCRIOnExitIsToldTheEnd(t *testing.T) {
 	for name, end := range map[string]struct {
 		args   []string
@@ -105,7 +105,7 @@ func TestCRIOnExitIsToldTheEnd(t *testing.T) {
 	}
 }
 
-// SPEC "onExit": CRI does not know of the end before; a stop in between waits for it, and its grace period ends it.
+// docs/spec.md#onexit-kill: CRI does not know of the end before; a stop in between waits for it, and its grace period ends it.
 func TestCRIOnExitHoldsTheEnd(t *testing.T) {
 	b := onCRI(t)
 	c := b.app("{onExit: {"+shell(waiting+tellHere)+"}}", []string{"/bin/sh", "-c", "exit 3"})
@@ -131,7 +131,7 @@ func TestCRIOnExitHoldsTheEnd(t *testing.T) {
 	}
 }
 
-// SPEC "onExit": the pod's network, pids and users.
+// docs/spec.md#onexit-place: the pod's network, pids and users.
 func TestCRIOnExitInPodNamespaces(t *testing.T) {
 	for name, edit := range map[string]func(*harness.PodConfig){
 		"network of its own": func(config *harness.PodConfig) { config.HostNetwork = false },
@@ -153,7 +153,7 @@ func TestCRIOnExitInPodNamespaces(t *testing.T) {
 	}
 }
 
-// SPEC "onExit": containerd restarts. CRI then kills a task that has stopped, which ends onExit; nothing hangs.
+// docs/spec.md#onexit-crash: containerd restarts. CRI then kills a task that has stopped, which ends onExit; nothing hangs.
 func TestCRIDaemonKilledDuringOnExit(t *testing.T) {
 	b := onOwnCRI(t)
 	c := b.app("{onExit: {"+shell(waiting+tellHere)+"}}", []string{"/bin/sh", "-c", "exit 3"})

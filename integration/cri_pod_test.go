@@ -18,7 +18,7 @@ func named(name string) func(*harness.PodContainerConfig) {
 	return func(config *harness.PodContainerConfig) { config.Name = name }
 }
 
-// SPEC 2: in one pod each container has the handlers of the key that names it,
+// docs/spec.md#key-order: in one pod each container has the handlers of the key that names it,
 // and one that is not named those of the general key.
 func TestCRINamedKeys(t *testing.T) {
 	b := onCRI(t)
@@ -80,7 +80,7 @@ func TestCRISecondContainerWaitsForPostStart(t *testing.T) {
 	}
 }
 
-// SPEC 3: handlers of different containers never wait for each other, although
+// docs/spec.md#one-handler: handlers of different containers never wait for each other, although
 // one shim serves the pod.
 func TestCRIHeldStartHoldsNoOtherContainer(t *testing.T) {
 	b := onCRI(t)
@@ -124,7 +124,7 @@ func TestCRIPodNamespaces(t *testing.T) {
 	}
 }
 
-// SPEC 2, pods in user namespaces: a handler's root is the container's, not the
+// docs/spec.md#user-namespaces, docs/spec.md#privilege: a handler's root is the container's, not the
 // host's.
 func TestCRIUserNamespace(t *testing.T) {
 	b := onCRI(t)
@@ -145,7 +145,7 @@ func TestCRIUserNamespace(t *testing.T) {
 	}
 }
 
-// SPEC 2: a value that cannot be used fails the creation, which is part of
+// docs/spec.md#invalid: a value that cannot be used fails the creation, which is part of
 // StartContainer here, with words; nothing of it is left, and the pod goes on.
 func TestCRIWrongAnnotations(t *testing.T) {
 	for name, test := range map[string]struct {

@@ -13,7 +13,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// SPEC 4 and 5, "containerd restarts", by SIGTERM. During postStart CRI cancels the start
+// docs/spec.md#start-client, docs/spec.md#stop-restart: containerd restarts, by SIGTERM. During postStart CRI cancels the start
 // as it ends. Whether its SIGKILL comes to be sent is a race with that end; if not, CRI
 // calls the container unknown, and the kubelet stops it.
 func TestCRIDaemonTerminated(t *testing.T) {
@@ -22,7 +22,7 @@ func TestCRIDaemonTerminated(t *testing.T) {
 	b.restartDuringPreStop(b.daemon.Terminate)
 }
 
-// SPEC 4 and 5, "containerd dies", by a crash. During postStart it finds a container, when
+// docs/spec.md#start-client, docs/spec.md#stop-restart: containerd dies, by a crash. During postStart it finds a container, when
 // it is back, that was only created, and ends it.
 func TestCRIDaemonKilled(t *testing.T) {
 	b := onOwnCRI(t)
@@ -94,7 +94,7 @@ func (b *podBench) restartDuringPreStop(stop func() error) {
 	c.wantSignals("preStop\nTERM\n")
 }
 
-// SPEC 5, "the shim dies": nothing of the pod survives it, and CRI says so.
+// docs/spec.md#shim-dies: nothing of the pod survives it, and CRI says so.
 func TestCRIShimDies(t *testing.T) {
 	b := onOwnCRI(t)
 	b.watch.ShimsKilled = true

@@ -16,7 +16,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// SPEC 4, "no postStart": as without the shim.
+// docs/spec.md#start-none: as without the shim.
 func TestCRIStartWithoutHandlers(t *testing.T) {
 	b := onCRI(t)
 	c := b.create(b.pod(nil), obedient)
@@ -29,7 +29,7 @@ func TestCRIStartWithoutHandlers(t *testing.T) {
 	c.wantTopics(created, start, exit, deleted)
 }
 
-// SPEC 4, "postStart", "while it runs" and "success". The pod's annotation reaches
+// docs/spec.md#start-hold, docs/spec.md#start-state, docs/spec.md#start-success. The pod's annotation reaches
 // the pause container too, which has no handlers: else the pod would not run.
 func TestCRIStartIsHeld(t *testing.T) {
 	b := onCRI(t)
@@ -65,7 +65,7 @@ func TestCRIStartIsHeld(t *testing.T) {
 	c.wantTopics(created, start, "/tasks/exec-added", "/tasks/exec-started", exit, exit, deleted)
 }
 
-// SPEC 4, "while it runs": CRI lets nobody in, but containerd's own clients may.
+// docs/spec.md#start-state: CRI lets nobody in, but containerd's own clients may.
 func TestCRIHeldContainerServesRequests(t *testing.T) {
 	b := onCRI(t)
 	c := b.app("{postStart: {"+shell(waiting)+"}}", obedient)
@@ -85,7 +85,7 @@ func TestCRIHeldContainerServesRequests(t *testing.T) {
 	}
 }
 
-// SPEC 4, "failure": the words reach the kubelet, preStop has run, the container
+// docs/spec.md#start-failure: the words reach the kubelet, preStop has run, the container
 // is gone.
 func TestCRIPostStartFails(t *testing.T) {
 	b := onCRI(t)
@@ -98,7 +98,7 @@ func TestCRIPostStartFails(t *testing.T) {
 	c.wantTopics(created, start, exit, deleted)
 }
 
-// SPEC 4, "failure": the container gets the block's stop signal.
+// docs/spec.md#start-failure: the container gets the block's stop signal.
 func TestCRIPostStartFailsWithStopSignal(t *testing.T) {
 	b := onCRI(t)
 	c := b.app("{stopSignal: SIGUSR1, postStart: {"+shell(onceReady+"exit 1")+"}}", onSignal("USR1"))
@@ -107,7 +107,7 @@ func TestCRIPostStartFailsWithStopSignal(t *testing.T) {
 	c.wantSignals("USR1\n")
 }
 
-// SPEC 4, "failure": the grace period of a container that stays is the block's,
+// docs/spec.md#start-failure: the grace period of a container that stays is the block's,
 // else the pod's as the kubelet tells it.
 func TestCRIPostStartFailsGracePeriod(t *testing.T) {
 	for name, grace := range map[string]struct{ block, pod string }{
@@ -156,7 +156,7 @@ func (c *podContainer) exitedAt() time.Time {
 // criGrace is the grace period where nobody names one.
 const criGrace = 30 * time.Second
 
-// SPEC 4, "time-out", by the handler's own limit.
+// docs/spec.md#start-limit, by the handler's own limit.
 func TestCRIPostStartTimesOut(t *testing.T) {
 	b := onCRI(t)
 	c := b.app("{postStart: {timeoutSeconds: 1, "+shell("echo so far; trap '' TERM; sleep 1000 & sleep 1000")+"}}", obedient)
@@ -164,7 +164,7 @@ func TestCRIPostStartTimesOut(t *testing.T) {
 	c.wantFailedStart(err, "postStart handler failed: timed out after 1s: so far")
 }
 
-// SPEC 4, the time limit, where neither the handler nor the request has one: the
+// docs/spec.md#start-limit: the time limit, where neither the handler nor the request has one: the
 // runtime's, which CRI's options table may set.
 func TestCRIPostStartTimesOutByDefault(t *testing.T) {
 	b := onCRI(t)
@@ -174,7 +174,7 @@ func TestCRIPostStartTimesOutByDefault(t *testing.T) {
 	c.wantFailedStart(err, "postStart handler failed: timed out after 1s")
 }
 
-// SPEC 4, the time limit: the request's deadline less min(5 s, half of what remains),
+// docs/spec.md#start-limit: the time limit: the request's deadline less min(5 s, half of what remains),
 // so that the kubelet gets our words and not that its deadline has passed. Between the
 // shim's answer and its own containerd kills and deletes the task, which takes 0.1 s on
 // an idle machine, and took 4 s on a busy one. So what was in time is asked of the
@@ -197,7 +197,7 @@ func TestCRIPostStartTimesOutByRequest(t *testing.T) {
 	}
 }
 
-// SPEC 4, "failure": a container that stays gets SIGKILL from the shim, before the
+// docs/spec.md#start-failure: a container that stays gets SIGKILL from the shim, before the
 // request's deadline, where its grace period is longer: CRI's 30 s, and not the 10 s of
 // elsewhere. What is left of the deadline then is little, so on a busy machine the answer
 // may miss it: whose words come is not looked at.
@@ -216,7 +216,7 @@ func TestCRIPostStartFailsShortlyBeforeDeadline(t *testing.T) {
 	poll(b.T, "the shim's SIGKILL in the log", func() bool { return c.logged(`msg="signal sent"`, "signal=9") })
 }
 
-// SPEC 4, policy "Ignore".
+// docs/spec.md#start-ignore.
 func TestCRIPostStartFailureIgnored(t *testing.T) {
 	b := onCRI(t)
 	c := b.run("{postStart: {failurePolicy: Ignore, "+shell("exit 1")+"}}", obedient)
@@ -225,7 +225,7 @@ func TestCRIPostStartFailureIgnored(t *testing.T) {
 	c.wantExit(7)
 }
 
-// SPEC 4, "the container's process exits first": the kubelet sees a container that
+// docs/spec.md#start-exit: the kubelet sees a container that
 // has run, with its true status.
 func TestCRIContainerExitsDuringPostStart(t *testing.T) {
 	b := onCRI(t)
@@ -242,7 +242,7 @@ func TestCRIContainerExitsDuringPostStart(t *testing.T) {
 	c.wantTopics(created, start, exit, deleted)
 }
 
-// SPEC 4, "a stop signal arrives": not from CRI. StopContainer does nothing to a
+// docs/spec.md#start-stop: not from CRI. StopContainer does nothing to a
 // container that it calls created, and the kubelet asks again when it runs.
 func TestCRIStopDuringPostStart(t *testing.T) {
 	b := onCRI(t)
@@ -275,7 +275,7 @@ func TestCRISignalDuringPostStart(t *testing.T) {
 	c.wantSignals("preStop\nUSR1\n")
 }
 
-// SPEC 4, "SIGKILL arrives before Start is answered": containerd sends it when the
+// docs/spec.md#start-sigkill: containerd sends it when the
 // kubelet gives a start up.
 func TestCRIStartIsCancelled(t *testing.T) {
 	b := onCRI(t)
@@ -289,7 +289,7 @@ func TestCRIStartIsCancelled(t *testing.T) {
 	}
 }
 
-// SPEC 4, "the client's connection goes": CRI ends the container as if the start
+// docs/spec.md#start-client: CRI ends the container as if the start
 // was cancelled, and the kubelet makes a new one.
 func TestCRIConnectionGoesDuringPostStart(t *testing.T) {
 	b := onCRI(t)

@@ -15,7 +15,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// SPEC 5, steps 2 and 3: the signal comes once, after preStop, which knows of it.
+// docs/spec.md#stop-prestop: the signal comes once, after preStop, which knows of it.
 // CRI does not say when its grace period ends, so there is no deadline to know.
 func TestCRIPreStopDelaysTheSignal(t *testing.T) {
 	b := onCRI(t)
@@ -46,7 +46,7 @@ func TestCRIPreStopDelaysTheSignal(t *testing.T) {
 	c.wantTopics(created, start, "/tasks/exec-added", "/tasks/exec-started", exit, exit, deleted)
 }
 
-// SPEC 5, step 1. What CRI gains by it, that its timer is not stretched, shows in
+// docs/spec.md#stop-returns. What CRI gains by it, that its timer is not stretched, shows in
 // TestCRIGracePeriodEndsPreStop.
 func TestCRIKillReturnsAtOnce(t *testing.T) {
 	b := onCRI(t)
@@ -61,7 +61,7 @@ func TestCRIKillReturnsAtOnce(t *testing.T) {
 	c.wantSignals("TERM\n")
 }
 
-// SPEC 5, "preStop fails or times out": the signal is sent.
+// docs/spec.md#stop-failure: the signal is sent.
 func TestCRIPreStopFails(t *testing.T) {
 	for name, handler := range map[string]string{
 		"with a status": shell("echo preStop >> signals; exit 1"),
@@ -80,7 +80,7 @@ func TestCRIPreStopFails(t *testing.T) {
 	}
 }
 
-// SPEC 5, a stop signal under CRI: whichever the image or the pod names.
+// docs/spec.md#stop-signal: a stop signal under CRI: whichever the image or the pod names.
 func TestCRIStopSignal(t *testing.T) {
 	for name, edit := range map[string]func(*harness.PodContainerConfig){
 		"QUIT":  func(config *harness.PodContainerConfig) { config.Image = harness.ImageBusyboxQuit },
@@ -103,7 +103,7 @@ func TestCRIStopSignal(t *testing.T) {
 	}
 }
 
-// SPEC 5, "SIGKILL, under CRI, preStop running": the end of the grace period. The
+// docs/spec.md#stop-sigkill-cri: the end of the grace period. The
 // container gets its signal then, and time to use it: the true exit status shows.
 func TestCRIGracePeriodEndsPreStop(t *testing.T) {
 	b := onCRI(t)
@@ -131,7 +131,7 @@ func TestCRIGracePeriodEndsPreStopAndContainerStays(t *testing.T) {
 	}
 }
 
-// SPEC 5: a preStop within the grace period runs to its end, for real.
+// docs/spec.md#grace-cri: a preStop within the grace period runs to its end, for real.
 func TestCRIPreStopWithinGracePeriod(t *testing.T) {
 	b := onCRI(t)
 	c := b.run("{preStop: {"+shell("sleep 20; echo preStop >> signals")+"}}", obedient)
@@ -151,7 +151,7 @@ func TestCRIPreStopWithinGracePeriod(t *testing.T) {
 	}
 }
 
-// SPEC 5, "the deadline": under CRI it is CRI's. The block's own, which counts
+// docs/spec.md#grace-cri: under CRI it is CRI's. The block's own, which counts
 // elsewhere, does not end preStop or the container.
 func TestCRIBlockHasNoDeadline(t *testing.T) {
 	b := onCRI(t)
@@ -161,7 +161,7 @@ func TestCRIBlockHasNoDeadline(t *testing.T) {
 	c.wantSignals("preStop\nTERM\n")
 }
 
-// SPEC 5, "another stop signal while it runs": CRI's second StopContainer waits for
+// docs/spec.md#stop-again: CRI's second StopContainer waits for
 // the stop under way, another client's signal joins it, and after the signal was
 // sent further ones pass.
 func TestCRISecondStopJoins(t *testing.T) {
@@ -188,7 +188,7 @@ func TestCRISecondStopJoins(t *testing.T) {
 	c.wantSignals("preStop\nTERM\nUSR1\n")
 }
 
-// SPEC 5, "SIGKILL, under CRI, otherwise", before a stop: a grace period of 0.
+// docs/spec.md#stop-sigkill-cri-otherwise, before a stop: a grace period of 0.
 func TestCRIKillHasNoPreStop(t *testing.T) {
 	b := onCRI(t)
 	c := b.run("{preStop: {"+shell("touch stopped")+"}}", forever)
@@ -200,7 +200,7 @@ func TestCRIKillHasNoPreStop(t *testing.T) {
 	}
 }
 
-// SPEC 5, "SIGKILL, under CRI, otherwise", after preStop: the end of the grace
+// docs/spec.md#stop-sigkill-cri-otherwise, after preStop: the end of the grace
 // period of a container that has had its signal.
 func TestCRIKillAfterTheSignal(t *testing.T) {
 	b := onCRI(t)
@@ -213,7 +213,7 @@ func TestCRIKillAfterTheSignal(t *testing.T) {
 	}
 }
 
-// SPEC 5, "SIGKILL, under CRI, preStop running", by a second stop that has no
+// docs/spec.md#stop-sigkill-cri, by a second stop that has no
 // patience: the container still gets its signal, and 2 s.
 func TestCRIKillDuringPreStop(t *testing.T) {
 	b := onCRI(t)
@@ -229,7 +229,7 @@ func TestCRIKillDuringPreStop(t *testing.T) {
 	}
 }
 
-// SPEC 5, "the container exits while preStop runs": the page's `nginx -s quit`.
+// docs/spec.md#stop-exit: the page's `nginx -s quit`.
 func TestCRIPreStopEndsTheContainer(t *testing.T) {
 	b := onCRI(t)
 	c := b.run("{preStop: {"+shell("kill -USR1 1; while :; do sleep 1; done")+"}}", onSignal("USR1"))
@@ -239,7 +239,7 @@ func TestCRIPreStopEndsTheContainer(t *testing.T) {
 	c.wantTopics(created, start, exit, deleted)
 }
 
-// SPEC 5, "the container exits by itself".
+// docs/spec.md#stop-completed.
 func TestCRICompletedContainerHasNoPreStop(t *testing.T) {
 	b := onCRI(t)
 	c := b.app("{preStop: {"+shell("touch stopped")+"}}", []string{"/bin/sh", "-c", "exit 0"})
@@ -254,7 +254,7 @@ func TestCRICompletedContainerHasNoPreStop(t *testing.T) {
 	c.wantTopics(created, start, exit, deleted)
 }
 
-// SPEC 5: without preStop the signal passes through untouched.
+// docs/spec.md#stop-none: without preStop the signal passes through untouched.
 func TestCRIStopWithoutPreStop(t *testing.T) {
 	b := onCRI(t)
 	c := b.run("{postStart: {"+shell("true")+"}}", obedient)
@@ -280,7 +280,7 @@ func TestCRIStopPodSandboxHasNoPreStop(t *testing.T) {
 	}
 }
 
-// SPEC 5, "paused container": preStop cannot run, the signal passes.
+// docs/spec.md#stop-paused: preStop cannot run, the signal passes.
 func TestCRIStopOfPausedContainer(t *testing.T) {
 	b := onCRI(t)
 	c := b.run("{preStop: {"+shell("touch stopped")+"}}", obedient)
@@ -299,7 +299,7 @@ func TestCRIStopOfPausedContainer(t *testing.T) {
 	}
 }
 
-// SPEC 5, "Delete": of a running container it is refused, and preStop goes on.
+// docs/spec.md#delete: of a running container it is refused, and preStop goes on.
 // RemoveContainer, which is CRI's, kills the container first.
 func TestCRIDeleteDuringPreStop(t *testing.T) {
 	b := onCRI(t)

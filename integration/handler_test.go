@@ -57,7 +57,7 @@ touch /x$$ 2>/dev/null && echo the root is writable
 echo SECRET=$SECRET
 `
 
-// SPEC 3: the identity, the limits and the filter of the container's process.
+// docs/spec.md#privilege: the identity, the limits and the filter of the container's process.
 func TestHandlerHasTheIdentityOfTheContainer(t *testing.T) {
 	for name, edit := range map[string]func(*harness.ContainerConfig){"default": func(*harness.ContainerConfig) {}, "strict": strict} {
 		t.Run(name, func(t *testing.T) {
@@ -101,7 +101,7 @@ func readFile(b *bench, dir, name string) string {
 	return string(data)
 }
 
-// SPEC 3: no descriptor beyond 0, 1 and 2, stdin is /dev/null, no terminal.
+// docs/spec.md#exec: no descriptor beyond 0, 1 and 2, stdin is /dev/null, no terminal.
 func TestHandlerDescriptors(t *testing.T) {
 	on(t, targets, func(b *bench) {
 		// The handler itself shows nothing: its child's view of it is what it has.
@@ -172,7 +172,7 @@ func TestHandlerInUserNamespace(t *testing.T) {
 // exitTries, under each of two runtimes and in each kind of pid namespace.
 const exitTries = 50
 
-// SPEC 3, "The container's exit comes first": a handler that dies because pid 1
+// docs/spec.md#exit-first: a handler that dies because pid 1
 // has exited is aborted, it does not fail. 200 times of 200.
 func TestExitIsNoFailureOfTheHandler(t *testing.T) {
 	edits := map[string]func(*harness.ContainerConfig){"private": func(*harness.ContainerConfig) {}, "host": hostPID}
@@ -233,7 +233,7 @@ func (b *bench) wantEnds(result, because string, count int) {
 	}
 }
 
-// SPEC 3: a forced end takes the handler's process group, in a host pid
+// docs/spec.md#forced-end: a forced end takes the handler's process group, in a host pid
 // namespace too, and nothing else.
 func TestForcedEndTakesTheGroup(t *testing.T) {
 	for name, edit := range map[string]func(*harness.ContainerConfig){"private": func(*harness.ContainerConfig) {}, "host": hostPID} {
@@ -267,7 +267,7 @@ func (b *bench) sleepers(c *container) string {
 	return strings.Join(found, " ")
 }
 
-// SPEC 2: a value that cannot be used fails Create in words, and leaves nothing.
+// docs/spec.md#invalid: a value that cannot be used fails Create in words, and leaves nothing.
 func TestInvalidAnnotations(t *testing.T) {
 	on(t, targets, func(b *bench) {
 		for _, test := range []struct {
@@ -299,7 +299,7 @@ func TestInvalidAnnotations(t *testing.T) {
 	})
 }
 
-// SPEC 2: the pause container never has handlers.
+// docs/spec.md#pause: the pause container never has handlers.
 func TestSandboxHasNoHandlers(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
 		c := b.run(with{keyLifecycle: "nonsense", "io.kubernetes.cri.container-type": "sandbox"}, obedient)

@@ -70,7 +70,7 @@ func (b *bench) wantCtlError(parts []string, args ...string) {
 	}
 }
 
-// SPEC 6: why does it not start, why does it not stop, what did its handler say?
+// docs/spec.md#status: why does it not start, why does it not stop, what did its handler say?
 func TestStatusOfWhatHangs(t *testing.T) {
 	on(t, targets, func(b *bench) {
 		b.wantCtl([]string{"no containers with handlers"}, "status")
@@ -103,7 +103,7 @@ func TestStatusOfWhatHangs(t *testing.T) {
 	})
 }
 
-// SPEC 6, issue "What an operator sees": within a second, status names the container, the handler, for how long
+// docs/spec.md#status: within a second, status names the container, the handler, for how long
 // it has run, until when it may and who says so, and what it said last; also while containerd is dead.
 func TestStatusWithinASecond(t *testing.T) {
 	onOwn(t, []target{pinned, crun}, func(b *bench) {
@@ -326,6 +326,8 @@ func TestCtlErrors(t *testing.T) {
 }
 
 // A handler is tried, and the container goes on.
+//
+// See docs/spec.md#trial.
 func TestTrialOfAHandler(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		c := b.run(with{keyPreStop: shell("echo $LIFECYCLE_SIGNAL | tee -a /tried; [ -e /good ]")}, obedient)
@@ -345,7 +347,7 @@ func TestTrialOfAHandler(t *testing.T) {
 	})
 }
 
-// SPEC 6: the shim's events are on containerd's stream, in order with the task's.
+// docs/spec.md#events: the shim's events are on containerd's stream, in order with the task's.
 func TestHandlerEvents(t *testing.T) {
 	on(t, targets, func(b *bench) {
 		ctx, cancel := context.WithCancel(b.Context())

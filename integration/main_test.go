@@ -22,7 +22,7 @@ import (
 // Runtime is the runtime type under test.
 const Runtime = "io.containerd.lifecycle.v2"
 
-// Annotation keys, as SPEC 2 has them.
+// Annotation keys, as docs/spec.md#keys has them.
 const (
 	keyLifecycle = "lifecycle-shim.io/lifecycle"
 	keyPostStart = "lifecycle-shim.io/postStart"
@@ -59,6 +59,7 @@ var daemons = struct {
 	started map[string]*harness.Daemon
 }{started: map[string]*harness.Daemon{}}
 
+// TestMain: docs/spec.md#servers.
 func TestMain(m *testing.M) {
 	harness.Parallel(16)
 	code := m.Run()

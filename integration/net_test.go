@@ -79,7 +79,7 @@ func again(action string) string {
 	return "{retryPeriodSeconds: 1, timeoutSeconds: 20, " + action + "}"
 }
 
-// SPEC 3, httpGet and tcpSocket: inside the container's network, with an image
+// docs/spec.md#http-get, docs/spec.md#tcp-socket: inside the container's network, with an image
 // that holds one static binary, and never in the host's network.
 func TestHandlersInTheContainersNetwork(t *testing.T) {
 	on(t, targets, func(b *bench) {
@@ -214,7 +214,7 @@ func TestPreStopOverHTTPEndsTheContainer(t *testing.T) {
 	})
 }
 
-// SPEC 3, sleep: it holds the start, and 0 is valid.
+// docs/spec.md#sleep: it holds the start, and 0 is valid.
 func TestSleep(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		c, result := b.runLater(with{keyPostStart: "sleep: {seconds: 2}"}, forever)
@@ -247,7 +247,7 @@ func TestSleepEndsWithTheContainer(t *testing.T) {
 	})
 }
 
-// SPEC 4, "Time limit": the request's own deadline, less half of what remains
+// docs/spec.md#start-limit: the request's own deadline, less half of what remains
 // where that is short, so that the client is told why. The stop that follows
 // ends before it too.
 func TestDeadlineOfTheRequest(t *testing.T) {

@@ -62,7 +62,7 @@ const (
 	toldSIGKILL, toldSIGKILLBefore = "onExit signal code= signal=SIGKILL", "onExit signal code=137 signal=SIGKILL"
 )
 
-// SPEC "onExit": once, with the right result, before TaskExit; the status is unchanged.
+// docs/spec.md#onexit-result: once, with the right result, before TaskExit; the status is unchanged.
 func TestOnExitIsToldTheEnd(t *testing.T) {
 	for name, end := range map[string]struct {
 		args         []string
@@ -101,7 +101,7 @@ func TestOnExitIsToldTheEnd(t *testing.T) {
 	}
 }
 
-// SPEC "onExit": TaskExit, Wait and Delete are held, State says STOPPED with the status.
+// docs/spec.md#onexit: TaskExit, Wait and Delete are held, State says STOPPED with the status.
 func TestOnExitHoldsTheEnd(t *testing.T) {
 	on(t, targets, func(b *bench) {
 		c := b.run(with{keyOnExit: "{" + shell("cd /; "+waiting) + ", timeoutSeconds: 300}"}, []string{"/bin/sh", "-c", "exit 3"})
@@ -148,7 +148,7 @@ func TestOnExitHoldsTheEnd(t *testing.T) {
 	})
 }
 
-// SPEC "onExit": SIGKILL ends it at once, its own time limit too.
+// docs/spec.md#onexit-kill: SIGKILL ends it at once, its own time limit too.
 func TestOnExitIsEnded(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		c := b.run(with{keyOnExit: "{" + shell("touch /begun; sleep 1000 & sleep 1000") + ", timeoutSeconds: 300}"}, []string{"/bin/true"})
@@ -169,7 +169,7 @@ func TestOnExitIsEnded(t *testing.T) {
 	})
 }
 
-// SPEC "onExit": after a failed start, with start-failed; Start is answered when it has ended.
+// docs/spec.md#onexit-result: after a failed start, with start-failed; Start is answered when it has ended.
 func TestOnExitAfterFailedStart(t *testing.T) {
 	on(t, targets, func(b *bench) {
 		c, result := b.runLater(with{keyPreStart: shell("exit 3"), keyOnExit: shell("sleep 0.2; " + tell)}, forever)
@@ -181,7 +181,7 @@ func TestOnExitAfterFailedStart(t *testing.T) {
 	})
 }
 
-// SPEC "onExit": the mounts as the container has left them, its network and its other namespaces; a new pid namespace.
+// docs/spec.md#onexit-place: the mounts as the container has left them, its network and its other namespaces; a new pid namespace.
 func TestOnExitHasWhatIsLeft(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		tmpfs := func(config *harness.ContainerConfig) {
@@ -212,7 +212,7 @@ func TestOnExitHasWhatIsLeft(t *testing.T) {
 	})
 }
 
-// SPEC "onExit": the identity, the limits and the filter of the container's process, in a cgroup below its own.
+// docs/spec.md#onexit-place: the identity, the limits and the filter of the container's process, in a cgroup below its own.
 func TestOnExitHasTheIdentityOfTheContainer(t *testing.T) {
 	for name, edit := range map[string]func(*harness.ContainerConfig){"default": func(*harness.ContainerConfig) {}, "strict": strict, "no cgroup path": noCgroupsPath} {
 		t.Run(name, func(t *testing.T) {
@@ -258,7 +258,7 @@ func lines(before, after string) []string {
 	return differing
 }
 
-// SPEC "onExit": the container's limits hold for it too.
+// docs/spec.md#onexit-place: the container's limits hold for it too.
 func TestOnExitHasTheLimitsOfTheContainer(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		c := b.run(with{keyOnExit: shell("tail /dev/zero; echo $? > /status")}, []string{"/bin/true"}, littleMemory)
@@ -269,7 +269,7 @@ func TestOnExitHasTheLimitsOfTheContainer(t *testing.T) {
 	})
 }
 
-// SPEC "onExit": no descriptor beyond 0, 1 and 2.
+// docs/spec.md#onexit-place: no descriptor beyond 0, 1 and 2.
 func TestOnExitDescriptors(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		c := b.run(with{keyOnExit: shell(`sleep 1000 & ls -l /proc/$!/fd > /fds; tty > /tty`)}, []string{"/bin/true"})
@@ -290,7 +290,7 @@ func TestOnExitDescriptors(t *testing.T) {
 	})
 }
 
-// SPEC "onExit": containerd, the shim or the host is killed: nothing hangs, nothing is left.
+// docs/spec.md#onexit-crash: containerd, the shim or the host is killed: nothing hangs, nothing is left.
 func TestOnExitAndDeadShim(t *testing.T) {
 	onOwn(t, []target{pinned, crun}, func(b *bench) {
 		b.watch.ShimsKilled = true // with -debug a shim that is killed leaves its profiler's socket, under stock too
@@ -321,7 +321,7 @@ func TestOnExitInSharedPIDNamespace(t *testing.T) {
 	})
 }
 
-// SPEC "onExit": root is the container's in a user namespace too, and the mounts are there.
+// docs/spec.md#onexit-place: root is the container's in a user namespace too, and the mounts are there.
 func TestOnExitInUserNamespace(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		c := b.newContainer(with{keyOnExit: shell(`(id -u; cat /proc/self/uid_map; echo $LIFECYCLE_RESULT; cat /own/kept) > /tmp/after`)},
@@ -344,7 +344,7 @@ func TestOnExitInUserNamespace(t *testing.T) {
 	})
 }
 
-// SPEC "onExit": httpGet and tcpSocket connect in the network namespace that was kept; a sleep sleeps.
+// docs/spec.md#onexit-place: httpGet and tcpSocket connect in the network namespace that was kept; a sleep sleeps.
 func TestOnExitInTheContainersNetwork(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		port := b.strayServer()
@@ -384,7 +384,7 @@ func (b *bench) finished(c *container, handler string) string {
 	return result
 }
 
-// SPEC "onExit": containerd dies meanwhile: it goes on, or is ended, and nothing hangs or is left.
+// docs/spec.md#onexit-crash: containerd dies meanwhile: it goes on, or is ended, and nothing hangs or is left.
 func TestDaemonRestartDuringOnExit(t *testing.T) {
 	onOwn(t, targets, func(b *bench) {
 		c := b.run(with{keyOnExit: "{" + shell(waiting+tell) + ", timeoutSeconds: 300}"}, []string{"/bin/sh", "-c", "exit 3"})
@@ -405,7 +405,7 @@ func TestDaemonRestartDuringOnExit(t *testing.T) {
 	})
 }
 
-// SPEC "onExit": the same for one without a process. containerd takes a shim without processes for a leftover when it
+// docs/spec.md#onexit-crash: the same for one without a process. containerd takes a shim without processes for a leftover when it
 // starts, and asks for a Delete, for 5 s.
 func TestDaemonRestartDuringOnExitWithoutProcess(t *testing.T) {
 	onOwn(t, targets, func(b *bench) {
@@ -422,7 +422,7 @@ func TestDaemonRestartDuringOnExitWithoutProcess(t *testing.T) {
 	})
 }
 
-// SPEC "onExit": whatever is killed of what runs it, the container's end comes, with its status.
+// docs/spec.md#onexit-crash: whatever is killed of what runs it, the container's end comes, with its status.
 func TestOnExitsOwnProcessesAreKilled(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		c := b.run(with{keyOnExit: shell("touch /begun; sleep 1000 & sleep 1000")}, []string{"/bin/sh", "-c", "exit 3"})
@@ -435,7 +435,7 @@ func TestOnExitsOwnProcessesAreKilled(t *testing.T) {
 	})
 }
 
-// SPEC "onExit": the handler host is killed, or the runtime hangs, while onExit is being made: the end comes, nothing is left.
+// docs/spec.md#onexit-crash: the handler host is killed, or the runtime hangs, while onExit is being made: the end comes, nothing is left.
 func TestOnExitCannotBeMade(t *testing.T) {
 	for name, end := range map[string]struct {
 		do      func(b *bench, c *container)
@@ -547,7 +547,7 @@ func (b *bench) killOnExit(c *container) {
 	}
 }
 
-// SPEC "onExit": what cannot be started is a failure, and changes nothing.
+// docs/spec.md#onexit: what cannot be started is a failure, and changes nothing.
 func TestOnExitCannotStart(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		c := b.run(with{keyOnExit: "exec: {command: [/nowhere]}"}, []string{"/bin/sh", "-c", "exit 3"})
@@ -567,7 +567,7 @@ func TestOnExitCannotStart(t *testing.T) {
 	})
 }
 
-// SPEC "onExit": the shim dies while onExit is being made, at every moment of it: nothing of it survives.
+// docs/spec.md#onexit-crash: the shim dies while onExit is being made, at every moment of it: nothing of it survives.
 func TestShimDiesWhileOnExitIsMade(t *testing.T) {
 	onOwn(t, []target{pinned, crun}, func(b *bench) {
 		b.watch.ShimsKilled = true // with -debug a shim that is killed leaves its profiler's socket, under stock too

@@ -126,7 +126,7 @@ func (c *container) runs() []runOfStatus {
 	return shown.Containers[0].Runs
 }
 
-// SPEC 6: a FIFO, as ctr, docker and CRI have it. The lines of the handlers are among the container's own, as
+// docs/spec.md#output-log: a FIFO, as ctr, docker and CRI have it. The lines of the handlers are among the container's own, as
 // they were written; nothing of them is kept from the status; the client sees the end of the stream in time.
 func TestOutputInTheLog(t *testing.T) {
 	on(t, targets, func(b *bench) {
@@ -159,7 +159,7 @@ func (c *container) goOnce(start <-chan started, read func() bool) {
 	}
 }
 
-// SPEC 6: file://, which the container's own output is in too; also when it has been rotated away, and when its
+// docs/spec.md#output-log: file://, which the container's own output is in too; also when it has been rotated away, and when its
 // name leads elsewhere, which a container with the directory of its log could do.
 func TestOutputInAFile(t *testing.T) {
 	on(t, targets, func(b *bench) {
@@ -189,7 +189,7 @@ func TestOutputInAFile(t *testing.T) {
 	})
 }
 
-// SPEC 6: a logger's pipe is reached also where the container has put something else in the place of its
+// docs/spec.md#output-log: a logger's pipe is reached also where the container has put something else in the place of its
 // stdout, and what it has put there is not touched.
 func TestOutputToALogger(t *testing.T) {
 	on(t, targets, func(b *bench) {
@@ -219,7 +219,7 @@ func TestOutputToALogger(t *testing.T) {
 	})
 }
 
-// SPEC 6: with a terminal the lines are in its output, ended as a terminal in raw mode needs it. They do not
+// docs/spec.md#output-log: with a terminal the lines are in its output, ended as a terminal in raw mode needs it. They do not
 // pass through the container's terminal: what reads from it gets nothing.
 func TestOutputOnATerminal(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
@@ -241,7 +241,7 @@ func TestOutputOnATerminal(t *testing.T) {
 	})
 }
 
-// SPEC 6: where there is no stream, the output is in the status, which says why it is nowhere else.
+// docs/spec.md#output-log: where there is no stream, the output is in the status, which says why it is nowhere else.
 func TestOutputThatGoesNowhere(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		for _, test := range []struct {
@@ -266,7 +266,7 @@ func TestOutputThatGoesNowhere(t *testing.T) {
 	})
 }
 
-// SPEC 6: it is off by default; the node's or the runtime's options turn it on, a handler has the last word.
+// docs/spec.md#output-log: it is off by default; the node's or the runtime's options turn it on, a handler has the last word.
 func TestOutputByTheSettings(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
 		for _, test := range []struct{ options, handler, want string }{
@@ -419,7 +419,7 @@ func TestOutputWhoseReaderGoes(t *testing.T) {
 	})
 }
 
-// SPEC 6: a handler's output is nowhere in the shim's log above debug level, wherever it goes.
+// docs/spec.md#log: a handler's output is nowhere in the shim's log above debug level, wherever it goes.
 func TestOutputIsNotInTheShimsLog(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
 		c := b.run(with{keyLifecycle: "{postStart: " + logged("echo pass''word; env") + ", preStop: " + logged("echo pass''word; exit 3") + "}"}, obedient,
@@ -500,7 +500,7 @@ func criLog(t *testing.T, path string) string {
 	return lines
 }
 
-// SPEC 6: what `kubectl logs` shows.
+// docs/spec.md#output-log: what `kubectl logs` shows.
 func TestCRIOutputInTheLog(t *testing.T) {
 	for name, terminal := range map[string]bool{"plain": false, "terminal": true} {
 		t.Run(name, func(t *testing.T) {

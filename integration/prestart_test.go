@@ -31,7 +31,7 @@ func preStarts(t *testing.T) int {
 	return count
 }
 
-// SPEC "preStart": it has ended before the entrypoint's first instruction, every time.
+// docs/spec.md#prestart: it has ended before the entrypoint's first instruction, every time.
 func TestPreStartComesFirst(t *testing.T) {
 	binary, count := filepath.Join(binDir(t), "testreader"), preStarts(t)
 	on(t, []target{pinned, crun}, func(b *bench) {
@@ -59,7 +59,7 @@ func TestPreStartComesFirst(t *testing.T) {
 	})
 }
 
-// SPEC "preStart": Start is held, the entrypoint does not run, State says CREATED and TaskStart is not there yet.
+// docs/spec.md#prestart: Start is held, the entrypoint does not run, State says CREATED and TaskStart is not there yet.
 func TestPreStartHoldsTheStart(t *testing.T) {
 	on(t, targets, func(b *bench) {
 		c, result := b.runLater(with{keyPreStart: shell(waiting)}, forever)
@@ -83,7 +83,7 @@ func TestPreStartHoldsTheStart(t *testing.T) {
 	})
 }
 
-// SPEC "preStart": all four in their order, each once.
+// docs/spec.md#prestart: all four in their order, each once.
 func TestPreStartThenPostStart(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		c := b.run(with{keyPreStart: shell("echo preStart >> /order"), keyPostStart: shell("echo postStart >> /order"), keyPreStop: shell("echo preStop >> /order")}, obedient)
@@ -96,7 +96,7 @@ func TestPreStartThenPostStart(t *testing.T) {
 	})
 }
 
-// SPEC "preStart": failure in words, the entrypoint never runs, not at a second Start either; no TaskStart.
+// docs/spec.md#prestart-failure: failure in words, the entrypoint never runs, not at a second Start either; no TaskStart.
 func TestPreStartFails(t *testing.T) {
 	on(t, targets, func(b *bench) {
 		c, result := b.runLater(with{keyPreStart: shell("echo last words >&2; exit 3"), keyPostStart: shell("touch /wrong"), keyPreStop: shell("touch /wrong")}, forever)
@@ -118,7 +118,7 @@ func TestPreStartFails(t *testing.T) {
 	})
 }
 
-// SPEC "preStart": failurePolicy Ignore, retries, the time limit, sleep.
+// docs/spec.md#prestart-failure: failurePolicy Ignore, retries, the time limit, sleep.
 func TestPreStartForms(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		ignored := b.run(with{keyPreStart: "{" + shell("exit 3") + ", failurePolicy: Ignore}"}, forever)
@@ -154,7 +154,7 @@ func TestPreStartForms(t *testing.T) {
 	})
 }
 
-// SPEC "preStart": SIGKILL, a stop signal, Delete and the process's death keep the entrypoint from running.
+// docs/spec.md#prestart-stop: SIGKILL, a stop signal, Delete and the process's death keep the entrypoint from running.
 func TestPreStartIsCutShort(t *testing.T) {
 	for name, cut := range map[string]struct {
 		do   func(*container)
@@ -187,7 +187,7 @@ func TestPreStartIsCutShort(t *testing.T) {
 	}
 }
 
-// SPEC "preStart": the identity, the limits and the filter of the container's process, as for the others.
+// docs/spec.md#prestart: the identity, the limits and the filter of the container's process, as for the others.
 func TestPreStartHasTheIdentityOfTheContainer(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		shared := b.TempDir()
@@ -206,7 +206,7 @@ func TestPreStartHasTheIdentityOfTheContainer(t *testing.T) {
 	})
 }
 
-// SPEC "preStart": the client goes, containerd dies: it goes on, and the entrypoint starts.
+// docs/spec.md#prestart-goes-on: the client goes, containerd dies: it goes on, and the entrypoint starts.
 func TestDaemonRestartDuringPreStart(t *testing.T) {
 	onOwn(t, []target{pinned}, func(b *bench) {
 		c, _ := b.runLater(with{keyPreStart: shell(waiting)}, forever)

@@ -25,7 +25,7 @@ import (
 )
 
 // A Create that is refused or fails leaves no shim, cgroup, mount, socket or file, whatever its error is, alone and in a
-// pod's shared shim (SPEC 9, Bounds; FAULTS A1).
+// pod's shared shim (docs/spec.md#failed-create, FAULTS A1).
 
 // refusal is a Create that cannot succeed.
 type refusal struct {

@@ -27,7 +27,7 @@ func (c *container) checkpoint() (dir string) {
 	return dir
 }
 
-// SPEC 4, "restore from a checkpoint": the process does not begin, so there is
+// docs/spec.md#start-restore: the process does not begin, so there is
 // no postStart. preStop is run as ever.
 func TestRestoredContainer(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {

@@ -118,7 +118,7 @@ func verdicts(filter []byte) (map[string]int, error) {
 	return found, nil
 }
 
-// SPEC 3: a handler has the container's seccomp filter. It is not the runtime's own
+// docs/spec.md#privilege: a handler has the container's seccomp filter. It is not the runtime's own
 // program, but one that is compiled once, when the container is created: libseccomp
 // takes the architectures in an order that is another each time.
 func TestHandlerHasTheSeccompFilterOfTheContainer(t *testing.T) {

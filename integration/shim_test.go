@@ -187,7 +187,7 @@ func withShim(path string) func(*harness.ContainerConfig) {
 	return func(config *harness.ContainerConfig) { config.Runtime = path }
 }
 
-// SPEC 8: a missing host is told to whoever needs it, and to nobody else.
+// docs/spec.md#upgrade: a missing host is told to whoever needs it, and to nobody else.
 func TestMissingHost(t *testing.T) {
 	dir := copyBinaries(t, "containerd-shim-lifecycle-v2")
 	daemon, err := harness.StartDaemon(t.Context(), harness.DaemonConfig{
@@ -216,7 +216,7 @@ func TestMissingHost(t *testing.T) {
 	b.wantError(err, "lifecycle-hookexec", "install it")
 }
 
-// SPEC 8: a running shim goes on with the host that it has opened.
+// docs/spec.md#upgrade: a running shim goes on with the host that it has opened.
 func TestHostIsReplaced(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
 		dir := copyBinaries(b, "containerd-shim-lifecycle-v2", "lifecycle-hookexec")

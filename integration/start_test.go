@@ -18,7 +18,7 @@ const (
 	oom     = "/tasks/oom"
 )
 
-// SPEC 4, "no postStart": the runc service's own start, nothing else.
+// docs/spec.md#start-none: the runc service's own start, nothing else.
 func TestStartWithoutPostStart(t *testing.T) {
 	on(t, targets, func(b *bench) {
 		for _, annotations := range []with{nil, {keyPreStop: shell("true")}} {
@@ -41,7 +41,7 @@ func TestStartWithoutPostStart(t *testing.T) {
 	})
 }
 
-// SPEC 4, "postStart", "while it runs" and "success".
+// docs/spec.md#start-hold, docs/spec.md#start-state, docs/spec.md#start-success.
 func TestStartIsHeld(t *testing.T) {
 	on(t, targets, func(b *bench) {
 		c, result := b.runLater(with{keyPostStart: shell(waiting + "echo hi > /message")}, forever)
@@ -73,7 +73,7 @@ func TestStartIsHeld(t *testing.T) {
 	})
 }
 
-// SPEC 4, "while it runs": Exec, Kill, Pids, Wait and Stats work.
+// docs/spec.md#start-state: Exec, Kill, Pids, Wait and Stats work.
 func TestHeldContainerServesRequests(t *testing.T) {
 	on(t, targets, func(b *bench) {
 		c, result := b.runLater(with{keyPostStart: shell(waiting)}, forever)
@@ -101,7 +101,7 @@ func TestHeldContainerServesRequests(t *testing.T) {
 	})
 }
 
-// SPEC 4, "failure": the words, the order of events, nothing left.
+// docs/spec.md#start-failure: the words, the order of events, nothing left.
 func TestPostStartFails(t *testing.T) {
 	on(t, targets, func(b *bench) {
 		c, result := b.runLater(with{keyLifecycle: "{postStart: {" + shell("echo last words >&2; exit 3") + "}, preStop: {" + shell("echo preStop >> /signals") + "}}"}, obedient)
@@ -122,7 +122,7 @@ func TestPostStartFails(t *testing.T) {
 	})
 }
 
-// SPEC 4, "failure": a container that ignores the signal gets SIGKILL in time.
+// docs/spec.md#start-failure: a container that ignores the signal gets SIGKILL in time.
 func TestPostStartFailsAndContainerStays(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
 		c, result := b.runLater(with{keyLifecycle: "{postStart: {" + shell("while [ ! -e /ready ]; do sleep 0.02; done; exit 1") + "}, terminationGracePeriodSeconds: 1}"}, forever)
@@ -134,7 +134,7 @@ func TestPostStartFailsAndContainerStays(t *testing.T) {
 	})
 }
 
-// SPEC 4, "failure": the signal is the block's own.
+// docs/spec.md#start-failure: the signal is the block's own.
 func TestPostStartFailsWithAStopSignal(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		args := []string{"/bin/sh", "-c", `trap 'echo USR2 >> /signals; exit 8' USR2; trap 'exit 1' TERM; touch /ready; sleep 1000 & while :; do wait; done`}
@@ -154,7 +154,7 @@ func TestPostStartCannotStart(t *testing.T) {
 	})
 }
 
-// SPEC 4, "time-out".
+// docs/spec.md#start-limit.
 func TestPostStartTimesOut(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		_, result := b.runLater(with{keyPostStart: "{timeoutSeconds: 1, " + shell("echo so far; trap '' TERM; sleep 1000 & sleep 1000") + "}"}, obedient)
@@ -162,7 +162,7 @@ func TestPostStartTimesOut(t *testing.T) {
 	})
 }
 
-// SPEC 4, "Time limit": the default, where neither handler nor request has one.
+// docs/spec.md#start-limit: the default, where neither handler nor request has one.
 func TestDefaultPostStartTimeout(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
 		_, result := b.runLater(with{keyPostStart: shell("sleep 1000")}, obedient, withOptions(b, `DefaultPostStartTimeout = "1s"`))
@@ -170,7 +170,7 @@ func TestDefaultPostStartTimeout(t *testing.T) {
 	})
 }
 
-// SPEC 4, policy "Ignore".
+// docs/spec.md#start-ignore.
 func TestPostStartFailureIgnored(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
 		c, result := b.runLater(with{keyPostStart: "{failurePolicy: Ignore, " + shell("exit 1") + "}"}, forever)
@@ -183,7 +183,7 @@ func TestPostStartFailureIgnored(t *testing.T) {
 	})
 }
 
-// SPEC 3: an attempt that fails is repeated.
+// docs/spec.md#retry: an attempt that fails is repeated.
 func TestPostStartRetries(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
 		c, result := b.runLater(with{keyPostStart: "{retryPeriodSeconds: 1, " + shell("echo x >> /attempts; [ $(wc -l < /attempts) = 2 ]") + "}"}, forever)
@@ -196,7 +196,7 @@ func TestPostStartRetries(t *testing.T) {
 	})
 }
 
-// SPEC 4, "the container's process exits first".
+// docs/spec.md#start-exit.
 func TestContainerExitsDuringPostStart(t *testing.T) {
 	on(t, targets, func(b *bench) {
 		c, result := b.runLater(with{keyPostStart: shell("touch /begun; sleep 1000")},
@@ -212,7 +212,7 @@ func TestContainerExitsDuringPostStart(t *testing.T) {
 	})
 }
 
-// SPEC 4, "while it runs": STOPPED shows at once, before Wait returns.
+// docs/spec.md#start-state: STOPPED shows at once, before Wait returns.
 func TestHeldContainerThatHasExitedIsStopped(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		for range 5 {
@@ -229,7 +229,7 @@ func TestHeldContainerThatHasExitedIsStopped(t *testing.T) {
 	})
 }
 
-// SPEC 4, "a stop signal arrives".
+// docs/spec.md#start-stop.
 func TestStopDuringPostStart(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		c, result := b.runLater(with{keyLifecycle: "{postStart: {" + shell(waiting) + "}, preStop: {" + shell("echo preStop >> /signals") + "}}"}, obedient)
@@ -260,7 +260,7 @@ func TestStopDuringPostStartWithoutPreStop(t *testing.T) {
 	})
 }
 
-// SPEC 4, "SIGKILL arrives before Start is answered".
+// docs/spec.md#start-sigkill.
 func TestKillDuringPostStart(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		c, result := b.runLater(with{keyPostStart: shell(waiting), keyPreStop: shell("touch /stopped")}, forever)
@@ -285,7 +285,7 @@ func TestRuntimeCannotStart(t *testing.T) {
 	})
 }
 
-// SPEC 4, "the client's connection goes, or containerd restarts": elsewhere the
+// docs/spec.md#start-client: elsewhere the
 // handler goes on.
 func TestDaemonRestartDuringPostStart(t *testing.T) {
 	onOwn(t, targets, func(b *bench) {
@@ -312,7 +312,7 @@ func TestDaemonRestartDuringPostStart(t *testing.T) {
 	})
 }
 
-// SPEC 4, "the client's connection goes": a client that gives up cancels nothing.
+// docs/spec.md#start-client: a client that gives up cancels nothing.
 func TestClientGivesUpDuringPostStart(t *testing.T) {
 	on(t, targets, func(b *bench) {
 		c := b.newContainer(with{keyPostStart: shell(waiting + "touch /ended")}, forever)
@@ -338,7 +338,7 @@ func TestClientGivesUpDuringPostStart(t *testing.T) {
 	})
 }
 
-// SPEC 3: what a handler leaves in the background does not keep it.
+// docs/spec.md#exec-end: what a handler leaves in the background does not keep it.
 func TestBackgroundChildDoesNotHoldTheStart(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
 		c, result := b.runLater(with{keyPostStart: shell("sleep 1000 & echo $! > /child")}, forever)

@@ -13,7 +13,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// SPEC 5, steps 1 to 3: Kill returns while preStop runs, the signal comes once,
+// docs/spec.md#stop-returns, docs/spec.md#stop-prestop: Kill returns while preStop runs, the signal comes once,
 // after it, and preStop knows what is going on.
 func TestPreStopDelaysTheSignal(t *testing.T) {
 	on(t, targets, func(b *bench) {
@@ -44,7 +44,7 @@ func TestPreStopDelaysTheSignal(t *testing.T) {
 	})
 }
 
-// SPEC 5, "preStop fails or times out": the signal is sent.
+// docs/spec.md#stop-failure: the signal is sent.
 func TestPreStopFails(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		for _, handler := range []string{shell("exit 1"), "{timeoutSeconds: 1, " + shell("sleep 1000") + "}", "exec: {command: [/does/not/exist]}"} {
@@ -56,7 +56,7 @@ func TestPreStopFails(t *testing.T) {
 	})
 }
 
-// SPEC 5, "any other signal" and a signal after the stop's own.
+// docs/spec.md#stop-other-signal, and a signal after the stop's own.
 func TestOtherSignalsPass(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
 		c := b.run(with{keyPreStop: shell(waiting)}, forever)
@@ -72,7 +72,7 @@ func TestOtherSignalsPass(t *testing.T) {
 	})
 }
 
-// SPEC 5, "SIGKILL, container not under CRI".
+// docs/spec.md#stop-sigkill.
 func TestKillDuringPreStop(t *testing.T) {
 	on(t, targets, func(b *bench) {
 		c := b.run(with{keyPreStop: shell(waiting)}, forever)
@@ -87,7 +87,7 @@ func TestKillDuringPreStop(t *testing.T) {
 	})
 }
 
-// SPEC 5, "the deadline, elsewhere": with a grace period in the block the
+// docs/spec.md#grace-kill: with a grace period in the block the
 // container is gone by then, having had its signal before.
 func TestGracePeriod(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
@@ -105,7 +105,7 @@ func TestGracePeriod(t *testing.T) {
 	})
 }
 
-// SPEC 5: without one in the block the default applies, and no SIGKILL follows.
+// docs/spec.md#grace-share: without one in the block the default applies, and no SIGKILL follows.
 func TestDefaultGracePeriod(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
 		c := b.run(with{keyPreStop: shell("sleep 60")}, obedient, withOptions(b, `DefaultGracePeriod = "1s"`))
@@ -115,7 +115,7 @@ func TestDefaultGracePeriod(t *testing.T) {
 	})
 }
 
-// SPEC 5, "the container exits while preStop runs": the page's own
+// docs/spec.md#stop-exit: the page's own
 // `nginx -s quit` does that. The block names the signal.
 func TestPreStopEndsTheContainer(t *testing.T) {
 	on(t, targets, func(b *bench) {
@@ -134,7 +134,7 @@ func TestPreStopEndsTheContainer(t *testing.T) {
 	})
 }
 
-// SPEC 5: the stop signals outside CRI are docker's, ctr's, systemd's, and the
+// docs/spec.md#stop-signal: the stop signals outside CRI are docker's, ctr's, systemd's, and the
 // block's own.
 func TestStopSignals(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
@@ -153,7 +153,7 @@ func TestStopSignals(t *testing.T) {
 	})
 }
 
-// SPEC 5: SIGQUIT by itself asks a JVM for a thread dump.
+// docs/spec.md#stop-signal: SIGQUIT by itself asks a JVM for a thread dump.
 func TestQuitIsNoStopSignalByItself(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
 		args := []string{"/bin/sh", "-c", `trap 'echo QUIT >> /signals' QUIT; touch /ready; sleep 1000 & while :; do wait; done`}
@@ -167,7 +167,7 @@ func TestQuitIsNoStopSignalByItself(t *testing.T) {
 	})
 }
 
-// SPEC 5, "the container exits by itself".
+// docs/spec.md#stop-completed.
 func TestCompletedContainerHasNoPreStop(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		c := b.run(with{keyPreStop: shell("touch /stopped")}, []string{"/bin/sh", "-c", "exit 4"})
@@ -185,7 +185,7 @@ func TestCompletedContainerHasNoPreStop(t *testing.T) {
 	})
 }
 
-// SPEC 5, "paused container".
+// docs/spec.md#stop-paused.
 func TestPausedContainer(t *testing.T) {
 	on(t, targets, func(b *bench) {
 		c := b.run(with{keyPreStop: shell("touch /stopped")}, obedient)
@@ -204,7 +204,7 @@ func TestPausedContainer(t *testing.T) {
 // shortly is a time limit that lets a handler begin, and be paused, before it is over.
 var shortly = fmt.Sprintf("timeoutSeconds: %.0f, ", harness.Patience(5*time.Second).Seconds())
 
-// SPEC 3: a forced end thaws to kill, and the container stays paused.
+// docs/spec.md#pause-handler: a forced end thaws to kill, and the container stays paused.
 func TestPauseDuringPreStop(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
 		c := b.run(with{keyPreStop: "{" + shortly + shell(waiting) + "}"}, obedient)
@@ -222,7 +222,7 @@ func TestPauseDuringPreStop(t *testing.T) {
 	})
 }
 
-// SPEC 5, "Delete" of a running container.
+// docs/spec.md#delete of a running container.
 func TestDeleteOfRunningContainer(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
 		c := b.run(with{keyPreStop: shell(waiting)}, obedient)
@@ -237,7 +237,7 @@ func TestDeleteOfRunningContainer(t *testing.T) {
 	})
 }
 
-// SPEC 5, "containerd dies or restarts mid-stop": the stop goes on, a repeated
+// docs/spec.md#stop-restart: the stop goes on, a repeated
 // SIGTERM is joined.
 func TestDaemonRestartDuringPreStop(t *testing.T) {
 	onOwn(t, targets, func(b *bench) {
@@ -265,7 +265,7 @@ func TestDaemonRestartDuringPreStop(t *testing.T) {
 	})
 }
 
-// SPEC 5, "the shim dies": nothing survives it.
+// docs/spec.md#shim-dies: nothing survives it.
 func TestShimDies(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
 		b.watch.ShimsKilled = true // with -debug a shim that is killed leaves its profiler's socket, under stock too

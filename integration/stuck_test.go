@@ -69,7 +69,7 @@ func (b *bench) processes(c *container, such func(harness.Process) bool) []harne
 
 func uninterruptible(p harness.Process) bool { return p.State == "D" }
 
-// SPEC 5 and 7: a preStop that not even SIGKILL ends does not hold the signal back. In
+// docs/spec.md#stop-stuck: a preStop that not even SIGKILL ends does not hold the signal back. In
 // the host's pid namespace the container exits; in its own the kernel keeps its pid 1
 // for as long as anything is left in it (zap_pid_ns_processes), and the shim answers
 // meanwhile.
@@ -104,7 +104,7 @@ func TestUnkillablePreStop(t *testing.T) {
 	})
 }
 
-// SPEC 7.7: a start is answered although its handler cannot be ended.
+// docs/spec.md#no-hang: a start is answered although its handler cannot be ended.
 func TestUnkillablePostStart(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
 		p := b.newPod()
@@ -146,7 +146,7 @@ func (b *bench) trace(pid int) (release func()) {
 	}
 }
 
-// SPEC 5 and 7: the same where the handler is dead, and its exit withheld.
+// docs/spec.md#stop-stuck: the same where the handler is dead, and its exit withheld.
 func TestTracedPreStop(t *testing.T) {
 	on(t, []target{pinned}, func(b *bench) {
 		p := b.newPod()
@@ -165,7 +165,7 @@ func TestTracedPreStop(t *testing.T) {
 		if state := c.state(); state.Status != task.Status_STOPPED {
 			b.Errorf("state %s, want STOPPED", state.Status)
 		}
-		c.delete() // SPEC 5: our part adds at most 2 s
+		c.delete() // docs/spec.md#delete: our part adds at most 2 s
 		release()
 		p.wantUnharmed()
 	})
@@ -206,7 +206,7 @@ func TestOutOfMemory(t *testing.T) {
 	})
 }
 
-// SPEC 3: a pause stops the handler and not its clock, and SIGKILL ends a paused
+// docs/spec.md#pause-handler: a pause stops the handler and not its clock, and SIGKILL ends a paused
 // container with all that is in it.
 func TestPauseDuringPostStart(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
@@ -230,7 +230,7 @@ func TestPauseDuringPostStart(t *testing.T) {
 	})
 }
 
-// SPEC 5: SIGKILL passes at once, to a paused container with a handler in it too. On
+// docs/spec.md#stop-sigkill: SIGKILL passes at once, to a paused container with a handler in it too. On
 // cgroup v2 that ends frozen processes. On v1 runc thaws the container of a private pid
 // namespace for it; crun, and both in the host's, leave it frozen until it is resumed,
 // under the stock shim too.
@@ -295,7 +295,7 @@ func TestHandlerHostIsOutOfReach(t *testing.T) {
 	})
 }
 
-// SPEC 5: SIGKILL in the host's pid namespace takes what a handler has started, in its
+// docs/spec.md#forced-end: SIGKILL in the host's pid namespace takes what a handler has started, in its
 // group or not.
 func TestKillInHostPIDNamespace(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {
@@ -313,7 +313,7 @@ func TestKillInHostPIDNamespace(t *testing.T) {
 	})
 }
 
-// SPEC 3: in a user namespace a stop is what it is elsewhere, with a handler that ends
+// docs/spec.md#user-namespaces: in a user namespace a stop is what it is elsewhere, with a handler that ends
 // and with one that has to be ended.
 func TestStopInUserNamespace(t *testing.T) {
 	on(t, []target{pinned, crun}, func(b *bench) {

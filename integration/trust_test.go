@@ -137,7 +137,7 @@ func (s *stranger) ctl(args ...string) (string, error) {
 	return string(out), err
 }
 
-// SPEC 9, Who is asked: each way in which an unprivileged user can make a process look
+// docs/spec.md#trust: each way in which an unprivileged user can make a process look
 // like containerd or a shim. FAULTS A8: root ran a program of his PATH. A9: root was
 // shown his words.
 func TestStrangersAreNotBelieved(t *testing.T) {

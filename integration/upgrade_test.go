@@ -23,7 +23,7 @@ func builds(t testing.TB) (current, previous string) {
 	return current, filepath.Join(current, "previous")
 }
 
-// SPEC 8 and the promise of an upgrade: containers of the previous build go on.
+// docs/spec.md#upgrade: containers of the previous build go on.
 func TestUpgrade(t *testing.T) {
 	current, previous := builds(t)
 	onOwn(t, targets, func(b *bench) { b.replaceBuild(previous, current) })

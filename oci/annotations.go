@@ -14,7 +14,7 @@ import (
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
-// Annotation keys (SPEC 2). A pod's container is named in the key's DNS prefix
+// Annotation keys (docs/spec.md#keys). A pod's container is named in the key's DNS prefix
 // because users of Kubernetes cannot annotate single containers.
 const (
 	domain       = "lifecycle-shim.io"

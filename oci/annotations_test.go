@@ -26,6 +26,7 @@ preStop:
 
 const goodHandler = `{exec: {command: [a]}}`
 
+// TestLifecycle: docs/spec.md#cri.
 func TestLifecycle(t *testing.T) {
 	exec := func(words ...string) *lifecyclev1.Handler {
 		return &lifecyclev1.Handler{Exec: &lifecyclev1.ExecAction{Command: words}}
@@ -106,6 +107,8 @@ terminationGracePeriodSeconds: 30
 
 // TestInvalid: values that are wrong whatever they say, and what Kubernetes does
 // not have. What it does have is in kubernetesRules.
+//
+// See docs/spec.md#invalid.
 func TestInvalid(t *testing.T) {
 	deep := strings.Repeat("[", 20000) + strings.Repeat("]", 20000)
 	bomb := "a: &a [x,x,x,x,x,x,x,x,x]\n"
@@ -172,6 +175,7 @@ func TestInvalid(t *testing.T) {
 	}
 }
 
+// TestTogether: docs/spec.md#key-order.
 func TestTogether(t *testing.T) {
 	for _, single := range []string{KeyPostStart, KeyPreStop} {
 		for _, block := range []string{KeyLifecycle, "web." + domain + "/lifecycle"} {

@@ -15,7 +15,7 @@ import (
 )
 
 const (
-	// maxWords bounds a command (SPEC 2).
+	// maxWords bounds a command (docs/spec.md#limits).
 	maxWords = 4096
 	// maxSeconds bounds the times that Kubernetes does not have. It keeps every time limit
 	// far inside a time.Duration.

@@ -15,7 +15,7 @@ import (
 type rule struct {
 	// row of part A of KUBERNETES.md.
 	row string
-	// spec is the sentence of SPEC 2 that wins over the row, and why it does;
+	// spec is the rule of docs/spec.md that wins over the row, and why it does;
 	// empty where the row is followed.
 	spec string
 	// handler is tried as postStart and as preStop. block, where handler is
@@ -178,7 +178,7 @@ var kubernetesRules = map[string]rule{
 	"A13 a null header":    {row: "A13", handler: "httpGet: {port: 80, httpHeaders: [null]}", spec: failsLate, refused: "httpGet.httpHeaders[0]", says: "must be a mapping, not null"},
 	"A13 an unknown field": {row: "A13", handler: "httpGet: {port: 80, httpHeaders: [{name: X, valueFrom: {}}]}", refused: "httpGet.httpHeaders[0].valueFrom", says: notAField + "; allowed are name, value"},
 
-	// Kubernetes accepts tcpSocket and never runs it; here it works (SPEC 3), so
+	// Kubernetes accepts tcpSocket and never runs it; here it works (docs/spec.md#tcp-socket), so
 	// what holds for an httpGet's port and host holds for its own.
 	"A19 a port and a host": {row: "A19", handler: "tcpSocket: {port: 65535, host: 127.0.0.1}"},
 	"A19 no port":           {row: "A19", handler: "tcpSocket: {host: 127.0.0.1}", refused: "tcpSocket.port", says: "is missing; " + ports},

@@ -24,7 +24,7 @@ import (
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
-// extensions are the fields that Kubernetes does not have (SPEC 2).
+// extensions are the fields that Kubernetes does not have (docs/spec.md#block).
 var extensions = []string{
 	"terminationGracePeriodSeconds", "preStart", "onExit",
 	"postStart.timeoutSeconds", "postStart.failurePolicy", "postStart.retryPeriodSeconds", "postStart.output",
@@ -89,7 +89,7 @@ func compareKind(t *testing.T, path string, theirs reflect.Type, ours protorefle
 		reflect.Int64: protoreflect.Int64Kind, reflect.Struct: protoreflect.MessageKind,
 	}[theirs.Kind()]
 	if theirs == reflect.TypeFor[intstr.IntOrString]() {
-		want = protoreflect.Int32Kind // SPEC 2: numbers only
+		want = protoreflect.Int32Kind // docs/spec.md#limits: numbers only
 	}
 	switch {
 	case ours.IsList() != list || ours.Kind() != want:

@@ -35,7 +35,7 @@ func TestDeleteIsAnsweredWhenTheMachineKnows(t *testing.T) {
 	})
 }
 
-// TestPanicBesideAHandlerIsContained (SPEC 7.8): one in the shim's own work for it, not in the handler.
+// TestPanicBesideAHandlerIsContained (docs/spec.md#panic): one in the shim's own work for it, not in the handler.
 func TestPanicBesideAHandlerIsContained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, postStart(0), &fakeHandlers{postStart: takes(second, succeeded)}).exitOnSignal()
@@ -48,7 +48,7 @@ func TestPanicBesideAHandlerIsContained(t *testing.T) {
 	})
 }
 
-// TestEndOfTheLoopReleasesTheExit (SPEC 7.1): a loop that ends without onExit's end must not hold the container's.
+// TestEndOfTheLoopReleasesTheExit (docs/spec.md#answered-once): a loop that ends without onExit's end must not hold the container's.
 func TestEndOfTheLoopReleasesTheExit(t *testing.T) {
 	for name, test := range map[string]struct {
 		panics bool
@@ -93,7 +93,7 @@ func sortedEnd(published string) string {
 	return strings.Replace(published, "c1 exit, c1 Aborted", "c1 Aborted, c1 exit", 1)
 }
 
-// TestAnsweredRequestsAreForgotten (SPEC 7.9): a container lives for years.
+// TestAnsweredRequestsAreForgotten (docs/spec.md#no-leak): a container lives for years.
 func TestAnsweredRequestsAreForgotten(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve().mustStart()
@@ -177,7 +177,7 @@ func (w *world) deletes() <-chan error {
 	return answer
 }
 
-// TestPanicInTheLoopLeavesNoMessage (SPEC 7.1): what is still in the mailbox is an event, or a request that passes.
+// TestPanicInTheLoopLeavesNoMessage (docs/spec.md#answered-once): what is still in the mailbox is an event, or a request that passes.
 func TestPanicInTheLoopLeavesNoMessage(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, outer(false, true), &fakeHandlers{onExit: hangs})

@@ -48,7 +48,7 @@ func TestPreStopOnTrialIsToldTheStopSignal(t *testing.T) {
 	}
 }
 
-// TestLog is SPEC 6: a line at a handler's start and one at its end, and what went wrong.
+// TestLog is docs/spec.md#log: a line at a handler's start and one at its end, and what went wrong.
 func TestLog(t *testing.T) {
 	lost := hookexec.Result{Outcome: hookexec.Succeeded, LogErr: errExit3, LostLines: 2}
 	cannot := func(lifecycle.Signal) error { return errKilled }

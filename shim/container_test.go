@@ -385,6 +385,7 @@ func TestSignalDuringALongRuntimesStartIsSent(t *testing.T) {
 	})
 }
 
+// TestSIGKILLIsForwardedAtOnce: docs/spec.md#sigkill-passes.
 func TestSIGKILLIsForwardedAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve().mustStart()
@@ -568,7 +569,7 @@ func TestDeleteEndsWhatStillRuns(t *testing.T) {
 		if _, err := w.service.Delete(t.Context(), &taskapi.DeleteRequest{ID: "c1"}); err != nil {
 			t.Fatal(err)
 		}
-		if waited := time.Since(began); waited == 0 || waited > 2*second { // SPEC 5
+		if waited := time.Since(began); waited == 0 || waited > 2*second { // docs/spec.md#delete
 			t.Errorf("the Delete took %s", waited)
 		}
 		select {

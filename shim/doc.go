@@ -46,7 +46,7 @@
 // anything is called; only what a run shows (hookexec.Progress) is looked at under
 // container.mu, with locks of its own that are held for nothing else.
 //
-// Guarantees are those of SPEC 7; the decisions among them are proved in package
+// Guarantees are those of docs/spec.md#promises; the decisions among them are proved in package
 // lifecycle. A panic in a request is answered as an internal error, one in a
 // handler is its failure, and one in a container's loop makes that container pass
 // everything through.

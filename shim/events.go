@@ -259,7 +259,7 @@ func (g *gate) forget() {
 }
 
 // endWait bounds awaitEnd. With the machine's own wait for a handler a Delete
-// takes 2 s longer at most (SPEC 5).
+// takes 2 s longer at most (docs/spec.md#delete).
 const endWait = 500 * time.Millisecond
 
 // awaitEnd waits until the container's TaskExit and TaskDelete have both been

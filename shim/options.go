@@ -31,7 +31,7 @@ import (
 const ConfigPath = "/etc/lifecycle-shim/config.toml"
 
 // Settings that hold where neither the node nor the runtime's options say
-// otherwise (SPEC 2 and 4).
+// otherwise (docs/spec.md#settings).
 const (
 	defaultPostStartTimeout = 120 * time.Second
 	defaultGracePeriod      = 10 * time.Second

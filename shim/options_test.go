@@ -272,6 +272,7 @@ func limits(t *testing.T, limit int64) map[string]func() (settings, error) {
 	}
 }
 
+// TestSettingsOfTheRuntimeWinOverTheNodes: docs/spec.md#options.
 func TestSettingsOfTheRuntimeWinOverTheNodes(t *testing.T) {
 	const (
 		node = "DefaultPostStartTimeout = '20s'\nDefaultGracePeriod = '21s'\nOutputLimit = 22\n"
@@ -327,6 +328,7 @@ func TestSettingsOfTheRuntimeWinOverTheNodes(t *testing.T) {
 	}
 }
 
+// TestNodeConfigThatIsRefused: docs/spec.md#settings.
 func TestNodeConfigThatIsRefused(t *testing.T) {
 	for name, test := range map[string]struct{ body, says string }{
 		"an unknown key":      {"OutputLimits = 1", `unknown setting "OutputLimits"; allowed are DefaultPostStartTimeout, DefaultGracePeriod, OutputLimit`},

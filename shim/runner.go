@@ -283,7 +283,7 @@ func failed(err error) hookexec.Result {
 	return hookexec.Result{Outcome: hookexec.Failed, Err: err, ExitCode: -1}
 }
 
-// environment is what exec handlers get on top of the container's (SPEC 3).
+// environment is what exec handlers get on top of the container's (docs/spec.md#environment).
 func (r *runner) environment(kind lifecycle.Kind, effect lifecycle.Effect) []string {
 	env := []string{"LIFECYCLE_HANDLER=" + kind.String(), "LIFECYCLE_CONTAINER_ID=" + r.id}
 	switch kind {

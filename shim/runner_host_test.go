@@ -156,7 +156,7 @@ func newTestRunner(t *testing.T, host *fakeHost, block *lifecyclev1.Block) (*run
 	}
 	r.afterlife.oomSeen, r.afterlife.killed = never, never
 	before := openDescriptors(t)
-	t.Cleanup(func() { // nothing is left to the next test, and nothing leaks (SPEC 7.9)
+	t.Cleanup(func() { // nothing is left to the next test, and nothing leaks (docs/spec.md#no-leak)
 		r.unpark()
 		r.undo()
 		r.close()

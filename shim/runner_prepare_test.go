@@ -18,7 +18,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
-// TestFailedPreparationIsReported: a container whose handlers cannot run is not created (SPEC 7.10).
+// TestFailedPreparationIsReported: a container whose handlers cannot run is not created (docs/spec.md#bad-input).
 func TestFailedPreparationIsReported(t *testing.T) {
 	host := newFakeHost(t)
 	host.refuse("no such profile")
@@ -152,7 +152,7 @@ func TestUndoEndsAPreparation(t *testing.T) {
 	}
 }
 
-// TestClosedRunnerHoldsNothing (SPEC 7.9): neither the init's pidfd nor what was kept for onExit.
+// TestClosedRunnerHoldsNothing (docs/spec.md#no-leak): neither the init's pidfd nor what was kept for onExit.
 func TestClosedRunnerHoldsNothing(t *testing.T) {
 	host := newFakeHost(t)
 	for name, block := range map[string]*lifecyclev1.Block{
@@ -203,7 +203,7 @@ func TestParkedHandlerIsTheOneThatRuns(t *testing.T) {
 	}
 }
 
-// TestUnparkEndsWhatWaits (SPEC 7.9).
+// TestUnparkEndsWhatWaits (docs/spec.md#no-leak).
 func TestUnparkEndsWhatWaits(t *testing.T) {
 	host := newFakeHost(t)
 	r, _ := newTestRunner(t, host, &lifecyclev1.Block{PostStart: execHandler("x")})

@@ -23,7 +23,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
-// TestWhatExecHandlersAreTold (SPEC 3).
+// TestWhatExecHandlersAreTold (docs/spec.md#environment).
 func TestWhatExecHandlersAreTold(t *testing.T) {
 	at := time.Date(2026, 1, 2, 3, 4, 5, 0, time.FixedZone("", 3600))
 	const told = "2026-01-02T02:04:05Z"
@@ -87,7 +87,7 @@ func TestOnExitOfWhatWasNotKept(t *testing.T) {
 	}
 }
 
-// TestOnExitLetsGoOfWhatWasKept (SPEC 7.9): the container's mounts live on until then.
+// TestOnExitLetsGoOfWhatWasKept (docs/spec.md#no-leak): the container's mounts live on until then.
 func TestOnExitLetsGoOfWhatWasKept(t *testing.T) {
 	r, _ := newTestRunner(t, newFakeHost(t), &lifecyclev1.Block{OnExit: sleepHandler()})
 	before := openDescriptors(t)
@@ -101,7 +101,7 @@ func TestOnExitLetsGoOfWhatWasKept(t *testing.T) {
 	}
 }
 
-// TestPausedContainerRunsNoHandler (SPEC 5): it would hang.
+// TestPausedContainerRunsNoHandler (docs/spec.md#stop-paused): it would hang.
 func TestPausedContainerRunsNoHandler(t *testing.T) {
 	for name, test := range map[string]struct {
 		status task.Status
@@ -210,7 +210,7 @@ func TestHandlersDoWhatTheyName(t *testing.T) {
 	}
 }
 
-// TestPanicOfALoggedHandlerLeavesNothing (SPEC 7.9).
+// TestPanicOfALoggedHandlerLeavesNothing (docs/spec.md#no-leak).
 func TestPanicOfALoggedHandlerLeavesNothing(t *testing.T) {
 	handler := execHandler("x")
 	handler.Output = oci.OutputLog

@@ -263,7 +263,7 @@ func (c *container) finish(run *handlerRun, result hookexec.Result) {
 	run.ended, run.result = time.Now(), result
 }
 
-// Topics of the shim's own events (SPEC 6).
+// Topics of the shim's own events (docs/spec.md#events).
 const (
 	topicStarted  = "/lifecycle/handler-started"
 	topicFinished = "/lifecycle/handler-finished"

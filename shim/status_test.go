@@ -155,6 +155,8 @@ func TestStatusOfNobody(t *testing.T) {
 }
 
 // TestTrial: it runs, is told, and changes nothing.
+//
+// See docs/spec.md#trial.
 func TestTrial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := both(newWorld(t, preStop(0), &fakeHandlers{preStop: takes(3*second, failedBad)})).exitOnSignal().serve().mustStart()

@@ -9,7 +9,7 @@ import (
 )
 
 // MaxError is the size, in bytes, of the longest error that leaves the shim or the
-// handler host (SPEC 9, Bounds).
+// handler host (docs/spec.md#bounds).
 const MaxError = 4 << 10
 
 // maxMark is the size of the longest mark that Text puts where it cuts.

@@ -95,7 +95,7 @@ func ready(container *libcontainer.Container, freezer string) error {
 }
 
 // newProcess is the container's own process with another command: a handler has
-// its identity and its limits, never more (SPEC 3).
+// its identity and its limits, never more (docs/spec.md#privilege).
 func newProcess(request wire.StartRequest, own *specs.Process) (_ *libcontainer.Process, err error) {
 	process := &libcontainer.Process{
 		Args:            request.Args,

@@ -38,7 +38,7 @@ profile ` + profile + ` flags=(attach_disconnected,mediate_deleted) {
 }
 `
 
-// SPEC 3: a handler of each kind has its container's profile, whose rules hold for it.
+// docs/spec.md#privilege: a handler of each kind has its container's profile, whose rules hold for it.
 func TestHandlersHaveTheProfileOfTheContainer(t *testing.T) {
 	load(t, rules)
 	for _, runtime := range []string{"runc", "crun"} {

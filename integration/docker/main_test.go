@@ -18,7 +18,7 @@ import (
 // Runtime is the runtime type under test.
 const Runtime = "io.containerd.lifecycle.v2"
 
-// Annotation keys, as SPEC 2 has them.
+// Annotation keys, as docs/spec.md#keys has them.
 const (
 	keyLifecycle = "lifecycle-shim.io/lifecycle"
 	keyPostStart = "lifecycle-shim.io/postStart"

@@ -416,7 +416,7 @@ func (c *cell) create() {
 	c.watchExit()
 }
 
-// watchExit looks at the State when TaskExit has come: it must be STOPPED by then (SPEC 7.6).
+// watchExit looks at the State when TaskExit has come: it must be STOPPED by then (docs/spec.md#event-order).
 func (c *cell) watchExit() {
 	if c.exit != nil {
 		return

@@ -349,7 +349,7 @@ func (c *cell) finishNeighbour(status uint32) {
 	}
 }
 
-// wantAnswers: SPEC 7.1 and 7.7. A call of gRPC's or ttrpc's returns once, or never.
+// wantAnswers: docs/spec.md#answered-once and docs/spec.md#no-hang. A call of gRPC's or ttrpc's returns once, or never.
 func (c *cell) wantAnswers() {
 	c.Helper()
 	c.mu.Lock()
@@ -360,7 +360,7 @@ func (c *cell) wantAnswers() {
 	}
 }
 
-// wantOnce: SPEC 7.2 and 7.4, whatever has happened.
+// wantOnce: docs/spec.md#prestop-once and docs/spec.md#signal-once, whatever has happened.
 func (c *cell) wantOnce() {
 	c.Helper()
 	journal := c.journal()
@@ -398,7 +398,7 @@ func (c *cell) parts() (life, after []string) {
 	return journal, nil
 }
 
-// wantJournal: SPEC 7.2, 7.4 and 7.5.
+// wantJournal: docs/spec.md#prestop-once, docs/spec.md#signal-once, docs/spec.md#status-true.
 func (c *cell) wantJournal(e end) {
 	c.Helper()
 	c.wantOnce()
@@ -433,7 +433,7 @@ func (e end) result() string {
 	}
 }
 
-// wantEvents: SPEC 7.6.
+// wantEvents: docs/spec.md#event-order.
 func (c *cell) wantEvents(e end) {
 	c.Helper()
 	events := c.world.events

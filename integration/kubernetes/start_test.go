@@ -9,7 +9,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/kubernetes/cluster"
 )
 
-// SPEC 4, "postStart": the pod is neither Running nor Ready before it is through. That the kubelet would have had the
+// docs/spec.md#start-hold: the pod is neither Running nor Ready before it is through. That the kubelet would have had the
 // time to say so is shown by a second pod, made later.
 func TestNotReadyDuringPostStart(t *testing.T) {
 	b := on(t)
@@ -51,7 +51,7 @@ func TestNotReadyDuringPostStart(t *testing.T) {
 	b.wantPart(b.kubectl("get", "pod", p.name), "1/1     Running   0")
 }
 
-// SPEC 4, "failure": the words of the handler are in kubectl describe, and preStop has run. The kubelet tries again.
+// docs/spec.md#start-failure, docs/spec.md#start-words: the words of the handler are in kubectl describe, and preStop has run. The kubelet tries again.
 func TestFailingPostStart(t *testing.T) {
 	b := on(t)
 	p := b.create(nil, container("app", app, handlers("echo no message today; exit 3", "echo preStop >> log")))
@@ -69,7 +69,7 @@ func TestFailingPostStart(t *testing.T) {
 	}
 }
 
-// SPEC 4, "time limit": that of the kubelet's request, runtimeRequestTimeout, less five seconds. The words are the shim's.
+// docs/spec.md#start-limit: that of the kubelet's request, runtimeRequestTimeout, less five seconds. The words are the shim's.
 func TestPostStartTimesOut(t *testing.T) {
 	b := on(t)
 	p := b.create(restartPolicy(core.RestartPolicyNever), container("app", app, handlers("echo begun >> log; sleep 1000", "")))

@@ -12,10 +12,10 @@ import (
 // stubborn notes SIGTERM, and goes on.
 const stubborn = `trap 'echo TERM >> log; touch term' TERM; touch /tmp/started; while :; do sleep 0.05; done`
 
-// tail is how long the shim leaves a container that got CRI's SIGKILL in the middle of its preStop: SPEC 5.
+// tail is how long the shim leaves a container that got CRI's SIGKILL in the middle of its preStop: docs/spec.md#stop-sigkill-cri.
 const tail = 2 * time.Second
 
-// SPEC 5, "SIGKILL, under CRI, preStop running": whatever grace period the deletion says, it cuts preStop off, and
+// docs/spec.md#stop-sigkill-cri: whatever grace period the deletion says, it cuts preStop off, and
 // SIGTERM comes before SIGKILL all the same.
 func TestGraceOverride(t *testing.T) {
 	t.Parallel()

@@ -142,13 +142,13 @@ var differences = []difference{
 		what: "A cgroups path of systemd's form without any options: the stock shim makes a cgroup of that very name, ours takes systemd's driver, " +
 			"which fails where there is no systemd.",
 		reason: "docker and nerdctl send such paths on machines with systemd, but options to io.containerd.runc.v2 only. There, the literal name " +
-			"would put the containers outside their slices and limits (SPEC 1).",
+			"would put the containers outside their slices and limits ([docs/spec.md](../../docs/spec.md#wrap)).",
 	},
 	{
 		scenario: "exec without a spec",
 		stock:    `.*`, ours: `Exec .* Internal "internal error: .*nil pointer dereference"|State .*status=RUNNING}|  /tasks/.*`,
 		what:   "The stock shim panics, and all containers of its pod end with it. Ours answers with an internal error, and goes on.",
-		reason: "SPEC 7: a panic in one request never ends the shim.",
+		reason: "[docs/spec.md](../../docs/spec.md#panic): a panic in one request never ends the shim.",
 	},
 	{
 		scenario: "create twice at the shim", sides: []string{handlers.name},
@@ -167,14 +167,14 @@ var differences = []difference{
 		stock:    `Create \S+generic: .*type with url runtimeoptions.v1.Options: not found"`,
 		ours:     `Create \S+generic: InvalidArgument "failed to create shim task: runtime options: .*unknown setting \\"Nonsense\\".*"`,
 		what:     "Generic options, in TOML: the stock shim does not know the type, ours reads them, and names what it does not know.",
-		reason:   "They are how CRI, nerdctl and docker configure a runtime type of its own (SPEC 2).",
+		reason:   "They are how CRI, nerdctl and docker configure a runtime type of its own ([docs/spec.md](../../docs/spec.md#options)).",
 	},
 	{
 		scenario: "options of another type",
 		stock:    `.*`, ours: `Create \S+(empty|wrong): InvalidArgument "failed to create shim task: runtime options: type .* is not known; .*"`,
 		what: "Options of a type that is nobody's: the stock shim ignores an empty message, and panics at another one. " +
 			"Ours refuses both in words.",
-		reason: "SPEC 7: bad input gets a clear error.",
+		reason: "[docs/spec.md](../../docs/spec.md#bad-input): bad input gets a clear error.",
 	},
 	{
 		scenario: "exec without sense", targets: old,

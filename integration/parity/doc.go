@@ -7,6 +7,6 @@
 // times, directories) gets a name at its first appearance, so that it is still compared where it appears again. The two
 // reports must be equal, line by line, but for the entries of differences_test.go, each with its reason.
 //
-// Our shim runs it twice: without any lifecycle annotation, and with handlers, where SPEC promises that nothing else
+// Our shim runs it twice: without any lifecycle annotation, and with handlers, where docs/spec.md promises that nothing else
 // changes. PARITY.md says which shim is compared with which, and is held by TestDocument.
 package parity

@@ -47,7 +47,7 @@ type side struct {
 var (
 	stock = side{name: "stock", runtime: harness.StockRuntime}
 	plain = side{name: "plain", runtime: "io.containerd.lifecycle.v2"}
-	// handlers has those that succeed at once: SPEC 4 and 5 then add nothing that a client sees, but for their own events.
+	// handlers has those that succeed at once: docs/spec.md#start and #stop then add nothing that a client sees, but for their own events.
 	handlers = side{name: "handlers", runtime: "io.containerd.lifecycle.v2", annotations: map[string]string{
 		"lifecycle-shim.io/lifecycle": `{postStart: {exec: {command: [/bin/true]}}, preStop: {exec: {command: [/bin/true]}}}`,
 	}}

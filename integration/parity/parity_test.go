@@ -19,6 +19,7 @@ type scenario struct {
 	ways []way
 }
 
+// TestParity: docs/spec.md#no-handlers.
 func TestParity(t *testing.T) {
 	for _, pass := range passes {
 		t.Run(pass.target.name+"/"+string(pass.way), func(t *testing.T) {

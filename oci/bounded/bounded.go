@@ -50,7 +50,7 @@ type Limits struct {
 	Repeated bool
 }
 
-// Annotation bounds the value of an annotation (SPEC 9, Bounds). Four handlers with 4096
+// Annotation bounds the value of an annotation (docs/spec.md#limits). Four handlers with 4096
 // words each have about 16,400 nodes; the deepest field of a block is at depth 5.
 var Annotation = Limits{Bytes: 64 << 10, Nodes: 24_000, Depth: 32, Decoded: 64 << 10}
 

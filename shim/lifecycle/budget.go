@@ -2,7 +2,7 @@ package lifecycle
 
 import "time"
 
-// How time is shared out (SPEC 4 and 5).
+// How time is shared out (docs/spec.md#start-limit, docs/spec.md#grace-share).
 const (
 	// abortWait: from the forced end of a handler until the machine goes on
 	// without it: it may be stuck in the kernel. On a busy machine (15 processes for

@@ -16,7 +16,7 @@
 //
 // # What it promises
 //
-// These are the promises of SPEC 7 that are decisions, and explore_test.go tries
+// These are the promises of docs/spec.md#promises that are decisions, and explore_test.go tries
 // all paths to a depth against them: every request is answered exactly once;
 // preStop runs at most once, never before the container runs and never after it
 // exited; the entrypoint is started once preStart has ended well, and never after it was

@@ -269,7 +269,7 @@ func (m *Machine) startFailed(now time.Time, err error) {
 	}
 }
 
-// killRequested is the table of SPEC 5, and the signal rows of SPEC 4.
+// killRequested is the tables of docs/spec.md#stop and docs/spec.md#start.
 func (m *Machine) killRequested(now time.Time, event Event) {
 	switch {
 	case event.Signal.Number == sigKILL:

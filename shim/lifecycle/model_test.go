@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// model is the world around a machine, as far as the promises of SPEC 7 need
+// model is the world around a machine, as far as the promises of docs/spec.md#promises need
 // it. It offers what can happen next, carries out the effects, and notes every
 // promise that is broken.
 type model struct {

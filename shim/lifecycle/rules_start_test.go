@@ -2,7 +2,7 @@ package lifecycle
 
 import "testing"
 
-// TestStartLimits is SPEC 4's time limit: until when a handler of a start may run, and whose limit that is.
+// TestStartLimits is docs/spec.md#start-limit: until when a handler of a start may run, and whose limit that is.
 func TestStartLimits(t *testing.T) {
 	ok := ends(0, Succeeded)
 	post := func(timeout int) Config { return Config{PostStart: &Handler{Timeout: s * ticks(timeout)}} }
@@ -43,7 +43,7 @@ func TestStartLimits(t *testing.T) {
 	})
 }
 
-// TestPreStopLimits is SPEC 5's: until when a preStop may run, whose limit that is, and when the signals are sent.
+// TestPreStopLimits is docs/spec.md#grace-share, docs/spec.md#start-failure: until when a preStop may run, whose limit that is, and when the signals are sent.
 func TestPreStopLimits(t *testing.T) {
 	stop := []at{start(0), returns(0, nil), kill(1*s, 15)}
 	limited := func(timeout int, config Config) Config {

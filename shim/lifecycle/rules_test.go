@@ -140,7 +140,7 @@ func checkRules(t *testing.T, rules []rule) {
 	}
 }
 
-// TestStopSignals is SPEC 5: what starts a stop, and what passes.
+// TestStopSignals is docs/spec.md#stop-signal: what starts a stop, and what passes.
 func TestStopSignals(t *testing.T) {
 	const tooLarge = 65
 	stops := func(number uint32) string {
@@ -187,6 +187,8 @@ func TestStopSignals(t *testing.T) {
 }
 
 // TestOnExitLimits: until when an onExit may run, and whose limit that is (docs/handlers.md).
+//
+// See docs/spec.md#onexit-limit.
 func TestOnExitLimits(t *testing.T) {
 	run := func(limit, owner string, ends string) string {
 		return "0s CallStart 1\n0s ReleaseStart\n0s Answer 1\n1s RunHandler onExit until " + limit + " (" + owner + ")\n" +
@@ -232,7 +234,7 @@ func TestOnExitLimits(t *testing.T) {
 	})
 }
 
-// TestSIGKILLIsSentOnce (SPEC 7.4): where a client's went before, the shim sends none of its own.
+// TestSIGKILLIsSentOnce (docs/spec.md#signal-once): where a client's went before, the shim sends none of its own.
 func TestSIGKILLIsSentOnce(t *testing.T) {
 	block := Config{PreStop: &Handler{}, GracePeriod: 5 * s}
 	begin := "0s CallStart 1\n0s ReleaseStart\n0s Answer 1\n1s Answer 2\n1s RunHandler preStop until 4s (terminationGracePeriodSeconds) before signal 15 at 4s\n"

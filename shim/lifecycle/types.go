@@ -37,7 +37,7 @@ func (k Kind) String() string {
 	return [...]string{"none", "postStart", "preStop", "preStart", "onExit"}[k]
 }
 
-// Outcome is how a handler ended (SPEC 3).
+// Outcome is how a handler ended (docs/spec.md#results).
 type Outcome uint8
 
 // The four ways in which a handler ends.

@@ -103,6 +103,8 @@ func TestB4WrongPlaces(t *testing.T) {
 
 // FAULTS B5: native handlers beside an annotation that says the same are removed from
 // spec; those that differ are refused. Nothing runs twice.
+//
+// See docs/spec.md#convert-twice.
 func TestB5Twice(t *testing.T) {
 	const named = "web.lifecycle-shim.io/lifecycle"
 	const full = `{"preStop":{"exec":{"command":["a"]}},"terminationGracePeriodSeconds":30}`
@@ -185,6 +187,8 @@ func TestB6OtherKinds(t *testing.T) {
 
 // FAULTS B8: a sidecar's postStart is moved, and its preStop stays with the kubelet,
 // unless the pod says otherwise.
+//
+// See docs/spec.md#sidecars.
 func TestB8Sidecars(t *testing.T) {
 	const both = "{postStart: {exec: {command: [b]}}, preStop: {exec: {command: [a]}}}"
 	for name, test := range map[string]struct {

@@ -51,7 +51,7 @@ func TestTexts(t *testing.T) {
 	}
 }
 
-// TestUnread: a text that cannot hold a handler is passed on byte for byte, also where
+// TestUnread (docs/spec.md#convert-text): a text that cannot hold a handler is passed on byte for byte, also where
 // kubectl could not read it, and also beside a pod that is converted (FAULTS B7).
 func TestUnread(t *testing.T) {
 	for name, text := range map[string]string{

@@ -11,7 +11,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestJudge: each thing that others can arrange is refused by itself (SPEC 9, Who is asked).
+// TestJudge: each thing that others can arrange is refused by itself (docs/spec.md#trust).
 func TestJudge(t *testing.T) {
 	sound := func() identity {
 		return identity{

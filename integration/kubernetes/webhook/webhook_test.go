@@ -324,7 +324,7 @@ func TestWebhook(t *testing.T) {
 			t.Errorf("a pod without the class in %s is changed: %+v", namespace, other)
 		}
 	}
-	// The mutating webhook is not asked there, and the kubelet must not run the handlers silently (SPEC 9, Doors).
+	// The mutating webhook is not asked there, and the kubelet must not run the handlers silently (docs/spec.md#convert).
 	if got := h.create(page(t, "lifecycle"), "--dry-run=server", "-n", "kube-system"); !strings.Contains(got, `webhook "check.lifecycle-shim.io" denied the request`) || !strings.Contains(got, "lifecyclectl convert") {
 		t.Errorf("a pod of the class in kube-system: %s", got)
 	}
