@@ -20,7 +20,7 @@ import (
 )
 
 // The attacks that are known on runc's exec path, and those on what an operator runs,
-// as docs/security.md lists them. The attacker is root in its container, or better.
+// as docs/operate/security.md lists them. The attacker is root in its container, or better.
 
 // armed puts the attacker's program into the container, under these names.
 func (b *bench) armed(c *container, names ...string) {

@@ -175,7 +175,7 @@ func TestC2NodeInstallRefusesGenerated(t *testing.T) {
 			"1.7", "microk8s/8300/args/containerd.toml", "version = 2",
 			[]string{"microk8s starts", "/microk8s/8300/args/containerd-template.toml", "snap restart microk8s.daemon-containerd"},
 		},
-		"dockerd": {"2.4", "docker/containerd/containerd.toml", "version = 2", []string{"dockerd's own", "docs/ctr-nerdctl-docker.md"}},
+		"dockerd": {"2.4", "docker/containerd/containerd.toml", "version = 2", []string{"dockerd's own", "docs/use/ctr-nerdctl-docker.md"}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)

@@ -15,7 +15,7 @@ import (
 
 func kubernetesDoc(t *testing.T) string {
 	t.Helper()
-	text, err := os.ReadFile("../docs/kubernetes.md")
+	text, err := os.ReadFile("../docs/use/kubernetes.md")
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -26,7 +26,7 @@ func kubernetesDoc(t *testing.T) string {
 func TestKubernetesDocNames(t *testing.T) {
 	doc := kubernetesDoc(t)
 	for _, pattern := range []struct{ dir, names string }{
-		{"..", `\bdeploy/[a-z/.0-9-]*[a-z]`}, {"../deploy/containerd", `\b[12]\.x/[a-z-]+\.toml`}, {"../docs", `\(([a-z]+\.md)\)`},
+		{"..", `\bdeploy/[a-z/.0-9-]*[a-z]`}, {"../deploy/containerd", `\b[12]\.x/[a-z-]+\.toml`}, {"../docs/use", `\(([a-z]+\.md)\)`},
 	} {
 		names := regexp.MustCompile(pattern.names).FindAllStringSubmatch(doc, -1)
 		if len(names) == 0 {

@@ -43,7 +43,7 @@ func littleMemory(config *harness.ContainerConfig) {
 }
 
 // toldOf the end of a process is what an onExit is told. Linux tells a signal from an exit with 128 and its number from 6.15 on; before,
-// both are told in the same way (docs/handlers.md).
+// both are told in the same way (docs/use/handlers.md).
 func toldOf(t *testing.T, told, before string) string {
 	t.Helper()
 	knows, err := kernelversion.GreaterEqualThan(kernelversion.KernelVersion{Kernel: 6, Major: 15})

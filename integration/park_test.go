@@ -13,7 +13,7 @@ import (
 )
 
 // parked waits for the process that is to become the container's first handler, and
-// waits inside it with what it has to say (docs/decisions.md).
+// waits inside it with what it has to say (docs/understand/decisions.md).
 func (c *container) parked(init uint32) harness.Process {
 	c.b.Helper()
 	var found []harness.Process

@@ -14,10 +14,10 @@ import (
 	"testing"
 )
 
-// TestSecurityDocument: every test and fuzz target that docs/security.md names exists,
+// TestSecurityDocument: every test and fuzz target that docs/operate/security.md names exists,
 // every boundary and attack has one, and its dependencies are go.mod's.
 func TestSecurityDocument(t *testing.T) {
-	text, err := os.ReadFile("../docs/security.md")
+	text, err := os.ReadFile("../docs/operate/security.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -11,10 +11,10 @@ import (
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
-// TestHandlersPage: docs/handlers.md names every field of the schema, and what it
+// TestHandlersPage: docs/use/handlers.md names every field of the schema, and what it
 // shows as an example is accepted.
 func TestHandlersPage(t *testing.T) {
-	page, err := os.ReadFile("../docs/handlers.md")
+	page, err := os.ReadFile("../docs/use/handlers.md")
 	if err != nil {
 		t.Fatal(err)
 	}

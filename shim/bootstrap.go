@@ -27,7 +27,7 @@ import (
 // three, by its version. One answer is understood by all of them, 1.6 to 2.4:
 // the plain address, which means task API version 2. With version 3 a shim that
 // is found by runtime_path alone would be lost at a restart of containerd
-// (docs/decisions.md).
+// (docs/understand/decisions.md).
 
 const (
 	// actionStart is the argument that asks to start a shim and to print its

@@ -44,10 +44,10 @@ func TestSettingsExample(t *testing.T) {
 	}
 }
 
-// TestOperationsPage: what docs/operations.md quotes as messages and log fields
+// TestOperationsPage: what docs/operate/operations.md quotes as messages and log fields
 // is in the programs.
 func TestOperationsPage(t *testing.T) {
-	page, err := os.ReadFile("../docs/operations.md")
+	page, err := os.ReadFile("../docs/operate/operations.md")
 	if err != nil {
 		t.Fatal(err)
 	}

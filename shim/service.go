@@ -331,7 +331,7 @@ func (s *service) State(ctx context.Context, r *taskapi.StateRequest) (*taskapi.
 }
 
 // Kill of a container with handlers returns at once where it starts preStop:
-// clients start their own timers when it has returned (docs/decisions.md).
+// clients start their own timers when it has returned (docs/understand/decisions.md).
 func (s *service) Kill(ctx context.Context, r *taskapi.KillRequest) (*ptypes.Empty, error) {
 	c := s.container(r.ID)
 	if c == nil || r.ExecID != "" {

@@ -1,7 +1,7 @@
 # Sourced by install: chooses the containerd of this node, and says what to do where a distribution generates its configuration.
 # shellcheck shell=bash disable=SC2154 # $examples, $line and $ctl are install's
 #
-# Which processes and files are believed is decided by lifecyclectl, $ctl, in one place (docs/security.md).
+# Which processes and files are believed is decided by lifecyclectl, $ctl, in one place (docs/operate/security.md).
 
 dockers_own() { [[ $1 == */docker/containerd/containerd.toml ]]; } # CONFIG: of the containerd that dockerd starts
 
@@ -39,7 +39,7 @@ choose_containerd() {
 	[ -z "$config" ] || [ -n "$containerd" ] || [ ${#all[@]} = 0 ] ||
 		fail "no running containerd reads $config. If it is for one that does not run, name its program with --containerd.$(listed "${all[@]}")"
 	[ "$others" = 0 ] ||
-		fail "the only containerd that runs is dockerd's own, which needs no configuration: put the programs on its PATH (make install, or the package), see docs/ctr-nerdctl-docker.md"
+		fail "the only containerd that runs is dockerd's own, which needs no configuration: put the programs on its PATH (make install, or the package), see docs/use/ctr-nerdctl-docker.md"
 	config=${config:-/etc/containerd/config.toml}
 }
 
@@ -91,6 +91,6 @@ refuse_generated() {
 		fail "$config is generated whenever microk8s starts: $programs, and append $example without its version line to the template $dir/containerd-template.toml, and run snap restart microk8s.daemon-containerd. Nothing is changed."
 	fi
 	if dockers_own "$config"; then
-		fail "$config is generated whenever dockerd starts, and docker needs no configuration: $programs, see docs/ctr-nerdctl-docker.md. Nothing is changed."
+		fail "$config is generated whenever dockerd starts, and docker needs no configuration: $programs, see docs/use/ctr-nerdctl-docker.md. Nothing is changed."
 	fi
 }

@@ -64,7 +64,7 @@ func commands(block string) []string {
 }
 
 // A fresh Debian 12 with its own containerd: the package is installed while that runs, the commands of the README work, and those of
-// docs/operations.md; the package is installed again under a running container, and when it is removed nothing is left.
+// docs/operate/operations.md; the package is installed again under a running container, and when it is removed nothing is left.
 func TestPackage(t *testing.T) {
 	if os.Geteuid() != 0 {
 		t.Fatal("run as root")
@@ -147,12 +147,12 @@ func (m *machine) wantMessage(path, text string) {
 	}
 }
 
-// operations runs the Kubernetes page's example as docs/operations.md has it, with the package installed again meanwhile.
+// operations runs the Kubernetes page's example as docs/operate/operations.md has it, with the package installed again meanwhile.
 func (m *machine) operations() {
 	m.t.Helper()
-	lines := commands(strings.ReplaceAll(block(m.t, "../../docs/operations.md", "killall -0 nginx"), "IMAGE", image.Ref))
+	lines := commands(strings.ReplaceAll(block(m.t, "../../docs/operate/operations.md", "killall -0 nginx"), "IMAGE", image.Ref))
 	if len(lines) != 3 {
-		m.t.Fatalf("docs/operations.md has the commands %q", lines)
+		m.t.Fatalf("docs/operate/operations.md has the commands %q", lines)
 	}
 	m.do(lines[0])
 	m.wantMessage("/usr/share/message", "Hello from the postStart handler")
@@ -275,7 +275,7 @@ func (m *machine) copyDist() {
 // install runs the page's commands for the package, in the directory with the files.
 func (m *machine) install() {
 	m.t.Helper()
-	for _, line := range commands(strings.ReplaceAll(block(m.t, "../../docs/operations.md", "apt-get install"), "amd64", native(m.t))) {
+	for _, line := range commands(strings.ReplaceAll(block(m.t, "../../docs/operate/operations.md", "apt-get install"), "amd64", native(m.t))) {
 		m.do("cd /tmp/dist && " + strings.Replace(line, "apt-get install", "apt-get install -y --reinstall", 1))
 	}
 	m.wantBuild("/usr/bin")
@@ -285,7 +285,7 @@ func (m *machine) install() {
 func (m *machine) installTarball() {
 	m.t.Helper()
 	run := func(text string) {
-		for _, line := range commands(strings.ReplaceAll(block(m.t, "../../docs/operations.md", text), "amd64", native(m.t))) {
+		for _, line := range commands(strings.ReplaceAll(block(m.t, "../../docs/operate/operations.md", text), "amd64", native(m.t))) {
 			m.do("cd /tmp/dist && " + line)
 		}
 	}

@@ -1,4 +1,4 @@
-// Package docker tests the built binaries under a real dockerd, and under nerdctl and ctr as docs/ctr-nerdctl-docker.md
+// Package docker tests the built binaries under a real dockerd, and under nerdctl and ctr as docs/use/ctr-nerdctl-docker.md
 // has them: every command of that page is run. Like package integration, it never imports the packages under test.
 //
 // One containerd and one dockerd serve all tests, which run beside each other, because most of them wait for docker's

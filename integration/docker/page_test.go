@@ -16,10 +16,10 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/image"
 )
 
-// page is docs/ctr-nerdctl-docker.md.
+// page is docs/use/ctr-nerdctl-docker.md.
 func page(t testing.TB) string {
 	t.Helper()
-	text, err := os.ReadFile("../../docs/ctr-nerdctl-docker.md")
+	text, err := os.ReadFile("../../docs/use/ctr-nerdctl-docker.md")
 	if err != nil {
 		t.Fatal(err)
 	}

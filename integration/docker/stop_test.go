@@ -19,7 +19,7 @@ type stopRow struct {
 	signals     []string // as the page has them: "SIGTERM after 2 s"
 }
 
-// docker's timer against preStop and the shim's own, row by row of docs/ctr-nerdctl-docker.md.
+// docker's timer against preStop and the shim's own, row by row of docs/use/ctr-nerdctl-docker.md.
 func TestStop(t *testing.T) {
 	for _, row := range stopRows(t) {
 		name := fmt.Sprintf("%s needed, grace %s, ignores %v, %s", row.need, row.grace, row.ignores, strings.Join(row.command[2:], " "))

@@ -421,7 +421,7 @@ func (c *cell) wantJournal(e end) {
 	}
 }
 
-// result is what an onExit is told of the end, docs/handlers.md.
+// result is what an onExit is told of the end, docs/use/handlers.md.
 func (e end) result() string {
 	switch {
 	case e.unstarted:

@@ -10,10 +10,10 @@ import (
 	"testing"
 )
 
-// blocksOf are the code blocks of that language in the five minutes of docs/kubernetes.md.
+// blocksOf are the code blocks of that language in the five minutes of docs/use/kubernetes.md.
 func blocksOf(t *testing.T, language string) []string {
 	t.Helper()
-	text, err := os.ReadFile("../../docs/kubernetes.md")
+	text, err := os.ReadFile("../../docs/use/kubernetes.md")
 	if err != nil {
 		t.Fatal(err)
 	}

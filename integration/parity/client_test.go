@@ -45,7 +45,7 @@ type program struct {
 	names *names
 	lease string // keeps a checkpoint from containerd's garbage collector
 	// twoShims: a pod has got a second one. A stock shim is taken for dead, and its socket removed, where it does not answer the
-	// next container's start within 100 ms (docs/decisions.md), so that a busy machine shows it.
+	// next container's start within 100 ms (docs/understand/decisions.md), so that a busy machine shows it.
 	twoShims bool
 	again    string // ends the ids of a further try
 	dir      string // for files of the host's

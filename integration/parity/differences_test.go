@@ -211,7 +211,7 @@ var differences = []difference{
 	{
 		scenario: "start without a namespace", ways: []way{byBinary},
 		stock: `stderr: .*namespace cannot be empty`, ours: `stderr: .*start needs -namespace and -id.*`,
-		what: "Other words for the same error, with the same status.", reason: "The start action is our own (docs/decisions.md).",
+		what: "Other words for the same error, with the same status.", reason: "The start action is our own (docs/understand/decisions.md).",
 	},
 }
 

@@ -186,7 +186,7 @@ func TestStopSignals(t *testing.T) {
 	}
 }
 
-// TestOnExitLimits: until when an onExit may run, and whose limit that is (docs/handlers.md).
+// TestOnExitLimits: until when an onExit may run, and whose limit that is (docs/use/handlers.md).
 //
 // See docs/spec.md#onexit-limit.
 func TestOnExitLimits(t *testing.T) {

@@ -103,7 +103,7 @@ func handler(container map[string]any, kind string, from any) (any, []Finding) {
 	for _, name := range extensions {
 		if _, ok := copied[name]; ok {
 			problems = append(problems, Finding{Field: "lifecycle." + kind + "." + name, Text: "is a field of the annotation's, and none of Kubernetes': " +
-				"the API server refuses it here; write this container's annotation by hand (docs/handlers.md) and take the handler out of the manifest"})
+				"the API server refuses it here; write this container's annotation by hand (docs/use/handlers.md) and take the handler out of the manifest"})
 			delete(copied, name)
 		}
 	}

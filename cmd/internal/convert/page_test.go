@@ -6,10 +6,10 @@ import (
 	"testing"
 )
 
-// TestPage holds docs/convert.md true: each example becomes the next one, each row
+// TestPage holds docs/use/convert.md true: each example becomes the next one, each row
 // of what is refused is refused in its words, and every kind is named.
 func TestPage(t *testing.T) {
-	page := readFile(t, "../../../docs/convert.md")
+	page := readFile(t, "../../../docs/use/convert.md")
 	var blocks []string
 	for _, rest := range strings.Split(page, "```yaml\n")[1:] {
 		block, _, _ := strings.Cut(rest, "```")

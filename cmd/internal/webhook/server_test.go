@@ -401,9 +401,9 @@ func TestEnd(t *testing.T) {
 	}
 }
 
-// TestDocumentation: docs/convert.md names the paths and the limits.
+// TestDocumentation: docs/use/convert.md names the paths and the limits.
 func TestDocumentation(t *testing.T) {
-	page, err := os.ReadFile("../../../docs/convert.md")
+	page, err := os.ReadFile("../../../docs/use/convert.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -125,9 +125,9 @@ var cases = map[string]struct {
 	"two faults":       {containerd(func(c *Containerd) { c.Host = Program{Name: hostBinary}; c.Shim.Version = "0" }), "fault shim, fault hookexec", nil},
 }
 
-// TestDocumentation: docs/kubernetes.md names every check, and no other.
+// TestDocumentation: docs/use/kubernetes.md names every check, and no other.
 func TestDocumentation(t *testing.T) {
-	text, err := os.ReadFile("../../../docs/kubernetes.md")
+	text, err := os.ReadFile("../../../docs/use/kubernetes.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -51,10 +51,10 @@ func binDir() string {
 	return dir
 }
 
-// documented are the commands of docs/kubernetes.md on the webhook, in their order.
+// documented are the commands of docs/use/kubernetes.md on the webhook, in their order.
 func documented(t *testing.T) []string {
 	t.Helper()
-	text, err := os.ReadFile("../../../docs/kubernetes.md")
+	text, err := os.ReadFile("../../../docs/use/kubernetes.md")
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -78,9 +78,9 @@ func TestAddSaysWhatIsWrong(t *testing.T) {
 	}
 }
 
-// TestOperationsPage: docs/operations.md names every series, and no other.
+// TestOperationsPage: docs/operate/operations.md names every series, and no other.
 func TestOperationsPage(t *testing.T) {
-	page, err := os.ReadFile("../../../docs/operations.md")
+	page, err := os.ReadFile("../../../docs/operate/operations.md")
 	if err != nil {
 		t.Fatal(err)
 	}
