@@ -30,9 +30,10 @@ STATIC := -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)'
 STATIC_C := -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS) -linkmode external -extldflags "-static"'
 STEP := @tools/step
 TOOL := go tool -modfile=tools/go.mod
-UNIT = $$(go list -tags '$(TAGS)' ./... | grep -v /integration)
-# Those with servers or a machine of their own have targets of their own.
-INTEGRATION = $$(go list -tags '$(TAGS)' ./integration/... | grep -vE '/integration/(kubernetes|debian|docker|apparmor)')
+# The tests of the built product are a module: their dependencies are not the product's.
+IN_INTEGRATION := -C integration
+# Packages that need other servers or another machine have targets of their own.
+INTEGRATION = $$(go $(IN_INTEGRATION) list -tags '$(TAGS)' ./... | grep -vE '/integration/(kubernetes|debian|docker|apparmor)' | xargs)
 
 .PHONY: help
 help: ## list the targets
@@ -70,20 +71,20 @@ check-reproducible: ## build the packages of the last commit in two different pl
 
 .PHONY: check-package
 check-package: ## try dist/'s package on a fresh Debian 12, with the README's commands
-	$(STEP) 'trying the package on a fresh Debian' go test -race -count 1 -v -timeout 30m ./integration/debian
+	$(STEP) 'trying the package on a fresh Debian' go $(IN_INTEGRATION) test -race -count 1 -v -timeout 30m ./debian
 
 .PHONY: servers
 servers: $(BIN)/.servers $(BIN)/.containerd-1.7 $(BIN)/criu $(BIN)/previous $(BIN)/testreader ## build or fetch what the tests run under: containerd 2.4 and 1.7, runc, CRIU
-	@CGO_ENABLED=0 go build -o $(BIN)/ ./integration/testserver ./integration/testlogger ./integration/testattacker
+	@CGO_ENABLED=0 go $(IN_INTEGRATION) build -o $(abspath $(BIN))/ ./testserver ./testlogger ./testattacker
 	@go build -race -tags '$(TAGS)' -o $(BIN)/race/ ./cmd/containerd-shim-lifecycle-v2
 
 $(BIN)/testreader: integration/testreader/reader.c
 	@mkdir -p $(BIN) && gcc -O2 -static -nostdlib -ffreestanding -fno-stack-protector -o $@ $<
 
 # Stamps, as the modules alone decide what these binaries are.
-$(BIN)/.servers: go.mod go.sum
+$(BIN)/.servers: integration/go.mod integration/go.sum
 	$(STEP) 'building containerd 2.4 with ctr, shim and runc (5 min the first time)' \
-		go build -tags 'seccomp $(SERVER_TAGS)' -o $(BIN)/ github.com/opencontainers/runc \
+		go $(IN_INTEGRATION) build -tags 'seccomp $(SERVER_TAGS)' -o $(abspath $(BIN))/ github.com/opencontainers/runc \
 		github.com/containerd/containerd/v2/cmd/{containerd,containerd-shim-runc-v2,ctr}
 	@touch $@
 
@@ -123,20 +124,20 @@ test: deps build unit servers integration ## everything that must pass: unit and
 
 .PHONY: unit
 unit: ## unit tests only: no root, no containers
-	$(STEP) 'unit tests' go test -race -tags '$(TAGS)' $(UNIT)
+	$(STEP) 'unit tests' go test -race -tags '$(TAGS)' ./...
 
 # One package at a time: they measure time, and look for leaks on the same machine.
 .PHONY: integration
 integration: build servers ## integration tests only: root, containers under a private containerd
-	$(STEP) 'integration tests' go test -race -tags '$(TAGS)' -p 1 -timeout 30m $(INTEGRATION)
+	$(STEP) 'integration tests' go $(IN_INTEGRATION) test -race -tags '$(TAGS)' -p 1 -timeout 30m $(INTEGRATION)
 
 .PHONY: e2e
 e2e: deps build $(BIN)/.servers $(BIN)/.kubernetes ## the handlers on a real Kubernetes: etcd, API server and kubelet (root; 10 min more the first time)
-	$(STEP) 'tests on Kubernetes' go test -race -count=1 -tags '$(TAGS)' -p 1 -timeout 30m ./integration/kubernetes/...
+	$(STEP) 'tests on Kubernetes' go $(IN_INTEGRATION) test -race -count=1 -tags '$(TAGS)' -p 1 -timeout 30m ./kubernetes/...
 
 .PHONY: docker
 docker: build $(BIN)/.servers $(BIN)/.docker $(BIN)/nerdctl ## the same under a private dockerd, and nerdctl; runs every command of their page
-	$(STEP) 'tests under docker and nerdctl' go test -race -tags '$(TAGS)' -timeout 15m ./integration/docker/
+	$(STEP) 'tests under docker and nerdctl' go $(IN_INTEGRATION) test -race -tags '$(TAGS)' -timeout 15m ./docker
 
 # How much `make soak` does, and the page that it writes; empty: none.
 SOAK_CONTAINERS ?= 2000
@@ -147,20 +148,20 @@ SOAK_PAGE ?=
 
 .PHONY: soak
 soak: deps build $(BIN)/.servers ## 2,000 containers, 100 at a time, and a shim that runs 5,000 handlers; fails where anything grows or is left (root; 6 min)
-	$(STEP) 'endurance' go run -tags '$(TAGS)' ./integration/soak -bin $(BIN) -containers $(SOAK_CONTAINERS) -parallel $(SOAK_PARALLEL) \
-		-pod $(SOAK_POD) -handlers $(SOAK_HANDLERS) -page '$(SOAK_PAGE)'
+	$(STEP) 'endurance' go run $(IN_INTEGRATION) -tags '$(TAGS)' ./soak -bin $(abspath $(BIN)) -containers $(SOAK_CONTAINERS) -parallel $(SOAK_PARALLEL) \
+		-pod $(SOAK_POD) -handlers $(SOAK_HANDLERS) -page '$(abspath $(SOAK_PAGE))'
 
 .PHONY: growth
 growth: deps build $(BIN)/.servers ## what 200 containers cost, one by one, in one pod and in 200, and how long they take to stop at once (root; 4 min)
-	$(STEP) 'growth' go run -tags '$(TAGS)' ./integration/bench/growth/run -bin $(BIN)
+	$(STEP) 'growth' go run $(IN_INTEGRATION) -tags '$(TAGS)' ./bench/growth/run -bin $(abspath $(BIN))
 
 .PHONY: growth-page
 growth-page: deps build $(BIN)/.servers ## the same, and write it into docs/growth.md
-	$(STEP) 'growth' go run -tags '$(TAGS)' ./integration/bench/growth/run -bin $(BIN) -page docs/growth.md
+	$(STEP) 'growth' go run $(IN_INTEGRATION) -tags '$(TAGS)' ./bench/growth/run -bin $(abspath $(BIN)) -page $(abspath docs)/growth.md
 
 .PHONY: faults
 faults: build servers ## every fault in every phase, and every pair of requests at once (root); test runs a part, each day another
-	$(STEP) 'every fault in every phase (10 min)' go test -race -count=1 -tags '$(TAGS)' -timeout 40m ./integration/faults -whole
+	$(STEP) 'every fault in every phase (10 min)' go $(IN_INTEGRATION) test -race -count=1 -tags '$(TAGS)' -timeout 40m ./faults -whole
 
 # How often `make repeat` runs everything, and how many of them beside each other.
 TIMES ?= 20
@@ -173,7 +174,8 @@ deps-repeat: deps ## install what repeat needs on top of deps (as root)
 .PHONY: repeat
 repeat: build servers ## all tests TIMES times (20), AT_ONCE (4) beside each other, nothing cached, all processors busy besides; says which failed (root; hours)
 	$(STEP) 'the suite under load, $(TIMES) times' tools/repeat $(TIMES) $(AT_ONCE) \
-		go test -race -count=1 -tags '$(TAGS)' -p 1 -timeout 60m $(UNIT) $(INTEGRATION)
+		sh -c "go test -race -count=1 -tags '$(TAGS)' -p 1 -timeout 60m ./... && \
+			go $(IN_INTEGRATION) test -race -count=1 -tags '$(TAGS)' -p 1 -timeout 60m $(INTEGRATION)"
 
 .PHONY: deps-cgroup2
 deps-cgroup2: deps ## install what cgroup2 needs on top of deps (as root)
@@ -185,12 +187,13 @@ CGROUP2_PAGE ?=
 # A program, so that it ends in order whatever ends make.
 .PHONY: cgroup2
 cgroup2: build servers ## the integration tests on cgroup v2, in an emulated Debian with systemd (root; an hour; RUN=regexp: those that match)
-	@go build -o $(BIN)/ ./integration/cgroup2
+	@go $(IN_INTEGRATION) build -o $(abspath $(BIN))/ ./cgroup2
 	$(STEP) 'integration tests on cgroup v2' $(BIN)/cgroup2 -tags '$(TAGS)' -run '$(RUN)' -page '$(CGROUP2_PAGE)'
 
 .PHONY: lint
 lint: ## golangci-lint and gofumpt, pinned in tools/go.mod
 	$(STEP) 'lint (3 min the first time)' $(TOOL) golangci-lint run ./...
+	@go -C integration tool -modfile=../tools/go.mod golangci-lint run ./...
 	@go -C tools tool golangci-lint run ./...
 
 .PHONY: format
@@ -226,19 +229,19 @@ vulnerabilities: ## known vulnerabilities in what is linked, from the database G
 
 .PHONY: demo
 demo: deps build $(BIN)/.servers ## watch the Kubernetes example happen, without Kubernetes
-	@go run -tags '$(TAGS)' ./integration/demo
+	@go run $(IN_INTEGRATION) -tags '$(TAGS)' ./demo -bin $(abspath $(BIN)) -cache $(abspath .cache)
 
 .PHONY: bench
 bench: deps build $(BIN)/.servers ## measure what handlers cost beside the other ways (root; 10 min on an idle machine); dist/bench.json, .svg
 	@mkdir -p $(DIST)
-	@go run -tags '$(TAGS)' ./integration/bench -json $(DIST)/bench.json $(BENCHFLAGS)
+	@go run $(IN_INTEGRATION) -tags '$(TAGS)' ./bench -bin $(abspath $(BIN)) -json $(abspath $(DIST))/bench.json $(BENCHFLAGS)
 	@go run -C tools ./benchplot $(abspath $(DIST))/bench.json $(abspath $(DIST))/bench.svg
 
 .PHONY: bench-page
 bench-page: ## put the last result of bench into docs/performance.md
 	@cp $(DIST)/bench.json docs/performance.json
 	@go run -C tools ./benchplot $(abspath docs)/performance.json $(abspath docs)/performance.svg
-	@go run -tags '$(TAGS)' ./integration/bench -json docs/performance.json -page docs/performance.md
+	@go run $(IN_INTEGRATION) -tags '$(TAGS)' ./bench -json $(abspath docs)/performance.json -page $(abspath docs)/performance.md
 
 .PHONY: ci
 ci: ## what CI runs

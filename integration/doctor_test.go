@@ -170,8 +170,8 @@ func TestDoctor(t *testing.T) {
 		"handler host of another build": {[]string{"2.4"}, good + annotations, func(t *testing.T, config *harness.DaemonConfig) {
 			bin := t.TempDir()
 			installFrom(t, binDir(t), bin, "containerd-shim-lifecycle-v2")
-			build := exec.CommandContext(t.Context(), "go", "build", "-tags", "seccomp netgo osusergo grpcnotrace", "-ldflags",
-				"-X github.com/lifecycle-shim/lifecycle-shim/shim/version.Version=0.0.9", "-o", bin+"/", "../cmd/lifecycle-hookexec")
+			build := exec.CommandContext(t.Context(), "go", "-C", "..", "build", "-tags", "seccomp netgo osusergo grpcnotrace", "-ldflags",
+				"-X github.com/lifecycle-shim/lifecycle-shim/shim/version.Version=0.0.9", "-o", bin+"/", "./cmd/lifecycle-hookexec")
 			if out, err := build.CombinedOutput(); err != nil {
 				t.Fatalf("%v\n%s", err, out)
 			}

@@ -1,7 +1,7 @@
 // Command bench measures what handlers cost, beside the other ways of running a command in a container, and what a
 // container without handlers costs, beside the stock shim. docs/performance.md says how.
 //
-//	make bench        or, with bin/ built:        go run ./integration/bench
+//	make bench        or, with bin/ built:        go run -C integration ./bench
 //
 // It ends with an error when something does not work, never because something is slow. It needs root, starts a containerd
 // of its own, and leaves nothing behind.
@@ -37,10 +37,10 @@ type flags struct {
 
 func main() {
 	var f flags
-	flag.StringVar(&f.bin, "bin", "bin", "folder with containerd, ctr, runc and the shims")
+	flag.StringVar(&f.bin, "bin", "../bin", "folder with containerd, ctr, runc and the shims")
 	flag.IntVar(&f.rounds, "rounds", 25, "rounds on the idle machine; slower scenes take a part of them")
 	flag.StringVar(&f.rows, "rows", "", "measure only what gives rows named so, as SCENE: RATIO (a regular expression)")
-	flag.StringVar(&f.json, "json", "dist/bench.json", "file for the result")
+	flag.StringVar(&f.json, "json", "../dist/bench.json", "file for the result")
 	flag.StringVar(&f.page, "page", "", "measure nothing: put the result in -json into this page")
 	flag.BoolVar(&f.quick, "quick", false, "few rounds, few pods: to see that it works")
 	flag.Parse()

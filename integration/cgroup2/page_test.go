@@ -18,7 +18,7 @@ func TestPage(t *testing.T) {
 		t.Fatal(err)
 	}
 	if string(page) != r.page() {
-		t.Error("docs/cgroup-v2.md is not what is written of its data: `go run ./integration/cgroup2 -rewrite -page docs/cgroup-v2.md`")
+		t.Error("docs/cgroup-v2.md is not what is written of its data: `go -C integration run ./cgroup2 -rewrite -page docs/cgroup-v2.md`")
 	}
 	if len(r.Runs) == 0 {
 		t.Error("the page tells of no run")

@@ -46,6 +46,7 @@ var elsewhere = []exclusion{
 	{"integration/demo", noContainer},
 	{"integration/image", noContainer},
 	{"integration/cgroup2", noContainer},
+	{"integration/house", noContainer},
 }
 
 const (

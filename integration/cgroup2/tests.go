@@ -60,7 +60,7 @@ func newTests(ctx context.Context, repository, dir, tags, pattern string) (disk 
 // would take as long again, and has seen the same code on the machine itself.
 func buildTests(ctx context.Context, repository, tree, tags, pkg string) ([]string, error) {
 	program := filepath.Join(tree, pkg, "cgroup2.test")
-	if err := run(ctx, "go", "-C", repository, "test", "-c", "-tags", tags, "-o", program, "./"+pkg); err != nil {
+	if err := run(ctx, "go", "-C", filepath.Join(repository, pkg), "test", "-c", "-tags", tags, "-o", program, "."); err != nil {
 		return nil, err
 	}
 	list := command(ctx, program, "-test.list", ".")

@@ -2,7 +2,7 @@
 // with ctr alone, under a containerd of its own, and shows what a user would see, a line a step. Every
 // line marked ✓ has been checked: the demo fails when the shim does not do what the line says.
 //
-//	make demo        or, with bin/ built:        go run ./integration/demo
+//	make demo        or, with bin/ built:        go run -C integration ./demo
 //
 // The story is in start.go and stop.go; what is needed to tell it is in prepare.go and teardown.go.
 // It needs root, and a Debian mirror the first time (see integration/image).
@@ -30,8 +30,8 @@ const exitInterrupted = 130
 func main() { os.Exit(run()) }
 
 func run() int {
-	bin := flag.String("bin", "bin", "folder with containerd, ctr, runc and the shim")
-	cache := flag.String("cache", ".cache", "folder that keeps the packages and the image")
+	bin := flag.String("bin", "../bin", "folder with containerd, ctr, runc and the shim")
+	cache := flag.String("cache", "../.cache", "folder that keeps the packages and the image")
 	hold := flag.Int("hold", 2, "seconds that postStart takes; a slow machine needs more to look around meanwhile")
 	flag.Parse()
 

@@ -61,7 +61,7 @@ func main() {
 	flag.IntVar(&config.Pod, "pod", 30, "containers of the pod")
 	flag.IntVar(&config.Handlers, "handlers", 5000, "handlers that the pod's shim runs")
 	page := flag.String("page", "", "write the result to this page")
-	bin := flag.String("bin", "bin", "directory of the programs")
+	bin := flag.String("bin", "../bin", "directory of the programs")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()

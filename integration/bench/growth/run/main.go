@@ -18,7 +18,7 @@ import (
 
 func main() {
 	config := growth.Config{Progress: func(text string) { fmt.Fprintln(os.Stderr, text) }}
-	flag.StringVar(&config.Bin, "bin", "bin", "directory of the programs")
+	flag.StringVar(&config.Bin, "bin", "../bin", "directory of the programs")
 	flag.IntVar(&config.Containers, "containers", 200, "containers at the end")
 	flag.DurationVar(&config.PreStop, "prestop", 5*time.Second, "how long each preStop takes: whole seconds")
 	page := flag.String("page", "", "write the results into this page")
