@@ -11,7 +11,7 @@ import (
 // TestPages: every command line of lifecyclectl in the documentation is one that
 // it takes.
 func TestPages(t *testing.T) {
-	pages := []string{"../../README.md"}
+	pages := []string{"../../README.md", "../../HACKING.md", "../../examples/README.md"}
 	for _, pattern := range []string{"../../docs/*.md", "../../docs/*/*.md"} {
 		some, err := filepath.Glob(pattern)
 		if err != nil {
