@@ -2,6 +2,7 @@ package house
 
 import (
 	"os"
+	"path"
 	"path/filepath"
 	"regexp"
 	"strings"
@@ -14,7 +15,7 @@ var (
 	// pathName is a file or directory of the repository, as HACKING.md names it.
 	pathName = regexp.MustCompile("`((?:shim|hookexec|oci|proto|cmd|deploy|integration|internal|docs|examples)(?:/[A-Za-z0-9_./-]*)?)`")
 	// runOne is a command that runs one test.
-	runOne = regexp.MustCompile(`-run (Test\w+) (\./[a-z0-9/]*)`)
+	runOne = regexp.MustCompile(`(?m)^go (?:-C (\w+) )?test .*-run (Test\w+) (\.[a-z0-9/]*)$`)
 )
 
 // TestHackingPlaces: HACKING.md is the first page that a newcomer follows, so every function, path and test in it exists.
@@ -43,14 +44,14 @@ func TestHackingCommands(t *testing.T) {
 		t.Fatalf("found %d commands that run one test, want a unit and an integration test", len(commands))
 	}
 	for _, match := range commands {
-		dir := strings.TrimPrefix(match[2], "./")
-		in := files(t, func(path string) bool { return filepath.Dir(path) == dir && strings.HasSuffix(path, "_test.go") })
+		dir := path.Join(match[1], match[3])
+		in := files(t, func(file string) bool { return path.Dir(file) == dir && strings.HasSuffix(file, "_test.go") })
 		found := false
 		for _, file := range in {
-			found = found || strings.Contains(read(t, file), "\nfunc "+match[1]+"(")
+			found = found || strings.Contains(read(t, file), "\nfunc "+match[2]+"(")
 		}
 		if !found {
-			t.Errorf("%s has no %s", dir, match[1])
+			t.Errorf("%s has no %s", dir, match[2])
 		}
 	}
 }
