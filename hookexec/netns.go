@@ -7,9 +7,10 @@ import (
 	"net"
 	"net/netip"
 	"runtime"
-	"strings"
 
 	"github.com/vishvananda/netns"
+
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
 // NetNS is a container's network namespace.
@@ -111,10 +112,7 @@ func (n NetNS) host(named string) (string, error) {
 // transportFailure is the result of an attempt that got no connection, or no
 // answer. What a peer has sent may be in the error's text.
 func transportFailure(err error) Result {
-	text := strings.Join(strings.Fields(printable([]byte(err.Error()))), " ") // one line
-	if len(text) > maxErrorText {
-		text = printable([]byte(text[:maxErrorText])) + " …"
-	}
+	text := shorten.End(shorten.OneLine(printable([]byte(err.Error()))), maxErrorText)
 	return Result{Outcome: Failed, Err: errors.New(text), ExitCode: -1}
 }
 

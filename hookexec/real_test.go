@@ -279,7 +279,7 @@ func TestAnswerThatDoesNotCome(t *testing.T) {
 // TestTextOfAFailure is cut at 1024 bytes, and not before.
 func TestTextOfAFailure(t *testing.T) {
 	whole := strings.Repeat("x", 1024)
-	for text, want := range map[string]string{whole: whole, whole + "y": whole + " …"} {
+	for text, want := range map[string]string{whole: whole, whole + "y": whole[3:] + "…"} {
 		got := transportFailure(errors.New(text))
 		if got.Err.Error() != want || got.Outcome != Failed || got.ExitCode != -1 {
 			t.Errorf("%d bytes are %d bytes: %+v", len(text), len(got.Err.Error()), got)

@@ -10,7 +10,7 @@ import (
 	"strings"
 	"time"
 
-	"github.com/lifecycle-shim/lifecycle-shim/oci/bounded"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
@@ -208,7 +208,7 @@ func (s *Spec) checkKeys(named string) error {
 		case prefix == domain && !slices.Contains(Keys(), key):
 			allowed = "allowed are " + strings.Join(Keys(), ", ")
 		case named != "" && prefix == named && name != "lifecycle":
-			allowed = "allowed is " + bounded.Cut(named, maxQuoted) + "/lifecycle"
+			allowed = "allowed is " + shorten.End(named, maxQuoted) + "/lifecycle"
 		}
 		if allowed == "" {
 			continue

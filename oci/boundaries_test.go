@@ -9,7 +9,7 @@ import (
 	"testing"
 	"time"
 
-	"github.com/lifecycle-shim/lifecycle-shim/oci/bounded"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
 // problemsOf lists what is wrong with a block, as path and problem.
@@ -233,7 +233,7 @@ func TestErrorsAreBounded(t *testing.T) {
 	}
 	name := strings.Repeat("x", 100_000)
 	_, one = (&Spec{Annotations: map[string]string{criContainerName: name, name + "." + domain + "/a": ""}}).Lifecycle()
-	if one == nil || len(one.Error()) > maxAnswer || !strings.Contains(one.Error(), "allowed is "+bounded.Cut(name, 128)+"/lifecycle") {
+	if one == nil || len(one.Error()) > maxAnswer || !strings.Contains(one.Error(), "allowed is "+shorten.End(name, 128)+"/lifecycle") {
 		t.Errorf("got %.300v", one)
 	}
 	if got := (&InvalidError{Key: strings.Repeat("k", 600), Problem: "q"}).Error(); got != `annotation "`+strings.Repeat("k", 507)+`…" q` {

@@ -9,7 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 
-	"github.com/lifecycle-shim/lifecycle-shim/oci/bounded"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
 // configFile is the OCI runtime spec's name for the file in a bundle.
@@ -47,7 +47,7 @@ func ReadSpec(bundle string) (*Spec, error) {
 	}
 	var spec Spec
 	if err := json.Unmarshal(data, &spec); err != nil {
-		return nil, fmt.Errorf("decode %s: %s", path, bounded.Cut(err.Error(), maxConfigError))
+		return nil, fmt.Errorf("decode %s: %s", path, shorten.End(err.Error(), maxConfigError))
 	}
 	return &spec, nil
 }
@@ -85,7 +85,7 @@ func (a *annotations) UnmarshalJSON(data []byte) error {
 	case token == nil: // null
 		return nil
 	case token != json.Delim('{'):
-		return fmt.Errorf("annotations must be an object, not %s", bounded.Cut(string(data), 20))
+		return fmt.Errorf("annotations must be an object, not %s", shorten.End(string(data), 20))
 	}
 	if *a == nil {
 		*a = annotations{}
@@ -98,7 +98,7 @@ func (a *annotations) UnmarshalJSON(data []byte) error {
 		}
 		text, ok := value.(string)
 		if !ok && value != nil { // null is empty, as for encoding/json
-			return fmt.Errorf("the annotation %s must be a string", bounded.Quote(key.(string), maxQuoted))
+			return fmt.Errorf("the annotation %s must be a string", shorten.Quote(key.(string), maxQuoted))
 		}
 		if !concerns(key.(string)) {
 			continue

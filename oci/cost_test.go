@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lifecycle-shim/lifecycle-shim/oci/bounded"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
 // What one annotation value of at most 64 KiB may cost, whatever it says.
@@ -81,7 +81,7 @@ func checkAnswer(t *testing.T, problems []*InvalidError) {
 	for _, problem := range problems {
 		said := problem.Error()
 		if len(said) > maxAnswer || len(problem.Path) > maxPath || len(problem.Problem) > maxProblem {
-			t.Errorf("an error of %d bytes: %s", len(said), bounded.Cut(said, 200))
+			t.Errorf("an error of %d bytes: %s", len(said), shorten.End(said, 200))
 		}
 		if strings.ContainsAny(said, "\n\x00") || !utf8.ValidString(said) {
 			t.Errorf("%q is no line of text", said)

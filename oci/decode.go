@@ -12,6 +12,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 	"github.com/lifecycle-shim/lifecycle-shim/oci/bounded"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
@@ -212,7 +213,7 @@ func (d *decoder) text(path string, node *yaml.Node) string {
 	text, ok := value.(string)
 	switch {
 	case err != nil:
-		d.refuse(path, "is not valid YAML: %s", bounded.OneLine(err.Error()))
+		d.refuse(path, "is not valid YAML: %s", shorten.OneLine(err.Error()))
 	case !ok:
 		d.refuse(path, "must be a string, not %s (put it in quotes)", kindOf(node))
 	case !utf8.ValidString(text): // by !!binary: no protobuf message may hold it

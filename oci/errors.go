@@ -6,7 +6,7 @@ import (
 	"strings"
 	"unicode"
 
-	"github.com/lifecycle-shim/lifecycle-shim/oci/bounded"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
 // What an error may hold of foreign text, in bytes. An annotation's key in Kubernetes has
@@ -30,11 +30,11 @@ type InvalidError struct {
 }
 
 func (e *InvalidError) Error() string {
-	key, problem := bounded.Quote(e.Key, maxKey), bounded.Cut(e.Problem, maxProblem)
+	key, problem := shorten.Quote(e.Key, maxKey), shorten.End(e.Problem, maxProblem)
 	if e.Path == "" {
 		return fmt.Sprintf("annotation %s %s", key, problem)
 	}
-	return fmt.Sprintf("annotation %s: %s %s", key, bounded.Cut(e.Path, maxPath), problem)
+	return fmt.Sprintf("annotation %s: %s %s", key, shorten.End(e.Path, maxPath), problem)
 }
 
 // fieldError is an InvalidError whose annotation key is not known yet.
@@ -43,11 +43,11 @@ type fieldError struct{ path, problem string }
 func (e *fieldError) Error() string { return e.path + " " + e.problem }
 
 func invalid(path, format string, args ...any) error {
-	return &fieldError{path: bounded.Cut(path, maxPath), problem: bounded.Cut(fmt.Sprintf(format, args...), maxProblem)}
+	return &fieldError{path: shorten.End(path, maxPath), problem: shorten.End(fmt.Sprintf(format, args...), maxProblem)}
 }
 
 // quote shows a value in an error.
-func quote(text string) string { return bounded.Quote(text, maxQuoted) }
+func quote(text string) string { return shorten.Quote(text, maxQuoted) }
 
 // braces returns a hint for a value in which a template was not rendered.
 func braces(text string) string {

@@ -11,7 +11,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
-	"github.com/lifecycle-shim/lifecycle-shim/hookexec/bounded"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
 // ttrpc closes a connection over which it cannot send an answer: one above 4 MiB, or an
@@ -35,12 +35,12 @@ func bound(response any, err error) (any, error) {
 }
 
 // boundError returns an error whose text and details together have at most
-// bounded.MaxError bytes of UTF-8. An error that is short enough stays the same
+// shorten.MaxError bytes of UTF-8. An error that is short enough stays the same
 // value. A longer one keeps its code, and its details if they are the smaller part.
 func boundError(err error) error {
 	st, ok := status.FromError(err)
 	if !ok {
-		if text := bounded.Error(err); text != err.Error() {
+		if text := shorten.Error(err); text != err.Error() {
 			return status.Error(ttrpcCode(err), text)
 		}
 		return err
@@ -48,11 +48,11 @@ func boundError(err error) error {
 	cut := st.Proto()
 	text := &cut.Message
 	details := proto.Size(cut) - len(*text)
-	if details > bounded.MaxError/2 {
+	if details > shorten.MaxError/2 {
 		cut.Details, details = nil, 0
 	}
 	whole := *text
-	*text = bounded.Text(whole, bounded.MaxError-details)
+	*text = shorten.Middle(whole, shorten.MaxError-details)
 	if *text == whole && len(cut.Details) == len(st.Proto().GetDetails()) {
 		return err
 	}
@@ -78,7 +78,7 @@ func boundPrinted(err error) error {
 	if err == nil {
 		return nil
 	}
-	if text := bounded.Text(err.Error(), bounded.MaxError-printedPrefix); text != err.Error() {
+	if text := shorten.Middle(err.Error(), shorten.MaxError-printedPrefix); text != err.Error() {
 		return &printedError{text: text, cause: err}
 	}
 	return err
@@ -119,19 +119,19 @@ func (logBounds) Fire(entry *logrus.Entry) error {
 	if entry.Level <= log.ErrorLevel {
 		limit = maxLogStack
 	}
-	entry.Message = bounded.Text(entry.Message, limit)
+	entry.Message = shorten.Middle(entry.Message, limit)
 	for key, value := range entry.Data {
 		switch value := value.(type) {
 		case string:
-			entry.Data[key] = bounded.Text(value, maxLogText)
+			entry.Data[key] = shorten.Middle(value, maxLogText)
 		case error:
 			if text := value.Error(); len(text) > maxLogText {
-				entry.Data[key] = errors.New(bounded.Text(text, maxLogText))
+				entry.Data[key] = errors.New(shorten.Middle(text, maxLogText))
 			}
 		case fmt.Stringer:
-			entry.Data[key] = bounded.Text(value.String(), maxLogText)
+			entry.Data[key] = shorten.Middle(value.String(), maxLogText)
 		case []string, []byte:
-			entry.Data[key] = bounded.Text(fmt.Sprint(value), maxLogText)
+			entry.Data[key] = shorten.Middle(fmt.Sprint(value), maxLogText)
 		}
 	}
 	return nil

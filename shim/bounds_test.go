@@ -25,7 +25,7 @@ import (
 	"google.golang.org/protobuf/proto"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
-	"github.com/lifecycle-shim/lifecycle-shim/hookexec/bounded"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
@@ -42,7 +42,7 @@ func wantBounded(t *testing.T, err error) {
 		t.Fatal("no error")
 	}
 	text := status.Convert(err).Message()
-	if len(text) > bounded.MaxError || !utf8.ValidString(text) {
+	if len(text) > shorten.MaxError || !utf8.ValidString(text) {
 		t.Errorf("%d bytes, valid UTF-8: %t", len(text), utf8.ValidString(text))
 	}
 }
@@ -154,7 +154,7 @@ func TestBoundError(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			got := boundError(test.err)
 			wantBounded(t, got)
-			if size := proto.Size(status.Convert(got).Proto()); size > bounded.MaxError+16 {
+			if size := proto.Size(status.Convert(got).Proto()); size > shorten.MaxError+16 {
 				t.Errorf("with its details it has %d bytes", size)
 			}
 			if native := errgrpc.ToNative(got); !errors.Is(native, test.is) {
@@ -232,14 +232,14 @@ func TestRunThatPrintsALotIsCut(t *testing.T) {
 		if size := proto.Size(response); size > maxStatus || !response.Cut {
 			t.Errorf("%d bytes, cut: %t", size, response.Cut)
 		}
-		if len(response.Run.Error) > bounded.MaxError || len(response.Run.Output)+int(response.Run.DroppedBytes) != len(output) {
+		if len(response.Run.Error) > shorten.MaxError || len(response.Run.Output)+int(response.Run.DroppedBytes) != len(output) {
 			t.Errorf("%d bytes of error, %d of output, %d dropped", len(response.Run.Error), len(response.Run.Output), response.Run.DroppedBytes)
 		}
 		_ = w.publisher.published() // waits
 		if len(w.publisher.finished) != 1 {
 			t.Fatalf("%d events", len(w.publisher.finished))
 		}
-		if text := w.publisher.finished[0].Message; len(text) > bounded.MaxError || !utf8.ValidString(text) || !strings.HasSuffix(text, ": the cause") {
+		if text := w.publisher.finished[0].Message; len(text) > shorten.MaxError || !utf8.ValidString(text) || !strings.HasSuffix(text, ": the cause") {
 			t.Errorf("the event's message has %d bytes", len(text))
 		}
 	})
@@ -345,7 +345,7 @@ func TestBoundOfDetails(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if got := status.Convert(boundError(long.Err())); len(got.Message()) < bounded.MaxError-40 {
+	if got := status.Convert(boundError(long.Err())); len(got.Message()) < shorten.MaxError-40 {
 		t.Errorf("%d bytes of the text are left, although the details are not", len(got.Message()))
 	}
 }

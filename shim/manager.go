@@ -20,7 +20,7 @@ import (
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/lifecycle-shim/lifecycle-shim/hookexec/bounded"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/version"
 )
 
@@ -44,7 +44,7 @@ func Main(ctx context.Context, args []string) int {
 		sockets = ownSockets()
 		if err := setLog(ctx, slices.Contains(args, "-debug")); err != nil {
 			removeSockets(sockets)
-			fmt.Fprintf(os.Stderr, "%s: %s\n", RuntimeName, bounded.Error(err))
+			fmt.Fprintf(os.Stderr, "%s: %s\n", RuntimeName, shorten.Error(err))
 			return 1
 		}
 	}
@@ -58,7 +58,7 @@ func Main(ctx context.Context, args []string) int {
 		return 0
 	}
 	if err := start(ctx, manager, args, os.Stdin, os.Stdout); err != nil {
-		fmt.Fprintf(os.Stderr, "%s: %s\n", RuntimeName, bounded.Error(err)) // containerd makes it the error of the Create
+		fmt.Fprintf(os.Stderr, "%s: %s\n", RuntimeName, shorten.Error(err)) // containerd makes it the error of the Create
 		return 1
 	}
 	return 0

@@ -15,7 +15,7 @@ import (
 	"google.golang.org/protobuf/types/known/timestamppb"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
-	"github.com/lifecycle-shim/lifecycle-shim/hookexec/bounded"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
@@ -73,9 +73,9 @@ func fitRuns(runs []*lifecyclev1.HandlerRun, size func() int) (cut bool) {
 		cut = true
 		for _, run := range runs {
 			cutOutput(run, limit)
-			run.Error = bounded.Text(run.Error, limit)
-			run.LogError = bounded.Text(run.LogError, limit)
-			run.Action = bounded.Text(run.Action, limit)
+			run.Error = shorten.Middle(run.Error, limit)
+			run.LogError = shorten.Middle(run.LogError, limit)
+			run.Action = shorten.Middle(run.Action, limit)
 		}
 	}
 	return cut
@@ -153,7 +153,7 @@ func (r *handlerRun) told() *lifecyclev1.HandlerRun {
 	told.LostLines = r.result.LostLines
 	told.BackgroundOutputs = uint32(r.progress.Background())
 	if r.result.LogErr != nil {
-		told.LogError = bounded.Error(r.result.LogErr)
+		told.LogError = shorten.Error(r.result.LogErr)
 	}
 	return told
 }
@@ -161,7 +161,7 @@ func (r *handlerRun) told() *lifecyclev1.HandlerRun {
 // resultOf returns a result as the schema has it, in events too.
 func resultOf(result hookexec.Result) (outcome, message string, exitCode *int32) {
 	if result.Err != nil {
-		message = bounded.Error(result.Err)
+		message = shorten.Error(result.Err)
 	}
 	if result.ExitCode >= 0 {
 		code := int32(result.ExitCode)
@@ -177,10 +177,10 @@ const maxAction = 256
 func describe(handler *lifecyclev1.Handler) (what, action string) {
 	switch {
 	case handler.GetExec() != nil:
-		return "exec", shorten(quoted(handler.Exec.Command))
+		return "exec", shorten.End(quoted(handler.Exec.Command), maxAction)
 	case handler.GetHttpGet() != nil:
 		get := handler.HttpGet
-		return "httpGet", shorten(fmt.Sprintf("%s://%s/%s", strings.ToLower(cmp.Or(get.Scheme, "HTTP")), address(get.Host, get.Port), strings.TrimPrefix(get.Path, "/")))
+		return "httpGet", shorten.End(fmt.Sprintf("%s://%s/%s", strings.ToLower(cmp.Or(get.Scheme, "HTTP")), address(get.Host, get.Port), strings.TrimPrefix(get.Path, "/")), maxAction)
 	case handler.GetTcpSocket() != nil:
 		return "tcpSocket", address(handler.TcpSocket.Host, handler.TcpSocket.Port)
 	case handler.GetSleep() != nil:
@@ -204,13 +204,6 @@ func quoted(words []string) string {
 		}
 	}
 	return strings.Join(shown, " ")
-}
-
-func shorten(text string) string {
-	if len(text) <= maxAction {
-		return text
-	}
-	return strings.ToValidUTF8(text[:maxAction], "") + " …"
 }
 
 // told is what the status service says of the container.

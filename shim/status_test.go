@@ -318,15 +318,15 @@ func TestCounts(t *testing.T) {
 
 func TestDescribe(t *testing.T) {
 	for want, handler := range map[string]*lifecyclev1.Handler{
-		"exec /bin/sh -c \"echo hi\" \"\"":        {Exec: &lifecyclev1.ExecAction{Command: []string{"/bin/sh", "-c", "echo hi", ""}}},
-		"exec " + strings.Repeat("x", 256) + " …": {Exec: &lifecyclev1.ExecAction{Command: []string{strings.Repeat("x", 5000)}}},
-		"exec a \"\\x1b[31m\"":                    {Exec: &lifecyclev1.ExecAction{Command: []string{"a", "\x1b[31m"}}},
-		"httpGet http://(container):80/":          {HttpGet: &lifecyclev1.HTTPGetAction{Port: 80}}, // FAULTS B9
-		"tcpSocket (container):25":                {TcpSocket: &lifecyclev1.TCPSocketAction{Port: 25}},
-		"httpGet https://[::1]:8443/a":            {HttpGet: &lifecyclev1.HTTPGetAction{Host: "::1", Port: 8443, Scheme: "HTTPS", Path: "/a"}},
-		"tcpSocket 10.0.0.1:25":                   {TcpSocket: &lifecyclev1.TCPSocketAction{Host: "10.0.0.1", Port: 25}},
-		"sleep 5s":                                {Sleep: &lifecyclev1.SleepAction{Seconds: 5}},
-		" ":                                       {},
+		"exec /bin/sh -c \"echo hi\" \"\"":       {Exec: &lifecyclev1.ExecAction{Command: []string{"/bin/sh", "-c", "echo hi", ""}}},
+		"exec " + strings.Repeat("x", 253) + "…": {Exec: &lifecyclev1.ExecAction{Command: []string{strings.Repeat("x", 5000)}}},
+		"exec a \"\\x1b[31m\"":                   {Exec: &lifecyclev1.ExecAction{Command: []string{"a", "\x1b[31m"}}},
+		"httpGet http://(container):80/":         {HttpGet: &lifecyclev1.HTTPGetAction{Port: 80}}, // FAULTS B9
+		"tcpSocket (container):25":               {TcpSocket: &lifecyclev1.TCPSocketAction{Port: 25}},
+		"httpGet https://[::1]:8443/a":           {HttpGet: &lifecyclev1.HTTPGetAction{Host: "::1", Port: 8443, Scheme: "HTTPS", Path: "/a"}},
+		"tcpSocket 10.0.0.1:25":                  {TcpSocket: &lifecyclev1.TCPSocketAction{Host: "10.0.0.1", Port: 25}},
+		"sleep 5s":                               {Sleep: &lifecyclev1.SleepAction{Seconds: 5}},
+		" ":                                      {},
 	} {
 		if what, action := describe(handler); what+" "+action != want {
 			t.Errorf("got %q, want %q", what+" "+action, want)

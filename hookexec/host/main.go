@@ -11,8 +11,8 @@ import (
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
-	"github.com/lifecycle-shim/lifecycle-shim/hookexec/bounded"
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
 // Init becomes the handler's process if that is what this process was started
@@ -55,7 +55,7 @@ func report(err error) int {
 	if err == nil {
 		return 0
 	}
-	fmt.Fprintln(os.Stderr, bounded.Error(err))
+	fmt.Fprintln(os.Stderr, shorten.Error(err))
 	return 1
 }
 
@@ -110,7 +110,7 @@ func start() int {
 		response.Pid, err = Start(request, pidfds)
 	}
 	if err != nil {
-		response.Error = bounded.Error(err) // the shim reads it when this process has ended, so the socket must hold it
+		response.Error = shorten.Error(err) // the shim reads it when this process has ended, so the socket must hold it
 	}
 	if json.NewEncoder(control).Encode(response) != nil || err != nil {
 		return 1

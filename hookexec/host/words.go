@@ -6,7 +6,7 @@ import (
 	"os"
 	"strings"
 
-	"github.com/lifecycle-shim/lifecycle-shim/hookexec/bounded"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
 // libcontainer's init reports an error over a socket whose messages have a limit, and
@@ -53,5 +53,5 @@ func (w *words) wait() string {
 	if first, rest, cut := strings.Cut(text, "\n"); cut && strings.HasPrefix(first, "writing sync ") {
 		text = rest
 	}
-	return bounded.Text(text, bounded.MaxError)
+	return shorten.Middle(text, shorten.MaxError)
 }

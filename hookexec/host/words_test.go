@@ -8,7 +8,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lifecycle-shim/lifecycle-shim/hookexec/bounded"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
 // FAULTS A6: the last words of the process that becomes the handler, as wait returns them.
@@ -32,7 +32,7 @@ func TestWords(t *testing.T) {
 			}
 			_ = writer.Close()
 			got := w.wait()
-			if !strings.HasPrefix(got, test.begin) || !strings.HasSuffix(got, test.end) || (got == "") != (test.written == "") || len(got) > bounded.MaxError {
+			if !strings.HasPrefix(got, test.begin) || !strings.HasSuffix(got, test.end) || (got == "") != (test.written == "") || len(got) > shorten.MaxError {
 				t.Errorf("%d bytes: %.80q", len(got), got)
 			}
 			if most := min(len(test.written), 1<<20); len(w.text) != most {

@@ -31,6 +31,8 @@ import (
 	"unicode/utf8"
 
 	"go.yaml.in/yaml/v3"
+
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
 // Limits bound what Read accepts. All of them have to be above 0.
@@ -68,19 +70,19 @@ const MaxError = 512
 
 func (e *Error) Error() string {
 	if e.Line == 0 {
-		return Cut(e.Problem, MaxError)
+		return shorten.End(e.Problem, MaxError)
 	}
-	return Cut(fmt.Sprintf("%s (line %d)", Cut(e.Problem, MaxError-24), e.Line), MaxError)
+	return shorten.End(fmt.Sprintf("%s (line %d)", shorten.End(e.Problem, MaxError-24), e.Line), MaxError)
 }
 
 // refuse refuses a text as a whole.
 func refuse(format string, args ...any) error {
-	return &Error{Problem: Cut(fmt.Sprintf(format, args...), MaxError)}
+	return &Error{Problem: shorten.End(fmt.Sprintf(format, args...), MaxError)}
 }
 
 // refuseAt refuses a text for what stands on a line.
 func refuseAt(line int, format string, args ...any) error {
-	return &Error{Line: line, Problem: Cut(fmt.Sprintf(format, args...), MaxError)}
+	return &Error{Line: line, Problem: shorten.End(fmt.Sprintf(format, args...), MaxError)}
 }
 
 // Read parses a text that holds one YAML or JSON document, and checks it. The error is an
@@ -141,7 +143,7 @@ func parseYAML(text string, limits Limits) (*yaml.Node, error) {
 }
 
 func notYAML(err error) error {
-	return refuse("is not valid YAML: %s", OneLine(err.Error()))
+	return refuse("is not valid YAML: %s", shorten.OneLine(err.Error()))
 }
 
 // marks counts the characters that can begin a value or a comment. The parser makes at

@@ -301,61 +301,6 @@ func TestJSONStops(t *testing.T) {
 	}
 }
 
-func TestCut(t *testing.T) {
-	for _, test := range []struct {
-		text string
-		n    int
-		want string
-	}{
-		{"", 0, ""},
-		{"abcdef", 6, "abcdef"},
-		{"abcdefg", 6, "abc…"},
-		{"aäääb", 6, "aä…"},
-		{"äääb", 6, "ä…"},
-		{"😀😀", 6, "…"},
-		{"😀😀", 7, "😀…"},
-		{"abcdef", 3, "…"},
-		{"abcdef", 1, "…"},
-		{"\x80\x80\x80\x80\x80", 4, "…"},
-	} {
-		if got := Cut(test.text, test.n); got != test.want {
-			t.Errorf("Cut(%q, %d) is %q, want %q", test.text, test.n, got, test.want)
-		}
-	}
-}
-
-func TestQuote(t *testing.T) {
-	for _, test := range []struct {
-		text string
-		n    int
-		want string
-	}{
-		{"", 5, `""`},
-		{"abc", 5, `"abc"`},
-		{"abcd", 6, `"abcd"`},
-		{"abcd", 5, `"…"`},
-		{"abcde", 6, `"a…"`},
-		{"abcdef", 8, `"abcdef"`},
-		{"abcdefg", 8, `"abc…"`},
-		{"\x00\x00\x00", 9, `"\x00…"`},
-		{"ää", 6, `"ää"`},
-		{"äää", 7, `"ä…"`},
-		{"\xff\xff\xff", 13, `"\xff\xff…"`},
-		{"\xff\xff", 10, `"\xff\xff"`},
-		{"\n\"\\", 8, `"\n\"\\"`},
-	} {
-		if got := Quote(test.text, test.n); got != test.want {
-			t.Errorf("Quote(%q, %d) is %s, want %s", test.text, test.n, got, test.want)
-		}
-	}
-}
-
-func TestOneLine(t *testing.T) {
-	if got := OneLine(" a\n\tb  c\r\n"); got != "a b c" {
-		t.Errorf("got %q", got)
-	}
-}
-
 // A reader that takes a key twice, as kubectl's does, still refuses what cannot be merged.
 func TestRepeatedKeys(t *testing.T) {
 	limits := small

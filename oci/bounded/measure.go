@@ -2,6 +2,8 @@ package bounded
 
 import (
 	"go.yaml.in/yaml/v3"
+
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
 // size of a value with its aliases and merge keys written out.
@@ -56,7 +58,7 @@ func (m *measurer) measure(node *yaml.Node, depth int) (size, error) {
 func (m *measurer) alias(node *yaml.Node, depth int) (size, error) {
 	of, ok := m.anchored[node.Alias]
 	if !ok {
-		return of, refuseAt(node.Line, "is not valid YAML: the value of the anchor %s contains itself", Quote(node.Value, 64))
+		return of, refuseAt(node.Line, "is not valid YAML: the value of the anchor %s contains itself", shorten.Quote(node.Value, 64))
 	}
 	if depth+of.depth > m.limits.Depth {
 		return of, tooDeep(node, m.limits)
@@ -78,7 +80,7 @@ func (m *measurer) checkKeys(node *yaml.Node) error {
 		}
 		line := node.Content[i].Line
 		if first, ok := lines[key.Value]; ok && !m.limits.Repeated {
-			return refuse("is not valid YAML: line %d: mapping key %s already defined at line %d", line, Quote(key.Value, 128), first)
+			return refuse("is not valid YAML: line %d: mapping key %s already defined at line %d", line, shorten.Quote(key.Value, 128), first)
 		}
 		lines[key.Value] = line
 		if isMerge(key) && !canMerge(node.Content[i+1]) {

@@ -42,7 +42,7 @@ var targets = []target{
 	{"oci/bounded", 95},
 	{"shim", 85},
 	{"hookexec", 85},
-	{"hookexec/bounded", 85},
+	{"internal/shorten", 85},
 	{"hookexec/host", 85},
 }
 

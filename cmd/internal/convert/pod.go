@@ -5,8 +5,8 @@ import (
 	"fmt"
 	"maps"
 	"slices"
-	"strings"
 
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
@@ -299,9 +299,5 @@ func strip(from container, kinds []string) []Operation {
 // cut shortens a text of others', which may be of any length, to what a name can
 // have.
 func cut(text string) string {
-	const most = 253
-	if len(text) <= most {
-		return text
-	}
-	return strings.ToValidUTF8(text[:most], "") + "…"
+	return shorten.End(text, 253)
 }

@@ -14,6 +14,7 @@ import (
 
 	"go.yaml.in/yaml/v3"
 
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 	"github.com/lifecycle-shim/lifecycle-shim/oci/bounded"
 )
 
@@ -95,7 +96,7 @@ func problemOf(err error) (line int, why string) {
 	if errors.As(err, &limit) {
 		line, err = limit.Line, errors.New(limit.Problem)
 	}
-	parts := yamlProblem.FindStringSubmatch(bounded.Cut(bounded.OneLine(err.Error()), bounded.MaxError))
+	parts := yamlProblem.FindStringSubmatch(shorten.End(shorten.OneLine(err.Error()), bounded.MaxError))
 	if parts == nil {
 		return line, err.Error()
 	}
@@ -157,7 +158,7 @@ func (d document) repeated(p *parsed) *Finding {
 	if key == nil {
 		return nil
 	}
-	found := d.finding(problem{key.Line, fmt.Sprintf("the key %s is there twice, and kubectl takes the last; remove one of them", bounded.Quote(key.Value, 128))})
+	found := d.finding(problem{key.Line, fmt.Sprintf("the key %s is there twice, and kubectl takes the last; remove one of them", shorten.Quote(key.Value, 128))})
 	return &found
 }
 

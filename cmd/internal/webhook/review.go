@@ -14,6 +14,7 @@ import (
 	kjson "k8s.io/apimachinery/pkg/util/json"
 
 	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/convert"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
 const (
@@ -58,11 +59,11 @@ func (o *object) UnmarshalJSON(data []byte) error {
 func decodeReview(body []byte) (*review, error) {
 	var read review
 	if err := kjson.Unmarshal(body, &read); err != nil {
-		return nil, fmt.Errorf("the body is no AdmissionReview: %s", cut(err.Error(), maxID))
+		return nil, fmt.Errorf("the body is no AdmissionReview: %s", shorten.End(err.Error(), maxID))
 	}
 	if want := admissionv1.SchemeGroupVersion.String(); read.Kind != "AdmissionReview" || read.APIVersion != want {
 		return nil, fmt.Errorf("the body is %q of %q; an AdmissionReview of %s is expected (admissionReviewVersions: [v1])",
-			cut(read.Kind, maxID), cut(read.APIVersion, maxID), want)
+			shorten.End(read.Kind, maxID), shorten.End(read.APIVersion, maxID), want)
 	}
 	if read.Request == nil {
 		return nil, errors.New("the AdmissionReview has no request")
@@ -163,19 +164,11 @@ func texts(findings []convert.Finding) []string {
 	var all []string
 	size := 0
 	for i, finding := range findings {
-		text := cut(finding.String(), maxFinding)
+		text := shorten.End(finding.String(), maxFinding)
 		if size += len(text); size > maxWords-maxID {
 			return append(all, fmt.Sprintf("and %d more", len(findings)-i))
 		}
 		all = append(all, text)
 	}
 	return all
-}
-
-// cut shortens a text that may be of any length.
-func cut(text string, most int) string {
-	if len(text) <= most {
-		return text
-	}
-	return strings.ToValidUTF8(text[:most], "") + "…"
 }

@@ -19,6 +19,8 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sync/semaphore"
 	admissionv1 "k8s.io/api/admission/v1"
+
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
 // Paths of admission requests. Beside them there are /healthz and /readyz.
@@ -224,7 +226,7 @@ func (s *Server) read(ctx context.Context, w http.ResponseWriter, r *http.Reques
 		return nil, release, &failure{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is larger than %d bytes", tooLarge.Limit)}
 	}
 	if err != nil { // the client has gone, or takes too long
-		return nil, release, &failure{http.StatusBadRequest, cut(err.Error(), maxID)}
+		return nil, release, &failure{http.StatusBadRequest, shorten.End(err.Error(), maxID)}
 	}
 	return buffer.Bytes(), release, nil
 }
@@ -232,8 +234,8 @@ func (s *Server) read(ctx context.Context, w http.ResponseWriter, r *http.Reques
 // note writes one line for each request; nothing of the pod's values, which may
 // hold secrets, but for what is refused.
 func note(asked *request, response *admissionv1.AdmissionResponse, result string, took time.Duration) {
-	entry := log.L.WithField("uid", asked.UID).WithField("namespace", cut(asked.Namespace, maxID)).WithField("name", cut(asked.Name, maxID)).
-		WithField("user", cut(asked.UserInfo.Username, maxID)).WithField("result", result).WithField("took", took.String())
+	entry := log.L.WithField("uid", asked.UID).WithField("namespace", shorten.End(asked.Namespace, maxID)).WithField("name", shorten.End(asked.Name, maxID)).
+		WithField("user", shorten.End(asked.UserInfo.Username, maxID)).WithField("result", result).WithField("took", took.String())
 	switch {
 	case !response.Allowed:
 		entry.WithField("why", response.Result.Message).Warn("pod refused")

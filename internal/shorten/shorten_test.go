@@ -1,4 +1,4 @@
-package bounded
+package shorten
 
 import (
 	"errors"
@@ -7,7 +7,7 @@ import (
 	"unicode/utf8"
 )
 
-func TestText(t *testing.T) {
+func TestMiddle(t *testing.T) {
 	for name, test := range map[string]struct{ text, begin, end string }{
 		"one byte too long":       {"what failed: " + strings.Repeat("x", MaxError-26) + ": the cause ..", "what failed", ": the cause .."},
 		"5 MB":                    {"what failed: " + strings.Repeat("x", 5<<20) + ": the cause", "what failed: xxx", "xxx: the cause"},
@@ -37,19 +37,19 @@ func TestShortTextsStayAsTheyAre(t *testing.T) {
 		"bad \xff byte":                "bad \uFFFD byte",
 		"a rune that is cut \xf0\x9f ": "a rune that is cut \uFFFD ",
 	} {
-		if got := Text(text, MaxError); got != want {
+		if got := Middle(text, MaxError); got != want {
 			t.Errorf("%q became %q", text, got)
 		}
 	}
 }
 
-// FuzzText: whatever the text, the result is valid UTF-8 within the limit, and says how much it lacks.
-func FuzzText(f *testing.F) {
+// FuzzMiddle: whatever the text, the result is valid UTF-8 within the limit, and says how much it lacks.
+func FuzzMiddle(f *testing.F) {
 	f.Add("text", 64)
 	f.Add(strings.Repeat("\xe2\x82", 100), 80)
 	f.Fuzz(func(t *testing.T, text string, limit int) {
 		limit = 2*maxMark + int(uint16(limit))
-		got := Text(text, limit)
+		got := Middle(text, limit)
 		if len(got) > limit || !utf8.ValidString(got) {
 			t.Errorf("%d bytes of %d, valid: %t", len(got), limit, utf8.ValidString(got))
 		}
@@ -59,22 +59,77 @@ func FuzzText(f *testing.F) {
 	})
 }
 
-// TestTextIsNotCutTooMuch: what is left has exactly the size that the longest mark leaves room for, a quarter of it before
+// TestMiddleIsNotCutTooMuch: what is left has exactly the size that the longest mark leaves room for, a quarter of it before
 // the mark. An invalid byte is three bytes of it.
-func TestTextIsNotCutTooMuch(t *testing.T) {
+func TestMiddleIsNotCutTooMuch(t *testing.T) {
 	const mark = 41 // the longest
 	for text, want := range map[string]string{
 		strings.Repeat("x", 642):     strings.Repeat("x", 150) + " … [42 bytes cut] … " + strings.Repeat("x", 450),
 		strings.Repeat("\xffx", 200): strings.Repeat("\ufffdx", 37) + " … [100 bytes cut] … " + strings.Repeat("\ufffdx", 113),
 	} {
-		if got := Text(text, 600+mark); got != want {
+		if got := Middle(text, 600+mark); got != want {
 			t.Errorf("got %q, want %q", got, want)
 		}
 	}
-	if got, want := Text(strings.Repeat("\xffx", 150), 600), strings.Repeat("\ufffdx", 150); got != want {
+	if got, want := Middle(strings.Repeat("\xffx", 150), 600), strings.Repeat("\ufffdx", 150); got != want {
 		t.Errorf("a text that just fits is %q", got)
 	}
 	if got := Error(errors.New(strings.Repeat("x", 1<<20))); len(got) > 4096 || len(got) < 4000 {
 		t.Errorf("an error has %d bytes", len(got))
+	}
+}
+
+func TestEnd(t *testing.T) {
+	for _, test := range []struct {
+		text string
+		n    int
+		want string
+	}{
+		{"", 0, ""},
+		{"abcdef", 6, "abcdef"},
+		{"abcdefg", 6, "abc…"},
+		{"aäääb", 6, "aä…"},
+		{"äääb", 6, "ä…"},
+		{"😀😀", 6, "…"},
+		{"😀😀", 7, "😀…"},
+		{"abcdef", 3, "…"},
+		{"abcdef", 1, "…"},
+		{"\x80\x80\x80\x80\x80", 4, "…"},
+	} {
+		if got := End(test.text, test.n); got != test.want {
+			t.Errorf("End(%q, %d) is %q, want %q", test.text, test.n, got, test.want)
+		}
+	}
+}
+
+func TestQuote(t *testing.T) {
+	for _, test := range []struct {
+		text string
+		n    int
+		want string
+	}{
+		{"", 5, `""`},
+		{"abc", 5, `"abc"`},
+		{"abcd", 6, `"abcd"`},
+		{"abcd", 5, `"…"`},
+		{"abcde", 6, `"a…"`},
+		{"abcdef", 8, `"abcdef"`},
+		{"abcdefg", 8, `"abc…"`},
+		{"\x00\x00\x00", 9, `"\x00…"`},
+		{"ää", 6, `"ää"`},
+		{"äää", 7, `"ä…"`},
+		{"\xff\xff\xff", 13, `"\xff\xff…"`},
+		{"\xff\xff", 10, `"\xff\xff"`},
+		{"\n\"\\", 8, `"\n\"\\"`},
+	} {
+		if got := Quote(test.text, test.n); got != test.want {
+			t.Errorf("Quote(%q, %d) is %s, want %s", test.text, test.n, got, test.want)
+		}
+	}
+}
+
+func TestOneLine(t *testing.T) {
+	if got := OneLine(" a\n\tb  c\r\n"); got != "a b c" {
+		t.Errorf("got %q", got)
 	}
 }
