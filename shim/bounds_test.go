@@ -86,7 +86,7 @@ func TestErrorsOfEveryMethodAreBounded(t *testing.T) {
 					},
 					codes.Internal: func(context.Context, any) (any, error) { panic(hostileText) },
 				} {
-					inner.answer[method.Name] = failure
+					inner.Answer[method.Name] = failure
 					err := client.Call(t.Context(), service, method.Name, request.Interface(), response.Interface())
 					wantBounded(t, err)
 					if status.Code(err) != want || !strings.HasSuffix(err.Error(), ": the cause") {
@@ -117,7 +117,7 @@ func TestAnswersThatAreTooLong(t *testing.T) {
 	s, inner, _ := newTestService(t)
 	client := dial(t, listen(t, s))
 	for size, want := range map[int]codes.Code{maxAnswer - 100: codes.OK, maxAnswer + 1: codes.ResourceExhausted, 4 << 20: codes.ResourceExhausted, 9 << 20: codes.ResourceExhausted} {
-		inner.answer["State"] = func(context.Context, any) (any, error) {
+		inner.Answer["State"] = func(context.Context, any) (any, error) {
 			return &taskapi.StateResponse{Bundle: strings.Repeat("x", size)}, nil
 		}
 		response, err := taskapi.NewTTRPCTaskClient(client).State(t.Context(), &taskapi.StateRequest{ID: "c1"})
@@ -235,11 +235,11 @@ func TestRunThatPrintsALotIsCut(t *testing.T) {
 		if len(response.Run.Error) > shorten.MaxError || len(response.Run.Output)+int(response.Run.DroppedBytes) != len(output) {
 			t.Errorf("%d bytes of error, %d of output, %d dropped", len(response.Run.Error), len(response.Run.Output), response.Run.DroppedBytes)
 		}
-		_ = w.publisher.published() // waits
-		if len(w.publisher.finished) != 1 {
-			t.Fatalf("%d events", len(w.publisher.finished))
+		_ = w.publisher.Published() // waits
+		if len(w.publisher.Finished()) != 1 {
+			t.Fatalf("%d events", len(w.publisher.Finished()))
 		}
-		if text := w.publisher.finished[0].Message; len(text) > shorten.MaxError || !utf8.ValidString(text) || !strings.HasSuffix(text, ": the cause") {
+		if text := w.publisher.Finished()[0].Message; len(text) > shorten.MaxError || !utf8.ValidString(text) || !strings.HasSuffix(text, ": the cause") {
 			t.Errorf("the event's message has %d bytes", len(text))
 		}
 	})
@@ -248,7 +248,7 @@ func TestRunThatPrintsALotIsCut(t *testing.T) {
 // FAULTS A5: the error of a start, with all the output that can be kept.
 func TestStartErrorIsBounded(t *testing.T) {
 	s, inner, _ := newTestService(t)
-	inner.answer["Start"] = func(context.Context, any) (any, error) {
+	inner.Answer["Start"] = func(context.Context, any) (any, error) {
 		result := hookexec.Result{Outcome: hookexec.Failed, Err: errExit3, Output: strings.Repeat("\uFFFD", maxOutputLimit) + "the end"}
 		return nil, errors.New("postStart handler failed: " + result.Message())
 	}

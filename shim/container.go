@@ -18,6 +18,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/metrics"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/tap"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -45,7 +46,9 @@ type container struct {
 	ctx      context.Context // for the log; it is not cancelled
 	handlers handlers
 	// gate holds its TaskStart.
-	gate *gate
+	gate *tap.Gate
+	// events takes the shim's own events.
+	events *tap.Tap
 	// block is what the annotations ask for.
 	block *lifecyclev1.Block
 	// metricsFile is where it counts, empty where it does not.
@@ -251,7 +254,7 @@ func (c *container) carryOut(effect lifecycle.Effect) {
 	case lifecycle.SendSignal:
 		c.calls.Go(func() { c.signal(effect.Signal) })
 	case lifecycle.ReleaseStart:
-		c.gate.release()
+		c.gate.Release()
 	case lifecycle.ReleaseExit:
 		c.releaseExit()
 	}
@@ -360,7 +363,7 @@ func (c *container) end() {
 	status := *c.status.Load()
 	status.StartHeld = false
 	c.status.Store(&status)
-	c.gate.release()
+	c.gate.Release()
 	c.releaseExit()
 	if c.abort != nil {
 		c.abort(errShutdown)
@@ -405,7 +408,7 @@ func (c *container) endWaits() bool {
 // releaseExit lets everybody know of the container's end.
 func (c *container) releaseExit() {
 	if c.ended != nil {
-		c.gate.releaseExit()
+		c.gate.ReleaseExit()
 		c.endedOnce.Do(func() { close(c.ended) })
 	}
 }

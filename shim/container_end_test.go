@@ -12,6 +12,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -44,7 +45,7 @@ func TestPanicBesideAHandlerIsContained(t *testing.T) {
 		if status.Code(err) != codes.Unknown || status.Convert(err).Message() != "postStart handler failed: internal error" {
 			t.Errorf("got %v", err)
 		}
-		w.publisher.expect(t, "c1 postStart, c1 start, c1 exit")
+		w.publisher.Expect(t, "c1 postStart, c1 start, c1 exit")
 	})
 }
 
@@ -77,7 +78,7 @@ func TestEndOfTheLoopReleasesTheExit(t *testing.T) {
 					t.Error(err)
 				}
 				<-w.loopEnded
-				if got := sortedEnd(w.publisher.published()); got != test.want {
+				if got := sortedEnd(w.publisher.Published()); got != test.want {
 					t.Errorf("published %q, want %q", got, test.want)
 				}
 				if w.handlers.closed != 1 {
@@ -127,7 +128,7 @@ func TestShutdownRefusesADeleteThatWaits(t *testing.T) {
 		deleted := w.deletes()
 		synctest.Wait()
 		shutdown()
-		if err := <-deleted; status.Convert(err).Message() != errShutdown.Error() || len(w.inner.asked("Delete")) > 0 {
+		if err := <-deleted; status.Convert(err).Message() != errShutdown.Error() || len(w.inner.Asked("Delete")) > 0 {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -140,8 +141,8 @@ func TestShutdownLetsADeleteEnd(t *testing.T) {
 		shutdown := w.serveUntil()
 		w.mustStart()
 		w.exit()
-		inner, goOn := w.inner.answer["Delete"], make(chan struct{})
-		w.inner.answer["Delete"] = func(ctx context.Context, r any) (any, error) {
+		inner, goOn := w.inner.Answer["Delete"], make(chan struct{})
+		w.inner.Answer["Delete"] = func(ctx context.Context, r any) (any, error) {
 			<-goOn
 			return inner(ctx, r)
 		}
@@ -200,7 +201,7 @@ func TestHandlersAreClosedAfterTheCreation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		handlers := &fakeHandlers{}
 		c := newContainer(t.Context(), "c1", preStop(0), handlers)
-		c.gate = watch(newTestTap(t, &fakePublisher{}), "c1", nothing)
+		c.gate = watch(newTestTap(t, &shimtest.Publisher{}), "c1", nothing)
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		ended := make(chan struct{})

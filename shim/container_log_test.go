@@ -3,7 +3,6 @@ package shim
 import (
 	"context"
 	"errors"
-	"io"
 	"os"
 	"slices"
 	"strings"
@@ -16,6 +15,7 @@ import (
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -78,7 +78,7 @@ func TestLog(t *testing.T) {
 					w.kill(unix.SIGTERM)
 				}
 				pass(2 * second)
-				if got := strings.Join(lines.all, ", "); got != test.want {
+				if got := strings.Join(lines.All(), ", "); got != test.want {
 					t.Errorf("logged\n%s, want\n%s", got, test.want)
 				}
 			})
@@ -94,10 +94,10 @@ func TestPanicsAreLogged(t *testing.T) {
 		lines := w.logs()
 		_ = w.serve().start(0).answered(t, second)
 		synctest.Wait()
-		if !slices.ContainsFunc(lines.all, func(line string) bool {
+		if !slices.ContainsFunc(lines.All(), func(line string) bool {
 			return strings.HasPrefix(line, "error panic in the running of a handler: ") && strings.Contains(line, "container.go:")
 		}) {
-			t.Errorf("logged %q", lines.all)
+			t.Errorf("logged %q", lines.All())
 		}
 	})
 }
@@ -110,13 +110,13 @@ func TestUnknownEndIsLogged(t *testing.T) {
 	}
 	defer nothing.Close()
 	for _, failure := range []error{nil, errors.New("no answer")} {
-		logger, lines := newLog()
-		inner := newFakeTask()
-		inner.answer["State"] = func(context.Context, any) (any, error) { return nil, failure }
+		logger, lines := shimtest.NewLog()
+		inner := shimtest.NewTask()
+		inner.Answer["State"] = func(context.Context, any) (any, error) { return nil, failure }
 		r := &runner{pidfd: int(nothing.Fd()), inner: inner, id: "c1"}
 		r.end(log.WithLogger(t.Context(), logger), false)
-		if got := len(lines.all) == 1; got != (failure != nil) {
-			t.Errorf("%v: logged %q", failure, lines.all)
+		if got := len(lines.All()) == 1; got != (failure != nil) {
+			t.Errorf("%v: logged %q", failure, lines.All())
 		}
 	}
 }
@@ -127,49 +127,21 @@ func TestLeftoverOfAnOnExitIsLogged(t *testing.T) {
 	r, _ := newTestRunner(t, host, &lifecyclev1.Block{OnExit: execHandler("x")})
 	r.mustPrepare(t)
 	host.refuse("still mounted")
-	lines := &logLines{}
+	lines := &shimtest.Lines{}
 	old := log.L.Logger.ReplaceHooks(logrus.LevelHooks{logrus.ErrorLevel: []logrus.Hook{lines}})
 	defer log.L.Logger.ReplaceHooks(old)
 	result := r.run(t.Context(), lifecycle.OnExit, lifecycle.Effect{Kind: lifecycle.RunHandler}, &hookexec.Progress{})
 	if result.Err == nil || result.Err.Error() != "cannot start: start 1" {
 		t.Errorf("got %v", result.Err)
 	}
-	if len(lines.all) != 1 || !strings.Contains(lines.all[0], "still mounted") {
-		t.Errorf("logged %q", lines.all)
+	if len(lines.All()) != 1 || !strings.Contains(lines.All()[0], "still mounted") {
+		t.Errorf("logged %q", lines.All())
 	}
-}
-
-// newLog returns a logger, and what it is given.
-func newLog() (*logrus.Entry, *logLines) {
-	logger, lines := logrus.New(), &logLines{}
-	logger.SetOutput(io.Discard)
-	logger.AddHook(lines)
-	return logrus.NewEntry(logger), lines
 }
 
 // logs returns where the container's log goes from now on.
-func (w *world) logs() *logLines {
-	logger, lines := newLog()
+func (w *world) logs() *shimtest.Lines {
+	logger, lines := shimtest.NewLog()
 	w.c.ctx = log.WithLogger(w.c.ctx, logger)
 	return lines
-}
-
-// logLines are those that say what has happened, but for the reasons of the machine.
-type logLines struct{ all []string }
-
-func (l *logLines) Levels() []logrus.Level { return logrus.AllLevels }
-
-func (l *logLines) Fire(entry *logrus.Entry) error {
-	if entry.Level > logrus.InfoLevel {
-		return nil
-	}
-	line := entry.Level.String() + " " + entry.Message
-	if entry.Data["trial"] == true {
-		line += " on trial"
-	}
-	if err, ok := entry.Data[logrus.ErrorKey].(error); ok {
-		line += ": " + err.Error()
-	}
-	l.all = append(l.all, line)
-	return nil
 }

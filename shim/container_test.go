@@ -18,6 +18,7 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -44,16 +45,16 @@ func TestStartIsHeldUntilPostStartHasEnded(t *testing.T) {
 		if !start.isPending() || w.state() != task.Status_CREATED {
 			t.Errorf("pending %t, state %s", start.isPending(), w.state())
 		}
-		w.publisher.expect(t, "c1 postStart")
-		if err := start.answered(t, 3*second); err != nil || start.pid != testPid {
+		w.publisher.Expect(t, "c1 postStart")
+		if err := start.answered(t, 3*second); err != nil || start.pid != shimtest.Pid {
 			t.Errorf("pid %d, %v", start.pid, err)
 		}
 		if w.state() != task.Status_RUNNING {
 			t.Errorf("state %s", w.state())
 		}
-		w.publisher.expect(t, "c1 postStart, c1 Succeeded, c1 start")
+		w.publisher.Expect(t, "c1 postStart, c1 Succeeded, c1 start")
 		w.handlers.expect(t, []string{"postStart Succeeded"}, nil)
-		if !slices.Equal(w.handlers.pids, []int{testPid}) {
+		if !slices.Equal(w.handlers.pids, []int{shimtest.Pid}) {
 			t.Errorf("the handlers were told the pids %v", w.handlers.pids)
 		}
 	})
@@ -95,7 +96,7 @@ func TestFailedPostStartStopsTheContainer(t *testing.T) {
 					ran = []string{"postStart " + test.ended}
 				}
 				w.handlers.expect(t, ran, []string{fmt.Sprintf("15 at %s", test.after)})
-				w.publisher.expect(t, "c1 postStart, c1 "+cmp.Or(test.ended, "Failed")+", c1 start, c1 exit")
+				w.publisher.Expect(t, "c1 postStart, c1 "+cmp.Or(test.ended, "Failed")+", c1 start, c1 exit")
 			})
 		})
 	}
@@ -145,8 +146,8 @@ func TestPostStartEndsBeforeTheClientGivesUp(t *testing.T) {
 func TestLostClientCancelsNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, postStart(0), &fakeHandlers{postStart: takes(3*second, succeeded)}).serve()
-		inner := w.inner.answer["Start"]
-		w.inner.answer["Start"] = func(ctx context.Context, r any) (any, error) {
+		inner := w.inner.Answer["Start"]
+		w.inner.Answer["Start"] = func(ctx context.Context, r any) (any, error) {
 			if ctx.Err() != nil {
 				t.Errorf("the runc service's start was cancelled: %v", ctx.Err())
 			}
@@ -167,10 +168,10 @@ func TestExitDuringPostStartAnswersWithSuccess(t *testing.T) {
 		start := w.start(0)
 		pass(second)
 		w.exit()
-		if err := start.answered(t, second); err != nil || start.pid != testPid {
+		if err := start.answered(t, second); err != nil || start.pid != shimtest.Pid {
 			t.Errorf("pid %d, %v", start.pid, err)
 		}
-		w.publisher.expectAbort(t, "c1 postStart, c1 start, c1 exit")
+		w.publisher.ExpectAbort(t, "c1 postStart, c1 start, c1 exit")
 		w.handlers.expect(t, []string{"postStart Aborted"}, nil)
 		if !errors.Is(w.handlers.causes[0], hookexec.ErrContainerExited) {
 			t.Errorf("aborted because of %v", w.handlers.causes[0])
@@ -188,7 +189,7 @@ func TestHeldStartShowsStoppedAtOnce(t *testing.T) {
 		if got := w.state(); got != task.Status_STOPPED {
 			t.Errorf("state %s", got)
 		}
-		w.emit(newEvent("c1", "exit"))
+		w.emit(shimtest.Event("c1", "exit"))
 		<-start.done
 	})
 }
@@ -196,7 +197,7 @@ func TestHeldStartShowsStoppedAtOnce(t *testing.T) {
 func TestFailedInnerStartIsAnsweredAsItIs(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, postStart(0), &fakeHandlers{postStart: hangs}).serve()
-		w.inner.answer["Start"] = func(context.Context, any) (any, error) {
+		w.inner.Answer["Start"] = func(context.Context, any) (any, error) {
 			return nil, status.Error(codes.NotFound, "runc's own words")
 		}
 		err := w.start(0).answered(t, 0)
@@ -213,17 +214,17 @@ func TestFailedInnerStartIsAnsweredAsItIs(t *testing.T) {
 func TestStartAfterAFailedOneIsHeldToo(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, postStart(0), &fakeHandlers{postStart: takes(time.Second, succeeded)}).serve()
-		good := w.inner.answer["Start"]
-		w.inner.answer["Start"] = func(context.Context, any) (any, error) { return nil, errors.New("not yet") }
+		good := w.inner.Answer["Start"]
+		w.inner.Answer["Start"] = func(context.Context, any) (any, error) { return nil, errors.New("not yet") }
 		if err := w.start(0).answered(t, 0); err == nil {
 			t.Fatal("no error")
 		}
-		w.inner.answer["Start"] = good
+		w.inner.Answer["Start"] = good
 		start := w.start(0)
 		synctest.Wait()
-		w.publisher.expect(t, "c1 postStart")
+		w.publisher.Expect(t, "c1 postStart")
 		<-start.done
-		w.publisher.expect(t, "c1 postStart, c1 Succeeded, c1 start")
+		w.publisher.Expect(t, "c1 postStart, c1 Succeeded, c1 start")
 	})
 }
 
@@ -243,7 +244,7 @@ func TestStopSignalWaitsForPreStop(t *testing.T) {
 				if got := w.forwarded(); !slices.Equal(got, []uint32{uint32(unix.SIGHUP)}) {
 					t.Errorf("forwarded %v", got)
 				}
-				w.publisher.expect(t, "c1 start, c1 preStop, c1 "+name+", c1 exit")
+				w.publisher.Expect(t, "c1 start, c1 preStop, c1 "+name+", c1 exit")
 			})
 		})
 	}
@@ -322,12 +323,12 @@ func TestKillDuringTheRuntimesStartReturnsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, preStop(0), &fakeHandlers{preStop: takes(second, hookexec.Result{})}).serve()
 		returns := make(chan struct{})
-		started, state := w.inner.answer["Start"], w.inner.answer["State"]
-		w.inner.answer["Start"] = func(ctx context.Context, r any) (any, error) {
+		started, state := w.inner.Answer["Start"], w.inner.Answer["State"]
+		w.inner.Answer["Start"] = func(ctx context.Context, r any) (any, error) {
 			<-returns
 			return started(ctx, r)
 		}
-		w.inner.answer["State"] = func(ctx context.Context, r any) (any, error) {
+		w.inner.Answer["State"] = func(ctx context.Context, r any) (any, error) {
 			<-returns
 			return state(ctx, r)
 		}
@@ -355,8 +356,8 @@ func TestSignalDuringALongRuntimesStartIsSent(t *testing.T) {
 		w := newWorld(t, postStart(0), &fakeHandlers{}).serve()
 		lock := make(chan struct{}, 1) // the runc service's, of a container
 		for method, took := range map[string]time.Duration{"Start": time.Minute, "State": 0, "Kill": 0} {
-			answer := w.inner.answer[method]
-			w.inner.answer[method] = func(ctx context.Context, r any) (any, error) {
+			answer := w.inner.Answer[method]
+			w.inner.Answer[method] = func(ctx context.Context, r any) (any, error) {
 				lock <- struct{}{}
 				defer func() { <-lock }()
 				<-time.After(took)
@@ -396,7 +397,7 @@ func TestSIGKILLIsForwardedAtOnce(t *testing.T) {
 			t.Errorf("forwarded %v", got)
 		}
 		w.handlers.expect(t, []string{"preStop Aborted"}, nil) // the signal is dropped
-		w.publisher.expectAbort(t, "c1 start, c1 preStop, c1 exit")
+		w.publisher.ExpectAbort(t, "c1 start, c1 preStop, c1 exit")
 	})
 }
 
@@ -504,7 +505,7 @@ func TestPanicInTheLoopLetsEverybodyGo(t *testing.T) {
 			t.Errorf("the start was answered with %v", err)
 		}
 		<-w.loopEnded
-		w.publisher.expect(t, "c1 start")
+		w.publisher.Expect(t, "c1 start")
 		if w.state() != task.Status_RUNNING {
 			t.Errorf("state %s", w.state())
 		}
@@ -519,7 +520,7 @@ func TestPanicInTheLoopLetsEverybodyGo(t *testing.T) {
 		if got := w.forwarded(); !slices.Equal(got, []uint32{15}) {
 			t.Errorf("forwarded %v", got)
 		}
-		w.publisher.expect(t, "c1 start, c1 exit, c1 delete")
+		w.publisher.Expect(t, "c1 start, c1 exit, c1 delete")
 		if w.handlers.closed != 1 {
 			t.Errorf("the handlers were closed %d times", w.handlers.closed)
 		}
@@ -650,7 +651,7 @@ func TestShutdownLetsEverybodyGo(t *testing.T) {
 		if !errors.Is(w.handlers.causes[0], errShutdown) {
 			t.Errorf("aborted because of %v", w.handlers.causes[0])
 		}
-		w.publisher.expectAbort(t, "c1 postStart, c1 start")
+		w.publisher.ExpectAbort(t, "c1 postStart, c1 start")
 		if w.state() != task.Status_RUNNING || w.handlers.closed != 1 {
 			t.Errorf("state %s, closed %d times", w.state(), w.handlers.closed)
 		}

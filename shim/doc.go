@@ -11,7 +11,7 @@
 //
 //	request → event    a request's goroutine asks the loop and waits for its verdict
 //	effect  → call     the loop carries out effects, without waiting for any of them
-//	exit    → event    the tap (events.go) sees TaskExit pass and tells the loop
+//	exit    → event    the tap (internal/tap) sees TaskExit pass and posts it to the loop
 //
 // The calls into the runc service are made by the goroutines of the requests, so
 // they block only those. A handler runs in a goroutine of its own, which ends

@@ -18,13 +18,14 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 )
 
 // endWorld is a service over a runc service that has containers, and ends the shim as that does.
 type endWorld struct {
 	t       *testing.T
 	service *service
-	inner   *fakeTask
+	inner   *shimtest.Task
 	ending  *ending
 	dir     string
 	// creating is closed when a Create has reached the runc service, which answers when create is.
@@ -38,13 +39,13 @@ func newEndWorld(t *testing.T) *endWorld {
 	w := &endWorld{t: t, dir: bundle(t, "/c1", nil), creating: make(chan struct{}), create: make(chan struct{}), containers: map[string]bool{}}
 	w.service, w.inner, _ = newTestService(t)
 	w.ending = w.service.ending
-	w.inner.answer["Create"] = func(_ context.Context, r any) (any, error) {
+	w.inner.Answer["Create"] = func(_ context.Context, r any) (any, error) {
 		close(w.creating)
 		<-w.create
 		w.containers[r.(*taskapi.CreateTaskRequest).ID] = true
-		return &taskapi.CreateTaskResponse{Pid: testPid}, nil
+		return &taskapi.CreateTaskResponse{Pid: shimtest.Pid}, nil
 	}
-	w.inner.answer["Delete"] = func(_ context.Context, r any) (any, error) {
+	w.inner.Answer["Delete"] = func(_ context.Context, r any) (any, error) {
 		id := r.(*taskapi.DeleteRequest).ID
 		if !w.containers[id] {
 			return nil, status.Error(codes.NotFound, "container not created")
@@ -52,7 +53,7 @@ func newEndWorld(t *testing.T) *endWorld {
 		delete(w.containers, id)
 		return &taskapi.DeleteResponse{}, nil
 	}
-	w.inner.answer["Shutdown"] = func(context.Context, any) (any, error) {
+	w.inner.Answer["Shutdown"] = func(context.Context, any) (any, error) {
 		if len(w.containers) == 0 {
 			w.ending.Shutdown()
 		}
@@ -135,7 +136,7 @@ func TestShutdownDuringACreate(t *testing.T) {
 // The Shutdown that was put off is made up for when the Create has failed.
 func TestShutdownDuringACreateThatFails(t *testing.T) {
 	inEndWorld(t, func(t *testing.T, w *endWorld) {
-		w.inner.answer["Create"] = func(context.Context, any) (any, error) {
+		w.inner.Answer["Create"] = func(context.Context, any) (any, error) {
 			close(w.creating)
 			<-w.create
 			return nil, errors.New("runc failed")
@@ -221,7 +222,7 @@ func TestFailedCreateEndsTheShim(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			inEndWorld(t, func(t *testing.T, w *endWorld) {
-				w.inner.answer["Create"] = func(context.Context, any) (any, error) { return nil, errors.New("runc failed") }
+				w.inner.Answer["Create"] = func(context.Context, any) (any, error) { return nil, errors.New("runc failed") }
 				w.dir = bundle(t, "/c1", annotations)
 				if _, err := w.service.Create(t.Context(), w.request("c1")); err == nil {
 					t.Fatal("no error")
@@ -238,12 +239,12 @@ func TestFailedCreateEndsTheShim(t *testing.T) {
 // A panic of the runc service in a Shutdown that nobody has requested ends no process.
 func TestPanicInAShutdownOfItsOwn(t *testing.T) {
 	inEndWorld(t, func(_ *testing.T, w *endWorld) {
-		good := w.inner.answer["Shutdown"]
-		w.inner.answer["Shutdown"] = func(context.Context, any) (any, error) { panic("a bug") }
+		good := w.inner.Answer["Shutdown"]
+		w.inner.Answer["Shutdown"] = func(context.Context, any) (any, error) { panic("a bug") }
 		w.ending.expect("c1")
 		pass(expectWait)
 		w.wantEnded(false, "by a panic")
-		w.inner.answer["Shutdown"] = good
+		w.inner.Answer["Shutdown"] = good
 		w.shutdown("c1")
 		w.wantEnded(true, "at the next request")
 	})
@@ -259,14 +260,14 @@ func TestFailedCreateInAPodThatRuns(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			inEndWorld(t, func(t *testing.T, w *endWorld) {
 				before(w)
-				good := w.inner.answer["Create"]
-				w.inner.answer["Create"] = func(context.Context, any) (any, error) { return nil, errors.New("runc failed") }
+				good := w.inner.Answer["Create"]
+				w.inner.Answer["Create"] = func(context.Context, any) (any, error) { return nil, errors.New("runc failed") }
 				if _, err := w.service.Create(t.Context(), w.request("c1")); err == nil {
 					t.Fatal("no error")
 				}
 				pass(2 * idleWait)
 				w.wantEnded(false, "although it is used")
-				w.inner.answer["Create"] = good
+				w.inner.Answer["Create"] = good
 				close(w.create)
 				if err := <-w.createLater(t.Context(), "second"); err != nil {
 					t.Fatal(err)
@@ -319,7 +320,7 @@ func TestCreateThatIsGivenUpIsUndone(t *testing.T) {
 				if len(w.containers) > 0 {
 					t.Error("the container stays")
 				}
-				if kills := w.inner.asked("Kill"); len(kills) != 1 || kills[0].(*taskapi.KillRequest).Signal != 9 {
+				if kills := w.inner.Asked("Kill"); len(kills) != 1 || kills[0].(*taskapi.KillRequest).Signal != 9 {
 					t.Errorf("kills: %v", kills)
 				}
 				pass(idleWait)
@@ -332,7 +333,7 @@ func TestCreateThatIsGivenUpIsUndone(t *testing.T) {
 // The runtime is killed when it takes too long for a Create that nobody waits for.
 func TestRuntimeThatHangsInACreateThatIsGivenUp(t *testing.T) {
 	inEndWorld(t, func(t *testing.T, w *endWorld) {
-		w.inner.answer["Create"] = func(ctx context.Context, _ any) (any, error) {
+		w.inner.Answer["Create"] = func(ctx context.Context, _ any) (any, error) {
 			close(w.creating)
 			<-ctx.Done()
 			return nil, context.Cause(ctx)
@@ -414,7 +415,7 @@ func entriesOf(t *testing.T, dir string) []string {
 func TestIdleBeginsAnew(t *testing.T) {
 	inEndWorld(t, func(t *testing.T, w *endWorld) {
 		failed := errors.New("runc failed")
-		w.inner.answer["Create"] = func(_ context.Context, r any) (any, error) {
+		w.inner.Answer["Create"] = func(_ context.Context, r any) (any, error) {
 			if r.(*taskapi.CreateTaskRequest).ID == "slow" {
 				pass(2 * idleWait)
 			}
@@ -458,7 +459,7 @@ func TestCreateAfterOneThatWasGivenUp(t *testing.T) {
 // A Create that panics is a failed one: the shim ends if nobody retries.
 func TestPanicInACreateEndsTheShim(t *testing.T) {
 	inEndWorld(t, func(t *testing.T, w *endWorld) {
-		w.inner.answer["Create"] = func(context.Context, any) (any, error) { panic("a bug") }
+		w.inner.Answer["Create"] = func(context.Context, any) (any, error) { panic("a bug") }
 		func() {
 			defer func() { _ = recover() }()
 			_, _ = w.service.Create(t.Context(), w.request("c1"))
@@ -478,7 +479,7 @@ func TestCreatedContainerAsksForNoShutdown(t *testing.T) {
 			t.Fatal(err)
 		}
 		pass(time.Hour)
-		if asked := len(w.inner.asked("Shutdown")); asked != 0 {
+		if asked := len(w.inner.Asked("Shutdown")); asked != 0 {
 			t.Errorf("the runc service is asked for %d shutdowns", asked)
 		}
 	})

@@ -230,7 +230,7 @@ func TestPassingThroughIsNotLogged(t *testing.T) {
 		}
 	}
 	_ = service.tap.Publish(ctx, "exit", &eventstypes.TaskExit{ContainerID: "c1", ID: "c1"})
-	if len(collected.entries) != 0 || len(inner.asked("Kill")) != 3 {
-		t.Errorf("%d lines, %d kills", len(collected.entries), len(inner.asked("Kill")))
+	if len(collected.entries) != 0 || len(inner.Asked("Kill")) != 3 {
+		t.Errorf("%d lines, %d kills", len(collected.entries), len(inner.Asked("Kill")))
 	}
 }

@@ -1,19 +1,10 @@
 package shim
 
 import (
-	"flag"
-	"io"
 	"os"
 	"testing"
 
-	"github.com/containerd/log"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 )
 
-// TestMain keeps the log of what the tests provoke to -v.
-func TestMain(m *testing.M) {
-	flag.Parse()
-	if !testing.Verbose() {
-		log.L.Logger.SetOutput(io.Discard)
-	}
-	os.Exit(m.Run())
-}
+func TestMain(m *testing.M) { os.Exit(shimtest.Main(m)) }

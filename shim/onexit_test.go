@@ -23,6 +23,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -42,16 +43,16 @@ func TestTheRuntimesStartWaitsForPreStart(t *testing.T) {
 		w := newWorld(t, outer(true, false), &fakeHandlers{preStart: takes(3*second, succeeded)}).serve()
 		start := w.start(0)
 		pass(2 * second)
-		if !start.isPending() || len(w.inner.asked("Start")) > 0 {
-			t.Errorf("pending %t, the runtime was asked %d times", start.isPending(), len(w.inner.asked("Start")))
+		if !start.isPending() || len(w.inner.Asked("Start")) > 0 {
+			t.Errorf("pending %t, the runtime was asked %d times", start.isPending(), len(w.inner.Asked("Start")))
 		}
 		if _, err := w.service.Start(t.Context(), &taskapi.StartRequest{ID: "c1"}); status.Code(err) != codes.FailedPrecondition {
 			t.Errorf("another start: %v", err)
 		}
-		if err := start.answered(t, 3*second); err != nil || start.pid != testPid {
+		if err := start.answered(t, 3*second); err != nil || start.pid != shimtest.Pid {
 			t.Errorf("pid %d, %v", start.pid, err)
 		}
-		w.publisher.expect(t, "c1 preStart, c1 Succeeded, c1 start")
+		w.publisher.Expect(t, "c1 preStart, c1 Succeeded, c1 start")
 		w.exit()
 	})
 }
@@ -63,18 +64,18 @@ func TestFailedPreStartNeverStarts(t *testing.T) {
 		if status.Code(err) != codes.Unknown || status.Convert(err).Message() != "preStart handler failed: exit status 3: boom" {
 			t.Errorf("got %v", err)
 		}
-		if asked := len(w.inner.asked("Start")); asked > 0 {
+		if asked := len(w.inner.Asked("Start")); asked > 0 {
 			t.Errorf("the runtime was asked to start it %d times", asked)
 		}
 		w.handlers.expect(t, []string{"preStart Failed", "onExit Succeeded"}, []string{"9 at 1s"})
-		w.publisher.expect(t, "c1 preStart, c1 Failed, c1 onExit, c1 Succeeded, c1 exit")
+		w.publisher.Expect(t, "c1 preStart, c1 Failed, c1 onExit, c1 Succeeded, c1 exit")
 	})
 }
 
 func TestWhoWaitsForTheEndWaitsForOnExit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, outer(false, true), &fakeHandlers{onExit: takes(3*second, failedBad)}).serve().mustStart()
-		w.inner.answer["Wait"] = func(context.Context, any) (any, error) { return &taskapi.WaitResponse{ExitStatus: 3}, nil }
+		w.inner.Answer["Wait"] = func(context.Context, any) (any, error) { return &taskapi.WaitResponse{ExitStatus: 3}, nil }
 		w.exit()
 		if w.state() != task.Status_STOPPED {
 			t.Errorf("state %s", w.state())
@@ -85,7 +86,7 @@ func TestWhoWaitsForTheEndWaitsForOnExit(t *testing.T) {
 		if _, err := w.service.Wait(short, &taskapi.WaitRequest{ID: "c1"}); status.Code(err) != codes.DeadlineExceeded {
 			t.Errorf("a wait whose time is up: %v", err)
 		}
-		w.publisher.expect(t, "c1 start, c1 onExit")
+		w.publisher.Expect(t, "c1 start, c1 onExit")
 		w.kill(unix.SIGTERM) // is answered: the container has ended
 		done := make(chan error, 1)
 		go func() {
@@ -99,7 +100,7 @@ func TestWhoWaitsForTheEndWaitsForOnExit(t *testing.T) {
 		if err := <-done; err != nil || time.Since(began) < 3*second {
 			t.Errorf("Delete: %v after %s", err, time.Since(began))
 		}
-		w.publisher.expect(t, "c1 start, c1 onExit, c1 Failed, c1 exit, c1 delete")
+		w.publisher.Expect(t, "c1 start, c1 onExit, c1 Failed, c1 exit, c1 delete")
 	})
 }
 
@@ -109,7 +110,7 @@ func TestPidsWhileOnExitRuns(t *testing.T) {
 		w := newWorld(t, outer(false, true), &fakeHandlers{onExit: takes(3*second, succeeded)}).serve().mustStart()
 		gone := status.Error(codes.Unknown, "runc: container is not running")
 		expect := func(when string, answer []*task.ProcessInfo, answerErr error, want uint32, wantErr error) {
-			w.inner.answer["Pids"] = func(context.Context, any) (any, error) {
+			w.inner.Answer["Pids"] = func(context.Context, any) (any, error) {
 				return &taskapi.PidsResponse{Processes: answer}, answerErr
 			}
 			response, err := w.service.Pids(t.Context(), &taskapi.PidsRequest{ID: "c1"})
@@ -121,8 +122,8 @@ func TestPidsWhileOnExitRuns(t *testing.T) {
 		expect("running", nil, gone, 0, gone)
 		w.exit()
 		pass(second)
-		expect("onExit is being made", nil, nil, testPid, nil)
-		expect("the runtime refuses", nil, gone, testPid, nil)
+		expect("onExit is being made", nil, nil, shimtest.Pid, nil)
+		expect("the runtime refuses", nil, gone, shimtest.Pid, nil)
 		expect("onExit's own process", []*task.ProcessInfo{{Pid: 99}}, nil, 99, nil)
 		pass(3 * second)
 		expect("exited", nil, nil, 0, nil)
@@ -132,7 +133,7 @@ func TestPidsWhileOnExitRuns(t *testing.T) {
 func TestDeleteOfARunningContainerWithOnExitIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, outer(false, true), &fakeHandlers{onExit: takes(0, succeeded)}).serve().mustStart()
-		if _, err := w.service.Delete(t.Context(), &taskapi.DeleteRequest{ID: "c1"}); status.Code(err) != codes.FailedPrecondition || len(w.inner.asked("Delete")) > 0 {
+		if _, err := w.service.Delete(t.Context(), &taskapi.DeleteRequest{ID: "c1"}); status.Code(err) != codes.FailedPrecondition || len(w.inner.Asked("Delete")) > 0 {
 			t.Errorf("got %v", err)
 		}
 		w.exit()
@@ -146,30 +147,7 @@ func TestSIGKILLEndsOnExit(t *testing.T) {
 		pass(second)
 		w.kill(unix.SIGKILL)
 		w.handlers.expect(t, []string{"onExit Aborted"}, nil)
-		w.publisher.expect(t, "c1 start, c1 onExit, c1 Aborted, c1 exit")
-	})
-}
-
-func TestTapHoldsTheExit(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		publisher := &fakePublisher{}
-		tap := newTestTap(t, publisher)
-		gate := watch(tap, "a", nothing)
-		gate.created(testPid, true, true)
-		emit(t, tap, "a start", "a exec-exit", "a exit", "a delete")
-		publisher.expect(t, "")
-		gate.releaseExit() // the start comes before the exit, whatever is let go first
-		publisher.expect(t, "")
-		gate.release()
-		publisher.expect(t, "a start, a exec-exit, a exit, a delete")
-
-		gate = watch(tap, "b", nothing)
-		gate.created(testPid, true, true)
-		emit(t, tap, "b start", "b exit", "b delete")
-		gate.release()
-		publisher.expect(t, "a start, a exec-exit, a exit, a delete, b start")
-		gate.releaseExit()
-		publisher.expect(t, "a start, a exec-exit, a exit, a delete, b start, b exit, b delete")
+		w.publisher.Expect(t, "c1 start, c1 onExit, c1 Aborted, c1 exit")
 	})
 }
 
@@ -186,7 +164,7 @@ func TestEndIsTold(t *testing.T) {
 		"kill -TERM $$":   {"LIFECYCLE_RESULT=signal", "LIFECYCLE_SIGNAL=SIGTERM"},
 		"kill -s KILL $$": {"LIFECYCLE_RESULT=signal", "LIFECYCLE_SIGNAL=SIGKILL"},
 	} {
-		r := &runner{pidfd: ended(t, script), inner: newFakeTask(), id: "c1"}
+		r := &runner{pidfd: ended(t, script), inner: shimtest.NewTask(), id: "c1"}
 		r.afterlife = afterlife{remains: &hookexec.Kept{}, oomSeen: never, killed: never}
 		if got := r.end(t.Context(), false).environment(); !slices.Equal(got, want) {
 			t.Errorf("%s: %q, want %q", script, got, want)
@@ -229,8 +207,8 @@ func TestEndWithoutTheKernelsHelp(t *testing.T) {
 		{137, true, []string{"LIFECYCLE_RESULT=oom-kill", "LIFECYCLE_EXIT_CODE=137", "LIFECYCLE_SIGNAL=SIGKILL"}},
 		{193, false, []string{"LIFECYCLE_RESULT=exit-code", "LIFECYCLE_EXIT_CODE=193"}},
 	} {
-		inner := newFakeTask()
-		inner.answer["State"] = func(_ context.Context, request any) (any, error) {
+		inner := shimtest.NewTask()
+		inner.Answer["State"] = func(_ context.Context, request any) (any, error) {
 			if id := request.(*taskapi.StateRequest).ID; id != "c1" {
 				t.Errorf("the state of %q is asked for", id)
 			}

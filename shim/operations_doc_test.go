@@ -51,7 +51,7 @@ func TestOperationsPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sources := readSources(t, ".", "lifecycle", "../hookexec", "../oci", "../cmd/lifecyclectl")
+	sources := readSources(t, ".", "internal/tap", "lifecycle", "../hookexec", "../oci", "../cmd/lifecyclectl")
 	_, troubles, _ := strings.Cut(string(page), "## Troubleshooting")
 	_, logs, _ := strings.Cut(string(page), "## Logs")
 	logs, _, _ = strings.Cut(logs, "\n## ")

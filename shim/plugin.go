@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/plugin/registry"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/tap"
 )
 
 // register makes our service the task service of containerd's shim runner, in
@@ -49,9 +50,9 @@ func initService(ic *plugin.InitContext, sockets []socketFile) (any, error) {
 		return nil, err
 	}
 	sd := ended.(shutdown.Service)
-	tap := newTap(publisher.(shim.Publisher))
+	events := tap.New(publisher.(shim.Publisher))
 	ending := newEnding(sd, sockets)
-	inner, err := task.NewTaskService(cancelled(ic.Context), tap, ending)
+	inner, err := task.NewTaskService(cancelled(ic.Context), events, ending)
 	if err != nil {
 		return nil, err
 	}
@@ -59,7 +60,7 @@ func initService(ic *plugin.InitContext, sockets []socketFile) (any, error) {
 	// Opened now, so that a shim never meets a host of another build. That there
 	// is none is told to whoever needs it.
 	host, hostErr := hookexec.OpenHost(reaper.Default)
-	service := newService(ic.Context, inner, ending, tap, host, hostErr)
+	service := newService(ic.Context, inner, ending, events, host, hostErr)
 	sd.RegisterCallback(service.end)
 	ending.expectFirst(flag.Lookup("id").Value.String(), bundle) // pkg/shim has parsed the flag
 	return service, nil

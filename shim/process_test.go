@@ -7,6 +7,7 @@ import (
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 )
 
 func askProcess(t *testing.T, s *service) *lifecyclev1.Process {
@@ -20,7 +21,7 @@ func askProcess(t *testing.T, s *service) *lifecyclev1.Process {
 
 // TestProcessCounts: one more of each shows as one more, or a leak would not.
 func TestProcessCounts(t *testing.T) {
-	s := newService(t.Context(), newFakeTask(), newTestEnding(t), newTestTap(t, &fakePublisher{}), nil, nil)
+	s := newService(t.Context(), shimtest.NewTask(), newTestEnding(t), newTestTap(t, &shimtest.Publisher{}), nil, nil)
 	before := askProcess(t, s)
 	if before.Pid != uint32(os.Getpid()) || before.Version == "" || before.Goroutines == 0 || before.Threads == 0 || before.Descriptors < 3 || before.HeapBytes == 0 {
 		t.Fatalf("got %v", before)

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"slices"
-	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -17,6 +16,7 @@ import (
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -50,9 +50,9 @@ func TestPanicInTheRuncServicesStartHoldsNothing(t *testing.T) {
 		config := postStart(0)
 		config.PreStop = &lifecycle.Handler{}
 		w := newWorld(t, config, &fakeHandlers{postStart: hangs, preStop: takes(0, succeeded)}).exitOnSignal().serve()
-		w.inner.answer["Start"] = func(context.Context, any) (any, error) {
+		w.inner.Answer["Start"] = func(context.Context, any) (any, error) {
 			w.become(task.Status_RUNNING)
-			w.emit(newEvent("c1", "start"))
+			w.emit(shimtest.Event("c1", "start"))
 			panic("a bug")
 		}
 		_, err := w.service.UnaryServerInterceptor()(t.Context(), nil, &ttrpc.UnaryServerInfo{}, func(ctx context.Context, _ func(any) error) (any, error) {
@@ -75,31 +75,13 @@ func TestPanicInTheRuncServicesStartHoldsNothing(t *testing.T) {
 			t.Error(err)
 		}
 		pass(time.Hour)
-		w.publisher.expect(t, "c1 start, c1 exit, c1 delete")
+		w.publisher.Expect(t, "c1 start, c1 exit, c1 delete")
 		select {
 		case <-w.loopEnded:
 		default:
 			t.Error("the loop never ends")
 		}
 	})
-}
-
-func TestExitThatMeetsTheEndOfACreationIsTold(t *testing.T) {
-	tap := newTestTap(t, &fakePublisher{})
-	for i := range 20000 {
-		var told atomic.Int32
-		gate := watch(tap, "a", func() { told.Add(1) })
-		done := make(chan struct{})
-		go func() {
-			defer close(done)
-			_ = tap.Publish(t.Context(), "exit", newEvent("a", "exit"))
-		}()
-		gate.created(testPid, true, false)
-		<-done
-		if told.Load() != 1 {
-			t.Fatalf("try %d: the exit was told %d times", i, told.Load())
-		}
-	}
 }
 
 func TestDurationThatIsANumberIsRefused(t *testing.T) {

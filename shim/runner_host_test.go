@@ -17,6 +17,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 )
 
 // hostMonitor reaps what it starts, as the shim's reaper does.
@@ -147,9 +148,9 @@ func sleepHandler() *lifecyclev1.Handler {
 }
 
 // newTestRunner is the runner of a container whose init is this process, before prepare.
-func newTestRunner(t *testing.T, host *fakeHost, block *lifecyclev1.Block) (*runner, *fakeTask) {
+func newTestRunner(t *testing.T, host *fakeHost, block *lifecyclev1.Block) (*runner, *shimtest.Task) {
 	t.Helper()
-	inner := newFakeTask()
+	inner := shimtest.NewTask()
 	r := &runner{
 		inner: inner, host: host.Host, id: "c1", bundle: t.TempDir(), block: block, pidfd: -1, outputLimit: 100,
 		runtime: "true", cgroupsPath: "/c1",

@@ -20,6 +20,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/containerlog"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -55,7 +56,7 @@ func TestWhatExecHandlersAreTold(t *testing.T) {
 			if test.after {
 				status = task.Status_STOPPED
 			}
-			inner.answer["State"] = func(context.Context, any) (any, error) {
+			inner.Answer["State"] = func(context.Context, any) (any, error) {
 				return &taskapi.StateResponse{Status: status, ExitStatus: 3}, nil
 			}
 			result := r.run(t.Context(), test.kind, test.effect, &hookexec.Progress{})
@@ -115,7 +116,7 @@ func TestPausedContainerRunsNoHandler(t *testing.T) {
 			host := newFakeHost(t)
 			r, inner := newTestRunner(t, host, &lifecyclev1.Block{PostStart: execHandler("x"), PreStop: sleepHandler()})
 			r.mustPrepare(t)
-			inner.answer["State"] = func(_ context.Context, request any) (any, error) {
+			inner.Answer["State"] = func(_ context.Context, request any) (any, error) {
 				if id := request.(*taskapi.StateRequest).ID; id != "c1" {
 					t.Errorf("the state of %q is asked for", id)
 				}
@@ -286,7 +287,7 @@ func TestSignalNames(t *testing.T) {
 // TestWithoutAHostOnlyExecIsRefused, before anything is created.
 func TestWithoutAHostOnlyExecIsRefused(t *testing.T) {
 	missing := errors.New("the host is not installed")
-	s := newService(t.Context(), newFakeTask(), newTestEnding(t), nil, nil, missing)
+	s := newService(t.Context(), shimtest.NewTask(), newTestEnding(t), nil, nil, missing)
 	request := &taskapi.CreateTaskRequest{ID: "c1", Bundle: "/b"}
 	var refused *HandlerError
 	if _, err := s.newRunner(request, &oci.Lifecycle{Block: &lifecyclev1.Block{OnExit: execHandler("x")}}, settings{}, false); !errors.As(err, &refused) || !errors.Is(err, missing) {

@@ -13,6 +13,7 @@ import (
 	"google.golang.org/grpc/status"
 	"google.golang.org/protobuf/proto"
 
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -44,8 +45,8 @@ func TestSignal(t *testing.T) {
 			if err := process.Start(); err != nil {
 				t.Fatal(err)
 			}
-			inner := newFakeTask()
-			inner.answer["Kill"] = test.runtime
+			inner := shimtest.NewTask()
+			inner.Answer["Kill"] = test.runtime
 			r := &runner{inner: inner, id: "c1", pidfd: pidfd}
 			if test.noPidfd {
 				r.pidfd = -1
@@ -53,7 +54,7 @@ func TestSignal(t *testing.T) {
 			if err := r.signal(t.Context(), test.signal); (err != nil) != test.fails {
 				t.Errorf("got %v", err)
 			}
-			requests := inner.asked("Kill")
+			requests := inner.Asked("Kill")
 			if len(requests) != test.asked {
 				t.Errorf("the runtime is asked %d times", len(requests))
 			}

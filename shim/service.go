@@ -25,6 +25,7 @@ import (
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/containerlog"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/metrics"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/tap"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -34,7 +35,7 @@ type service struct {
 
 	ctx  context.Context // ends with the shim
 	stop context.CancelFunc
-	tap  *tap
+	tap  *tap.Tap
 	// host is nil where hostErr says why there is none.
 	host    *hookexec.Host
 	hostErr error
@@ -53,11 +54,11 @@ type service struct {
 	containers map[string]*container
 }
 
-func newService(ctx context.Context, inner taskapi.TTRPCTaskService, ending *ending, tap *tap, host *hookexec.Host, hostErr error) *service {
+func newService(ctx context.Context, inner taskapi.TTRPCTaskService, ending *ending, events *tap.Tap, host *hookexec.Host, hostErr error) *service {
 	ctx, stop := context.WithCancel(ctx)
 	ending.shutdown = inner.Shutdown
 	return &service{
-		TTRPCTaskService: inner, ctx: ctx, stop: stop, ending: ending, tap: tap, host: host, hostErr: hostErr,
+		TTRPCTaskService: inner, ctx: ctx, stop: stop, ending: ending, tap: events, host: host, hostErr: hostErr,
 		counters:   newCounters(ctx),
 		unanswered: semaphore.NewWeighted(allUnanswered),
 		containers: make(map[string]*container),
@@ -77,7 +78,7 @@ func (s *service) end(ctx context.Context) error {
 	s.ending.close(ctx)
 	s.awaitAnswers(ctx)
 	s.stop()
-	s.tap.flush(ctx)
+	s.tap.Flush(ctx)
 	s.flushCounts(ctx)
 	leaveSockets()
 	return nil // an error would make the shim end as failed, before it has tidied up
@@ -161,25 +162,25 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskRequest, config lifecycle.Config, runner *runner, metricsFile string) (*taskapi.CreateTaskResponse, error) {
 	c := newContainer(ctx, r.ID, config, runner)
 	c.block, c.metricsFile, c.counters, c.handlersEnded = runner.block, metricsFile, s.counters, &s.handlersEnded
-	gate := newGate(s.tap, r.ID, func() { c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
-	c.gate = gate
-	runner.afterlife.oomSeen, runner.afterlife.killed = gate.oom, c.killed.Load
+	gate := s.tap.Gate(r.ID, func() { c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
+	c.gate, c.events = gate, s.tap
+	runner.afterlife.oomSeen, runner.afterlife.killed = gate.OOMSeen, c.killed.Load
 	if !s.add(c) {
 		return nil, &existsError{id: r.ID}
 	}
-	gate.watch()
+	gate.Watch()
 	loopCtx, stop := context.WithCancel(s.ctx)
 	go func() {
 		defer stop()
 		c.loop(loopCtx)
-		gate.forget()
+		gate.Forget()
 		s.remove(c)
 	}()
 	created := false
 	defer func() { // after a panic too: the id must not stay taken
 		defer close(c.created)
 		if !created {
-			gate.forget()
+			gate.Forget()
 			s.remove(c)
 			stop()
 		}
@@ -189,7 +190,7 @@ func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskR
 		return nil, err
 	}
 	created = true
-	gate.created(response.Pid, config.PostStart != nil, config.OnExit != nil)
+	gate.Created(response.Pid, config.PostStart != nil, config.OnExit != nil)
 	return response, nil
 }
 
@@ -211,7 +212,7 @@ func (s *service) createAndPrepare(ctx, alive context.Context, r *taskapi.Create
 		return response, nil
 	}
 	if err := s.finishCreate(ctx, r.ID, func() error { return runner.prepare(int(response.Pid), c.exited) }); err != nil {
-		c.gate.undone(response.Pid)
+		c.gate.Undone(response.Pid)
 		return nil, err
 	}
 	runner.park(log.WithLogger(alive, log.G(ctx)), c.exited)
@@ -412,7 +413,7 @@ func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	}
 	response, err := s.TTRPCTaskService.Delete(ctx, r)
 	if err == nil {
-		c.gate.awaitEnd()
+		c.gate.AwaitEnd()
 	}
 	if verdict.kind == lifecycle.CallDelete {
 		c.post(lifecycle.Event{Kind: lifecycle.DeleteReturned, Err: err})

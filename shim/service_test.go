@@ -29,14 +29,15 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 // newTestService returns a service of which nothing is asked but Create and what
 // passes through.
-func newTestService(t *testing.T) (*service, *fakeTask, *fakePublisher) {
+func newTestService(t *testing.T) (*service, *shimtest.Task, *shimtest.Publisher) {
 	t.Helper()
-	inner, publisher := newFakeTask(), &fakePublisher{}
+	inner, publisher := shimtest.NewTask(), &shimtest.Publisher{}
 	return newService(t.Context(), inner, newTestEnding(t), newTestTap(t, publisher), nil, errors.New("no host: install it")), inner, publisher
 }
 
@@ -72,7 +73,7 @@ func TestContainersWithoutHandlersGoStraightThrough(t *testing.T) {
 			set("Bundle", dir)
 			for _, wantErr := range []error{nil, status.Error(codes.NotFound, "runc's own words")} {
 				response := reflect.New(method.Type.Out(0).Elem())
-				inner.answer[method.Name] = func(context.Context, any) (any, error) { return response.Interface(), wantErr }
+				inner.Answer[method.Name] = func(context.Context, any) (any, error) { return response.Interface(), wantErr }
 				got := reflect.ValueOf(s).MethodByName(method.Name).Call([]reflect.Value{reflect.ValueOf(t.Context()), request})
 				if got[0].Pointer() != response.Pointer() {
 					t.Errorf("the answer is another one: %v", got[0])
@@ -81,14 +82,14 @@ func TestContainersWithoutHandlersGoStraightThrough(t *testing.T) {
 					t.Errorf("the error is another one: %v", err)
 				}
 			}
-			asked := inner.asked(method.Name)
+			asked := inner.Asked(method.Name)
 			if len(asked) != 2 || asked[0] != request.Interface() || asked[1] != request.Interface() {
 				t.Errorf("the runc service was asked %v", asked)
 			}
 		})
 	}
 	// Of each method the runc service has been asked, and nothing else.
-	if got, want := len(inner.calls), 2*api.NumMethod(); got != want {
+	if got, want := len(inner.Calls()), 2*api.NumMethod(); got != want {
 		t.Errorf("%d calls were made for %d requests", got, want)
 	}
 }
@@ -97,11 +98,11 @@ func TestContainersWithoutHandlersGoStraightThrough(t *testing.T) {
 func TestExecsGoStraightThrough(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve().mustStart()
-		w.inner.calls = nil
+		w.inner.Forget()
 		ctx := t.Context()
 		start, kill := &taskapi.StartRequest{ID: "c1", ExecID: "e"}, &taskapi.KillRequest{ID: "c1", ExecID: "e", Signal: 15}
 		remove, state := &taskapi.DeleteRequest{ID: "c1", ExecID: "e"}, &taskapi.StateRequest{ID: "c1", ExecID: "e"}
-		w.inner.answer = map[string]func(context.Context, any) (any, error){}
+		w.inner.Answer = map[string]func(context.Context, any) (any, error){}
 		_, startErr := w.service.Start(ctx, start)
 		_, killErr := w.service.Kill(ctx, kill)
 		_, removeErr := w.service.Delete(ctx, remove)
@@ -109,9 +110,9 @@ func TestExecsGoStraightThrough(t *testing.T) {
 		if err := errors.Join(startErr, killErr, removeErr, stateErr); err != nil {
 			t.Error(err)
 		}
-		want := []call{{"Start", start}, {"Kill", kill}, {"Delete", remove}, {"State", state}}
-		if !slices.Equal(w.inner.calls, want) {
-			t.Errorf("got %v, want %v", w.inner.calls, want)
+		want := []shimtest.Call{{Method: "Start", Request: start}, {Method: "Kill", Request: kill}, {Method: "Delete", Request: remove}, {Method: "State", Request: state}}
+		if !slices.Equal(w.inner.Calls(), want) {
+			t.Errorf("got %v, want %v", w.inner.Calls(), want)
 		}
 		w.handlers.expect(t, nil, nil)
 	})
@@ -136,15 +137,15 @@ func TestCreateIsRefusedBeforeAnythingIsDone(t *testing.T) {
 		"no host for a handler": {map[string]string{oci.KeyPreStop: goodHandler}, nil, codes.FailedPrecondition, "install it"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			s, inner, _ := newTestService(t)
+			s, inner, publisher := newTestService(t)
 			response, err := s.Create(t.Context(), &taskapi.CreateTaskRequest{
 				ID: "c1", Bundle: bundle(t, "", test.annotations), Options: test.options,
 			})
 			if response != nil || status.Code(err) != test.code || !strings.Contains(err.Error(), test.says) {
 				t.Errorf("got %v, %v", response, err)
 			}
-			if len(inner.calls) > 0 || len(s.containers) > 0 || len(s.tap.gates) > 0 {
-				t.Errorf("something was done: %v, %v, %v", inner.calls, s.containers, s.tap.gates)
+			if len(inner.Calls()) > 0 || len(s.containers) > 0 || !passes(t, s.tap, publisher, "c1") {
+				t.Errorf("something was done: %v, %v", inner.Calls(), s.containers)
 			}
 		})
 	}
@@ -171,7 +172,7 @@ func TestCreateTranslatesOptions(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			got := inner.asked("Create")[0].(*taskapi.CreateTaskRequest).Options
+			got := inner.Asked("Create")[0].(*taskapi.CreateTaskRequest).Options
 			if got == nil {
 				if test.want != "" {
 					t.Error("no options")
@@ -192,9 +193,9 @@ func TestCreateTranslatesOptions(t *testing.T) {
 // TestUnreadableBundleIsTheRuntimesToRefuse: it has its own words.
 func TestUnreadableBundleIsTheRuntimesToRefuse(t *testing.T) {
 	s, inner, _ := newTestService(t)
-	inner.answer["Create"] = func(context.Context, any) (any, error) { return nil, fs.ErrNotExist }
+	inner.Answer["Create"] = func(context.Context, any) (any, error) { return nil, fs.ErrNotExist }
 	request := &taskapi.CreateTaskRequest{ID: "c1", Bundle: filepath.Join(t.TempDir(), "none")}
-	if _, err := s.Create(t.Context(), request); err != fs.ErrNotExist || len(inner.calls) != 1 { //nolint:errorlint // the very same
+	if _, err := s.Create(t.Context(), request); err != fs.ErrNotExist || len(inner.Calls()) != 1 { //nolint:errorlint // the very same
 		t.Errorf("got %v", err)
 	}
 }
@@ -203,16 +204,16 @@ func TestFailedCreateLeavesNothingBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, inner, publisher := newTestService(t)
 		refused := status.Error(codes.AlreadyExists, "runc's own words")
-		inner.answer["Create"] = func(context.Context, any) (any, error) { return nil, refused }
+		inner.Answer["Create"] = func(context.Context, any) (any, error) { return nil, refused }
 		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
 		if !errors.Is(err, refused) {
 			t.Errorf("got %v", err)
 		}
-		if s.container("c1") != nil || len(s.tap.gates) > 0 {
+		if s.container("c1") != nil {
 			t.Error("the container is still known")
 		}
-		emit(t, s.tap, "c1 create") // of the next one
-		publisher.expect(t, "c1 create")
+		shimtest.Emit(t, s.tap, "c1 create") // of the next one
+		publisher.Expect(t, "c1 create")
 	})
 }
 
@@ -220,8 +221,8 @@ func TestFailedCreateLeavesNothingBehind(t *testing.T) {
 // process is gone.
 func TestCreateIsUndoneWhereItsHandlersCannotBePrepared(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		s, inner, _ := newTestService(t)
-		inner.answer["Create"] = func(context.Context, any) (any, error) {
+		s, inner, publisher := newTestService(t)
+		inner.Answer["Create"] = func(context.Context, any) (any, error) {
 			return &taskapi.CreateTaskResponse{Pid: noSuchPid(t)}, nil
 		}
 		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
@@ -230,16 +231,16 @@ func TestCreateIsUndoneWhereItsHandlersCannotBePrepared(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 		var methods []string
-		for _, call := range inner.calls {
-			methods = append(methods, call.method)
+		for _, call := range inner.Calls() {
+			methods = append(methods, call.Method)
 		}
 		if !slices.Equal(methods, []string{"Create", "Kill", "Wait", "Delete"}) {
 			t.Errorf("the runc service was asked %q", methods)
 		}
-		if kill := inner.asked("Kill")[0].(*taskapi.KillRequest); kill.Signal != 9 || !kill.All {
+		if kill := inner.Asked("Kill")[0].(*taskapi.KillRequest); kill.Signal != 9 || !kill.All {
 			t.Errorf("got %v", kill)
 		}
-		if s.container("c1") != nil || len(s.tap.gates) > 0 {
+		if s.container("c1") != nil || !passes(t, s.tap, publisher, "c1") {
 			t.Error("the container is still known")
 		}
 	})
@@ -248,12 +249,12 @@ func TestCreateIsUndoneWhereItsHandlersCannotBePrepared(t *testing.T) {
 func TestUndoneCreationPublishesNothing(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, inner, publisher := newTestService(t)
-		inner.answer["Create"] = func(context.Context, any) (any, error) {
-			emit(t, s.tap, "c1 create")
+		inner.Answer["Create"] = func(context.Context, any) (any, error) {
+			shimtest.Emit(t, s.tap, "c1 create")
 			return &taskapi.CreateTaskResponse{Pid: noSuchPid(t)}, nil
 		}
-		inner.answer["Delete"] = func(context.Context, any) (any, error) {
-			emit(t, s.tap, "c1 exit", "c1 delete")
+		inner.Answer["Delete"] = func(context.Context, any) (any, error) {
+			shimtest.Emit(t, s.tap, "c1 exit", "c1 delete")
 			return &taskapi.DeleteResponse{}, nil
 		}
 		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
@@ -261,23 +262,23 @@ func TestUndoneCreationPublishesNothing(t *testing.T) {
 		if !errors.As(err, &handler) {
 			t.Errorf("got %v", err)
 		}
-		publisher.expect(t, "")
+		publisher.Expect(t, "")
 	})
 }
 
 func TestUndoneCreationPublishesNothingLater(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		s, inner, publisher := newTestService(t)
-		inner.answer["Create"] = func(context.Context, any) (any, error) {
+		inner.Answer["Create"] = func(context.Context, any) (any, error) {
 			return &taskapi.CreateTaskResponse{Pid: noSuchPid(t)}, nil
 		}
-		inner.answer["Delete"] = func(context.Context, any) (any, error) {
-			time.AfterFunc(10*time.Millisecond, func() { emit(t, s.tap, "c1 exit", "c1 delete") })
+		inner.Answer["Delete"] = func(context.Context, any) (any, error) {
+			time.AfterFunc(10*time.Millisecond, func() { shimtest.Emit(t, s.tap, "c1 exit", "c1 delete") })
 			return &taskapi.DeleteResponse{}, nil
 		}
 		_, _ = s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
 		pass(time.Second)
-		publisher.expect(t, "")
+		publisher.Expect(t, "")
 	})
 }
 
@@ -296,7 +297,7 @@ func noSuchPid(t *testing.T) uint32 {
 func TestSecondCreateOfAnIDIsRefused(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve()
-		w.inner.answer["Create"] = func(context.Context, any) (any, error) {
+		w.inner.Answer["Create"] = func(context.Context, any) (any, error) {
 			t.Error("the runtime was asked")
 			return nil, nil
 		}
@@ -304,8 +305,14 @@ func TestSecondCreateOfAnIDIsRefused(t *testing.T) {
 		if status.Code(toGRPC(err)) != codes.AlreadyExists {
 			t.Errorf("got %v", err)
 		}
-		if w.service.container("c1") != w.c || w.tap.gates["c1"] != w.c.gate {
+		if w.service.container("c1") != w.c {
 			t.Error("the first container has lost its handlers")
+		}
+		w.exit()
+		select {
+		case <-w.c.exited:
+		default:
+			t.Error("the first container has lost its gate")
 		}
 	})
 }
@@ -320,12 +327,12 @@ func TestStartWaitsForTheEndOfTheCreation(t *testing.T) {
 		s.ctx = ctx
 		unknown, refused := status.Error(codes.NotFound, "container not created"), status.Error(codes.Internal, "runc's own words")
 		created := make(chan struct{})
-		inner.answer["Create"] = func(context.Context, any) (any, error) {
+		inner.Answer["Create"] = func(context.Context, any) (any, error) {
 			<-created
 			return &taskapi.CreateTaskResponse{}, nil
 		}
-		inner.answer["State"] = func(context.Context, any) (any, error) { return nil, unknown }
-		inner.answer["Start"] = func(context.Context, any) (any, error) { return nil, refused }
+		inner.Answer["State"] = func(context.Context, any) (any, error) { return nil, unknown }
+		inner.Answer["Start"] = func(context.Context, any) (any, error) { return nil, refused }
 		go func() {
 			_, _ = s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
 		}()
@@ -342,7 +349,7 @@ func TestStartWaitsForTheEndOfTheCreation(t *testing.T) {
 		if err := <-start(t.Context()); !errors.Is(err, unknown) {
 			t.Errorf("got %v", err)
 		}
-		inner.answer["State"] = func(context.Context, any) (any, error) {
+		inner.Answer["State"] = func(context.Context, any) (any, error) {
 			return &taskapi.StateResponse{Status: task.Status_CREATED}, nil
 		}
 		gone, leave := context.WithCancel(t.Context())
@@ -351,11 +358,11 @@ func TestStartWaitsForTheEndOfTheCreation(t *testing.T) {
 		if err := <-left; !errors.Is(err, context.Canceled) {
 			t.Errorf("got %v", err)
 		}
-		if asked := inner.asked("Start"); len(asked) > 0 {
+		if asked := inner.Asked("Start"); len(asked) > 0 {
 			t.Errorf("the runc service was asked for %d starts before", len(asked))
 		}
 		close(created)
-		if err := <-answer; !errors.Is(err, refused) || len(inner.asked("Start")) != 1 {
+		if err := <-answer; !errors.Is(err, refused) || len(inner.Asked("Start")) != 1 {
 			t.Errorf("got %v", err)
 		}
 	})
@@ -365,12 +372,12 @@ func TestStartWaitsForTheEndOfTheCreation(t *testing.T) {
 func TestPanicInCreateLeavesTheIDFree(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve()
-		w.inner.answer["Create"] = func(context.Context, any) (any, error) { panic("a bug") }
+		w.inner.Answer["Create"] = func(context.Context, any) (any, error) { panic("a bug") }
 		func() {
 			defer func() { _ = recover() }()
 			_, _ = w.service.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c2"}, preStop(0), &runner{pidfd: -1}, "")
 		}()
-		if w.service.container("c2") != nil || w.tap.gates["c2"] != nil {
+		if w.service.container("c2") != nil || !passes(t, w.tap, w.publisher, "c2") {
 			t.Error("the id is still taken")
 		}
 	})
@@ -384,15 +391,15 @@ func TestRestoredContainerIsWatchedFromItsCreation(t *testing.T) {
 		ctx, shutdown := context.WithCancel(t.Context())
 		defer shutdown()
 		s.ctx = ctx
-		inner.answer["Create"] = func(context.Context, any) (any, error) {
-			emit(t, s.tap, "c1 create")
+		inner.Answer["Create"] = func(context.Context, any) (any, error) {
+			shimtest.Emit(t, s.tap, "c1 create")
 			return &taskapi.CreateTaskResponse{}, nil
 		}
 		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
 		if err != nil || s.container("c1") == nil {
 			t.Fatalf("got %v", err)
 		}
-		publisher.expect(t, "c1 create")
+		publisher.Expect(t, "c1 create")
 	})
 }
 
@@ -423,7 +430,7 @@ func TestStateSaysCreatedOnlyForRunningAndOnlyWhileHeld(t *testing.T) {
 				t.Errorf("started, %s: got %s", name, got)
 			}
 		}
-		w.inner.answer["State"] = func(context.Context, any) (any, error) { return nil, fs.ErrNotExist }
+		w.inner.Answer["State"] = func(context.Context, any) (any, error) { return nil, fs.ErrNotExist }
 		if _, err := w.service.State(t.Context(), &taskapi.StateRequest{ID: "c1"}); !errors.Is(err, fs.ErrNotExist) {
 			t.Errorf("got %v", err)
 		}
@@ -467,19 +474,19 @@ func TestRequestsAfterAnExitComeAfterItsEvent(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve().mustStart()
 				began := time.Now()
-				calls := w.inner.answer[name]
-				w.inner.answer[name] = func(ctx context.Context, request any) (any, error) {
+				calls := w.inner.Answer[name]
+				w.inner.Answer[name] = func(ctx context.Context, request any) (any, error) {
 					if waited := time.Since(began); waited != exitWait/2 {
 						t.Errorf("the runc service is called after %s", waited)
 					}
 					return calls(ctx, request)
 				}
 				w.become(task.Status_STOPPED)
-				time.AfterFunc(exitWait/2, func() { w.emit(&eventstypes.TaskExit{ContainerID: "c1", ID: "c1", Pid: testPid}) })
+				time.AfterFunc(exitWait/2, func() { w.emit(&eventstypes.TaskExit{ContainerID: "c1", ID: "c1", Pid: shimtest.Pid}) })
 				if err := request(w); err != nil {
 					t.Error(err)
 				}
-				if len(w.inner.asked(name)) != 1 {
+				if len(w.inner.Asked(name)) != 1 {
 					t.Error("the runc service is not called")
 				}
 			})
@@ -499,7 +506,7 @@ func TestEndOfTheShimAwaitsDeletes(t *testing.T) {
 				w := newWorld(t, preStop(0), &fakeHandlers{}).serve().mustStart()
 				w.exit()
 				ended := make(chan time.Duration)
-				w.inner.answer["Delete"] = func(context.Context, any) (any, error) {
+				w.inner.Answer["Delete"] = func(context.Context, any) (any, error) {
 					began := time.Now()
 					go func() {
 						if err := w.service.end(t.Context()); err != nil {
@@ -520,8 +527,8 @@ func TestEndOfTheShimAwaitsDeletes(t *testing.T) {
 				if waited := <-ended; waited != c.want {
 					t.Errorf("the shim ended after %s", waited)
 				}
-				if published := strings.Contains(w.publisher.published(), "delete"); published != (c.takes == c.want) {
-					t.Errorf("published %q", w.publisher.published())
+				if published := strings.Contains(w.publisher.Published(), "delete"); published != (c.takes == c.want) {
+					t.Errorf("published %q", w.publisher.Published())
 				}
 				group.Wait()
 			})
@@ -546,7 +553,7 @@ func TestInterceptorAnswersAPanic(t *testing.T) {
 
 // tracingTask is a runc service that brings an interceptor, as in tracing builds.
 type tracingTask struct {
-	*fakeTask
+	*shimtest.Task
 	seen string
 }
 
@@ -558,8 +565,8 @@ func (f *tracingTask) UnaryServerInterceptor() ttrpc.UnaryServerInterceptor {
 }
 
 func TestInterceptorKeepsTheRuncServicesOwn(t *testing.T) {
-	inner := &tracingTask{fakeTask: newFakeTask()}
-	s := newService(t.Context(), inner, newTestEnding(t), newTestTap(t, &fakePublisher{}), nil, nil)
+	inner := &tracingTask{Task: shimtest.NewTask()}
+	s := newService(t.Context(), inner, newTestEnding(t), newTestTap(t, &shimtest.Publisher{}), nil, nil)
 	_, err := s.UnaryServerInterceptor()(t.Context(), nil, &ttrpc.UnaryServerInfo{FullMethod: "m"},
 		func(context.Context, func(any) error) (any, error) { panic("a bug") })
 	if inner.seen != "m" || status.Code(err) != codes.Internal {
@@ -657,7 +664,7 @@ func TestTaskV2IsTaskV3UnderAnotherName(t *testing.T) {
 		if err := client.Call(t.Context(), taskV2, method.Name, request, response); err != nil {
 			t.Errorf("%s: %v", method.Name, err)
 		}
-		asked := inner.asked(method.Name)
+		asked := inner.Asked(method.Name)
 		if len(asked) != 1 || reflect.TypeOf(asked[0]) != method.Type.In(1) {
 			t.Errorf("%s reached %s as %v", method.Name, method.Name, asked)
 		}
@@ -789,7 +796,7 @@ func TestWaitPassesThrough(t *testing.T) {
 			request *taskapi.WaitRequest
 			err     error
 		}{{&taskapi.WaitRequest{ID: "c1", ExecID: "e"}, nil}, {&taskapi.WaitRequest{ID: "c1"}, refused}} {
-			w.inner.answer["Wait"] = func(context.Context, any) (any, error) { return &taskapi.WaitResponse{ExitStatus: 3}, test.err }
+			w.inner.Answer["Wait"] = func(context.Context, any) (any, error) { return &taskapi.WaitResponse{ExitStatus: 3}, test.err }
 			began := time.Now()
 			response, err := w.service.Wait(t.Context(), test.request)
 			if response.GetExitStatus() != 3 || !errors.Is(err, test.err) || time.Since(began) != 0 {
@@ -808,8 +815,8 @@ func TestPidsWithoutState(t *testing.T) {
 		w.exit()
 		pass(second)
 		gone := status.Error(codes.NotFound, "runc's own words")
-		w.inner.answer["State"] = func(context.Context, any) (any, error) { return nil, errors.New("other words") }
-		w.inner.answer["Pids"] = func(context.Context, any) (any, error) { return nil, gone }
+		w.inner.Answer["State"] = func(context.Context, any) (any, error) { return nil, errors.New("other words") }
+		w.inner.Answer["Pids"] = func(context.Context, any) (any, error) { return nil, gone }
 		if response, err := w.service.Pids(t.Context(), &taskapi.PidsRequest{ID: "c1"}); response != nil || !errors.Is(err, gone) {
 			t.Errorf("got %v, %v", response, err)
 		}
@@ -821,7 +828,7 @@ func TestPidsWithoutState(t *testing.T) {
 func TestSignalIsBounded(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve().mustStart()
-		w.inner.answer["Kill"] = func(ctx context.Context, _ any) (any, error) {
+		w.inner.Answer["Kill"] = func(ctx context.Context, _ any) (any, error) {
 			<-ctx.Done()
 			return nil, ctx.Err()
 		}
@@ -830,7 +837,7 @@ func TestSignalIsBounded(t *testing.T) {
 		if !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != signalWait {
 			t.Errorf("after %s: %v", time.Since(began), err)
 		}
-		if asked := len(w.inner.asked("State")); asked > 1 {
+		if asked := len(w.inner.Asked("State")); asked > 1 {
 			t.Errorf("%d states are asked for, outside of a start", asked)
 		}
 	})
@@ -842,8 +849,8 @@ func TestStartPassesItsDeadlineOn(t *testing.T) {
 		for _, wait := range []time.Duration{0, 30 * second} {
 			w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve()
 			began := time.Now()
-			start := w.inner.answer["Start"]
-			w.inner.answer["Start"] = func(ctx context.Context, r any) (any, error) {
+			start := w.inner.Answer["Start"]
+			w.inner.Answer["Start"] = func(ctx context.Context, r any) (any, error) {
 				deadline, ok := ctx.Deadline()
 				if ok != (wait > 0) || ok && deadline.Sub(began) != wait {
 					t.Errorf("the runtime's start has until %v, %t", deadline, ok)
@@ -853,7 +860,7 @@ func TestStartPassesItsDeadlineOn(t *testing.T) {
 			if err := w.start(wait).answered(t, 0); err != nil {
 				t.Error(err)
 			}
-			if !slices.Equal(w.handlers.pids, []int{testPid}) {
+			if !slices.Equal(w.handlers.pids, []int{shimtest.Pid}) {
 				t.Errorf("handlers were told the pids %v", w.handlers.pids)
 			}
 			w.exit()

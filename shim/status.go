@@ -263,7 +263,7 @@ const (
 )
 
 func (c *container) publish(topic string, event any) {
-	_ = c.gate.tap.Publish(c.ctx, topic, event) // never fails: it only queues
+	_ = c.events.Publish(c.ctx, topic, event) // never fails: it only queues
 }
 
 func (c *container) publishStarted(run *handlerRun) {

@@ -171,7 +171,7 @@ func TestTrial(t *testing.T) {
 		w.kill(unix.SIGTERM) // the real one runs all the same
 		pass(4 * second)
 		w.handlers.expect(t, []string{"preStop Failed", "preStop Failed"}, []string{"15 at 6s"})
-		w.publisher.expect(t, "c1 start, c1 preStop, c1 Failed, c1 preStop, c1 Failed, c1 exit")
+		w.publisher.Expect(t, "c1 start, c1 preStop, c1 Failed, c1 preStop, c1 Failed, c1 exit")
 	})
 }
 
@@ -393,13 +393,13 @@ func TestEventsOfARun(t *testing.T) {
 		if _, err := w.try("preStop"); err != nil {
 			t.Fatal(err)
 		}
-		_ = w.publisher.published() // waits
+		_ = w.publisher.Published() // waits
 		code := int32(3)
 		want := &lifecyclev1.HandlerFinished{
 			ContainerId: "c1", Handler: "preStop", Type: "sleep", Trial: true, Attempts: 1, Took: durationpb.New(second),
 			Result: "Failed", Message: "exit status 3", ExitCode: &code,
 		}
-		if got := w.publisher.finished; len(got) != 1 || !proto.Equal(got[0], want) {
+		if got := w.publisher.Finished(); len(got) != 1 || !proto.Equal(got[0], want) {
 			t.Errorf("got  %v\nwant %v", got, want)
 		}
 	})

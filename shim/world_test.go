@@ -18,126 +18,47 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/tap"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
-
-// fakeTask stands for the runc service. It notes what it is asked, and answers
-// with an empty response where a test has nothing to say.
-type fakeTask struct {
-	mu    sync.Mutex
-	calls []call
-	// answer, by method. It is called without the lock.
-	answer map[string]func(ctx context.Context, request any) (any, error)
-}
-
-type call struct {
-	method  string
-	request any
-}
-
-func newFakeTask() *fakeTask {
-	return &fakeTask{answer: map[string]func(context.Context, any) (any, error){}}
-}
-
-func reply[Response any](ctx context.Context, f *fakeTask, method string, request any) (*Response, error) {
-	f.mu.Lock()
-	f.calls = append(f.calls, call{method, request})
-	answer := f.answer[method]
-	f.mu.Unlock()
-	if answer == nil {
-		return new(Response), nil
-	}
-	response, err := answer(ctx, request)
-	typed, _ := response.(*Response)
-	return typed, err
-}
-
-// asked returns the requests of one method.
-func (f *fakeTask) asked(method string) []any {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	var requests []any
-	for _, call := range f.calls {
-		if call.method == method {
-			requests = append(requests, call.request)
-		}
-	}
-	return requests
-}
-
-func (f *fakeTask) State(ctx context.Context, r *taskapi.StateRequest) (*taskapi.StateResponse, error) {
-	return reply[taskapi.StateResponse](ctx, f, "State", r)
-}
-
-func (f *fakeTask) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
-	return reply[taskapi.CreateTaskResponse](ctx, f, "Create", r)
-}
-
-func (f *fakeTask) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
-	return reply[taskapi.StartResponse](ctx, f, "Start", r)
-}
-
-func (f *fakeTask) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
-	return reply[taskapi.DeleteResponse](ctx, f, "Delete", r)
-}
-
-func (f *fakeTask) Pids(ctx context.Context, r *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
-	return reply[taskapi.PidsResponse](ctx, f, "Pids", r)
-}
-
-func (f *fakeTask) Pause(ctx context.Context, r *taskapi.PauseRequest) (*ptypes.Empty, error) {
-	return reply[ptypes.Empty](ctx, f, "Pause", r)
-}
-
-func (f *fakeTask) Resume(ctx context.Context, r *taskapi.ResumeRequest) (*ptypes.Empty, error) {
-	return reply[ptypes.Empty](ctx, f, "Resume", r)
-}
-
-func (f *fakeTask) Checkpoint(ctx context.Context, r *taskapi.CheckpointTaskRequest) (*ptypes.Empty, error) {
-	return reply[ptypes.Empty](ctx, f, "Checkpoint", r)
-}
-
-func (f *fakeTask) Kill(ctx context.Context, r *taskapi.KillRequest) (*ptypes.Empty, error) {
-	return reply[ptypes.Empty](ctx, f, "Kill", r)
-}
-
-func (f *fakeTask) Exec(ctx context.Context, r *taskapi.ExecProcessRequest) (*ptypes.Empty, error) {
-	return reply[ptypes.Empty](ctx, f, "Exec", r)
-}
-
-func (f *fakeTask) ResizePty(ctx context.Context, r *taskapi.ResizePtyRequest) (*ptypes.Empty, error) {
-	return reply[ptypes.Empty](ctx, f, "ResizePty", r)
-}
-
-func (f *fakeTask) CloseIO(ctx context.Context, r *taskapi.CloseIORequest) (*ptypes.Empty, error) {
-	return reply[ptypes.Empty](ctx, f, "CloseIO", r)
-}
-
-func (f *fakeTask) Update(ctx context.Context, r *taskapi.UpdateTaskRequest) (*ptypes.Empty, error) {
-	return reply[ptypes.Empty](ctx, f, "Update", r)
-}
-
-func (f *fakeTask) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
-	return reply[taskapi.WaitResponse](ctx, f, "Wait", r)
-}
-
-func (f *fakeTask) Stats(ctx context.Context, r *taskapi.StatsRequest) (*taskapi.StatsResponse, error) {
-	return reply[taskapi.StatsResponse](ctx, f, "Stats", r)
-}
-
-func (f *fakeTask) Connect(ctx context.Context, r *taskapi.ConnectRequest) (*taskapi.ConnectResponse, error) {
-	return reply[taskapi.ConnectResponse](ctx, f, "Connect", r)
-}
-
-func (f *fakeTask) Shutdown(ctx context.Context, r *taskapi.ShutdownRequest) (*ptypes.Empty, error) {
-	return reply[ptypes.Empty](ctx, f, "Shutdown", r)
-}
 
 // newTestEnding returns the end of a shim whose process does not end with it.
 func newTestEnding(t testing.TB) *ending {
 	t.Helper()
 	_, service := shutdown.WithShutdown(t.Context())
 	return newEnding(service, nil)
+}
+
+// newTestTap returns a tap that is closed at the test's end, so that synctest
+// sees what is left running.
+func newTestTap(t *testing.T, publisher *shimtest.Publisher) *tap.Tap {
+	t.Helper()
+	events := tap.New(publisher)
+	t.Cleanup(func() {
+		if err := events.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+	return events
+}
+
+// watch begins to hold everything of a container.
+func watch(events *tap.Tap, id string, exited func()) *tap.Gate {
+	g := events.Gate(id, exited)
+	g.Watch()
+	return g
+}
+
+func nothing() {}
+
+// passes reports whether the container's events pass the tap: nothing watches them.
+func passes(t *testing.T, events *tap.Tap, publisher *shimtest.Publisher, id string) bool {
+	t.Helper()
+	before := len(publisher.Seen())
+	shimtest.Emit(t, events, id+" create")
+	events.Flush(t.Context())
+	return len(publisher.Seen()) > before
 }
 
 // attempt is a handler's action.
@@ -243,12 +164,12 @@ func (h *fakeHandlers) expect(t *testing.T, ran, sent []string) {
 }
 
 // world is one created container c1 with fake handlers, under the real service,
-// in the bubble of synctest. Its pid is testPid.
+// in the bubble of synctest. Its pid is shimtest.Pid.
 type world struct {
 	t         *testing.T
-	inner     *fakeTask
-	publisher *fakePublisher
-	tap       *tap
+	inner     *shimtest.Task
+	publisher *shimtest.Publisher
+	tap       *tap.Tap
 	service   *service
 	c         *container
 	handlers  *fakeHandlers
@@ -265,38 +186,39 @@ func newWorld(t *testing.T, config lifecycle.Config, handlers *fakeHandlers) *wo
 	}
 	handlers.began = time.Now()
 	w := &world{
-		t: t, inner: newFakeTask(), publisher: &fakePublisher{}, handlers: handlers,
+		t: t, inner: shimtest.NewTask(), publisher: &shimtest.Publisher{}, handlers: handlers,
 		status: task.Status_CREATED, loopEnded: make(chan struct{}),
 	}
 	w.tap = newTestTap(t, w.publisher)
-	w.inner.answer["State"] = func(context.Context, any) (any, error) {
-		return &taskapi.StateResponse{ID: "c1", Pid: testPid, Status: w.is()}, nil
+	w.inner.Answer["State"] = func(context.Context, any) (any, error) {
+		return &taskapi.StateResponse{ID: "c1", Pid: shimtest.Pid, Status: w.is()}, nil
 	}
-	w.inner.answer["Start"] = func(context.Context, any) (any, error) {
+	w.inner.Answer["Start"] = func(context.Context, any) (any, error) {
 		w.become(task.Status_RUNNING)
-		w.emit(&eventstypes.TaskStart{ContainerID: "c1", Pid: testPid})
-		return &taskapi.StartResponse{Pid: testPid}, nil
+		w.emit(&eventstypes.TaskStart{ContainerID: "c1", Pid: shimtest.Pid})
+		return &taskapi.StartResponse{Pid: shimtest.Pid}, nil
 	}
-	w.inner.answer["Kill"] = func(_ context.Context, request any) (any, error) {
+	w.inner.Answer["Kill"] = func(_ context.Context, request any) (any, error) {
 		if request.(*taskapi.KillRequest).Signal == uint32(unix.SIGKILL) {
 			w.exit()
 		}
 		return &ptypes.Empty{}, nil
 	}
-	w.inner.answer["Delete"] = func(context.Context, any) (any, error) {
+	w.inner.Answer["Delete"] = func(context.Context, any) (any, error) {
 		if w.is() == task.Status_RUNNING {
 			return nil, errors.New("it runs")
 		}
 		w.emit(&eventstypes.TaskDelete{ContainerID: "c1"})
-		return &taskapi.DeleteResponse{Pid: testPid}, nil
+		return &taskapi.DeleteResponse{Pid: shimtest.Pid}, nil
 	}
 	w.service = newService(t.Context(), w.inner, newTestEnding(t), w.tap, nil, errors.New("no host in this test"))
 	w.c = newContainer(t.Context(), "c1", config, handlers)
 	w.c.handlersEnded = &w.service.handlersEnded
 	w.service.add(w.c)
+	w.c.events = w.tap
 	w.c.gate = watch(w.tap, "c1", func() { w.c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
 	close(w.c.created)
-	w.c.gate.created(testPid, config.PostStart != nil, w.c.ended != nil)
+	w.c.gate.Created(shimtest.Pid, config.PostStart != nil, w.c.ended != nil)
 	return w
 }
 
@@ -307,7 +229,7 @@ func (w *world) serve() *world {
 	go func() {
 		defer close(w.loopEnded)
 		w.c.loop(ctx)
-		w.c.gate.forget()
+		w.c.gate.Forget()
 		w.service.remove(w.c)
 	}()
 	return w
@@ -338,7 +260,7 @@ func (w *world) exit() {
 		return
 	}
 	w.become(task.Status_STOPPED)
-	w.emit(&eventstypes.TaskExit{ContainerID: "c1", ID: "c1", Pid: testPid})
+	w.emit(&eventstypes.TaskExit{ContainerID: "c1", ID: "c1", Pid: shimtest.Pid})
 }
 
 // exitOnSignal makes the container one that obeys.
@@ -399,7 +321,7 @@ func (p *pending) isPending() bool {
 func (w *world) mustStart() *world {
 	w.t.Helper()
 	p := w.start(0)
-	if err := p.answered(w.t, 0); err != nil || p.pid != testPid {
+	if err := p.answered(w.t, 0); err != nil || p.pid != shimtest.Pid {
 		w.t.Fatalf("start: pid %d, %v", p.pid, err)
 	}
 	return w
@@ -420,7 +342,7 @@ func (w *world) kill(signal unix.Signal) {
 // forwarded are the signals that went straight to the runc service.
 func (w *world) forwarded() []uint32 {
 	var numbers []uint32
-	for _, request := range w.inner.asked("Kill") {
+	for _, request := range w.inner.Asked("Kill") {
 		numbers = append(numbers, request.(*taskapi.KillRequest).Signal)
 	}
 	return numbers
