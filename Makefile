@@ -139,25 +139,22 @@ e2e: deps build $(BIN)/.servers $(BIN)/.kubernetes ## the handlers on a real Kub
 docker: build $(BIN)/.servers $(BIN)/.docker $(BIN)/nerdctl ## the same under a private dockerd, and nerdctl; runs every command of their page
 	$(STEP) 'tests under docker and nerdctl' go $(IN_INTEGRATION) test -race -tags '$(TAGS)' -timeout 15m ./docker
 
-# How much `make soak` does, and the page that it writes; empty: none.
+# How much `make soak` does.
 SOAK_CONTAINERS ?= 2000
 SOAK_PARALLEL ?= 100
 SOAK_POD ?= 30
 SOAK_HANDLERS ?= 5000
-SOAK_PAGE ?=
 
 .PHONY: soak
-soak: deps build $(BIN)/.servers ## 2,000 containers, 100 at a time, and a shim that runs 5,000 handlers; fails where anything grows or is left (root; 6 min)
+soak: deps build $(BIN)/.servers ## 2,000 containers, 100 at a time, and a shim that runs 5,000 handlers; fails if anything grows or is left (root; 6 min)
+	@mkdir -p $(DIST)
 	$(STEP) 'endurance' go run $(IN_INTEGRATION) -tags '$(TAGS)' ./soak -bin $(abspath $(BIN)) -containers $(SOAK_CONTAINERS) -parallel $(SOAK_PARALLEL) \
-		-pod $(SOAK_POD) -handlers $(SOAK_HANDLERS) -page '$(abspath $(SOAK_PAGE))'
+		-pod $(SOAK_POD) -handlers $(SOAK_HANDLERS) -tables $(abspath $(DIST))/endurance.md
 
 .PHONY: growth
 growth: deps build $(BIN)/.servers ## what 200 containers cost, one by one, in one pod and in 200, and how long they take to stop at once (root; 4 min)
-	$(STEP) 'growth' go run $(IN_INTEGRATION) -tags '$(TAGS)' ./bench/growth/run -bin $(abspath $(BIN))
-
-.PHONY: growth-page
-growth-page: deps build $(BIN)/.servers ## the same, and write it into docs/growth.md
-	$(STEP) 'growth' go run $(IN_INTEGRATION) -tags '$(TAGS)' ./bench/growth/run -bin $(abspath $(BIN)) -page $(abspath docs)/growth.md
+	@mkdir -p $(DIST)
+	$(STEP) 'growth' go run $(IN_INTEGRATION) -tags '$(TAGS)' ./bench/growth/run -bin $(abspath $(BIN)) -tables $(abspath $(DIST))/growth.md
 
 .PHONY: faults
 faults: build servers ## every fault in every phase, and every pair of requests at once (root); test runs a part, each day another
@@ -181,14 +178,12 @@ repeat: build servers ## all tests TIMES times (20), AT_ONCE (4) beside each oth
 deps-cgroup2: deps ## install what cgroup2 needs on top of deps (as root)
 	@.ci/deps cgroup2
 
-# The page that a whole run of `make cgroup2` writes; empty: none.
-CGROUP2_PAGE ?=
-
 # A program, so that it ends in order whatever ends make.
 .PHONY: cgroup2
 cgroup2: build servers ## the integration tests on cgroup v2, in an emulated Debian with systemd (root; an hour; RUN=regexp: those that match)
 	@go $(IN_INTEGRATION) build -o $(abspath $(BIN))/ ./cgroup2
-	$(STEP) 'integration tests on cgroup v2' $(BIN)/cgroup2 -tags '$(TAGS)' -run '$(RUN)' -page '$(CGROUP2_PAGE)'
+	@mkdir -p $(DIST)
+	$(STEP) 'integration tests on cgroup v2' $(BIN)/cgroup2 -tags '$(TAGS)' -run '$(RUN)' -page $(DIST)/cgroup-v2.md
 
 .PHONY: lint
 lint: ## golangci-lint and gofumpt, pinned in tools/go.mod
@@ -234,14 +229,8 @@ demo: deps build $(BIN)/.servers ## watch the Kubernetes example happen, without
 .PHONY: bench
 bench: deps build $(BIN)/.servers ## measure what handlers cost beside the other ways (root; 10 min on an idle machine); dist/bench.json, .svg
 	@mkdir -p $(DIST)
-	@go run $(IN_INTEGRATION) -tags '$(TAGS)' ./bench -bin $(abspath $(BIN)) -json $(abspath $(DIST))/bench.json $(BENCHFLAGS)
+	@go run $(IN_INTEGRATION) -tags '$(TAGS)' ./bench -bin $(abspath $(BIN)) -json $(abspath $(DIST))/bench.json -tables $(abspath $(DIST))/bench.md $(BENCHFLAGS)
 	@go run -C tools ./benchplot $(abspath $(DIST))/bench.json $(abspath $(DIST))/bench.svg
-
-.PHONY: bench-page
-bench-page: ## put the last result of bench into docs/performance.md
-	@cp $(DIST)/bench.json docs/performance.json
-	@go run -C tools ./benchplot $(abspath docs)/performance.json $(abspath docs)/performance.svg
-	@go run $(IN_INTEGRATION) -tags '$(TAGS)' ./bench -json $(abspath docs)/performance.json -page $(abspath docs)/performance.md
 
 .PHONY: ci
 ci: ## what CI runs

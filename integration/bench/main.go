@@ -1,5 +1,5 @@
 // Command bench measures what handlers cost, beside the other ways of running a command in a container, and what a
-// container without handlers costs, beside the stock shim. docs/performance.md says how.
+// container without handlers costs, beside the stock shim. docs/measurements.md#performance has the method and the last result.
 //
 //	make bench        or, with bin/ built:        go run -C integration ./bench
 //
@@ -30,9 +30,9 @@ import (
 const tooLong = time.Hour
 
 type flags struct {
-	bin, rows, json, page string
-	rounds                int
-	quick                 bool
+	bin, rows, json, tables string
+	rounds                  int
+	quick                   bool
 }
 
 func main() {
@@ -41,7 +41,7 @@ func main() {
 	flag.IntVar(&f.rounds, "rounds", 25, "rounds on the idle machine; slower scenes take a part of them")
 	flag.StringVar(&f.rows, "rows", "", "measure only what gives rows named so, as SCENE: RATIO (a regular expression)")
 	flag.StringVar(&f.json, "json", "../dist/bench.json", "file for the result")
-	flag.StringVar(&f.page, "page", "", "measure nothing: put the result in -json into this page")
+	flag.StringVar(&f.tables, "tables", "../dist/bench.md", "file for the tables of the result, as Markdown")
 	flag.BoolVar(&f.quick, "quick", false, "few rounds, few pods: to see that it works")
 	flag.Parse()
 	if err := run(f); err != nil {
@@ -51,13 +51,6 @@ func main() {
 }
 
 func run(f flags) error {
-	if f.page != "" {
-		r, err := report.Read(f.json)
-		if err != nil {
-			return err
-		}
-		return r.WritePage(f.page)
-	}
 	match, err := regexp.Compile(f.rows)
 	if err != nil {
 		return fmt.Errorf("-rows: %w", err)
@@ -82,14 +75,14 @@ func run(f flags) error {
 	if err := os.MkdirAll(filepath.Dir(f.json), 0o755); err != nil {
 		return err
 	}
-	if err := r.Write(f.json); err != nil {
+	if err := errors.Join(r.Write(f.json), os.WriteFile(f.tables, []byte(r.Markdown()), 0o644)); err != nil {
 		return err
 	}
 	fmt.Fprintf(os.Stdout, "\n%s\n\n", "Medians of the ratios of single rounds; lower is better.")
 	if err := r.WriteText(os.Stdout); err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stdout, "\nwritten to %s, with every single value\n", f.json)
+	fmt.Fprintf(os.Stdout, "\nwritten to %s, with every single value, and %s, with all tables\n", f.json, f.tables)
 	return nil
 }
 

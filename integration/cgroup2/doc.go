@@ -6,7 +6,9 @@
 //
 //	make cgroup2                                      # all of it
 //	make cgroup2 RUN=Pause                            # the tests that match
-//	make cgroup2 CGROUP2_PAGE=docs/cgroup-v2.md       # all of it, and write the page with the result
+//
+// The result is in dist/cgroup-v2.md, with its data beside it: of several runs, each test has its last one. docs/measurements.md#cgroup-v2
+// has a summary.
 //
 // A signal ends it, and with it the machine; nothing of either stays.
 package main

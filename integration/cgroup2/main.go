@@ -29,12 +29,7 @@ func main() {
 	pattern := flag.String("run", "", "only the tests that match; all by default")
 	tags := flag.String("tags", "", "build tags of the tests")
 	page := flag.String("page", "", "put the results into this page, and its data beside it")
-	again := flag.Bool("rewrite", false, "run nothing, but write the page again, from its data")
 	flag.Parse()
-	if *again {
-		end(rewrite(*page))
-		return
-	}
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
 	err := cgroup2(ctx, *repository, *tags, *pattern, *page)
 	stop()
@@ -46,14 +41,6 @@ func end(err error) {
 		fmt.Fprintln(os.Stderr, "cgroup2:", err)
 		os.Exit(1)
 	}
-}
-
-func rewrite(page string) error {
-	r, err := readReport(page)
-	if err != nil {
-		return err
-	}
-	return r.write(page)
 }
 
 func cgroup2(ctx context.Context, repository, tags, pattern, page string) (err error) {

@@ -8,8 +8,6 @@ import (
 
 const pageHead = `# cgroup v2
 
-<!-- written by ` + "`make cgroup2 CGROUP2_PAGE=docs/cgroup-v2.md`" + ` -->
-
 ` + "`make cgroup2`" + ` runs the integration tests on cgroup v2, whatever the machine has, in an emulated one: qemu without KVM, Debian 12 with its own kernel, systemd
 as the init, and no cgroup v1. The tests are those of ` + "`make test`" + `, and so are the shim, containerd, runc and crun. The emulator is slow, so waits that only a
 failure lets end are longer (` + "`LIFECYCLE_TEST_SLOWNESS`" + `); no assertion is weaker. The race detector is left to ` + "`make test`" + `. A test that fails, a package that does
@@ -23,7 +21,7 @@ make cgroup2 RUN=Pause          # the tests that match
 It ends in order on ^C, and with make: the machine is a process, and its disks are files that are removed once it runs.
 `
 
-// page is docs/cgroup-v2.md.
+// page returns the result as Markdown.
 func (r *report) page() string {
 	var b strings.Builder
 	b.WriteString(pageHead)

@@ -1,34 +1,9 @@
 package main
 
 import (
-	"os"
 	"strings"
 	"testing"
 )
-
-// TestPage: docs/cgroup-v2.md is what the program writes of its data, whatever that is: it tells of failures too.
-func TestPage(t *testing.T) {
-	const path = "../../docs/cgroup-v2.md"
-	page, err := os.ReadFile(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	r, err := readReport(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if string(page) != r.page() {
-		t.Error("docs/cgroup-v2.md is not what is written of its data: `go -C integration run ./cgroup2 -rewrite -page docs/cgroup-v2.md`")
-	}
-	if len(r.Runs) == 0 {
-		t.Error("the page tells of no run")
-	}
-	for _, run := range r.Runs {
-		if run.Began.IsZero() || run.Commit == "" || run.Host == "" || !strings.Contains(run.Emulator, "QEMU") || !strings.Contains(run.Machine, "cgroup2fs") {
-			t.Errorf("the page does not say when, where and of what it is: %+v", run)
-		}
-	}
-}
 
 // One run after the other: each test stands with its last result, and once.
 func TestReport(t *testing.T) {

@@ -15,7 +15,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// report is the last result of each test, as docs/cgroup-v2.md tells it: of one run of all tests, or of several that each had a part.
+// report is the last result of each test, as the page has it: of one run of all tests, or of several that each had a part.
 type report struct {
 	Runs []*machineRun `json:"runs"`
 	// NotRun are the tests without a result, by package.

@@ -160,7 +160,7 @@ var differences = []difference{
 		scenario: "pids", sides: []string{handlers.name},
 		stock: `Pids (\S+): {processes=\[{pid=<\S+>}\]}`, ours: `Pids \S+: {processes=\[{pid=<another>} {pid=<\S+>}\]}`,
 		what:   "Pids of a created container with a postStart names a second process: its handler's, which waits for the start.",
-		reason: "What is done before the start is not waited for after it: a postStart takes a quarter of the time (docs/performance.md).",
+		reason: "What is done before the start is not waited for after it: a postStart takes a quarter of the time (docs/measurements.md).",
 	},
 	{
 		scenario: "options of another type",

@@ -1,5 +1,5 @@
 // Command soak runs thousands of handlers under a private containerd, and fails where something is lost, grows, or is
-// left behind. It is `make soak`; docs/endurance.md says what it does and what came of it last.
+// left behind. It is `make soak`; docs/measurements.md#endurance has the method and the last result.
 //
 // Two passes:
 //
@@ -60,7 +60,7 @@ func main() {
 	flag.IntVar(&config.Parallel, "parallel", 100, "so many of them at a time")
 	flag.IntVar(&config.Pod, "pod", 30, "containers of the pod")
 	flag.IntVar(&config.Handlers, "handlers", 5000, "handlers that the pod's shim runs")
-	page := flag.String("page", "", "write the result to this page")
+	tables := flag.String("tables", "", "also write the tables to this file, as Markdown")
 	bin := flag.String("bin", "../bin", "directory of the programs")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
@@ -71,8 +71,8 @@ func main() {
 		encoder := json.NewEncoder(os.Stdout)
 		_ = encoder.Encode(result)
 	}
-	if err == nil && *page != "" {
-		err = os.WriteFile(*page, []byte(result.Page()), 0o644)
+	if err == nil && *tables != "" {
+		err = os.WriteFile(*tables, []byte(result.Tables()), 0o644)
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, "soak:", err)

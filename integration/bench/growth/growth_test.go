@@ -1,25 +1,26 @@
 package growth
 
 import (
+	"encoding/json"
+	"os"
+	"strings"
 	"testing"
 	"time"
 )
-
-const page = "../../../docs/growth.md"
 
 // factor within which the model must say what was measured. It knows no queue but the processors', and a machine that does
 // other things besides is slower.
 const factor = 1.5
 
-// TestPage: the page holds the results of a whole measurement, as the program writes them, and the model says what was
-// measured.
-func TestPage(t *testing.T) {
-	r, measured, err := ReadPage(page)
+// TestModelAgreesWithMeasurement: the model gives what was measured in the run of docs/measurements.md#growth, which testdata holds.
+func TestModelAgreesWithMeasurement(t *testing.T) {
+	text, err := os.ReadFile("testdata/results.json")
 	if err != nil {
 		t.Fatal(err)
 	}
-	if measured != r.markdown() {
-		t.Error("docs/growth.md is not what `make growth-page` writes")
+	r := &Results{}
+	if err := json.Unmarshal(text, r); err != nil {
+		t.Fatal(err)
 	}
 	if len(r.Runs) != 4 {
 		t.Fatalf("it has %d runs", len(r.Runs))
@@ -27,6 +28,22 @@ func TestPage(t *testing.T) {
 	for _, c := range r.Checks() {
 		if c.Predicted > factor*c.Measured || c.Measured > factor*c.Predicted {
 			t.Errorf("%s: the model says %.2f %s, and %.2f were measured", c.Name, c.Predicted, c.Unit, c.Measured)
+		}
+	}
+}
+
+// TestTables: the tables have the largest step and every drain of a result.
+func TestTables(t *testing.T) {
+	step := []Step{{Containers: 1, StartMS: 124, StartCPUMS: 120, ShimsPSSMB: 15.8}, {Containers: 200, StartMS: 84, StartCPUMS: 94, ShimsPSSMB: 40}}
+	r := &Results{Date: "2026-11-23", Commit: "abc", Processors: 2, PreStopSeconds: 5}
+	for _, pod := range []string{"one", "each"} {
+		for _, handler := range []string{"exec", "sleep"} {
+			r.Runs = append(r.Runs, Run{Pod: pod, Handler: handler, Steps: step, Drain: Drain{Containers: 200, LastExit: 7.5, Ratio: 1.5}})
+		}
+	}
+	for _, row := range []string{"2026-11-23, commit abc", "| 200 | 84 ms, 94 ms, 40.0 MB | 84 ms, 94 ms, 40.0 MB |", "| 200, one pod | exec |", "| 200, a pod each | sleep |"} {
+		if tables := r.Tables(); !strings.Contains(tables, row) {
+			t.Errorf("the tables lack %q:\n%s", row, tables)
 		}
 	}
 }

@@ -21,7 +21,7 @@ func (r *Report) WriteText(out io.Writer) error {
 	return table.Flush()
 }
 
-// Markdown is the part of the page that the measurement writes.
+// Markdown returns all tables.
 func (r *Report) Markdown() string {
 	var b strings.Builder
 	r.machineTo(&b)

@@ -2,7 +2,6 @@ package report
 
 import (
 	"math"
-	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -119,52 +118,5 @@ func TestWriteAndRead(t *testing.T) {
 	read, err := Read(file)
 	if err != nil || !reflect.DeepEqual(read, wrote) {
 		t.Errorf("read %+v, %v; wrote %+v", read, err, wrote)
-	}
-}
-
-func TestPageMarks(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "page.md")
-	text := "# Page\n\n" + pageBegin + "old\n" + pageEnd + "\nafter\n"
-	if err := os.WriteFile(file, []byte(text), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	r := &Report{Scenes: []*Scene{lived(ScenePaced)}}
-	for range 2 { // the second time changes nothing
-		if err := r.WritePage(file); err != nil {
-			t.Fatal(err)
-		}
-		got, err := os.ReadFile(file)
-		if want := "# Page\n\n" + pageBegin + "\n" + r.Markdown() + "\n" + pageEnd + "\nafter\n"; err != nil || string(got) != want {
-			t.Errorf("the page is %q, want %q", got, want)
-		}
-	}
-	if err := os.WriteFile(file, []byte("# Page\n"), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	if err := r.WritePage(file); err == nil {
-		t.Error("a page without marks is written to")
-	}
-}
-
-// TestPageIsTheResult: docs/performance.md says what docs/performance.json holds, and its ratios follow from its values.
-func TestPageIsTheResult(t *testing.T) {
-	docs := filepath.Join("..", "..", "..", "docs")
-	r, err := Read(filepath.Join(docs, "performance.json"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if !reflect.DeepEqual(r.Rows, r.Ratios()) {
-		t.Error("the rows of docs/performance.json do not follow from its values: run `make bench bench-page`")
-	}
-	page, err := os.ReadFile(filepath.Join(docs, "performance.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, measured, _, err := Measured(string(page))
-	if err != nil {
-		t.Fatal(err)
-	}
-	if measured != "\n"+r.Markdown()+"\n" {
-		t.Error("docs/performance.md does not say what docs/performance.json holds: run `make bench-page`")
 	}
 }

@@ -1,4 +1,4 @@
-// Command run measures how cost grows with the number of containers, prints it, and writes docs/growth.md.
+// Command run measures how cost grows with the number of containers, and prints it.
 package main
 
 import (
@@ -21,15 +21,15 @@ func main() {
 	flag.StringVar(&config.Bin, "bin", "../bin", "directory of the programs")
 	flag.IntVar(&config.Containers, "containers", 200, "containers at the end")
 	flag.DurationVar(&config.PreStop, "prestop", 5*time.Second, "how long each preStop takes: whole seconds")
-	page := flag.String("page", "", "write the results into this page")
+	tables := flag.String("tables", "", "also write the tables to this file, as Markdown")
 	flag.Parse()
-	if err := measure(config, *page); err != nil {
+	if err := measure(config, *tables); err != nil {
 		fmt.Fprintln(os.Stderr, "growth:", err)
 		os.Exit(1)
 	}
 }
 
-func measure(config growth.Config, page string) error {
+func measure(config growth.Config, tables string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	began := time.Now()
@@ -39,10 +39,10 @@ func measure(config growth.Config, page string) error {
 	}
 	results.Date, results.Commit = began.UTC().Format(time.DateOnly), commit()
 	fmt.Fprint(os.Stdout, results.Tables())
-	if err := json.NewEncoder(os.Stdout).Encode(results); err != nil || page == "" {
+	if err := json.NewEncoder(os.Stdout).Encode(results); err != nil || tables == "" {
 		return err
 	}
-	return results.WritePage(page)
+	return os.WriteFile(tables, []byte(results.Tables()), 0o644)
 }
 
 // commit of the working tree, with a mark where that has changes.

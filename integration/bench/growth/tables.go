@@ -1,9 +1,7 @@
 package growth
 
 import (
-	"encoding/json"
 	"fmt"
-	"os"
 	"strings"
 	"time"
 )
@@ -111,55 +109,4 @@ func (r *Results) Checks() []Check {
 		})
 	}
 	return checks
-}
-
-// The page's lines around what is measured.
-const (
-	pageBegin = "<!-- measured: begin; written by `make growth-page` -->\n"
-	pageEnd   = "<!-- measured: end -->\n"
-)
-
-func cut(page string) (before, measured, after string, err error) {
-	before, rest, begins := strings.Cut(page, pageBegin)
-	measured, after, ends := strings.Cut(rest, pageEnd)
-	if !begins || !ends {
-		return "", "", "", fmt.Errorf("the page lacks the line %q or %q", pageBegin, pageEnd)
-	}
-	return before, measured, after, nil
-}
-
-// WritePage puts the results between the marks of a page.
-func (r *Results) WritePage(file string) error {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return err
-	}
-	before, _, after, err := cut(string(text))
-	if err != nil {
-		return fmt.Errorf("%s: %w", file, err)
-	}
-	return os.WriteFile(file, []byte(before+pageBegin+r.markdown()+pageEnd+after), 0o644)
-}
-
-// markdown of the results, and the results themselves, from which it can be made again.
-func (r *Results) markdown() string {
-	data, _ := json.Marshal(r) // numbers and texts
-	data = []byte(strings.ReplaceAll(string(data), `{"containers"`, "\n{\"containers\""))
-	return "\n" + r.Tables() + "\n```json\n" + string(data) + "\n```\n\n"
-}
-
-// ReadPage reads the results out of a page.
-func ReadPage(file string) (r *Results, measured string, err error) {
-	text, err := os.ReadFile(file)
-	if err != nil {
-		return nil, "", err
-	}
-	_, measured, _, err = cut(string(text))
-	if err != nil {
-		return nil, "", fmt.Errorf("%s: %w", file, err)
-	}
-	_, rest, _ := strings.Cut(measured, "```json\n")
-	data, _, _ := strings.Cut(rest, "```\n")
-	r = &Results{}
-	return r, measured, json.Unmarshal([]byte(data), r)
 }
