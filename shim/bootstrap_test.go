@@ -21,20 +21,13 @@ import (
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 )
 
 // startArgs are containerd's, for the container c1 of the namespace ns.
 var startArgs = []string{
 	"shim", "-namespace", "ns", "-address", "/run/c.sock", "-publish-binary", "/bin/containerd", "-id", "c1", "start",
-}
-
-func marshal(t testing.TB, message proto.Message) []byte {
-	t.Helper()
-	encoded, err := proto.Marshal(message)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return encoded
 }
 
 func TestIsStart(t *testing.T) {
@@ -83,15 +76,15 @@ func TestStartParams(t *testing.T) {
 		stdin []byte
 		want  *bootapi.BootstrapParams
 	}{
-		"2.3 and later: BootstrapParams": {startArgs, marshal(t, current), current},
+		"2.3 and later: BootstrapParams": {startArgs, shimtest.Marshal(t, current), current},
 		"before: nothing":                {startArgs, nil, legacy(nil)},
 		"before: nothing, with -debug": {debug, nil, legacy(func(p *bootapi.BootstrapParams) {
 			p.LogLevel = bootapi.LogLevel_LOG_LEVEL_DEBUG
 		})},
-		"before: the runtime's options": {startArgs, marshal(t, mustAny(t, runc)), legacy(func(p *bootapi.BootstrapParams) {
-			p.Extensions = []*bootapi.Extension{{Value: mustAny(t, runc)}}
+		"before: the runtime's options": {startArgs, shimtest.Marshal(t, shimtest.Any(t, runc)), legacy(func(p *bootapi.BootstrapParams) {
+			p.Extensions = []*bootapi.Extension{{Value: shimtest.Any(t, runc)}}
 		})},
-		"2.3 and later, cut": {startArgs, append(marshal(t, current), 0xff), legacy(nil)},
+		"2.3 and later, cut": {startArgs, append(shimtest.Marshal(t, current), 0xff), legacy(nil)},
 		"with -bundle":       {append([]string{"shim", "-bundle", "/b"}, startArgs[1:]...), nil, legacy(nil)},
 		"no message at all":  {startArgs, []byte("\xff\xff\xff garbage"), legacy(nil)},
 	} {
@@ -106,7 +99,7 @@ func TestStartParams(t *testing.T) {
 		})
 	}
 	t.Run("params of another container are not ours", func(t *testing.T) {
-		got, err := startParams(startArgs, bytes.NewReader(marshal(t, other)))
+		got, err := startParams(startArgs, bytes.NewReader(shimtest.Marshal(t, other)))
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -120,7 +113,7 @@ func TestStartParams(t *testing.T) {
 	t.Run("params of another namespace are not ours", func(t *testing.T) {
 		other := proto.Clone(current).(*bootapi.BootstrapParams)
 		other.Namespace = "other"
-		got, err := startParams(startArgs, bytes.NewReader(marshal(t, other)))
+		got, err := startParams(startArgs, bytes.NewReader(shimtest.Marshal(t, other)))
 		if err != nil || got.Namespace != "ns" || got.SocketDir != nil {
 			t.Errorf("got %v, %v", got, err)
 		}
@@ -246,7 +239,7 @@ func TestStartRemembersTheSocketDirectory(t *testing.T) {
 		}
 	})
 	for range 2 { // a second one finds it there
-		if err := start(t.Context(), manager, startArgs, bytes.NewReader(marshal(t, params)), io.Discard); err != nil {
+		if err := start(t.Context(), manager, startArgs, bytes.NewReader(shimtest.Marshal(t, params)), io.Discard); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -286,7 +279,7 @@ func TestStartThatIsRefusedStartsNothing(t *testing.T) {
 	if err := os.RemoveAll(chdirBundle(t, "")); err != nil {
 		t.Fatal(err)
 	}
-	params := marshal(t, &bootapi.BootstrapParams{InstanceID: "c1", Namespace: "ns", SocketDir: proto.String("/run/elsewhere")})
+	params := shimtest.Marshal(t, &bootapi.BootstrapParams{InstanceID: "c1", Namespace: "ns", SocketDir: proto.String("/run/elsewhere")})
 	err := start(t.Context(), manager, startArgs, bytes.NewReader(params), io.Discard)
 	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "remember the socket directory") {
 		t.Errorf("without a bundle: %v", err)
@@ -410,7 +403,7 @@ func TestStartFindsTheShimOfAGroup(t *testing.T) {
 			test.before(t, strings.TrimPrefix(address, "unix://"))
 			started := false
 			manager := answers(func(context.Context, *bootapi.BootstrapParams) { started = true })
-			params := marshal(t, &bootapi.BootstrapParams{InstanceID: "c1", Namespace: "ns", ContainerdGrpcAddress: "/c.sock", SocketDir: proto.String(dir)})
+			params := shimtest.Marshal(t, &bootapi.BootstrapParams{InstanceID: "c1", Namespace: "ns", ContainerdGrpcAddress: "/c.sock", SocketDir: proto.String(dir)})
 			var stdout bytes.Buffer
 			err = start(t.Context(), manager, startArgs, bytes.NewReader(params), &stdout)
 			if test.fails != "" {
@@ -524,9 +517,9 @@ func isLocked(t *testing.T, dir string) bool {
 func FuzzStartParams(f *testing.F) {
 	f.Add([]byte(nil))
 	f.Add([]byte("garbage"))
-	f.Add(marshal(f, mustAny(f, &runcoptions.Options{BinaryName: "crun"})))
-	f.Add(marshal(f, &bootapi.BootstrapParams{InstanceID: "c1", Namespace: "ns"}))
-	f.Add(marshal(f, &bootapi.BootstrapParams{InstanceID: "c2", Namespace: "ns", SocketDir: proto.String("/s")}))
+	f.Add(shimtest.Marshal(f, shimtest.Any(f, &runcoptions.Options{BinaryName: "crun"})))
+	f.Add(shimtest.Marshal(f, &bootapi.BootstrapParams{InstanceID: "c1", Namespace: "ns"}))
+	f.Add(shimtest.Marshal(f, &bootapi.BootstrapParams{InstanceID: "c2", Namespace: "ns", SocketDir: proto.String("/s")}))
 	f.Fuzz(func(t *testing.T, stdin []byte) {
 		params, err := startParams(startArgs, bytes.NewReader(stdin))
 		if err != nil {

@@ -27,6 +27,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
 )
 
 // hostile text is what no answer may hold: too long, and not UTF-8.
@@ -221,7 +222,7 @@ func TestStatusOfManyContainersIsCut(t *testing.T) {
 // FAULTS A5: output of 1 MiB of NUL bytes, which is 3 MiB when it can be shown.
 func TestRunThatPrintsALotIsCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		output := strings.Repeat("\uFFFD", maxOutputLimit)
+		output := strings.Repeat("\uFFFD", options.MaxOutputLimit)
 		w := both(newWorld(t, preStop(0), &fakeHandlers{preStop: takes(0, hookexec.Result{
 			Outcome: hookexec.Failed, Err: errors.New(hostileText), ExitCode: 1, Output: output,
 		})})).serve().mustStart()
@@ -249,7 +250,7 @@ func TestRunThatPrintsALotIsCut(t *testing.T) {
 func TestStartErrorIsBounded(t *testing.T) {
 	s, inner, _ := newTestService(t)
 	inner.Answer["Start"] = func(context.Context, any) (any, error) {
-		result := hookexec.Result{Outcome: hookexec.Failed, Err: errExit3, Output: strings.Repeat("\uFFFD", maxOutputLimit) + "the end"}
+		result := hookexec.Result{Outcome: hookexec.Failed, Err: errExit3, Output: strings.Repeat("\uFFFD", options.MaxOutputLimit) + "the end"}
 		return nil, errors.New("postStart handler failed: " + result.Message())
 	}
 	_, err := taskapi.NewTTRPCTaskClient(dial(t, listen(t, s))).Start(t.Context(), &taskapi.StartRequest{ID: "c1"})

@@ -11,6 +11,7 @@ import (
 
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -98,14 +99,14 @@ func (s *service) undoCreate(ctx context.Context, id string) {
 }
 
 // newConfig is what the machine needs to know.
-func newConfig(wanted *oci.Lifecycle, settings settings, restored bool) lifecycle.Config {
+func newConfig(wanted *oci.Lifecycle, settings options.Settings, restored bool) lifecycle.Config {
 	config := lifecycle.Config{
 		CRI:                     wanted.CRI,
 		StopSignal:              wanted.StopSignal,
 		GracePeriod:             oci.Seconds(wanted.Block.GetTerminationGracePeriodSeconds()),
 		PodGracePeriod:          wanted.PodGracePeriod,
-		DefaultPostStartTimeout: settings.postStartTimeout,
-		DefaultGracePeriod:      settings.gracePeriod,
+		DefaultPostStartTimeout: settings.PostStartTimeout,
+		DefaultGracePeriod:      settings.GracePeriod,
 	}
 	if !restored {
 		config.PreStart, config.PostStart = handlerConfig(wanted.Block.PreStart), handlerConfig(wanted.Block.PostStart)

@@ -22,6 +22,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/metrics"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 )
 
 // testMonitor starts processes as the shim's reaper does, and knows which still run.
@@ -194,7 +195,7 @@ func TestCreateBuildsTheRunner(t *testing.T) {
 				return nil, errKilled
 			}
 			request := &taskapi.CreateTaskRequest{
-				ID: "c1", Bundle: bundle(t, test.path, map[string]string{oci.KeyOnExit: "sleep: {seconds: 1}"}), Options: inTOML(t, test.options),
+				ID: "c1", Bundle: bundle(t, test.path, map[string]string{oci.KeyOnExit: "sleep: {seconds: 1}"}), Options: shimtest.InTOML(t, test.options),
 			}
 			if _, err := s.Create(t.Context(), request); !errors.Is(err, errKilled) {
 				t.Errorf("got %v", err)

@@ -4,25 +4,14 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strings"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
-
-// OptionsError says which of the runtime's options cannot be used.
-type OptionsError struct{ Err error }
-
-// Error is one line, whatever a client has sent: a log and containerd's client
-// show no more.
-func (e *OptionsError) Error() string {
-	return "runtime options: " + strings.Join(strings.Fields(e.Err.Error()), " ")
-}
-
-func (e *OptionsError) Unwrap() error { return e.Err }
 
 // HandlerError says why a container's handlers could not be run here. Nothing
 // was done for the container, or it has been undone.
@@ -79,7 +68,7 @@ func toGRPC(err error) error {
 func codeOf(err error) codes.Code {
 	var (
 		invalid  *oci.InvalidError
-		options  *OptionsError
+		option   *options.Error
 		handler  *HandlerError
 		start    *lifecycle.StartError
 		panicked *panicError
@@ -95,7 +84,7 @@ func codeOf(err error) codes.Code {
 		return codes.DeadlineExceeded
 	case errors.As(err, &waited):
 		return codes.Canceled
-	case errors.As(err, &invalid), errors.As(err, &options):
+	case errors.As(err, &invalid), errors.As(err, &option):
 		return codes.InvalidArgument
 	case errors.As(err, &handler), errors.As(err, &not), errors.As(err, &refused):
 		return codes.FailedPrecondition

@@ -13,18 +13,20 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
+
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
 )
 
 // Info answers -info for every form of options, not only runc's own.
-func (m *manager) Info(ctx context.Context, options io.Reader) (info *types.RuntimeInfo, err error) {
+func (m *manager) Info(ctx context.Context, encoded io.Reader) (info *types.RuntimeInfo, err error) {
 	defer func() { err = boundPrinted(err) }()
-	input, err := io.ReadAll(io.LimitReader(options, maxParams))
+	input, err := io.ReadAll(io.LimitReader(encoded, maxParams))
 	if err != nil {
 		return nil, fmt.Errorf("read the runtime's options: %w", err)
 	}
 	var sent anypb.Any
 	if err := proto.Unmarshal(input, &sent); err != nil {
-		return nil, &OptionsError{Err: err}
+		return nil, &options.Error{Err: err}
 	}
 	info, err = m.runcInfo(ctx, &sent)
 	if err != nil || keepsUserNamespaces(&sent) {
@@ -35,11 +37,11 @@ func (m *manager) Info(ctx context.Context, options io.Reader) (info *types.Runt
 
 // runcInfo is the runc manager's answer to the options, translated into runc's.
 func (m *manager) runcInfo(ctx context.Context, sent *anypb.Any) (*types.RuntimeInfo, error) {
-	read, err := readRuntimeOptions(sent)
+	read, err := options.Read(sent)
 	if err != nil {
 		return nil, err
 	}
-	translated, err := read.runc(false)
+	translated, err := read.ForRunc(false)
 	if err != nil {
 		return nil, err
 	}

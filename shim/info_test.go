@@ -18,6 +18,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 )
 
 // featuresManager answers -info with these features, nil for none.
@@ -46,18 +47,18 @@ func TestC5InfoPromisesUserNamespaces(t *testing.T) {
 		promised bool
 	}{
 		"no options":                 {nil, true},
-		"runc's own":                 {mustAny(t, &runcoptions.Options{SystemdCgroup: true}), true},
-		"runc's own, empty":          {mustAny(t, &runcoptions.Options{}), true},
-		"an empty table of our type": {mustAny(t, &runtimeoptions.Options{}), true},
-		"a table of our type":        {inTOML(t, "SystemdCgroup = true"), false},
-		"a table with our settings":  {inTOML(t, "DefaultGracePeriod = '3s'"), false},
-		"typed":                      {mustAny(t, &lifecyclev1.Options{Runc: &runcoptions.Options{BinaryName: "crun"}}), false},
-		"typed, without runc's":      {mustAny(t, &lifecyclev1.Options{MetricsFile: "/m"}), false},
-		"a table of comments only":   {inTOML(t, "# nothing"), false}, // it has bytes
+		"runc's own":                 {shimtest.Any(t, &runcoptions.Options{SystemdCgroup: true}), true},
+		"runc's own, empty":          {shimtest.Any(t, &runcoptions.Options{}), true},
+		"an empty table of our type": {shimtest.Any(t, &runtimeoptions.Options{}), true},
+		"a table of our type":        {shimtest.InTOML(t, "SystemdCgroup = true"), false},
+		"a table with our settings":  {shimtest.InTOML(t, "DefaultGracePeriod = '3s'"), false},
+		"typed":                      {shimtest.Any(t, &lifecyclev1.Options{Runc: &runcoptions.Options{BinaryName: "crun"}}), false},
+		"typed, without runc's":      {shimtest.Any(t, &lifecyclev1.Options{MetricsFile: "/m"}), false},
+		"a table of comments only":   {shimtest.InTOML(t, "# nothing"), false}, // it has bytes
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := &manager{Shim: featuresManager{features: anyOf(t, runcs)}}
-			info, err := m.Info(t.Context(), bytes.NewReader(marshal(t, test.options)))
+			m := &manager{Shim: featuresManager{features: shimtest.Pack(t, runcs)}}
+			info, err := m.Info(t.Context(), bytes.NewReader(shimtest.Marshal(t, test.options)))
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -80,10 +81,10 @@ func TestC5InfoPromisesUserNamespaces(t *testing.T) {
 
 // An OCI runtime that reports no features, or none of Linux, is not made to have any.
 func TestInfoOfARuntimeWithoutFeatures(t *testing.T) {
-	for name, reported := range map[string]*anypb.Any{"none": nil, "none of Linux": anyOf(t, &features.Features{MountOptions: []string{"rro"}})} {
+	for name, reported := range map[string]*anypb.Any{"none": nil, "none of Linux": shimtest.Pack(t, &features.Features{MountOptions: []string{"rro"}})} {
 		t.Run(name, func(t *testing.T) {
 			m := &manager{Shim: featuresManager{features: reported}}
-			info, err := m.Info(t.Context(), bytes.NewReader(marshal(t, inTOML(t, "SystemdCgroup = true"))))
+			info, err := m.Info(t.Context(), bytes.NewReader(shimtest.Marshal(t, shimtest.InTOML(t, "SystemdCgroup = true"))))
 			if err != nil || info.GetName() != RuntimeName || info.GetFeatures() != reported {
 				t.Errorf("%v, %v", info, err)
 			}
@@ -91,20 +92,10 @@ func TestInfoOfARuntimeWithoutFeatures(t *testing.T) {
 	}
 }
 
-// anyOf packs what is no protobuf message.
-func anyOf(t *testing.T, value any) *anypb.Any {
-	t.Helper()
-	packed, err := typeurl.MarshalAnyToProto(value)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return packed
-}
-
 // What cannot be read or translated is an error, and no more is read than containerd itself would.
 func TestInfoThatFails(t *testing.T) {
 	m := &manager{Shim: featuresManager{features: &anypb.Any{TypeUrl: typeurlOf(t, &features.Features{}), Value: []byte("{")}}}
-	if _, err := m.Info(t.Context(), bytes.NewReader(marshal(t, inTOML(t, "SystemdCgroup = true")))); err == nil {
+	if _, err := m.Info(t.Context(), bytes.NewReader(shimtest.Marshal(t, shimtest.InTOML(t, "SystemdCgroup = true")))); err == nil {
 		t.Error("features that are no JSON: no error")
 	}
 	broken := errors.New("broken")
@@ -119,5 +110,5 @@ func TestInfoThatFails(t *testing.T) {
 
 func typeurlOf(t *testing.T, value any) string {
 	t.Helper()
-	return anyOf(t, value).TypeUrl
+	return shimtest.Pack(t, value).TypeUrl
 }

@@ -14,6 +14,8 @@ import (
 
 	"github.com/containerd/containerd/v2/pkg/shim"
 	"golang.org/x/sys/unix"
+
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 )
 
 // TestOpenLog: a bundle that is gone is an error, and a shim without a reader waits for one
@@ -105,7 +107,7 @@ func TestActionsHaveShortErrors(t *testing.T) {
 	if _, err := m.Stop(t.Context(), "c1"); !errors.Is(err, cause) || len(RuntimeName+": "+err.Error()) > 4<<10 {
 		t.Errorf("delete: %.100v", err)
 	}
-	options := marshal(t, inTOML(t, strings.Repeat("N", 1<<20)+" = 1"))
+	options := shimtest.Marshal(t, shimtest.InTOML(t, strings.Repeat("N", 1<<20)+" = 1"))
 	if _, err := m.Info(t.Context(), strings.NewReader(string(options))); err == nil || len(RuntimeName+": "+err.Error()) > 4<<10 {
 		t.Errorf("-info: %.100v", err)
 	}

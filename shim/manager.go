@@ -21,6 +21,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/version"
 )
 
@@ -32,11 +33,14 @@ const RuntimeName = "io.containerd.lifecycle.v2"
 // With a single one, whatever forks a process would halt the rest of the pod until that has begun.
 const processors = 2
 
+// actionSettings is the argument that asks for the node's settings.
+const actionSettings = "settings"
+
 // Main is the shim binary: its start action is our own, everything else is
 // containerd's shim runner. It returns the exit status.
 func Main(ctx context.Context, args []string) int {
 	if len(args) == 2 && args[1] == actionSettings {
-		return showSettings(ConfigPath, os.Stdout, os.Stderr)
+		return options.Show(options.ConfigPath, os.Stdout, os.Stderr)
 	}
 	boundLog(log.L.Logger)
 	var sockets []socketFile
@@ -80,8 +84,8 @@ func newManager() *manager { return &manager{Shim: runcmanager.NewShimManager(Ru
 func (m *manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
 	translated := proto.Clone(params).(*bootapi.BootstrapParams)
 	for _, extension := range translated.Extensions {
-		if options, err := readRuntimeOptions(extension.GetValue()); err == nil && options.Runc != nil {
-			if value, err := anypb.New(options.Runc); err == nil {
+		if sent, err := options.Read(extension.GetValue()); err == nil && sent.Runc != nil {
+			if value, err := anypb.New(sent.Runc); err == nil {
 				extension.Value = value
 			}
 		}

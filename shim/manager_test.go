@@ -21,6 +21,8 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 )
 
 // TestManagerTranslatesOptions: the runc manager knows runc's options only.
@@ -31,11 +33,11 @@ func TestManagerTranslatesOptions(t *testing.T) {
 		want    string // the BinaryName that the runc manager finds
 		found   bool
 	}{
-		"runc's own":           {mustAny(t, runc), "crun", true},
-		"TOML":                 {inTOML(t, "BinaryName = 'crun'"), "crun", true},
-		"typed":                {mustAny(t, &lifecyclev1.Options{Runc: runc}), "crun", true},
-		"typed without runc's": {mustAny(t, &lifecyclev1.Options{}), "", false},
-		"bad TOML":             {inTOML(t, "nonsense"), "", false},
+		"runc's own":           {shimtest.Any(t, runc), "crun", true},
+		"TOML":                 {shimtest.InTOML(t, "BinaryName = 'crun'"), "crun", true},
+		"typed":                {shimtest.Any(t, &lifecyclev1.Options{Runc: runc}), "crun", true},
+		"typed without runc's": {shimtest.Any(t, &lifecyclev1.Options{}), "", false},
+		"bad TOML":             {shimtest.InTOML(t, "nonsense"), "", false},
 		"none":                 {nil, "", false},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -76,13 +78,13 @@ func TestInfoTakesEveryFormOfOptions(t *testing.T) {
 		want    string
 	}{
 		"none":       {nil, ""},
-		"runc's own": {mustAny(t, runc), "crun"},
-		"TOML":       {inTOML(t, "BinaryName = 'crun'"), "crun"},
-		"typed":      {mustAny(t, &lifecyclev1.Options{Runc: runc}), "crun"},
+		"runc's own": {shimtest.Any(t, runc), "crun"},
+		"TOML":       {shimtest.InTOML(t, "BinaryName = 'crun'"), "crun"},
+		"typed":      {shimtest.Any(t, &lifecyclev1.Options{Runc: runc}), "crun"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			fake := &infoManager{}
-			if _, err := (&manager{Shim: fake}).Info(t.Context(), bytes.NewReader(marshal(t, test.options))); err != nil {
+			if _, err := (&manager{Shim: fake}).Info(t.Context(), bytes.NewReader(shimtest.Marshal(t, test.options))); err != nil {
 				t.Fatal(err)
 			}
 			if test.want == "" {
@@ -103,11 +105,14 @@ func TestInfoTakesEveryFormOfOptions(t *testing.T) {
 	}
 	for name, input := range map[string][]byte{
 		"no message": []byte("\xff"),
-		"bad TOML":   marshal(t, inTOML(t, "nonsense")),
+		"bad TOML":   shimtest.Marshal(t, shimtest.InTOML(t, "nonsense")),
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, err := (&manager{Shim: &infoManager{}}).Info(t.Context(), bytes.NewReader(input))
-			refused(t, err)
+			var option *options.Error
+			if !errors.As(err, &option) {
+				t.Errorf("got %v, want an *options.Error", err)
+			}
 		})
 	}
 }

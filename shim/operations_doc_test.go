@@ -1,48 +1,12 @@
 package shim
 
 import (
-	"bytes"
 	"os"
 	"path/filepath"
-	"reflect"
 	"regexp"
 	"strings"
 	"testing"
 )
-
-// TestSettingsExample: deploy/config.toml changes nothing as it is, names every
-// setting, and shows for each what holds without it.
-func TestSettingsExample(t *testing.T) {
-	const example = "../deploy/config.toml"
-	none, err := (&runtimeOptions{}).settings(filepath.Join(t.TempDir(), "none"))
-	if err != nil {
-		t.Fatal(err)
-	}
-	got, err := (&runtimeOptions{}).settings(example)
-	if err != nil || got != none {
-		t.Errorf("as it is, it says %+v, %v", got, err)
-	}
-	text, err := os.ReadFile(example)
-	if err != nil {
-		t.Fatal(err)
-	}
-	uncommented := filepath.Join(t.TempDir(), "config.toml")
-	if err := os.WriteFile(uncommented, regexp.MustCompile(`(?m)^#(\w)`).ReplaceAll(text, []byte("$1")), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	got, err = (&runtimeOptions{}).settings(uncommented)
-	file := got.metricsFile
-	got.metricsFile = ""
-	if err != nil || got != none || file == "" {
-		t.Errorf("with its comments taken away, it says %+v, %q, %v", got, file, err)
-	}
-	fields := reflect.TypeFor[nodeConfig]()
-	for i := range fields.NumField() {
-		if name := fields.Field(i).Name; !bytes.Contains(text, []byte("\n#"+name+" = ")) {
-			t.Errorf("it does not have %s", name)
-		}
-	}
-}
 
 // TestOperationsPage: what docs/operate/operations.md quotes as messages and log fields
 // is in the programs.
@@ -51,7 +15,7 @@ func TestOperationsPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sources := readSources(t, ".", "internal/tap", "lifecycle", "../hookexec", "../oci", "../cmd/lifecyclectl")
+	sources := readSources(t, ".", "internal/options", "internal/tap", "lifecycle", "../hookexec", "../oci", "../cmd/lifecyclectl")
 	_, troubles, _ := strings.Cut(string(page), "## Troubleshooting")
 	_, logs, _ := strings.Cut(string(page), "## Logs")
 	logs, _, _ = strings.Cut(logs, "\n## ")

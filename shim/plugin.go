@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/plugin/registry"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/tap"
 )
 
@@ -56,7 +57,7 @@ func initService(ic *plugin.InitContext, sockets []socketFile) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	warnOfNodeConfig(ic.Context, ConfigPath)
+	options.WarnOfNode(ic.Context, options.ConfigPath)
 	// Opened now, so that a shim never meets a host of another build. That there
 	// is none is told to whoever needs it.
 	host, hostErr := hookexec.OpenHost(reaper.Default)

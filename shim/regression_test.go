@@ -9,10 +9,8 @@ import (
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
-	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/api/types/task"
 	"github.com/containerd/ttrpc"
-	"github.com/containerd/typeurl/v2"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
@@ -82,23 +80,4 @@ func TestPanicInTheRuncServicesStartHoldsNothing(t *testing.T) {
 			t.Error("the loop never ends")
 		}
 	})
-}
-
-func TestDurationThatIsANumberIsRefused(t *testing.T) {
-	for _, body := range []string{"DefaultGracePeriod = 90", "DefaultGracePeriod = -90", "DefaultPostStartTimeout = 0"} {
-		_, err := readRuntimeOptions(inTOML(t, body))
-		refused(t, err)
-	}
-}
-
-// TestSystemdCgroupInWhateverCase: the decoder takes a key in any case.
-func TestSystemdCgroupInWhateverCase(t *testing.T) {
-	packed, err := mustRead(t, inTOML(t, "systemdcgroup = false")).runc(true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var got runcoptions.Options
-	if err := typeurl.UnmarshalTo(packed, &got); err != nil || got.SystemdCgroup {
-		t.Errorf("got %v, %v", &got, err)
-	}
 }

@@ -21,6 +21,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/containerlog"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/version"
 )
@@ -65,13 +66,13 @@ type runner struct {
 }
 
 // newRunner refuses what cannot be run before anything is created.
-func (s *service) newRunner(r *taskapi.CreateTaskRequest, wanted *oci.Lifecycle, settings settings, noKeyring bool) (*runner, error) {
+func (s *service) newRunner(r *taskapi.CreateTaskRequest, wanted *oci.Lifecycle, settings options.Settings, noKeyring bool) (*runner, error) {
 	if s.hostErr != nil && needsHost(wanted.Block) {
 		return nil, &HandlerError{Err: s.hostErr}
 	}
 	return &runner{
 		inner: s.TTRPCTaskService, host: s.host, id: r.ID, bundle: r.Bundle, noKeyring: noKeyring,
-		block: wanted.Block, outputLimit: settings.outputLimit, logOutput: settings.logOutput, pidfd: -1,
+		block: wanted.Block, outputLimit: settings.OutputLimit, logOutput: settings.LogOutput, pidfd: -1,
 	}, nil
 }
 

@@ -20,6 +20,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/containerlog"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
@@ -290,17 +291,17 @@ func TestWithoutAHostOnlyExecIsRefused(t *testing.T) {
 	s := newService(t.Context(), shimtest.NewTask(), newTestEnding(t), nil, nil, missing)
 	request := &taskapi.CreateTaskRequest{ID: "c1", Bundle: "/b"}
 	var refused *HandlerError
-	if _, err := s.newRunner(request, &oci.Lifecycle{Block: &lifecyclev1.Block{OnExit: execHandler("x")}}, settings{}, false); !errors.As(err, &refused) || !errors.Is(err, missing) {
+	if _, err := s.newRunner(request, &oci.Lifecycle{Block: &lifecyclev1.Block{OnExit: execHandler("x")}}, options.Settings{}, false); !errors.As(err, &refused) || !errors.Is(err, missing) {
 		t.Errorf("an exec: %v", err)
 	}
 	block := &lifecyclev1.Block{PreStop: sleepHandler()}
 	s.hostErr, s.host = nil, newFakeHost(t).Host
-	r, err := s.newRunner(request, &oci.Lifecycle{Block: &lifecyclev1.Block{OnExit: execHandler("x")}}, settings{}, false)
+	r, err := s.newRunner(request, &oci.Lifecycle{Block: &lifecyclev1.Block{OnExit: execHandler("x")}}, options.Settings{}, false)
 	if err != nil || r.host != s.host {
 		t.Errorf("with a host: %v", err)
 	}
 	s.hostErr = missing
-	r, err = s.newRunner(request, &oci.Lifecycle{Block: block}, settings{outputLimit: 5, logOutput: true}, true)
+	r, err = s.newRunner(request, &oci.Lifecycle{Block: block}, options.Settings{OutputLimit: 5, LogOutput: true}, true)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -25,6 +25,7 @@ import (
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/containerlog"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/metrics"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/tap"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
@@ -133,28 +134,28 @@ func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (*ta
 	if err != nil {
 		return nil, err
 	}
-	options, err := readRuntimeOptions(r.Options)
+	sent, err := options.Read(r.Options)
 	if err != nil {
 		return nil, err
 	}
-	if r.Options, err = options.runc(spec.SystemdCgroup()); err != nil {
+	if r.Options, err = sent.ForRunc(spec.SystemdCgroup()); err != nil {
 		return nil, err
 	}
 	if wanted == nil {
 		return s.createPlain(ctx, r)
 	}
-	settings, err := options.settings(ConfigPath)
+	settings, err := sent.Settings(options.ConfigPath)
 	if err != nil {
 		return nil, err
 	}
-	runner, err := s.newRunner(r, wanted, settings, options.Runc.GetNoNewKeyring())
+	runner, err := s.newRunner(r, wanted, settings, sent.Runc.GetNoNewKeyring())
 	if err != nil {
 		return nil, err
 	}
-	runner.runtime, runner.systemdCgroup = cmp.Or(options.Runc.GetBinaryName(), defaultRuntime), options.Runc.GetSystemdCgroup() || spec.SystemdCgroup()
-	runner.noPivotRoot = options.Runc.GetNoPivotRoot()
+	runner.runtime, runner.systemdCgroup = cmp.Or(sent.Runc.GetBinaryName(), defaultRuntime), sent.Runc.GetSystemdCgroup() || spec.SystemdCgroup()
+	runner.noPivotRoot = sent.Runc.GetNoPivotRoot()
 	runner.cgroupsPath = cmp.Or(spec.Linux.CgroupsPath, defaultCgroup(r.ID, runner.systemdCgroup))
-	return s.createWithHandlers(ctx, r, newConfig(wanted, settings, r.Checkpoint != ""), runner, settings.metricsFile)
+	return s.createWithHandlers(ctx, r, newConfig(wanted, settings, r.Checkpoint != ""), runner, settings.MetricsFile)
 }
 
 // createWithHandlers creates the container and what its handlers need, or

@@ -29,6 +29,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
@@ -49,7 +50,7 @@ func bundle(t *testing.T, cgroupsPath string, annotations map[string]string) str
 	if err != nil {
 		t.Fatal(err)
 	}
-	return filepath.Dir(writeFile(t, "config.json", string(config)))
+	return filepath.Dir(shimtest.WriteFile(t, "config.json", string(config)))
 }
 
 const goodHandler = `{exec: {command: ["true"]}}`
@@ -131,9 +132,9 @@ func TestCreateIsRefusedBeforeAnythingIsDone(t *testing.T) {
 			codes.InvalidArgument, oci.KeyLifecycle,
 		},
 		"a misspelt key":        {map[string]string{"lifecycle-shim.io/prestop": goodHandler}, nil, codes.InvalidArgument, "prestop"},
-		"an unknown option":     {nil, inTOML(t, "Nonsense = 1"), codes.InvalidArgument, "Nonsense"},
+		"an unknown option":     {nil, shimtest.InTOML(t, "Nonsense = 1"), codes.InvalidArgument, "Nonsense"},
 		"a type of options":     {nil, &anypb.Any{TypeUrl: "nonsense"}, codes.InvalidArgument, "nonsense"},
-		"a bound of options":    {map[string]string{oci.KeyPreStop: goodHandler}, inTOML(t, "OutputLimit = -1"), codes.InvalidArgument, "OutputLimit"},
+		"a bound of options":    {map[string]string{oci.KeyPreStop: goodHandler}, shimtest.InTOML(t, "OutputLimit = -1"), codes.InvalidArgument, "OutputLimit"},
 		"no host for a handler": {map[string]string{oci.KeyPreStop: goodHandler}, nil, codes.FailedPrecondition, "install it"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -153,7 +154,7 @@ func TestCreateIsRefusedBeforeAnythingIsDone(t *testing.T) {
 
 // TestCreateTranslatesOptions: the runc service knows runc's options only.
 func TestCreateTranslatesOptions(t *testing.T) {
-	runc := pack(t, &runcoptions.Options{BinaryName: "crun"})
+	runc := shimtest.Pack(t, &runcoptions.Options{BinaryName: "crun"})
 	for name, test := range map[string]struct {
 		options *anypb.Any
 		path    string
@@ -161,9 +162,9 @@ func TestCreateTranslatesOptions(t *testing.T) {
 	}{
 		"none":                    {nil, "/c1", ""},
 		"runc's own":              {runc, "/c1", "crun false"},
-		"TOML":                    {inTOML(t, "BinaryName = 'crun'"), "/c1", "crun false"},
+		"TOML":                    {shimtest.InTOML(t, "BinaryName = 'crun'"), "/c1", "crun false"},
 		"none, and systemd path":  {nil, "system.slice:ctr:c1", " true"},
-		"TOML, and systemd path":  {inTOML(t, "BinaryName = 'crun'"), "system.slice:ctr:c1", "crun true"},
+		"TOML, and systemd path":  {shimtest.InTOML(t, "BinaryName = 'crun'"), "system.slice:ctr:c1", "crun true"},
 		"runc's and systemd path": {runc, "system.slice:ctr:c1", "crun false"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -582,8 +583,8 @@ func TestCodes(t *testing.T) {
 	}{
 		"none":                       {nil, codes.OK},
 		"an annotation":              {&oci.InvalidError{Key: oci.KeyPreStop, Problem: "x"}, codes.InvalidArgument},
-		"an option":                  {&OptionsError{Err: plain}, codes.InvalidArgument},
-		"an option, wrapped":         {fmt.Errorf("x: %w", &OptionsError{Err: plain}), codes.InvalidArgument},
+		"an option":                  {&options.Error{Err: plain}, codes.InvalidArgument},
+		"an option, wrapped":         {fmt.Errorf("x: %w", &options.Error{Err: plain}), codes.InvalidArgument},
 		"an unprepared handler":      {&HandlerError{Err: plain}, codes.FailedPrecondition},
 		"a failed postStart":         {&lifecycle.StartError{Message: "x"}, codes.Unknown},
 		"a postStart that was ended": {&lifecycle.StartError{Cause: lifecycle.StopRequest}, codes.Aborted},
@@ -616,12 +617,12 @@ func TestCodes(t *testing.T) {
 // What our errors wrap is found in them, and an option's is one line.
 func TestErrorsWrap(t *testing.T) {
 	plain := errors.New("a\n\tb")
-	for _, err := range []error{&OptionsError{Err: plain}, &HandlerError{Err: plain}, &waitError{err: plain}} {
+	for _, err := range []error{&options.Error{Err: plain}, &HandlerError{Err: plain}, &waitError{err: plain}} {
 		if !errors.Is(err, plain) {
 			t.Errorf("%T does not wrap", err)
 		}
 	}
-	if got := (&OptionsError{Err: plain}).Error(); got != "runtime options: a b" {
+	if got := (&options.Error{Err: plain}).Error(); got != "runtime options: a b" {
 		t.Errorf("got %q", got)
 	}
 }
@@ -720,7 +721,7 @@ func TestNewConfig(t *testing.T) {
 		}
 		return lifecycle
 	}
-	defaults := settings{postStartTimeout: time.Minute, gracePeriod: 7 * time.Second}
+	defaults := options.Settings{PostStartTimeout: time.Minute, GracePeriod: 7 * time.Second}
 	all := map[string]string{
 		"io.kubernetes.cri.container-type":         "container",
 		"io.kubernetes.pod.terminationGracePeriod": "40",

@@ -22,6 +22,7 @@ import (
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -339,7 +340,7 @@ func TestStatusFits(t *testing.T) {
 	response := &lifecyclev1.StatusResponse{}
 	for i := range 8 {
 		response.Containers = append(response.Containers, &lifecyclev1.ContainerStatus{Id: fmt.Sprint(i), Runs: []*lifecyclev1.HandlerRun{
-			{Output: strings.Repeat("é", maxOutputLimit/2) + "end", DroppedBytes: 1}, {Output: "short"},
+			{Output: strings.Repeat("é", options.MaxOutputLimit/2) + "end", DroppedBytes: 1}, {Output: "short"},
 		}})
 	}
 	fit(response)
@@ -351,7 +352,7 @@ func TestStatusFits(t *testing.T) {
 		if !utf8.ValidString(long.Output) || !strings.HasSuffix(long.Output, "end") || len(long.Output) < maxStatus/2/16-4 || short.Output != "short" {
 			t.Errorf("%d bytes …%q, %q", len(long.Output), long.Output[len(long.Output)-5:], short.Output)
 		}
-		if whole := int64(len(long.Output)) + long.DroppedBytes; whole != maxOutputLimit+3+1 || short.DroppedBytes != 0 {
+		if whole := int64(len(long.Output)) + long.DroppedBytes; whole != options.MaxOutputLimit+3+1 || short.DroppedBytes != 0 {
 			t.Errorf("%d bytes in all, %d dropped of the short one", whole, short.DroppedBytes)
 		}
 	}

@@ -41,6 +41,7 @@ var targets = []target{
 	{"oci", 95},
 	{"oci/bounded", 95},
 	{"shim", 85},
+	{"shim/internal/options", 85},
 	{"shim/internal/tap", 85},
 	{"hookexec", 85},
 	{"internal/shorten", 85},

@@ -1,9 +1,8 @@
-package shim
+package options
 
 import (
 	"errors"
 	"fmt"
-	"os"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -21,35 +20,12 @@ import (
 	"google.golang.org/protobuf/types/known/durationpb"
 
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 )
 
-// pack encodes a message as containerd's client does.
-func pack(t testing.TB, message proto.Message) *anypb.Any {
+func mustRead(t testing.TB, options *anypb.Any) *Options {
 	t.Helper()
-	packed, err := typeurl.MarshalAnyToProto(message)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return packed
-}
-
-func inTOML(t testing.TB, body string) *anypb.Any {
-	t.Helper()
-	return pack(t, &runtimeoptions.Options{ConfigBody: []byte(body)})
-}
-
-func writeFile(t testing.TB, name, content string) string {
-	t.Helper()
-	path := filepath.Join(t.TempDir(), name)
-	if err := os.WriteFile(path, []byte(content), 0o600); err != nil {
-		t.Fatal(err)
-	}
-	return path
-}
-
-func mustRead(t testing.TB, options *anypb.Any) *runtimeOptions {
-	t.Helper()
-	read, err := readRuntimeOptions(options)
+	read, err := Read(options)
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -60,9 +36,9 @@ func mustRead(t testing.TB, options *anypb.Any) *runtimeOptions {
 // look for.
 func refused(t testing.TB, err error, names ...string) {
 	t.Helper()
-	var options *OptionsError
+	var options *Error
 	if !errors.As(err, &options) {
-		t.Fatalf("got %v, want an *OptionsError", err)
+		t.Fatalf("got %v, want an *Error", err)
 	}
 	for _, name := range names {
 		if !strings.Contains(err.Error(), name) {
@@ -92,22 +68,22 @@ OutputLimit = 100
 		DefaultGracePeriod:      duration{Duration: 90 * time.Second},
 		OutputLimit:             proto.Int64(100),
 	}
-	file := writeFile(t, "runtime.toml", body)
+	file := shimtest.WriteFile(t, "runtime.toml", body)
 	for name, test := range map[string]struct {
 		options *anypb.Any
-		want    runtimeOptions
+		want    Options
 	}{
-		"nil":                 {nil, runtimeOptions{}},
-		"an empty Any":        {&anypb.Any{}, runtimeOptions{}},
-		"runc's own":          {pack(t, runc), runtimeOptions{Runc: runc, systemdCgroup: true}},
-		"runc's own, empty":   {pack(t, &runcoptions.Options{}), runtimeOptions{Runc: &runcoptions.Options{}, systemdCgroup: true}},
-		"TOML inline":         {inTOML(t, body), runtimeOptions{Runc: runc, systemdCgroup: true, config: all}},
-		"TOML, empty":         {inTOML(t, ""), runtimeOptions{Runc: &runcoptions.Options{}}},
-		"TOML in a file":      {pack(t, &runtimeoptions.Options{ConfigPath: file}), runtimeOptions{Runc: runc, systemdCgroup: true, config: all}},
-		"a file wins":         {pack(t, &runtimeoptions.Options{ConfigPath: file, ConfigBody: []byte("nonsense")}), runtimeOptions{Runc: runc, systemdCgroup: true, config: all}},
-		"typed":               {pack(t, &lifecyclev1.Options{}), runtimeOptions{}},
-		"typed with all":      {pack(t, typedOptions(runc)), runtimeOptions{Runc: runc, systemdCgroup: true, config: all}},
-		"with anypb's prefix": {mustAny(t, runc), runtimeOptions{Runc: runc, systemdCgroup: true}},
+		"nil":                 {nil, Options{}},
+		"an empty Any":        {&anypb.Any{}, Options{}},
+		"runc's own":          {shimtest.Pack(t, runc), Options{Runc: runc, systemdCgroup: true}},
+		"runc's own, empty":   {shimtest.Pack(t, &runcoptions.Options{}), Options{Runc: &runcoptions.Options{}, systemdCgroup: true}},
+		"TOML inline":         {shimtest.InTOML(t, body), Options{Runc: runc, systemdCgroup: true, config: all}},
+		"TOML, empty":         {shimtest.InTOML(t, ""), Options{Runc: &runcoptions.Options{}}},
+		"TOML in a file":      {shimtest.Pack(t, &runtimeoptions.Options{ConfigPath: file}), Options{Runc: runc, systemdCgroup: true, config: all}},
+		"a file wins":         {shimtest.Pack(t, &runtimeoptions.Options{ConfigPath: file, ConfigBody: []byte("nonsense")}), Options{Runc: runc, systemdCgroup: true, config: all}},
+		"typed":               {shimtest.Pack(t, &lifecyclev1.Options{}), Options{}},
+		"typed with all":      {shimtest.Pack(t, typedOptions(runc)), Options{Runc: runc, systemdCgroup: true, config: all}},
+		"with anypb's prefix": {shimtest.Any(t, runc), Options{Runc: runc, systemdCgroup: true}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			got := mustRead(t, test.options)
@@ -133,15 +109,6 @@ func typedOptions(runc *runcoptions.Options) *lifecyclev1.Options {
 	}
 }
 
-func mustAny(t testing.TB, message proto.Message) *anypb.Any {
-	t.Helper()
-	packed, err := anypb.New(message)
-	if err != nil {
-		t.Fatal(err)
-	}
-	return packed
-}
-
 // TestEveryRuncOptionInTOML walks the struct, so that a field which a new
 // version of containerd adds is not forgotten.
 func TestEveryRuncOptionInTOML(t *testing.T) {
@@ -155,7 +122,7 @@ func TestEveryRuncOptionInTOML(t *testing.T) {
 		t.Run(field.Name, func(t *testing.T) {
 			want := &runcoptions.Options{}
 			text := setSomething(t, reflect.ValueOf(want).Elem().FieldByIndex(field.Index))
-			got := mustRead(t, inTOML(t, field.Name+" = "+text))
+			got := mustRead(t, shimtest.InTOML(t, field.Name+" = "+text))
 			if !proto.Equal(got.Runc, want) {
 				t.Errorf("got %v, want %v", got.Runc, want)
 			}
@@ -188,41 +155,41 @@ func setSomething(t *testing.T, field reflect.Value) string {
 
 func TestOptionsThatAreRefused(t *testing.T) {
 	missing := filepath.Join(t.TempDir(), "missing.toml")
-	wrong := writeFile(t, "wrong.toml", "Nonsense = 1")
+	wrong := shimtest.WriteFile(t, "wrong.toml", "Nonsense = 1")
 	for name, test := range map[string]struct {
 		options *anypb.Any
 		names   []string
 	}{
 		"an unknown type":             {&anypb.Any{TypeUrl: "example.com/unknown"}, []string{"example.com/unknown"}},
-		"a type of something else":    {pack(t, &eventstypes.TaskStart{}), []string{"containerd.events.TaskStart", "lifecycle.v1"}},
+		"a type of something else":    {shimtest.Pack(t, &eventstypes.TaskStart{}), []string{"containerd.events.TaskStart", "lifecycle.v1"}},
 		"bytes that are no message":   {&anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: []byte("\xff")}, []string{"containerd.runc.v1.Options"}},
-		"no TOML":                     {inTOML(t, "a = = b"), []string{"the runtime's options: line 1: "}},
-		"an unknown key":              {inTOML(t, `BinaryNam = "crun"`), []string{`unknown setting "BinaryNam"; allowed are `, "DefaultGracePeriod", "OutputLimit", "BinaryName", "IoUid"}},
-		"an unknown table":            {inTOML(t, "[Runc]\nRoot = '/'"), []string{`unknown setting "Runc"; allowed are `}},
-		"two unknown keys":            {inTOML(t, "One = 1\nTwo = 2"), []string{`unknown setting "One", "Two"; allowed are `}},
-		"a message's inner field":     {inTOML(t, "sizeCache = 1"), []string{"sizeCache"}},
-		"a file with an unknown key":  {pack(t, &runtimeoptions.Options{ConfigPath: wrong}), []string{wrong, "Nonsense"}},
-		"a file that is missing":      {pack(t, &runtimeoptions.Options{ConfigPath: missing}), []string{missing}},
-		"a file that is a directory":  {pack(t, &runtimeoptions.Options{ConfigPath: filepath.Dir(missing)}), []string{filepath.Dir(missing)}},
-		"a number for a text":         {inTOML(t, "Root = '/'\nBinaryName = 5"), []string{"line 2: BinaryName: "}},
-		"a text for a boolean":        {inTOML(t, `SystemdCgroup = "true"`), []string{"line 1: SystemdCgroup: "}},
-		"a negative uid":              {inTOML(t, "IoUid = -1"), []string{"line 1: IoUid: "}},
-		"a text for the limit":        {inTOML(t, `OutputLimit = "4096"`), []string{"line 1: OutputLimit: "}},
-		"a key twice":                 {inTOML(t, "Root = 'a'\nRoot = 'b'"), []string{"line 2: Root: "}},
-		"a duration without a unit":   {inTOML(t, `DefaultGracePeriod = "90"`), []string{`DefaultGracePeriod: "90" is no duration above 0, such as "90s"`}},
-		"a duration as a number":      {inTOML(t, `DefaultGracePeriod = 90`), []string{`DefaultGracePeriod: "90" is no duration above 0`}},
-		"a duration as a list":        {inTOML(t, `DefaultGracePeriod = ["90s"]`), []string{"line 1: DefaultGracePeriod: "}},
-		"a duration as a table":       {inTOML(t, `DefaultGracePeriod.Duration = "90s"`), []string{`"DefaultGracePeriod.Duration"`}},
-		"a key of two lines":          {inTOML(t, `"a\nb" = 1`), []string{`unknown setting "a\nb"; allowed are `}},
-		"a key of two lines, twice":   {inTOML(t, "\"a\\nb\" = 1\n\"a\\nb\" = 2"), []string{"line 2: "}},
-		"a duration that is none":     {inTOML(t, `DefaultPostStartTimeout = "soon"`), []string{`DefaultPostStartTimeout: "soon"`}},
-		"a duration that is empty":    {inTOML(t, `DefaultPostStartTimeout = ""`), []string{`DefaultPostStartTimeout: "" is no duration`}},
-		"a duration of 0":             {inTOML(t, `DefaultGracePeriod = "0s"`), []string{`DefaultGracePeriod: "0s" is no duration above 0`}},
-		"a negative duration":         {inTOML(t, `DefaultPostStartTimeout = "-1s"`), []string{`DefaultPostStartTimeout: "-1s" is no duration above 0`}},
-		"a duration that is too long": {inTOML(t, `DefaultGracePeriod = "9999999h"`), []string{`DefaultGracePeriod: "9999999h"`}},
+		"no TOML":                     {shimtest.InTOML(t, "a = = b"), []string{"the runtime's options: line 1: "}},
+		"an unknown key":              {shimtest.InTOML(t, `BinaryNam = "crun"`), []string{`unknown setting "BinaryNam"; allowed are `, "DefaultGracePeriod", "OutputLimit", "BinaryName", "IoUid"}},
+		"an unknown table":            {shimtest.InTOML(t, "[Runc]\nRoot = '/'"), []string{`unknown setting "Runc"; allowed are `}},
+		"two unknown keys":            {shimtest.InTOML(t, "One = 1\nTwo = 2"), []string{`unknown setting "One", "Two"; allowed are `}},
+		"a message's inner field":     {shimtest.InTOML(t, "sizeCache = 1"), []string{"sizeCache"}},
+		"a file with an unknown key":  {shimtest.Pack(t, &runtimeoptions.Options{ConfigPath: wrong}), []string{wrong, "Nonsense"}},
+		"a file that is missing":      {shimtest.Pack(t, &runtimeoptions.Options{ConfigPath: missing}), []string{missing}},
+		"a file that is a directory":  {shimtest.Pack(t, &runtimeoptions.Options{ConfigPath: filepath.Dir(missing)}), []string{filepath.Dir(missing)}},
+		"a number for a text":         {shimtest.InTOML(t, "Root = '/'\nBinaryName = 5"), []string{"line 2: BinaryName: "}},
+		"a text for a boolean":        {shimtest.InTOML(t, `SystemdCgroup = "true"`), []string{"line 1: SystemdCgroup: "}},
+		"a negative uid":              {shimtest.InTOML(t, "IoUid = -1"), []string{"line 1: IoUid: "}},
+		"a text for the limit":        {shimtest.InTOML(t, `OutputLimit = "4096"`), []string{"line 1: OutputLimit: "}},
+		"a key twice":                 {shimtest.InTOML(t, "Root = 'a'\nRoot = 'b'"), []string{"line 2: Root: "}},
+		"a duration without a unit":   {shimtest.InTOML(t, `DefaultGracePeriod = "90"`), []string{`DefaultGracePeriod: "90" is no duration above 0, such as "90s"`}},
+		"a duration as a number":      {shimtest.InTOML(t, `DefaultGracePeriod = 90`), []string{`DefaultGracePeriod: "90" is no duration above 0`}},
+		"a duration as a list":        {shimtest.InTOML(t, `DefaultGracePeriod = ["90s"]`), []string{"line 1: DefaultGracePeriod: "}},
+		"a duration as a table":       {shimtest.InTOML(t, `DefaultGracePeriod.Duration = "90s"`), []string{`"DefaultGracePeriod.Duration"`}},
+		"a key of two lines":          {shimtest.InTOML(t, `"a\nb" = 1`), []string{`unknown setting "a\nb"; allowed are `}},
+		"a key of two lines, twice":   {shimtest.InTOML(t, "\"a\\nb\" = 1\n\"a\\nb\" = 2"), []string{"line 2: "}},
+		"a duration that is none":     {shimtest.InTOML(t, `DefaultPostStartTimeout = "soon"`), []string{`DefaultPostStartTimeout: "soon"`}},
+		"a duration that is empty":    {shimtest.InTOML(t, `DefaultPostStartTimeout = ""`), []string{`DefaultPostStartTimeout: "" is no duration`}},
+		"a duration of 0":             {shimtest.InTOML(t, `DefaultGracePeriod = "0s"`), []string{`DefaultGracePeriod: "0s" is no duration above 0`}},
+		"a negative duration":         {shimtest.InTOML(t, `DefaultPostStartTimeout = "-1s"`), []string{`DefaultPostStartTimeout: "-1s" is no duration above 0`}},
+		"a duration that is too long": {shimtest.InTOML(t, `DefaultGracePeriod = "9999999h"`), []string{`DefaultGracePeriod: "9999999h"`}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := readRuntimeOptions(test.options)
+			_, err := Read(test.options)
 			refused(t, err, test.names...)
 		})
 	}
@@ -231,22 +198,22 @@ func TestOptionsThatAreRefused(t *testing.T) {
 // TestCRIsOwnKeysAreAccepted: the CRI plugin leaves them in the table that it
 // sends as TOML.
 func TestCRIsOwnKeysAreAccepted(t *testing.T) {
-	got := mustRead(t, inTOML(t, "TypeUrl = 'runtimeoptions.v1.Options'\nConfigPath = ''\nBinaryName = 'crun'"))
+	got := mustRead(t, shimtest.InTOML(t, "TypeUrl = 'runtimeoptions.v1.Options'\nConfigPath = ''\nBinaryName = 'crun'"))
 	if got.Runc.GetBinaryName() != "crun" {
 		t.Errorf("BinaryName is %q", got.Runc.GetBinaryName())
 	}
 }
 
 func TestOutputLimitHasBounds(t *testing.T) {
-	for _, limit := range []int64{0, 1, defaultOutputLimit, maxOutputLimit} {
+	for _, limit := range []int64{0, 1, defaultOutputLimit, MaxOutputLimit} {
 		for from, read := range limits(t, limit) {
 			got, err := read()
-			if err != nil || got.outputLimit != int(limit) {
-				t.Errorf("%s: %d: got %d, %v", from, limit, got.outputLimit, err)
+			if err != nil || got.OutputLimit != int(limit) {
+				t.Errorf("%s: %d: got %d, %v", from, limit, got.OutputLimit, err)
 			}
 		}
 	}
-	for _, limit := range []int64{-1, maxOutputLimit + 1, -1 << 63, 1<<63 - 1} {
+	for _, limit := range []int64{-1, MaxOutputLimit + 1, -1 << 63, 1<<63 - 1} {
 		for from, read := range limits(t, limit) {
 			_, err := read()
 			t.Run(fmt.Sprintf("%s %d", from, limit), func(t *testing.T) {
@@ -257,17 +224,17 @@ func TestOutputLimitHasBounds(t *testing.T) {
 }
 
 // limits are the places from which a limit can come.
-func limits(t *testing.T, limit int64) map[string]func() (settings, error) {
+func limits(t *testing.T, limit int64) map[string]func() (Settings, error) {
 	t.Helper()
 	line := fmt.Sprintf("OutputLimit = %d", limit)
 	none := filepath.Join(t.TempDir(), "none.toml")
-	return map[string]func() (settings, error){
-		"node": func() (settings, error) {
-			return (&runtimeOptions{}).settings(writeFile(t, "config.toml", line))
+	return map[string]func() (Settings, error){
+		"node": func() (Settings, error) {
+			return (&Options{}).Settings(shimtest.WriteFile(t, "config.toml", line))
 		},
-		"TOML": func() (settings, error) { return mustRead(t, inTOML(t, line)).settings(none) },
-		"typed": func() (settings, error) {
-			return mustRead(t, pack(t, &lifecyclev1.Options{OutputLimit: &limit})).settings(none)
+		"TOML": func() (Settings, error) { return mustRead(t, shimtest.InTOML(t, line)).Settings(none) },
+		"typed": func() (Settings, error) {
+			return mustRead(t, shimtest.Pack(t, &lifecyclev1.Options{OutputLimit: &limit})).Settings(none)
 		},
 	}
 }
@@ -278,49 +245,49 @@ func TestSettingsOfTheRuntimeWinOverTheNodes(t *testing.T) {
 		node = "DefaultPostStartTimeout = '20s'\nDefaultGracePeriod = '21s'\nOutputLimit = 22\n"
 		own  = "DefaultPostStartTimeout = '30s'\nDefaultGracePeriod = '31s'\nOutputLimit = 32\n"
 	)
-	builtIn := settings{120 * time.Second, 10 * time.Second, 4096, "", false}
+	builtIn := Settings{120 * time.Second, 10 * time.Second, 4096, "", false}
 	for name, test := range map[string]struct {
 		node    string
 		options *anypb.Any
-		want    settings
+		want    Settings
 	}{
 		"nothing is said":     {"", nil, builtIn},
-		"only the node":       {node, nil, settings{20 * time.Second, 21 * time.Second, 22, "", false}},
-		"the node and runc's": {node, pack(t, &runcoptions.Options{}), settings{20 * time.Second, 21 * time.Second, 22, "", false}},
-		"only the runtime":    {"", inTOML(t, own), settings{30 * time.Second, 31 * time.Second, 32, "", false}},
-		"both":                {node, inTOML(t, own), settings{30 * time.Second, 31 * time.Second, 32, "", false}},
+		"only the node":       {node, nil, Settings{20 * time.Second, 21 * time.Second, 22, "", false}},
+		"the node and runc's": {node, shimtest.Pack(t, &runcoptions.Options{}), Settings{20 * time.Second, 21 * time.Second, 22, "", false}},
+		"only the runtime":    {"", shimtest.InTOML(t, own), Settings{30 * time.Second, 31 * time.Second, 32, "", false}},
+		"both":                {node, shimtest.InTOML(t, own), Settings{30 * time.Second, 31 * time.Second, 32, "", false}},
 		"each says one": {
-			"DefaultGracePeriod = '21s'", inTOML(t, "OutputLimit = 0"),
-			settings{120 * time.Second, 21 * time.Second, 0, "", false},
+			"DefaultGracePeriod = '21s'", shimtest.InTOML(t, "OutputLimit = 0"),
+			Settings{120 * time.Second, 21 * time.Second, 0, "", false},
 		},
 		"counters": {
-			node + "MetricsFile = '/a'", inTOML(t, "MetricsFile = '/b'"),
-			settings{20 * time.Second, 21 * time.Second, 22, "/b", false},
+			node + "MetricsFile = '/a'", shimtest.InTOML(t, "MetricsFile = '/b'"),
+			Settings{20 * time.Second, 21 * time.Second, 22, "/b", false},
 		},
 		"output to the log": {
-			node + "HandlerOutput = 'Log'", inTOML(t, ""),
-			settings{20 * time.Second, 21 * time.Second, 22, "", true},
+			node + "HandlerOutput = 'Log'", shimtest.InTOML(t, ""),
+			Settings{20 * time.Second, 21 * time.Second, 22, "", true},
 		},
 		"output not to the log, for one runtime": {
-			node + "HandlerOutput = 'Log'", inTOML(t, "HandlerOutput = 'Status'"),
-			settings{20 * time.Second, 21 * time.Second, 22, "", false},
+			node + "HandlerOutput = 'Log'", shimtest.InTOML(t, "HandlerOutput = 'Status'"),
+			Settings{20 * time.Second, 21 * time.Second, 22, "", false},
 		},
 		"typed output to the log": {
-			node, pack(t, &lifecyclev1.Options{HandlerOutput: "Log"}),
-			settings{20 * time.Second, 21 * time.Second, 22, "", true},
+			node, shimtest.Pack(t, &lifecyclev1.Options{HandlerOutput: "Log"}),
+			Settings{20 * time.Second, 21 * time.Second, 22, "", true},
 		},
-		"typed": {node, pack(t, typedOptions(nil)), settings{90 * time.Second, 90 * time.Second, 100, "", false}},
+		"typed": {node, shimtest.Pack(t, typedOptions(nil)), Settings{90 * time.Second, 90 * time.Second, 100, "", false}},
 		"typed, one": {
-			node, pack(t, &lifecyclev1.Options{DefaultGracePeriod: durationpb.New(time.Second)}),
-			settings{20 * time.Second, time.Second, 22, "", false},
+			node, shimtest.Pack(t, &lifecyclev1.Options{DefaultGracePeriod: durationpb.New(time.Second)}),
+			Settings{20 * time.Second, time.Second, 22, "", false},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := writeFile(t, "config.toml", test.node)
+			path := shimtest.WriteFile(t, "config.toml", test.node)
 			if test.node == "" {
 				path = filepath.Join(t.TempDir(), "none.toml")
 			}
-			got, err := mustRead(t, test.options).settings(path)
+			got, err := mustRead(t, test.options).Settings(path)
 			if err != nil || got != test.want {
 				t.Errorf("got %+v, %v; want %+v", got, err, test.want)
 			}
@@ -339,14 +306,14 @@ func TestNodeConfigThatIsRefused(t *testing.T) {
 		"a relative path":     {"MetricsFile = 'a.prom'", `MetricsFile: "a.prom" is no absolute path`},
 	} {
 		t.Run(name, func(t *testing.T) {
-			path := writeFile(t, "config.toml", test.body)
-			_, err := (&runtimeOptions{}).settings(path)
+			path := shimtest.WriteFile(t, "config.toml", test.body)
+			_, err := (&Options{}).Settings(path)
 			refused(t, err, path, test.says)
 		})
 	}
 	t.Run("a file that cannot be read", func(t *testing.T) {
 		dir := t.TempDir()
-		_, err := (&runtimeOptions{}).settings(dir)
+		_, err := (&Options{}).Settings(dir)
 		refused(t, err, dir)
 	})
 }
@@ -358,16 +325,16 @@ func TestWarningOfNodeConfig(t *testing.T) {
 		path string
 		says string // empty: nothing is logged
 	}{
-		"wrong":     {writeFile(t, "config.toml", "DefaultGracePeriod = 'soon'"), "DefaultGracePeriod"},
+		"wrong":     {shimtest.WriteFile(t, "config.toml", "DefaultGracePeriod = 'soon'"), "DefaultGracePeriod"},
 		"no file":   {t.TempDir(), "is a directory"},
-		"good":      {writeFile(t, "config.toml", "DefaultGracePeriod = '1s'"), ""},
+		"good":      {shimtest.WriteFile(t, "config.toml", "DefaultGracePeriod = '1s'"), ""},
 		"not there": {filepath.Join(t.TempDir(), "none.toml"), ""},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var written strings.Builder
 			logger := logrus.New()
 			logger.SetOutput(&written)
-			warnOfNodeConfig(log.WithLogger(t.Context(), logrus.NewEntry(logger)), test.path)
+			WarnOfNode(log.WithLogger(t.Context(), logrus.NewEntry(logger)), test.path)
 			if test.says == "" {
 				if written.Len() > 0 {
 					t.Errorf("it logs %q", written.String())
@@ -398,20 +365,20 @@ func TestSystemdCgroup(t *testing.T) {
 	}{
 		"no options":                         {nil, false, nil},
 		"no options, systemd path":           {nil, true, driver(true)},
-		"TOML without it":                    {inTOML(t, ""), false, driver(false)},
-		"TOML without it, systemd path":      {inTOML(t, ""), true, driver(true)},
-		"TOML with false, systemd path":      {inTOML(t, "SystemdCgroup = false"), true, driver(false)},
-		"TOML with true":                     {inTOML(t, "SystemdCgroup = true"), false, driver(true)},
-		"runc's, systemd path":               {pack(t, driver(false)), true, driver(false)},
-		"runc's with true":                   {pack(t, driver(true)), false, driver(true)},
-		"typed without runc's":               {pack(t, &lifecyclev1.Options{}), false, nil},
-		"typed without runc's, systemd path": {pack(t, &lifecyclev1.Options{}), true, driver(true)},
+		"TOML without it":                    {shimtest.InTOML(t, ""), false, driver(false)},
+		"TOML without it, systemd path":      {shimtest.InTOML(t, ""), true, driver(true)},
+		"TOML with false, systemd path":      {shimtest.InTOML(t, "SystemdCgroup = false"), true, driver(false)},
+		"TOML with true":                     {shimtest.InTOML(t, "SystemdCgroup = true"), false, driver(true)},
+		"runc's, systemd path":               {shimtest.Pack(t, driver(false)), true, driver(false)},
+		"runc's with true":                   {shimtest.Pack(t, driver(true)), false, driver(true)},
+		"typed without runc's":               {shimtest.Pack(t, &lifecyclev1.Options{}), false, nil},
+		"typed without runc's, systemd path": {shimtest.Pack(t, &lifecyclev1.Options{}), true, driver(true)},
 		"typed with runc's false, systemd path": {
-			pack(t, &lifecyclev1.Options{Runc: driver(false)}), true, driver(false),
+			shimtest.Pack(t, &lifecyclev1.Options{Runc: driver(false)}), true, driver(false),
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			packed, err := mustRead(t, test.options).runc(test.path)
+			packed, err := mustRead(t, test.options).ForRunc(test.path)
 			if err != nil {
 				t.Fatal(err)
 			}
@@ -443,29 +410,29 @@ func FuzzOptions(f *testing.F) {
 		&lifecyclev1.Options{DefaultGracePeriod: &durationpb.Duration{Seconds: -1 << 63, Nanos: -1}, OutputLimit: proto.Int64(-1)},
 		&eventstypes.TaskStart{},
 	} {
-		packed := pack(f, message)
+		packed := shimtest.Pack(f, message)
 		f.Add(packed.TypeUrl, packed.Value)
 		f.Add("type.googleapis.com/"+packed.TypeUrl, packed.Value)
 	}
 	f.Add("\n", []byte(nil))
-	f.Add("runtimeoptions.v1.Options", pack(f, &runtimeoptions.Options{ConfigBody: []byte("a.b.\"c\" = [{x=1},]\n[[t]]")}).Value)
+	f.Add("runtimeoptions.v1.Options", shimtest.Pack(f, &runtimeoptions.Options{ConfigBody: []byte("a.b.\"c\" = [{x=1},]\n[[t]]")}).Value)
 	none := filepath.Join(f.TempDir(), "none.toml")
 	f.Fuzz(func(t *testing.T, url string, value []byte) {
 		var toml runtimeoptions.Options
 		if proto.Unmarshal(value, &toml) == nil && toml.ConfigPath != "" {
 			t.Skip("the machine's files are no input") // one of them never ends
 		}
-		read, err := readRuntimeOptions(&anypb.Any{TypeUrl: url, Value: value})
+		read, err := Read(&anypb.Any{TypeUrl: url, Value: value})
 		if err != nil {
 			refused(t, err)
 			return
 		}
-		if settings, err := read.settings(none); err != nil {
+		if settings, err := read.Settings(none); err != nil {
 			refused(t, err)
-		} else if settings.postStartTimeout <= 0 || settings.gracePeriod <= 0 || settings.outputLimit < 0 {
+		} else if settings.PostStartTimeout <= 0 || settings.GracePeriod <= 0 || settings.OutputLimit < 0 {
 			t.Errorf("accepted, and yet: %+v", settings)
 		}
-		if _, err := read.runc(true); err != nil {
+		if _, err := read.ForRunc(true); err != nil {
 			t.Errorf("accepted, and yet: %v", err)
 		}
 	})
@@ -477,7 +444,26 @@ func TestTypedDurationsAboveZero(t *testing.T) {
 		"default_grace_period":       {DefaultGracePeriod: durationpb.New(-time.Second)},
 		"default_post_start_timeout": {DefaultPostStartTimeout: durationpb.New(0)},
 	} {
-		_, err := readRuntimeOptions(pack(t, options))
+		_, err := Read(shimtest.Pack(t, options))
 		refused(t, err, name, "not above 0")
+	}
+}
+
+func TestDurationThatIsANumberIsRefused(t *testing.T) {
+	for _, body := range []string{"DefaultGracePeriod = 90", "DefaultGracePeriod = -90", "DefaultPostStartTimeout = 0"} {
+		_, err := Read(shimtest.InTOML(t, body))
+		refused(t, err)
+	}
+}
+
+// TestSystemdCgroupInWhateverCase: the decoder takes a key in any case.
+func TestSystemdCgroupInWhateverCase(t *testing.T) {
+	packed, err := mustRead(t, shimtest.InTOML(t, "systemdcgroup = false")).ForRunc(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got runcoptions.Options
+	if err := typeurl.UnmarshalTo(packed, &got); err != nil || got.SystemdCgroup {
+		t.Errorf("got %v, %v", &got, err)
 	}
 }
