@@ -12,21 +12,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// maxLeft bounds the outputs that are kept open for what the handlers of one container
-// have left in the background (docs/spec.md#background).
+// maxLeft is how many outputs of background processes are kept open for one container
+// (docs/spec.md#background).
 const maxLeft = 16
 
-// How fast they are read: drainSize bytes every drainPeriod, for all outputs of a
-// container together. That is what the shim spends on a process that writes for ever;
-// a process that writes more waits, as it would for any slow reader.
+// Rate limit: drainSize bytes are read every drainPeriod, for all outputs of a container
+// together. This bounds what an endless writer costs the shim. A process that writes
+// faster blocks, as with any slow reader.
 const (
 	drainSize   = 64 << 10
 	drainPeriod = 50 * time.Millisecond
 )
 
-// Background reads and drops what processes write that a container's handlers have left
-// in the background, so that no full pipe stops them and no SIGPIPE ends them. It is
-// safe for concurrent use. It has two goroutines while such a process exists, else none.
+// Background reads and drops the output of processes that a container's handlers left in
+// the background. Otherwise a full pipe would block them, or SIGPIPE would kill them.
+// It is safe for concurrent use. It runs two goroutines while such a process exists.
 type Background struct {
 	exited  <-chan struct{}
 	evicted func()
@@ -38,21 +38,21 @@ type Background struct {
 	work   sync.WaitGroup
 }
 
-// leftover is the read end of an output that a process in the background holds.
+// leftover is the read end of an output that a background process still holds.
 type leftover struct {
 	fd   int // does not block
 	open atomic.Bool
 }
 
-// NewBackground returns a Background that closes itself when exited is closed, which is
-// when the container exits. evicted is called, with no lock held, when the oldest output
-// is closed to make room for another one: its process gets SIGPIPE if it writes again.
+// NewBackground returns a Background that closes itself when the container exits, which
+// closes exited. When the oldest output is closed to make room for another one, evicted
+// is called without a lock: the output's process gets SIGPIPE if it writes again.
 func NewBackground(exited <-chan struct{}, evicted func()) *Background {
 	return &Background{exited: exited, evicted: evicted}
 }
 
-// take keeps the pipe behind reader open for as long as somebody can write to it, and
-// returns nil if nobody can or if the container has exited. The caller closes reader.
+// take keeps the pipe behind reader open while a process has it open for writing. It
+// returns nil if no process has, or if the container exited. The caller closes reader.
 func (b *Background) take(reader syscall.RawConn) *leftover {
 	if b == nil {
 		return nil
@@ -74,11 +74,11 @@ func (b *Background) take(reader syscall.RawConn) *leftover {
 	return added
 }
 
-// duplicate returns a descriptor of its own for the pipe, or -1. It is not known to Go's
-// poller, which would need a goroutine for each.
+// duplicate returns a second descriptor of the pipe, or -1 on error. Go's poller does not
+// know it: the poller would need a goroutine for each.
 func duplicate(reader syscall.RawConn) int {
 	duplicated := -1
-	_ = reader.Control(func(fd uintptr) { // its only error is that of a closed file
+	_ = reader.Control(func(fd uintptr) { // it fails only if the file is closed
 		if own, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err == nil {
 			duplicated = own
 		}
@@ -123,7 +123,7 @@ func (b *Background) add(added *leftover) (ok, full bool) {
 	return true, full
 }
 
-// begin starts the goroutines. It is called with mu held.
+// begin starts the goroutines. The caller holds mu.
 func (b *Background) begin() bool {
 	drain, err := newDrain()
 	if err != nil {
@@ -161,13 +161,13 @@ func (b *Background) run(drain *drain) {
 	}
 }
 
-// drop reads once from those that are ready, and releases those that have ended.
+// drop reads once from each output that is ready, and releases those at end of file.
 func (b *Background) drop(ready []unix.EpollEvent, buffer []byte) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
 	for _, event := range ready {
 		for _, left := range b.left {
-			// A number may have been given to another output since: reading does not block.
+			// The number may belong to another output by now. Reading that is harmless: it does not block.
 			if int32(left.fd) == event.Fd && !left.read(drainSize/len(ready), buffer) {
 				b.release(left)
 				break
@@ -177,9 +177,9 @@ func (b *Background) drop(ready []unix.EpollEvent, buffer []byte) {
 	b.endIfIdle()
 }
 
-// read drops up to size bytes, and returns false at the end of the output. A read counts
-// for a whole buffer: a pipe in packet mode (O_DIRECT) returns one write at a time, so that
-// a process that writes single bytes would cost as many reads as bytes.
+// read drops up to size bytes, and returns false at end of file. Each read counts as a
+// full buffer: a pipe in packet mode (O_DIRECT) returns one write at a time, so a process
+// that writes single bytes would otherwise cost one read per byte.
 func (l *leftover) read(size int, buffer []byte) bool {
 	for ; size > 0; size -= len(buffer) {
 		n, err := unix.Read(l.fd, buffer)
@@ -194,7 +194,7 @@ func (l *leftover) read(size int, buffer []byte) bool {
 	return true
 }
 
-// release closes an output. It is called with mu held.
+// release closes an output. The caller holds mu.
 func (b *Background) release(left *leftover) {
 	b.left = slices.DeleteFunc(b.left, func(other *leftover) bool { return other == left })
 	left.open.Store(false)
@@ -202,7 +202,7 @@ func (b *Background) release(left *leftover) {
 	closeFD(left.fd)
 }
 
-// endIfIdle ends the goroutines if nothing is left. It is called with mu held.
+// endIfIdle stops the goroutines if no output remains. The caller holds mu.
 func (b *Background) endIfIdle() {
 	if len(b.left) == 0 && b.drain != nil {
 		b.drain.close()
@@ -210,8 +210,8 @@ func (b *Background) endIfIdle() {
 	}
 }
 
-// Close closes all outputs, and returns when the goroutines have ended. Nothing is taken
-// over afterwards. A nil Background has nothing to close.
+// Close closes all outputs and waits for the goroutines. After it, take returns nil.
+// Close of a nil Background does nothing.
 func (b *Background) Close() {
 	if b == nil {
 		return
@@ -230,8 +230,8 @@ func (b *Background) close() {
 	b.endIfIdle()
 }
 
-// drain is an epoll instance that Go's own poller waits for, so that the wait for any
-// number of outputs takes one goroutine and no thread.
+// drain is an epoll instance that Go's own poller waits for: waiting for any number of
+// outputs takes one goroutine and no thread.
 type drain struct {
 	epoll  *os.File
 	raw    syscall.RawConn
@@ -261,8 +261,8 @@ func (d *drain) add(fd int) error {
 	return d.control(unix.EPOLL_CTL_ADD, fd)
 }
 
-// remove is needed although fd is closed next: a process that is just being forked may
-// have a copy of it.
+// remove is needed although the caller closes fd next: a process that is being forked at
+// this moment may have a copy of it.
 func (d *drain) remove(fd int) {
 	_ = d.control(unix.EPOLL_CTL_DEL, fd)
 }
@@ -275,10 +275,11 @@ func (d *drain) control(operation, fd int) error {
 	return errors.Join(err, failed)
 }
 
-// wait returns what can be read or has ended. It fails when the drain is closed.
+// wait returns the outputs that have data or are at end of file. It returns an error after
+// close.
 func (d *drain) wait() (ready []unix.EpollEvent, err error) {
 	err = d.raw.Read(func(epoll uintptr) bool {
-		n, _ := unix.EpollWait(int(epoll), d.events[:], 0) // EINTR is no event either
+		n, _ := unix.EpollWait(int(epoll), d.events[:], 0) // on EINTR, n is -1: no event
 		ready = d.events[:max(n, 0)]
 		return n > 0
 	})

@@ -10,16 +10,16 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// hybridMountpoint is where a machine with cgroup v1 has its v2 hierarchy (systemd's
+// hybridMountpoint is where a machine with cgroup v1 mounts its v2 hierarchy (systemd's
 // "hybrid" mode).
 const hybridMountpoint = "/sys/fs/cgroup/unified"
 
-// HybridCgroup is the cgroup that a process is in on the v2 hierarchy of a machine
-// with cgroup v1; empty where there is none, or where a controller counts in it.
+// HybridCgroup returns the process's cgroup in the v2 hierarchy of a machine with cgroup
+// v1. It is empty on other machines, and if the cgroup has a controller.
 //
-// A handler host is started in it, which is the cheap way in (CLONE_INTO_CGROUP): a
-// process that enters later makes the kernel stop all forks of the machine. Without a
-// controller it costs the container nothing that the host is in it too.
+// A handler host is started in this cgroup (CLONE_INTO_CGROUP), which is cheap: when a
+// process joins later, the kernel blocks all forks of the machine. The cgroup has no
+// controller, so the host is not charged to the container.
 func HybridCgroup(pid int) string {
 	if cgroups.Mode() != cgroups.Hybrid {
 		return ""
@@ -36,7 +36,8 @@ func HybridCgroup(pid int) string {
 	return path
 }
 
-// openCgroup returns -1 where there is none to start in; the host does without.
+// openCgroup returns -1 if the path is empty or cannot be opened. Then the host starts in
+// the shim's cgroup.
 func openCgroup(path string) int {
 	if path == "" {
 		return -1

@@ -24,22 +24,22 @@ import (
 // HostBinary is the handler host's file name.
 const HostBinary = "lifecycle-hookexec"
 
-// Monitor starts a process and tells the exits of all children, as the shim's
-// reaper does (containerd's pkg/sys/reaper.Monitor).
+// Monitor starts a process and reports the exits of all children: the shim's reaper
+// (containerd's pkg/sys/reaper.Monitor).
 type Monitor interface {
 	Start(*exec.Cmd) (chan runc.Exit, error)
 	Unsubscribe(chan runc.Exit)
 }
 
-// Host is an opened handler host. It stays of the build that was opened,
-// whatever becomes of its file.
+// Host is an opened handler host. It runs the build that was opened, even if the file is
+// replaced later.
 type Host struct {
 	file    *os.File
 	monitor Monitor
 }
 
-// OpenHost looks for the handler host beside the running program, then on PATH.
-// The error says what to do.
+// OpenHost looks for the handler host in the directory of the running program, then on
+// PATH. The error says what to do.
 func OpenHost(monitor Monitor) (*Host, error) {
 	path, err := findHost()
 	if err != nil {
@@ -69,24 +69,25 @@ func findHost() (string, error) {
 	return path, nil
 }
 
-// Close lets the host's file go.
+// Close closes the host's file.
 func (h *Host) Close() error { return h.file.Close() }
 
-// command names the opened file through the shim's own descriptor table: in the
-// child its number may already mean something else. A weakness: what joins the container
-// is a copy that libcontainer makes by the file's path (exeseal), which is another file
-// where something was mounted over its directory since.
+// command names the opened file through the shim's own descriptor table: in the child its
+// number may already mean another file. A weakness: the process that joins the container
+// is a copy that libcontainer makes by the file's path (exeseal). If something was mounted
+// over the file's directory since, the copy is of another file.
 func (h *Host) command(name string) *exec.Cmd {
 	cmd := &exec.Cmd{
 		Path: fmt.Sprintf("/proc/%d/fd/%d", os.Getpid(), h.file.Fd()),
 		Args: []string{HostBinary, name},
-		Env:  []string{"GOMAXPROCS=1"}, // nothing of the shim's environment reaches a handler
+		Env:  []string{"GOMAXPROCS=1"}, // handlers must not inherit the shim's environment
 		Dir:  "/",
 	}
 	return cmd
 }
 
-// call runs the host to its end, at most for wait. request is its stdin, as JSON.
+// call runs the host and waits for its exit, at most for the given time. The request is
+// its stdin, as JSON.
 func (h *Host) call(ctx context.Context, wait time.Duration, command string, request any) error {
 	ctx, cancel := context.WithTimeout(ctx, wait)
 	defer cancel()
@@ -97,7 +98,7 @@ func (h *Host) call(ctx context.Context, wait time.Duration, command string, req
 	return h.run(ctx, command, bytes.NewReader(input))
 }
 
-// run runs the host to its end.
+// run runs the host and waits for its exit.
 func (h *Host) run(ctx context.Context, command string, stdin io.Reader) error {
 	var stderr bytes.Buffer
 	cmd := h.command(command)
@@ -125,9 +126,9 @@ type child struct {
 	monitor Monitor
 }
 
-// start runs the host in a process group of its own, and in a cgroup of the v2
-// hierarchy where one is named. It has no Pdeathsig, which is the forking thread's:
-// containerd's mount code ends threads.
+// start starts the host in a new process group, and in the named cgroup of the v2
+// hierarchy, if any. It sets no Pdeathsig: the signal is sent when the forking thread
+// exits, and containerd's mount code ends threads.
 func (h *Host) start(cmd *exec.Cmd, cgroup string) (*child, error) {
 	pidfd := -1
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, PidFD: &pidfd}
@@ -142,17 +143,17 @@ func (h *Host) start(cmd *exec.Cmd, cgroup string) (*child, error) {
 	return &child{process: &process{pid: cmd.Process.Pid, pidfd: pidfd}, cmd: cmd, exits: exits, monitor: h.monitor}, nil
 }
 
-// wait for the host's exit; it is killed when ctx ends.
+// wait returns the host's exit status. It kills the host when ctx is cancelled.
 func (c *child) wait(ctx context.Context) (int, error) {
 	done := ctx.Done()
 	for {
 		select {
 		case exit, ok := <-c.exits:
 			if !ok {
-				return 0, errors.New("the shim's reaper is gone")
+				return 0, errors.New("the shim's reaper has stopped")
 			}
 			if exit.Pid == c.pid && c.isReaped() {
-				c.unsubscribe() // the reaper waits for who does not take its exits, and os/exec for the end of stdin
+				c.unsubscribe() // the reaper blocks on a full channel, and collect waits until stdin is closed
 				c.collect()
 				return exit.Status, context.Cause(ctx)
 			}
@@ -165,8 +166,8 @@ func (c *child) wait(ctx context.Context) (int, error) {
 	}
 }
 
-// collect is called when the reaper has reported the host's exit. Wait flushes stderr;
-// it finds no process, and so leaves os/exec's own pidfd open.
+// collect is called after the reaper reported the host's exit. Wait flushes stderr. It
+// finds no process, so os/exec's own pidfd stays open until Release.
 func (c *child) collect() {
 	_ = c.cmd.Wait()
 	_ = c.cmd.Process.Release()
@@ -184,19 +185,19 @@ func (c *child) unsubscribe() {
 	}
 }
 
-// channel is the parent's side of what a started host inherits.
+// channel is the shim's end of the sockets that a started host inherits.
 type channel struct {
 	control *net.UnixConn
 	pidfds  *os.File
-	// peeked is announced's buffer: an announcement is far shorter.
+	// peeked is the buffer of announced. An announcement is much shorter.
 	peeked [256]byte
 }
 
 // pidfdFile is the index of wire.PidfdFD among the host's files.
 const pidfdFile = wire.PidfdFD - wire.ControlFD
 
-// newChannel returns the parent's side and the files for the host, in the order
-// of wire's descriptors.
+// newChannel returns the shim's end, and the host's files in the order of wire's
+// descriptors.
 func newChannel() (*channel, []*os.File, error) {
 	control, controlChild, err := socketpair("control")
 	if err != nil {
@@ -235,45 +236,44 @@ func (c *channel) close() {
 	_ = c.pidfds.Close()
 }
 
-// send writes the request. It is longer than a socket's buffer at times, so the
-// host must be reading.
-// It fails only if the host has ended, whose answer says why, or has none.
+// send writes the request. It may be longer than the socket's buffer, so the host must be
+// reading. A write error means that the host exited; its response says why, if it sent one.
 func (c *channel) send(request wire.StartRequest) {
 	_ = json.NewEncoder(c.control).Encode(request)
 	_ = c.control.CloseWrite()
 }
 
-// responseWait bounds the reading of what a host that has left has said.
+// responseWait bounds how long the response of a host that exited is read: a process that
+// it left behind may hold the socket open.
 const responseWait = time.Second
 
-// announced returns the handler's pid if the host has sent it, else 0. It takes nothing
-// from the socket.
+// announced returns the handler's pid, or 0 if the host has not sent it yet. It leaves the
+// message in the socket.
 func (c *channel) announced() int {
 	raw, err := c.control.SyscallConn()
 	if err != nil {
 		return 0
 	}
 	n := 0
-	_ = raw.Control(func(fd uintptr) { // its only error is that of a closed socket
+	_ = raw.Control(func(fd uintptr) { // it fails only if the socket is closed
 		n, _, _ = unix.Recvfrom(int(fd), c.peeked[:], unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	})
 	if n <= 0 {
 		return 0
 	}
 	var response wire.StartResponse
-	_ = json.NewDecoder(bytes.NewReader(c.peeked[:n])).Decode(&response) // an error that is longer announces no pid
+	_ = json.NewDecoder(bytes.NewReader(c.peeked[:n])).Decode(&response) // a message that does not fit is an error report, without a pid
 	return response.Pid
 }
 
-// response is what the host has said before it went: the handler's pid, or why
-// there is none.
+// response reads the answer of a host that exited: the handler's pid, or the error.
 func (c *channel) response() (int, error) {
 	response := wire.StartResponse{Announced: true}
 	_ = c.control.SetReadDeadline(time.Now().Add(responseWait))
 	for decoder := json.NewDecoder(c.control); response.Announced; {
 		response = wire.StartResponse{}
 		if err := decoder.Decode(&response); err != nil {
-			return 0, errors.New("cannot start: the handler host ended without an answer")
+			return 0, errors.New("cannot start: the handler host exited without an answer")
 		}
 	}
 	if response.Error != "" {
@@ -282,9 +282,9 @@ func (c *channel) response() (int, error) {
 	return response.Pid, nil
 }
 
-// handler takes the pidfd that the handler's process has sent, if it came that
-// far. The host has exited, so nothing has to be waited for: a process that has
-// not sent it yet cannot go on without its host.
+// handler receives the pidfd that the handler's process sent of itself. It does not wait:
+// the host has exited, and without it a process that has not sent its pidfd yet cannot
+// continue.
 func (c *channel) handler(pid int) (*process, error) {
 	oob := make([]byte, unix.CmsgSpace(4))
 	_, n, _, _, err := unix.Recvmsg(int(c.pidfds.Fd()), make([]byte, 64), oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
@@ -293,7 +293,7 @@ func (c *channel) handler(pid int) (*process, error) {
 	}
 	fds := descriptorsIn(oob[:n])
 	if len(fds) != 1 {
-		err = errors.New("the handler's process did not come to life")
+		err = errors.New("the handler host sent no pidfd of the handler's process")
 	} else if handler, unknown := newProcess(fds[0], pid); unknown != nil {
 		err = fmt.Errorf("the handler's process: %w", unknown)
 	} else {
@@ -305,10 +305,10 @@ func (c *channel) handler(pid int) (*process, error) {
 	return nil, err
 }
 
-// descriptorsIn returns what was received with a message: all of it is open.
+// descriptorsIn returns the descriptors that came with a message. All of them are open.
 func descriptorsIn(oob []byte) []int {
 	var all []int
-	messages, _ := unix.ParseSocketControlMessage(oob) // what cannot be read holds none
+	messages, _ := unix.ParseSocketControlMessage(oob) // a malformed message has none
 	for i := range messages {
 		fds, _ := unix.ParseUnixRights(&messages[i])
 		all = append(all, fds...)

@@ -307,11 +307,11 @@ func TestPrepareIsEndedWithItsContext(t *testing.T) {
 func TestExecSaysWhyNothingWasStarted(t *testing.T) {
 	for name, test := range map[string]struct{ script, says string }{
 		"in the host's words":     {`head -n 1 <&3 >/dev/null; echo '{"Error": "no such program"}' >&3; exit 1`, "cannot start: no such program"},
-		"without an answer":       {"exit 1", "cannot start: the handler host ended without an answer"},
-		"with a broken answer":    {"echo nonsense >&3", "cannot start: the handler host ended without an answer"},
-		"by a signal":             {"kill -9 $$", "cannot start: the handler host ended without an answer"},
-		"with a pid and no pidfd": {`head -n 1 <&3 >/dev/null; echo '{"Pid": 1}' >&3`, "cannot start: the handler's process did not come to life"},
-		"reading not all":         {`head -c 10 <&3 >/dev/null; exit 1`, "cannot start: the handler host ended without an answer"},
+		"without an answer":       {"exit 1", "cannot start: the handler host exited without an answer"},
+		"with a broken answer":    {"echo nonsense >&3", "cannot start: the handler host exited without an answer"},
+		"by a signal":             {"kill -9 $$", "cannot start: the handler host exited without an answer"},
+		"with a pid and no pidfd": {`head -n 1 <&3 >/dev/null; echo '{"Pid": 1}' >&3`, "cannot start: the handler host sent no pidfd of the handler's process"},
+		"reading not all":         {`head -c 10 <&3 >/dev/null; exit 1`, "cannot start: the handler host exited without an answer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			host, monitor := scriptHost(t, test.script)

@@ -14,21 +14,20 @@ import (
 // Exec runs a command inside a prepared container.
 type Exec struct {
 	Host *Host
-	// Request as the host takes it.
+	// Request is sent to the host.
 	Request wire.StartRequest
 	// Cgroup is the container's HybridCgroup.
 	Cgroup string
 	// OutputLimit is how many bytes of output are kept.
 	OutputLimit int
-	// Log is given the output too, where it is not nil.
+	// Log receives the output too, unless it is nil.
 	Log Log
-	// Background takes over the output when the command leaves processes behind that
-	// hold it. If nil, the output is closed then.
+	// Background takes over the output if the command leaves processes behind that hold
+	// it open. If nil, the output is closed when the command exits.
 	Background *Background
-	// Progress is shown the output.
+	// Progress shows the output while the command runs.
 	Progress *Progress
-	// Parked is the same command parked earlier, nil where there is none. The first
-	// attempt uses it up.
+	// Parked is the same command, parked earlier, or nil. The first attempt uses it up.
 	Parked *Parked
 }
 
@@ -58,8 +57,8 @@ func (e *Exec) Attempt(ctx context.Context) Result {
 	return run.wait(ctx)
 }
 
-// begin starts the host and hands it the request. The channel and its host's files
-// are closed where it fails, the files always.
+// begin starts the host and sends it the request. It closes the files always, and the
+// channel on error.
 func (e *Exec) begin(link *channel, files []*os.File) (*execRun, error) {
 	collected, writer, err := newOutput(e.OutputLimit, e.Log, e.Background)
 	if err != nil {
@@ -76,7 +75,7 @@ func (e *Exec) begin(link *channel, files []*os.File) (*execRun, error) {
 		link.close()
 		return nil, err
 	}
-	sent := make(chan struct{}) // closed when the host has read it all, or has gone
+	sent := make(chan struct{}) // closed when the host has read the request or has exited
 	go func() {
 		defer close(sent)
 		link.send(e.Request)
@@ -84,26 +83,27 @@ func (e *Exec) begin(link *channel, files []*os.File) (*execRun, error) {
 	return &execRun{child: host, channel: link, output: collected, sent: sent}, nil
 }
 
-// execRun is one process, from the host's start to the process's end.
+// execRun is one execution of the command, from the host's start to the exit of the
+// handler's process.
 type execRun struct {
 	child   *child
 	channel *channel
 	output  *output
 	sent    chan struct{}
-	// handler is nil until the host has left.
+	// handler is nil until the host has exited.
 	handler *process
-	// startErr is why the host could not start it.
+	// startErr is why the host could not start the handler.
 	startErr error
-	// expected is the pid that the host has announced, 0 until then. early is the
-	// status of that process if the reaper reported it before the host's exit, and
-	// reported says so. No other exit is kept: the pod decides how many there are.
+	// expected is the pid that the host announced, 0 until then. reported means that the
+	// reaper reported this process's exit before the host's, with the status early. Exits
+	// of other processes are not kept: their number is up to the pod.
 	expected int
 	early    int
 	reported bool
 }
 
-// wait follows the process to its end and releases everything. When ctx is
-// cancelled it ends host and handler, and goes on waiting.
+// wait waits for the exit of the handler's process, and releases everything. When ctx is
+// cancelled it kills the host or the handler, and still waits.
 func (r *execRun) wait(ctx context.Context) Result {
 	defer r.release()
 	done, killed := ctx.Done(), false
@@ -112,7 +112,7 @@ func (r *execRun) wait(ctx context.Context) Result {
 		select {
 		case exit, ok := <-r.child.exits:
 			if !ok {
-				return r.result(-1, errors.New("the shim's reaper is gone"))
+				return r.result(-1, errors.New("the shim's reaper has stopped"))
 			}
 			if end, ended := r.exited(exit, killed); ended {
 				return r.result(end.status, errors.Join(end.err, killErr))
@@ -124,7 +124,7 @@ func (r *execRun) wait(ctx context.Context) Result {
 	}
 }
 
-// kill ends whichever of the two runs now.
+// kill kills the handler's process group, or the host's while the host runs.
 func (r *execRun) kill() error {
 	if r.handler != nil {
 		return r.handler.killGroup()
@@ -132,14 +132,14 @@ func (r *execRun) kill() error {
 	return r.child.killGroup()
 }
 
-// end is how a run ended: the process's status, or why there is none.
+// end is how a run ended: the process's exit status, or an error if it has none.
 type end struct {
 	status int
 	err    error
 }
 
-// exited takes an exit in and reports whether the run is over. A report may be about
-// an earlier process with the same pid, if the reaper is late: the pidfd knows.
+// exited handles an exit, and reports whether the run is over. If the reaper is late, the
+// exit may be an earlier process's with the same pid; isReaped asks the pidfd.
 func (r *execRun) exited(exit runc.Exit, killed bool) (end, bool) {
 	switch {
 	case r.handler == nil && exit.Pid == r.child.pid && r.child.isReaped():
@@ -152,10 +152,11 @@ func (r *execRun) exited(exit runc.Exit, killed bool) (end, bool) {
 	return end{}, false
 }
 
-// noteEarly keeps the handler's exit if it is reported before the host's. The host
-// announces the handler's pid before the shim can reap the handler: a handler becomes
-// the shim's child when the host exits, after its answer, and that of an onExit waits
-// for its start until it is announced. So an exit before the announcement is not ours.
+// noteEarly keeps the handler's exit if it is reported before the host's. The host always
+// announces the handler's pid before the shim can reap the handler: a handler becomes the
+// shim's child when the host exits, which it does after its answer, and the process of an
+// onExit is not started before it is announced. So an exit before the announcement is of
+// another process.
 func (r *execRun) noteEarly(exit runc.Exit) {
 	if r.expected == 0 {
 		r.expected = r.channel.announced()
@@ -165,8 +166,8 @@ func (r *execRun) noteEarly(exit runc.Exit) {
 	}
 }
 
-// hostLeft finds the handler that the host has left behind. A host that failed
-// or was killed may have started one all the same.
+// hostLeft finds the handler's process after the host has exited. A host that failed or
+// was killed may have started one too; it is killed.
 func (r *execRun) hostLeft(killed bool) (end, bool) {
 	r.child.collect()
 	pid, err := r.channel.response()
@@ -186,7 +187,7 @@ func (r *execRun) hostLeft(killed bool) (end, bool) {
 	return end{r.early, errors.Join(r.startErr, err)}, early
 }
 
-// result judges the end. Output that is still in the pipe belongs to it.
+// result makes the Result. It includes the output that is still in the pipe.
 func (r *execRun) result(status int, err error) Result {
 	output, dropped := r.output.finish()
 	result := Result{Outcome: Succeeded, ExitCode: status, Output: output, Dropped: dropped}

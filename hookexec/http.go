@@ -15,40 +15,40 @@ import (
 )
 
 const (
-	// maxBody is how much of a response's body is read
+	// maxBody is how many bytes of a response's body are read
 	// (pkg/kubelet/lifecycle/handlers.go, maxRespBodyLength).
 	maxBody = 10 << 10
-	// maxHeader bounds what a server can make the shim keep.
+	// maxHeader bounds the memory that a server can make the shim use.
 	maxHeader = 64 << 10
-	// maxRedirects: pkg/probe/http/http.go, RedirectChecker.
+	// maxRedirects is the kubelet's (pkg/probe/http/http.go, RedirectChecker).
 	maxRedirects = 10
 )
 
-// HTTPGet asks a server from inside the container's network namespace. Any
-// response is a success, whatever its status. These are the kubelet's rules
+// HTTPGet sends a request from inside the container's network namespace. Any response is
+// a success, with any status. These are the kubelet's rules
 // (pkg/kubelet/lifecycle/handlers.go, pkg/probe/http).
 type HTTPGet struct {
 	NetNS NetNS
 	// Get has been checked by package oci.
 	Get *lifecyclev1.HTTPGetAction
-	// UserAgent is sent where Get has no header of that name.
+	// UserAgent is sent unless Get has a header of that name.
 	UserAgent string
 }
 
-// Attempt implements Action. Its end closes every connection that it has made.
+// Attempt implements Action. It closes every connection before it returns.
 func (h *HTTPGet) Attempt(ctx context.Context) Result {
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
 	response, err := h.send(ctx)
 	if err != nil {
-		var wrapped *url.Error // its own text has the URL, whose query may be a secret
+		var wrapped *url.Error // its text contains the URL, and the query may be a secret
 		if errors.As(err, &wrapped) {
 			err = wrapped.Err
 		}
 		return transportFailure(err)
 	}
 	defer response.Body.Close()
-	// The server's answer has come: an error in the rest of it changes nothing.
+	// The server has answered. An error while reading the body does not matter.
 	_, _ = io.CopyN(io.Discard, response.Body, maxBody)
 	return Result{Outcome: Succeeded, ExitCode: -1}
 }
@@ -63,18 +63,18 @@ func (h *HTTPGet) send(ctx context.Context) (*http.Response, error) {
 	if !errors.Is(err, http.ErrSchemeMismatch) {
 		return response, err
 	}
-	// A server that does not speak TLS is asked once more in the clear, without
-	// what is not for everybody's eyes.
+	// The server does not speak TLS. Send the request again in plain text, without
+	// credentials.
 	request.URL.Scheme = "http"
-	request.URL.User = nil // or it would be sent as Authorization
+	request.URL.User = nil // else it would be sent as Authorization
 	request.Header.Del("Authorization")
 	return client.Do(request)
 }
 
-// transport of one attempt: no connection is kept, nothing is taken from the
-// shim's environment. A connection is closed with the attempt's context, because
-// net/http does not close one that the server has switched to another protocol
-// (101): reading from it would never end.
+// transport returns the transport of one attempt. It reuses no connection and ignores the
+// shim's proxy environment. Connections are closed when the attempt's context is
+// cancelled: net/http does not close one that the server switched to another protocol
+// (101), and reading from that could block for ever.
 func (h *HTTPGet) transport(attempt context.Context) *http.Transport {
 	return &http.Transport{
 		DialContext: func(ctx context.Context, _, address string) (net.Conn, error) {
@@ -88,7 +88,7 @@ func (h *HTTPGet) transport(attempt context.Context) *http.Transport {
 			}
 			return conn, err
 		},
-		TLSClientConfig:        &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // Kubernetes' rule: a handler's server has no name to verify
+		TLSClientConfig:        &tls.Config{InsecureSkipVerify: true}, //nolint:gosec // as in Kubernetes: a handler's server has no name to verify
 		DisableKeepAlives:      true,
 		DisableCompression:     true,
 		MaxResponseHeaderBytes: maxHeader,
@@ -102,7 +102,7 @@ func (h *HTTPGet) request(ctx context.Context) (*http.Request, error) {
 	}
 	target, err := url.Parse(h.Get.Path) // may have a query
 	if err != nil {
-		// No URL, such as /50%. Kubernetes sends it escaped, as the whole path.
+		// Not a valid URL, such as /50%. Like Kubernetes, escape all of it as a path.
 		target = &url.URL{Path: h.Get.Path}
 	}
 	target.Scheme = "http"
@@ -119,7 +119,8 @@ func (h *HTTPGet) request(ctx context.Context) (*http.Request, error) {
 	return request, nil
 }
 
-// header: an Accept that is given empty sends none (pkg/probe/http/request.go).
+// header returns the request's header. An empty Accept means that none is sent
+// (pkg/probe/http/request.go).
 func (h *HTTPGet) header() http.Header {
 	header := http.Header{}
 	for _, field := range h.Get.HttpHeaders {
@@ -136,8 +137,8 @@ func (h *HTTPGet) header() http.Header {
 	return header
 }
 
-// checkRedirect follows to the same host only; a redirect elsewhere is an answer
-// like any other.
+// checkRedirect follows redirects to the same host only. A redirect to another host is
+// taken as the response.
 func checkRedirect(request *http.Request, via []*http.Request) error {
 	switch {
 	case request.URL.Hostname() != via[0].URL.Hostname():

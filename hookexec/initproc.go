@@ -13,21 +13,21 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// exitWait is how long an unsuccessful handler's judgement waits for a
-// container that is exiting (docs/spec.md#exit-first).
+// exitWait is how long a failed handler's result waits for a container that is exiting
+// (docs/spec.md#exit-first).
 const exitWait = time.Second
 
-// Init is the container's first process, seen from the host.
+// Init is the container's first process.
 type Init struct {
 	Pid int
-	// Exited is closed when the process has been reaped and its exit is known.
+	// Exited is closed by the shim after the process was reaped.
 	Exited <-chan struct{}
 
 	startTime string
 }
 
-// NewInit remembers which process has the pid now, so that another one that is
-// given the number later is not taken for it.
+// NewInit records the start time of the process that has the pid now, to recognise if the
+// pid is reused later.
 func NewInit(pid int, exited <-chan struct{}) (*Init, error) {
 	stat, err := readStat(pid)
 	if err != nil {
@@ -36,8 +36,8 @@ func NewInit(pid int, exited <-chan struct{}) (*Init, error) {
 	return &Init{Pid: pid, Exited: exited, startTime: stat.startTime}, nil
 }
 
-// exiting reports whether the process is on its way out, or gone: the kernel ends
-// the handlers of a private pid namespace before it lets their init be reaped.
+// exiting reports whether the process is exiting or gone. When the init of a private pid
+// namespace exits, the kernel kills the handlers in it before the init can be reaped.
 func (i *Init) exiting() bool {
 	const pfExiting = 0x4 // PF_EXITING, linux/sched.h
 	stat, err := readStat(i.Pid)
@@ -47,15 +47,15 @@ func (i *Init) exiting() bool {
 	return stat.startTime != i.startTime || stat.flags&pfExiting != 0
 }
 
-// lives reports whether a process that looks as if it were exiting has only lost
-// its first thread, which programs may do on purpose.
+// lives reports whether a process that seems to be exiting has only ended its first
+// thread, which programs may do on purpose.
 func (i *Init) lives() bool {
 	stat, err := readStat(i.Pid)
 	return err == nil && stat.startTime == i.startTime && stat.threads > 1
 }
 
-// Ended reports whether the container is exiting or has exited. It waits a little
-// for one that is exiting, so that the exit is known before its handler's end.
+// Ended reports whether the container is exiting or has exited. If it is exiting, Ended
+// waits up to exitWait, so that the shim knows of the exit before the handler's result.
 func (i *Init) Ended(ctx context.Context) bool {
 	if !i.exiting() {
 		return false
@@ -85,7 +85,8 @@ func readStat(pid int) (procStat, error) {
 	return parseStat(string(data))
 }
 
-// parseStat counts the fields from after the command's name, which may hold anything.
+// parseStat counts the fields from the last parenthesis: the command's name before it may
+// contain any character.
 func parseStat(text string) (procStat, error) {
 	fields := strings.Fields(text[strings.LastIndexByte(text, ')')+1:])
 	const flags, threads, startTime = 9 - 3, 20 - 3, 22 - 3 // fields (9), (20) and (22); state is (3)

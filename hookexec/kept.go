@@ -15,31 +15,30 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Kept is what is kept of a container for its onExit: its namespaces live on for
-// as long as they are open, and with the mount namespace its mounts.
+// Kept holds what a container's onExit needs after the container has exited: open files of
+// its namespaces, which keep them alive, and the mounts with the mount namespace.
 type Kept struct {
 	// namespaces by their types' names in the OCI spec.
 	namespaces map[string]*os.File
-	// memory is the file that counts OOM kills, and "" where there is none.
+	// memory is the file that counts OOM kills in the container's cgroup, or "".
 	memory string
-	// around is cgroup v2's file that counts those of the parent cgroup too, and
-	// before what it had counted when the container began.
+	// around is the same file of the parent cgroup, which counts those below it too, and
+	// before is its count when the container was created. Only on cgroup v2.
 	around string
 	before int
-	// told is cgroup v1's eventfd: it counts the times that the kernel was out of
-	// memory in the container's cgroup, and one for that cgroup's end. nil on v2, and
-	// where there is none.
+	// oomEvents is cgroup v1's eventfd. It counts how often the container's cgroup was out
+	// of memory, plus one when that cgroup is removed. It is nil on v2 and on error.
 	oomEvents *os.File
 }
 
-// kinds of namespaces by their names in /proc, namespaces(7), and what the OCI spec
-// calls them. The pid namespace ends with its first process, so it cannot be kept.
+// kinds maps a namespace's name in /proc, namespaces(7), to its name in the OCI spec. The
+// pid namespace ends with its first process, so it cannot be kept.
 var kinds = map[string]string{
 	"mnt": "mount", "net": "network", "ipc": "ipc", "uts": "uts", "user": "user", "cgroup": "cgroup", "time": "time",
 }
 
-// Keep the remains of the process that is a container's init. It has not been
-// reaped. Without all, only the network namespace is kept.
+// Keep opens what an onExit needs of the container whose init has the pid. The init must
+// not have been reaped. Unless all is set, only the network namespace is kept.
 func Keep(pid int, all bool) (*Kept, error) {
 	kept := &Kept{namespaces: map[string]*os.File{}, memory: oomCounter(pid)}
 	switch dir, name := filepath.Split(kept.memory); name {
@@ -55,7 +54,7 @@ func Keep(pid int, all bool) (*Kept, error) {
 		}
 		file, err := os.Open(filepath.Join("/proc", strconv.Itoa(pid), "ns", name))
 		if errors.Is(err, fs.ErrNotExist) && name != "mnt" && name != "net" {
-			continue // a kernel without it
+			continue // the kernel does not support it
 		}
 		if err != nil {
 			kept.Close()
@@ -66,7 +65,7 @@ func Keep(pid int, all bool) (*Kept, error) {
 	return kept, nil
 }
 
-// Close lets the namespaces and mounts go. Twice is no harm.
+// Close releases the namespaces and mounts. It may be called more than once.
 func (k *Kept) Close() {
 	closeAll(valuesOf(k.namespaces)...)
 	if k.oomEvents != nil {
@@ -85,11 +84,11 @@ func valuesOf(files map[string]*os.File) []*os.File {
 // Network returns the network namespace.
 func (k *Kept) Network() NetNS { return NetNS{Pidfd: int(k.namespaces["network"].Fd())} }
 
-// Paths of the namespaces, by their types' names in the OCI spec. Processes other
-// than the shim can open them too. They begin with two slashes because runc 1.2 to 1.5
-// takes the mappings of a user namespace at /proc/PID/anything to be those of the
-// process PID (internal/userns, GetUserNamespaceMappings: Sscanf also counts the
-// number where the rest of the path does not match).
+// Paths returns paths of the namespaces, by their types' names in the OCI spec. Other
+// processes can open them too. They begin with two slashes because runc 1.2 to 1.5 reads
+// any path /proc/PID/… of a user namespace as the namespace of the process PID
+// (internal/userns, GetUserNamespaceMappings: Sscanf also counts the number if the rest of
+// the path does not match).
 func (k *Kept) Paths() map[string]string {
 	paths := map[string]string{}
 	for kind, file := range k.namespaces {
@@ -98,14 +97,14 @@ func (k *Kept) Paths() map[string]string {
 	return paths
 }
 
-// OOMKills counts those in the container's cgroup. known is false where it cannot be
-// read: systemd removes a scope's with its last process.
+// OOMKills returns the number of OOM kills in the container's cgroup. known is false if
+// it cannot be read: systemd removes a scope's cgroup when its last process exits.
 func (k *Kept) OOMKills() (count int, known bool) { return readOOMKills(k.memory) }
 
-// OOMAround tells, when the container has ended, whether there was an OOM kill where it
-// could have been the container's: what is left to ask when systemd has removed the
-// scope. On cgroup v2 that is in its cgroup's parent and all that are or were below
-// it, since the container began; on v1 in its own cgroup.
+// OOMAround reports, after the container has exited, whether there was an OOM kill that
+// may have been the container's. It is the fallback when systemd has removed the scope. On
+// cgroup v2 it counts the OOM kills since the container was created in the parent cgroup
+// and in all cgroups that are or were below it; on v1, those in its own cgroup.
 func (k *Kept) OOMAround() bool {
 	if k.oomEvents != nil {
 		return k.sawOOM()
@@ -114,12 +113,13 @@ func (k *Kept) OOMAround() bool {
 	return known && count > k.before
 }
 
-// endWait is how long the kernel has to tell of a removed cgroup's end: it does that
-// in a worker (memcg_event_remove, mm/memcontrol-v1.c).
+// endWait is how long sawOOM waits for the kernel to report that a cgroup was removed. A
+// kernel worker does that (memcg_event_remove, mm/memcontrol-v1.c).
 const endWait = time.Second
 
-// sawOOM asks the eventfd, once: one that counts 0 has seen no OOM, as that is told
-// before the process is killed; one that counts 1 may have seen the cgroup's end.
+// sawOOM reads the eventfd. It can be called once. A count of 0 means no OOM, because an
+// OOM is reported before the process is killed. A count of 1 may be the cgroup's removal,
+// so sawOOM then waits for a second event.
 func (k *Kept) sawOOM() bool {
 	conn, err := k.oomEvents.SyscallConn()
 	if err == nil {
@@ -129,7 +129,7 @@ func (k *Kept) sawOOM() bool {
 		return false // closed
 	}
 	count := uint64(0)
-	_ = conn.Read(func(fd uintptr) (done bool) { // its only error is the deadline's
+	_ = conn.Read(func(fd uintptr) (done bool) { // it fails only at the deadline
 		buffer := make([]byte, 8)
 		if n, _ := unix.Read(int(fd), buffer); n == len(buffer) {
 			count += binary.NativeEndian.Uint64(buffer)
@@ -156,18 +156,17 @@ func readOOMKills(path string) (count int, known bool) {
 	return 0, false
 }
 
-// memoryEvents is the name of cgroup v2's file. It counts what happens below its
-// cgroup too, and keeps that when a cgroup below is removed.
+// memoryEvents is cgroup v2's file. It also counts the events in cgroups below its own,
+// even after they are removed.
 const memoryEvents = "memory.events"
 
-// oomControl is the name of v1's, which counts only what happens in its own cgroup.
+// oomControl is cgroup v1's file. It counts only the events in its own cgroup.
 const oomControl = "memory.oom_control"
 
-// cgroupMount is where cgroups are, of both versions (systemd, file-hierarchy(7)).
+// cgroupMount is where cgroups of both versions are mounted (systemd, file-hierarchy(7)).
 const cgroupMount = "/sys/fs/cgroup"
 
-// oomEvents returns the eventfd of a v1 memory cgroup, or nil where there is none to
-// be had.
+// oomEvents returns the eventfd of a v1 memory cgroup, or nil on error.
 func oomEvents(dir string) *os.File {
 	memory := func() ([]cgroup1.Subsystem, error) { return []cgroup1.Subsystem{cgroup1.NewMemory(cgroupMount)}, nil }
 	path := strings.TrimPrefix(dir, filepath.Join(cgroupMount, "memory"))
@@ -179,12 +178,12 @@ func oomEvents(dir string) *os.File {
 	if err != nil {
 		return nil
 	}
-	_ = unix.SetNonblock(int(fd), true) // so that os.File can wait for it; of an eventfd it cannot fail
+	_ = unix.SetNonblock(int(fd), true) // so that os.File can wait for it; for an eventfd it cannot fail
 	return os.NewFile(fd, "eventfd of "+dir)
 }
 
-// oomCounter is the file in which the kernel counts the OOM kills of a process's
-// cgroup: cgroup-v2's memory.events, and since Linux 4.13 v1's memory.oom_control.
+// oomCounter returns the file in which the kernel counts the OOM kills of a process's
+// cgroup: memory.events on cgroup v2, memory.oom_control on v1 (since Linux 4.13).
 func oomCounter(pid int) string {
 	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup"))
 	if err != nil {
@@ -204,9 +203,9 @@ func oomCounter(pid int) string {
 	return unified
 }
 
-// WaitStatus of a process that has been reaped, as wait(2) gives it, which pidfd
-// was opened before. ok is false where the kernel does not tell: Linux does from
-// 6.15 on (PIDFD_INFO_EXIT).
+// WaitStatus returns the status of a reaped process, as wait(2) returned it, from a pidfd
+// that was opened before. ok is false on kernels before Linux 6.15, which added
+// PIDFD_INFO_EXIT.
 func WaitStatus(pidfd int) (status unix.WaitStatus, ok bool) {
 	info := unix.PidfdInfo{Mask: unix.PIDFD_INFO_EXIT}
 	if err := unix.IoctlPidfdInfo(pidfd, &info); err != nil || info.Mask&unix.PIDFD_INFO_EXIT == 0 {

@@ -15,13 +15,14 @@ import (
 
 // NetNS is a container's network namespace.
 type NetNS struct {
-	// Pidfd of a process that is in it. Not a path with the process's number,
-	// which may be another one's by now (setns(2) takes one since Linux 5.8).
+	// Pidfd of a process in it, which setns(2) takes since Linux 5.8, or an open file of
+	// the namespace. A path with a pid would not do: the pid may be reused.
 	Pidfd int
 }
 
-// do runs f on a thread in the namespace. The thread is put back before anybody else meets it, and goes on: whatever it
-// started before, such as the shim's runc, would be killed at its end (Pdeathsig, which is the forking thread's).
+// do runs f on a thread in the namespace. The thread returns to its own namespace before other goroutines can run on it. It
+// must not end: processes that it started, such as the shim's runc, have a Pdeathsig, which the kernel sends when the forking
+// thread exits.
 func (n NetNS) do(f func() error) error {
 	result := make(chan error, 1)
 	go func() {
@@ -29,13 +30,13 @@ func (n NetNS) do(f func() error) error {
 		back, err := n.visit(f)
 		if back {
 			runtime.UnlockOSThread()
-		} // else the goroutine's end ends the thread: worse than a runc that is killed is one in a foreign namespace
+		} // else the thread ends with the goroutine: a killed runc is better than one in a wrong namespace
 		result <- err
 	}()
 	return <-result
 }
 
-// visit tells whether the thread is in its own namespace afterwards.
+// visit reports whether the thread has returned to its own namespace.
 func (n NetNS) visit(f func() error) (back bool, err error) {
 	own, err := netns.Get()
 	if err != nil {
@@ -49,7 +50,8 @@ func (n NetNS) visit(f func() error) (back bool, err error) {
 	return false, contained(f)
 }
 
-// contained makes an error of a panic: nobody above this goroutine could.
+// contained returns a panic as an error: f runs in a goroutine of its own, where no caller
+// can recover it.
 func contained(f func() error) (err error) {
 	defer func() {
 		if value := recover(); value != nil {
@@ -59,11 +61,11 @@ func contained(f func() error) (err error) {
 	return f()
 }
 
-// dial connects to a host that is an IP address or localhost. A socket belongs
-// to the namespace in which it was made, whichever thread uses it then.
+// dial connects to a host that is an IP address or localhost. A socket stays in the
+// namespace in which it was created, so any thread can use it afterwards.
 func (n NetNS) dial(ctx context.Context, host, port string) (conn net.Conn, err error) {
 	addresses := []string{host}
-	if host == localhost { // not looked up: the files that say so are the shim's, not the container's
+	if host == localhost { // no lookup: /etc/hosts would be the shim's, not the container's
 		addresses = []string{"127.0.0.1", "::1"}
 	} else if _, err := netip.ParseAddr(host); err != nil {
 		return nil, fmt.Errorf("host %q is neither an IP address nor localhost", host)
@@ -85,9 +87,9 @@ func (n NetNS) dial(ctx context.Context, host, port string) (conn net.Conn, err 
 
 const localhost = "localhost"
 
-// host returns the one that is meant: the named one, else the namespace's first
-// global address, else localhost. The kernel lists IPv4 before IPv6, and each by
-// interface, as a pod's first address is (status.podIPs).
+// host returns the named host if there is one, else the namespace's first global address,
+// else localhost. The kernel lists IPv4 addresses before IPv6 ones, each by interface; so
+// the first is a pod's first address (status.podIPs).
 func (n NetNS) host(named string) (string, error) {
 	if named != "" {
 		return named, nil
@@ -109,12 +111,12 @@ func (n NetNS) host(named string) (string, error) {
 	return host, err
 }
 
-// transportFailure is the result of an attempt that got no connection, or no
-// answer. What a peer has sent may be in the error's text.
+// transportFailure is the result of an attempt that got no connection or no response. The
+// error's text may contain data from the peer.
 func transportFailure(err error) Result {
 	text := shorten.End(shorten.OneLine(printable([]byte(err.Error()))), maxErrorText)
 	return Result{Outcome: Failed, Err: errors.New(text), ExitCode: -1}
 }
 
-// maxErrorText bounds a text that a peer has a part in, in bytes.
+// maxErrorText bounds an error's text that may contain data from a peer, in bytes.
 const maxErrorText = 1024

@@ -12,17 +12,17 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// cleanWait bounds the removal of what an onExit has left behind: the runtime kills
-// its processes and removes its cgroup.
+// cleanWait bounds the clean-up after an onExit: the runtime kills its remaining processes
+// and removes its cgroup.
 const cleanWait = 10 * time.Second
 
-// OnExitExec runs a command in what is left of a container that has ended, in a
-// process tree of its own, of which nothing is left when the command has ended.
+// OnExitExec runs a command with the filesystem and namespaces of a container that has
+// exited. The command has its own process tree, which is removed after each attempt.
 type OnExitExec struct {
 	Exec
 
-	// CleanFailed is told that something is left; containerd's removal of the
-	// container is what is left to remove it then.
+	// CleanFailed is called if the removal fails. Then containerd's removal of the
+	// container removes the rest.
 	CleanFailed func(error)
 }
 
@@ -35,12 +35,12 @@ func (e *OnExitExec) Attempt(ctx context.Context) Result {
 	return result
 }
 
-// Clean removes what an onExit of the container has left behind, if anything.
+// Clean removes what an onExit of the container left behind, if anything.
 func (h *Host) Clean(ctx context.Context, onExit wire.OnExit) error {
 	return h.call(context.WithoutCancel(ctx), cleanWait, wire.CommandClean, onExit)
 }
 
-// CleanAlone is Clean for a process that has no reaper.
+// CleanAlone is Clean for a process without a reaper.
 func (h *Host) CleanAlone(ctx context.Context, onExit wire.OnExit) error {
 	input, err := json.Marshal(onExit)
 	if err != nil {

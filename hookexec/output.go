@@ -15,13 +15,13 @@ import (
 type tail struct {
 	limit int
 
-	mu      sync.Mutex // against those who look on
+	mu      sync.Mutex // text is called while the process still writes
 	kept    []byte
 	dropped int64
 }
 
-// Write never fails. It holds at most twice the limit, so that a handler that
-// writes byte by byte does not move the whole tail for each.
+// Write never fails. The buffer may grow to twice the limit: otherwise a handler that
+// writes byte by byte would move the whole tail for each byte.
 func (t *tail) Write(p []byte) (int, error) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -37,7 +37,7 @@ func (t *tail) Write(p []byte) (int, error) {
 	return written, nil
 }
 
-// cut is called with mu held.
+// cut drops what exceeds the limit. The caller holds mu.
 func (t *tail) cut() {
 	if over := len(t.kept) - t.limit; over > 0 {
 		t.dropped += int64(over)
@@ -45,7 +45,7 @@ func (t *tail) cut() {
 	}
 }
 
-// text returns the tail from a UTF-8 boundary on, and the bytes before it.
+// text returns the tail, beginning at a UTF-8 boundary, and how many bytes came before it.
 func (t *tail) text() (string, int64) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
@@ -59,11 +59,11 @@ func (t *tail) text() (string, int64) {
 	return printable(t.kept[start:]), t.dropped + int64(start)
 }
 
-// Log is where a handler's output goes besides. It is used by one goroutine at a
-// time, and must not wait for anything.
+// Log receives a copy of a handler's output. One goroutine at a time uses it. Its methods
+// must not block.
 type Log interface {
 	io.Writer // never fails
-	// EndLine is called at the end of an attempt, whose last line may have none.
+	// EndLine is called after each attempt: the last line may lack its newline.
 	EndLine()
 }
 
@@ -71,16 +71,16 @@ type Log interface {
 type output struct {
 	reader *os.File
 	tail   tail
-	log    Log           // nil where there is none
-	done   chan struct{} // closed by the collecting goroutine when it ends
-	// background takes over what others still hold at the end; nil: nothing does.
+	log    Log           // may be nil
+	done   chan struct{} // closed when collect returns
+	// background takes over the pipe if other processes still hold it in finish; may be nil.
 	background *Background
-	// left is set by finish if something was taken over.
+	// left is set by finish if background took the pipe over.
 	left atomic.Pointer[leftover]
 }
 
-// newOutput returns the write end, which the caller closes once the process has
-// it.
+// newOutput returns the write end too. The caller closes it when the process has been
+// started.
 func newOutput(limit int, log Log, background *Background) (*output, *os.File, error) {
 	reader, writer, err := os.Pipe()
 	if err != nil {
@@ -111,9 +111,9 @@ func (o *output) take(p []byte) {
 	}
 }
 
-// finish takes what is in the pipe now. It does not wait for the end of the output: a
-// background child of the handler may hold the pipe open for as long as the container
-// lives. What such a child writes is nobody's output any more, also with a Log.
+// finish reads what is in the pipe now, and returns the tail. It does not wait for end of
+// file: a background child of the handler may hold the pipe open as long as the container
+// runs. What such a child writes later is dropped, and does not reach the Log either.
 func (o *output) finish() (string, int64) {
 	_ = o.reader.SetReadDeadline(time.Now())
 	<-o.done
@@ -132,10 +132,10 @@ func (o *output) finish() (string, int64) {
 	return o.tail.text()
 }
 
-// drain reads as many bytes as wait in the pipe at this moment: a writer that
-// never stops must not keep it busy. The descriptor does not block.
+// drain reads as many bytes as are in the pipe at this moment, because a writer may never
+// stop. The descriptor does not block.
 func (o *output) drain(fd int) {
-	waiting, err := unix.IoctlGetInt(fd, unix.TIOCINQ) // FIONREAD by its other name
+	waiting, err := unix.IoctlGetInt(fd, unix.TIOCINQ) // the same as FIONREAD
 	buffer := make([]byte, 4096)
 	for err == nil && waiting > 0 {
 		var n int

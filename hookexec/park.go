@@ -10,28 +10,28 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Parked is a command that has been started up to where its process, inside the
-// container, sends its pidfd: it waits there, before it takes the container's
-// capabilities and seccomp profile and looks for its program. All that comes before
-// is most of a handler's time.
+// Parked is a command that was started ahead of time. Its process, inside the container,
+// is blocked at the step where it sends its pidfd: before it sets the container's
+// capabilities and seccomp profile and looks for its program. The steps before that take
+// most of a handler's time.
 //
-// It waits because the socket that it writes to is full. So it needs no word with
-// libcontainer, which has no such step, and ends by itself when the shim dies.
+// The process blocks because the socket that it writes to is full. This needs no support
+// from libcontainer, which has no such step. The process exits when the shim dies.
 type Parked struct {
 	run *execRun
-	// stuffing is how many bytes the socket was filled with.
+	// stuffing is how many bytes were written to fill the socket.
 	stuffing int64
-	// resumed is closed when it is nobody's but the attempt's.
+	// resumed is closed by resume. After that, only the attempt's context ends the command.
 	resumed chan struct{}
-	// cancel ends it.
+	// cancel kills the command.
 	cancel context.CancelCauseFunc
-	// done is closed when it has ended, with result.
+	// done is closed when the command has exited and result is set.
 	done   chan struct{}
 	result Result
 }
 
-// Park starts the command and parks it. It is ended when ctx is, and, until it is
-// resumed, when exited is closed.
+// Park starts the command and parks it. The command is killed when ctx is cancelled, and,
+// until it is resumed, when exited is closed.
 func (e *Exec) Park(ctx context.Context, exited <-chan struct{}) (*Parked, error) {
 	channel, files, err := newChannel()
 	if err != nil {
@@ -67,14 +67,15 @@ func (e *Exec) Park(ctx context.Context, exited <-chan struct{}) (*Parked, error
 	return p, nil
 }
 
-// Cancel ends what has not been resumed, and does not wait for its end.
+// Cancel kills a command that has not been resumed. It does not wait for its exit.
 func (p *Parked) Cancel() { p.cancel(errNotNeeded) }
 
-var errNotNeeded = errors.New("it was not due any more")
+var errNotNeeded = errors.New("the handler is no longer needed")
 
-// resume lets the command go on, and follows it to its end. ok is false where it has
-// ended before: it was not more than a preparation then, and nothing is lost. The host
-// is asked, as the shim may not have been told of its end yet.
+// resume lets the command continue, and waits for its exit. ok is false if the command
+// ended while it was parked: it had not run anything of the handler yet, so the caller can
+// start it again. resume checks the host's socket, because the reaper may not have
+// reported the exit yet.
 func (p *Parked) resume(ctx context.Context, progress *Progress) (_ Result, ok bool) {
 	if !p.run.channel.waits() {
 		p.cancel(errNotNeeded)
@@ -92,11 +93,11 @@ func (p *Parked) resume(ctx context.Context, progress *Progress) (_ Result, ok b
 	return p.result, true
 }
 
-// stuff fills what a socket may hold, so that whoever writes to it next waits until
-// its peer has read. It returns the number of bytes.
+// stuff fills a socket's buffer, so that the next write blocks until the peer reads. It
+// returns the number of bytes.
 func stuff(socket *os.File) (int64, error) {
 	fd := int(socket.Fd())
-	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 0); err != nil { // the kernel's least, socket(7)
+	if err := unix.SetsockoptInt(fd, unix.SOL_SOCKET, unix.SO_SNDBUF, 0); err != nil { // the kernel's minimum, socket(7)
 		return 0, fmt.Errorf("setsockopt SO_SNDBUF: %w", err)
 	}
 	buffer := make([]byte, 4096)
@@ -112,21 +113,20 @@ func stuff(socket *os.File) (int64, error) {
 	}
 }
 
-// waits tells whether the host has neither answered nor ended.
+// waits reports whether the host has neither answered nor exited.
 func (c *channel) waits() bool {
 	raw, err := c.control.SyscallConn()
 	if err != nil {
 		return false
 	}
-	var said error
+	var peekErr error
 	err = raw.Control(func(fd uintptr) {
-		_, _, said = unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
+		_, _, peekErr = unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	})
-	return err == nil && errors.Is(said, unix.EAGAIN)
+	return err == nil && errors.Is(peekErr, unix.EAGAIN)
 }
 
-// unstuff reads what stuff has written, and not a byte of what comes after it: with
-// that a pidfd would be lost.
+// unstuff reads what stuff wrote, and nothing after it: that byte carries the pidfd.
 func (c *channel) unstuff(count int64) error {
 	if _, err := io.CopyN(io.Discard, c.pidfds, count); err != nil {
 		return fmt.Errorf("empty a socket: %w", err)

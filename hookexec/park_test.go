@@ -89,7 +89,7 @@ func TestParkedHostThatFails(t *testing.T) {
 	nothingIsLeft(t, monitor, before)
 	action.Parked = parked
 	for range 2 {
-		if result := action.Attempt(t.Context()); result.Outcome != Failed || !strings.Contains(result.Err.Error(), "ended without an answer") {
+		if result := action.Attempt(t.Context()); result.Outcome != Failed || !strings.Contains(result.Err.Error(), "exited without an answer") {
 			t.Errorf("got %+v", result)
 		}
 	}

@@ -12,15 +12,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process is a leader of a process group of its own. The pidfd keeps meaning
-// this process when its number has been given to another one.
+// process is the leader of its own process group. The pidfd stays this process's even if
+// the pid is reused.
 type process struct {
 	pid   int
 	pidfd int
 }
 
-// newProcess takes a pidfd over. Where pid is not known, /proc tells it as seen
-// from the shim (proc_pid_fdinfo(5)), as long as the process has not been reaped.
+// newProcess takes ownership of the pidfd on success. If pid is 0, it is read from /proc
+// (proc_pid_fdinfo(5)), which has it until the process is reaped.
 func newProcess(pidfd, pid int) (*process, error) {
 	if pid > 0 {
 		return &process{pid: pid, pidfd: pidfd}, nil
@@ -39,8 +39,8 @@ func newProcess(pidfd, pid int) (*process, error) {
 	return nil, errors.New("the process has been reaped")
 }
 
-// isReaped reports whether the process has been waited for. Until then no other
-// process has its pid.
+// isReaped reports whether the process has been waited for. Until then its pid cannot be
+// reused.
 func (p *process) isReaped() bool {
 	return errors.Is(unix.PidfdSendSignal(p.pidfd, 0, nil, 0), unix.ESRCH)
 }
@@ -49,8 +49,8 @@ func (p *process) isReaped() bool {
 // (pidfd_send_signal(2)).
 const pidfdSignalProcessGroup = 1 << 2
 
-// killGroup ends the process group. Older kernels know a group by number only,
-// so it is used only while the leader is shown to be unreaped.
+// killGroup kills the process group. Kernels before Linux 6.9 can only signal a group by
+// its number, which is safe only while the leader is not reaped; so that is checked.
 func (p *process) killGroup() error {
 	err := unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, pidfdSignalProcessGroup)
 	if errors.Is(err, unix.EINVAL) {
@@ -64,8 +64,8 @@ func (p *process) killGroup() error {
 	return p.thaw()
 }
 
-// thaw lets the killed group die where the v1 freezer holds it: its processes
-// are moved out of the frozen cgroup, and the container stays paused.
+// thaw lets the killed group exit if the cgroup v1 freezer has frozen it: it moves the
+// group's processes out of the frozen cgroup. The container stays paused.
 func (p *process) thaw() error {
 	if cgroups.Mode() == cgroups.Unified {
 		return nil // v2 kills frozen processes
@@ -73,7 +73,7 @@ func (p *process) thaw() error {
 	freezer := cgroup1.WithHierarchy(cgroup1.SingleSubsystem(cgroup1.Default, cgroup1.Freezer))
 	frozen, err := cgroup1.Load(cgroup1.PidPath(p.pid), freezer)
 	if err != nil || (frozen.State() != cgroup1.Frozen && frozen.State() != cgroup1.Freezing) {
-		return nil //nolint:nilerr // gone, or a machine without that controller: there is nothing to thaw
+		return nil //nolint:nilerr // the process is gone, or the machine lacks the controller: nothing to thaw
 	}
 	thawed, err := cgroup1.Load(cgroup1.RootPath, freezer)
 	if err != nil {

@@ -214,8 +214,8 @@ func init() {
 // TestMessagesThatAreNoHandler leave no descriptor.
 func TestMessagesThatAreNoHandler(t *testing.T) {
 	cmd, own := sleeping(t)
-	wantNoHandler(t, "nothing", nil, "did not come to life")
-	wantNoHandler(t, "two of them", []int{own.pidfd, own.pidfd}, "did not come to life")
+	wantNoHandler(t, "nothing", nil, "sent no pidfd")
+	wantNoHandler(t, "two of them", []int{own.pidfd, own.pidfd}, "sent no pidfd")
 	wantNoHandler(t, "a file", []int{0}, "the handler's process: ")
 	_ = cmd.Process.Kill()
 	_ = cmd.Wait()
@@ -358,7 +358,7 @@ func (m *goneMonitor) Start(cmd *exec.Cmd) (chan runc.Exit, error) {
 func TestHostWithoutAReaper(t *testing.T) {
 	host, _ := scriptHost(t, "exit 0")
 	host.monitor = &goneMonitor{}
-	if err := host.Clean(t.Context(), wire.OnExit{}); err == nil || !strings.Contains(err.Error(), "reaper is gone") {
+	if err := host.Clean(t.Context(), wire.OnExit{}); err == nil || !strings.Contains(err.Error(), "reaper has stopped") {
 		t.Errorf("got %v", err)
 	}
 }

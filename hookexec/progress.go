@@ -5,18 +5,18 @@ import (
 	"sync"
 )
 
-// Progress shows a handler to those who look on while it runs. The zero value is
-// ready. It is safe for concurrent use.
+// Progress is what can be seen of a handler while it runs. The zero value is ready. It is
+// safe for concurrent use.
 type Progress struct {
 	mu       sync.Mutex
 	attempts int
-	output   *output // of the last attempt that has one
-	// left are outputs of earlier attempts that processes in the background hold.
+	output   *output // of the current attempt; nil until it has one
+	// left are outputs of earlier attempts that background processes hold.
 	left []*leftover
 }
 
-// Look returns how many attempts have begun, the last part of the output so far,
-// and how many bytes came before it.
+// Look returns how many attempts have begun, the tail of the output so far, and how many
+// bytes came before it.
 func (p *Progress) Look() (attempts int, text string, dropped int64) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
@@ -26,15 +26,15 @@ func (p *Progress) Look() (attempts int, text string, dropped int64) {
 	return p.attempts, text, dropped
 }
 
-// Background returns how many outputs processes hold that the handler has left in the
-// background, once an attempt has ended.
+// Background returns how many outputs are held by background processes that finished
+// attempts left behind.
 func (p *Progress) Background() int {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return len(p.stillLeft())
 }
 
-// stillLeft is called with mu held.
+// stillLeft returns the outputs that background processes hold. The caller holds mu.
 func (p *Progress) stillLeft() []*leftover {
 	left := slices.Clone(p.left)
 	if p.output != nil {
@@ -46,7 +46,7 @@ func (p *Progress) stillLeft() []*leftover {
 func (p *Progress) begin(attempt int) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	p.left = p.stillLeft() // which is bounded by maxLeft
+	p.left = p.stillLeft() // at most maxLeft
 	p.attempts, p.output = attempt, nil
 }
 

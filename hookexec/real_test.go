@@ -226,7 +226,7 @@ func TestHostsAreGivenTime(t *testing.T) {
 		"a cleaning": {10 * time.Second, func(ctx context.Context, h *Host) error { return h.Clean(ctx, wire.OnExit{}) }, "deadline exceeded"},
 		"a preparation": {30 * time.Second, func(ctx context.Context, h *Host) error {
 			return prepare(ctx, h, wire.PrepareRequest{}, wire.Init{})
-		}, "it has not ended in 30 s"},
+		}, "the preparation took longer than 30 s"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			host, _ := scriptHost(t, "exec sleep 1000")
@@ -260,7 +260,7 @@ func TestAnswerThatDoesNotCome(t *testing.T) {
 	go func() { ended <- (&Exec{Host: host, Progress: &Progress{}}).Attempt(t.Context()) }()
 	select {
 	case got := <-ended:
-		if got.Outcome != Failed || !strings.Contains(got.Err.Error(), "ended without an answer") {
+		if got.Outcome != Failed || !strings.Contains(got.Err.Error(), "exited without an answer") {
 			t.Errorf("got %+v", got)
 		}
 	case <-time.After(10 * time.Second):

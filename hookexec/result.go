@@ -8,17 +8,17 @@ import (
 	"unicode/utf8"
 )
 
-// ErrTimedOut as the cause of a cancelled context ends a handler as TimedOut.
+// ErrTimedOut, as the cause of a cancelled context, makes the outcome TimedOut.
 var ErrTimedOut = errors.New("timed out")
 
-// ErrContainerExited is the cause of a handler's end with its container's, also
-// where the kernel was faster than the shim to end it.
+// ErrContainerExited is the error of a handler that ended because its container exited,
+// even if the kernel killed the handler before the shim did.
 var ErrContainerExited = errors.New("container exited")
 
-// Outcome is how a handler ended.
+// Outcome is how a run ended.
 type Outcome uint8
 
-// The four ways in which a handler ends (docs/spec.md#results).
+// The outcomes (docs/spec.md#results).
 const (
 	Succeeded Outcome = iota
 	Failed
@@ -26,28 +26,27 @@ const (
 	Aborted
 )
 
-// Result is a handler's end.
+// Result is the result of an attempt or of a run.
 type Result struct {
 	Outcome Outcome
-	// Err says why it did not succeed, nil for Succeeded. For Aborted it is the
-	// cause of the cancellation.
+	// Err is nil for Succeeded. For Aborted it is the cause of the cancellation.
 	Err error
-	// ExitCode of an exec handler's process that ended by itself; 128 plus the
-	// signal's number where a signal ended it, which is all that the shim's
-	// reaper knows. -1 where there is none.
+	// ExitCode is the exit status of an exec handler's process, or 128 plus the signal's
+	// number if a signal killed it: the reaper does not distinguish them. It is -1 if there
+	// was no process.
 	ExitCode int
-	// Output is the last part of stdout and stderr together, and Dropped the
-	// number of bytes before it.
+	// Output is the tail of stdout and stderr together, and Dropped is how many bytes came
+	// before it.
 	Output  string
 	Dropped int64
-	// LostLines of the output did not reach its Log, because of LogErr.
+	// LostLines is how many lines of the output did not reach the Log, because of LogErr.
 	LostLines int64
 	LogErr    error
-	// Attempts that were begun.
+	// Attempts is how many attempts were begun.
 	Attempts int
 }
 
-// Message is the result in words: one line why, then the last output.
+// Message returns the result as text: the error, then the tail of the output.
 func (r *Result) Message() string {
 	text := "succeeded"
 	if r.Err != nil {
@@ -66,13 +65,13 @@ func (r *Result) Message() string {
 	return text
 }
 
-// exitError is a process that ended without success.
+// exitError reports an exit status other than 0.
 type exitError struct{ status int }
 
 func (e *exitError) Error() string { return fmt.Sprintf("exit status %d", e.status) }
 
-// printable makes a handler's bytes fit for an error message, which is UTF-8
-// and may end up on a terminal.
+// printable makes output safe for an error message, which must be UTF-8 and may be shown
+// on a terminal.
 func printable(output []byte) string {
 	return strings.Map(func(r rune) rune {
 		if r == '\n' || r == '\t' || !unicode.IsControl(r) {

@@ -7,8 +7,8 @@ import (
 	"time"
 )
 
-// Action is what a handler does. Attempt does it once; when ctx is cancelled it
-// ends as soon as what it has started has ended.
+// Action is what a handler does. Attempt does it once. When ctx is cancelled, it kills what
+// it started, waits for its exit, and returns.
 type Action interface {
 	Attempt(ctx context.Context) Result
 }
@@ -16,17 +16,18 @@ type Action interface {
 // Run is one execution of a handler, with its retries.
 type Run struct {
 	Action Action
-	// RetryPeriod is from a failed attempt to the next one; 0: one attempt.
+	// RetryPeriod is the time from the end of a failed attempt to the next one; 0 means no
+	// retry.
 	RetryPeriod time.Duration
-	// Exited is Init.Ended: it is asked after a failure, which an exit may look
-	// like.
+	// Exited is Init.Ended. It is called after a failed attempt, because the container's exit
+	// looks like a failure.
 	Exited func(context.Context) bool
-	// Progress is kept up to date.
+	// Progress is updated during the run.
 	Progress *Progress
 }
 
-// Do runs the handler until it has succeeded, until it has failed and is not
-// to be retried, until the container has exited, or until ctx is cancelled.
+// Do makes attempts until one succeeds, until one fails and there is no retry, until the
+// container exits, or until ctx is cancelled.
 func (r *Run) Do(ctx context.Context) Result {
 	var failure error // of the attempt before
 	for attempt := 1; ; attempt++ {
@@ -46,13 +47,13 @@ func (r *Run) Do(ctx context.Context) Result {
 	}
 }
 
-// NotBegun is what a handler comes to that ctx has ended before it could begin.
+// NotBegun returns the result of a handler whose context ended before its first attempt.
 func NotBegun(ctx context.Context) Result {
 	return judge(ctx, Result{Outcome: Failed, ExitCode: -1}, nil)
 }
 
-// judge tells a failure from a forced end, which looks like one. A forced end
-// of retries also says why they were needed.
+// judge changes a failure into TimedOut or Aborted if ctx was cancelled, because a killed
+// handler looks like a failed one. The error includes the failure that caused the retries.
 func judge(ctx context.Context, result Result, failure error) Result {
 	cause := context.Cause(ctx)
 	if result.Outcome != Failed || cause == nil {
@@ -68,7 +69,7 @@ func judge(ctx context.Context, result Result, failure error) Result {
 	return result
 }
 
-// wait returns false where ctx was cancelled first.
+// wait returns false if ctx is cancelled first.
 func wait(ctx context.Context, d time.Duration) bool {
 	timer := time.NewTimer(d)
 	defer timer.Stop()

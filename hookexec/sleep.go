@@ -5,7 +5,7 @@ import (
 	"time"
 )
 
-// Sleep lets time pass, counted from the attempt's begin. 0 is valid.
+// Sleep waits for the given time. 0 is valid.
 type Sleep time.Duration
 
 // Attempt implements Action.

@@ -7,7 +7,8 @@ import (
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
-// TCPSocket connects from inside the container's network namespace, and closes.
+// TCPSocket opens a connection from inside the container's network namespace, and closes
+// it.
 type TCPSocket struct {
 	NetNS NetNS
 	// Socket has been checked by package oci.
@@ -24,7 +25,7 @@ func (s *TCPSocket) Attempt(ctx context.Context) Result {
 	if err != nil {
 		return transportFailure(err)
 	}
-	_ = conn.Close() // it was connected
+	_ = conn.Close() // the connection is all that was asked for
 	return Result{Outcome: Succeeded, ExitCode: -1}
 }
 

@@ -1,12 +1,11 @@
-// Package host is the handler host: the small program that runs a command
-// inside a container through runc's libcontainer, and the only place that links
-// it. The shim cannot do that itself: it reaps every child, so libcontainer
-// would lose exit statuses to it, and it would carry libcontainer's memory for
-// as long as the pod lives.
+// Package host is the handler host: a small program that runs a command inside a
+// container through runc's libcontainer. It is the only package that links libcontainer.
+// The shim cannot link it: the shim reaps every child, so libcontainer would miss exit
+// statuses, and the shim would need libcontainer's memory for the lifetime of the pod.
 //
-// The host works in two steps. Prepare, when the container is created, writes
-// the state that libcontainer.Load reads; it is derived from the bundle's spec
-// and the init process alone, so that runc and crun are one path. Start, for
-// each handler, starts the process and leaves: the process becomes a child of
-// the shim, its subreaper, which takes its exit status.
+// The host works in two steps. Prepare, when the container is created, writes the state
+// that libcontainer.Load reads. It is derived from the bundle's spec and the init process
+// alone, so it works the same with runc and crun. Start, for each handler, starts the
+// process and exits: the process becomes a child of the shim, its subreaper, which
+// receives its exit status.
 package host

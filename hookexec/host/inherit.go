@@ -11,15 +11,15 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// What the process that becomes the handler inherits, as libcontainer's ExtraFiles:
-// a pipe for its last words, files of cgroups that it joins, and then a seccomp program.
-// It knows them by their kind, uses them up before libcontainer's own steps, and closes
-// them, so that none reaches the handler; execve closes the pipe.
+// The process that becomes the handler inherits, as libcontainer's ExtraFiles, a pipe for
+// its last words, the files of the cgroups that it joins, and a seccomp program. It
+// recognises them by their kind. It uses them before libcontainer's own steps and closes
+// them, so that the handler does not inherit them. execve closes the pipe.
 
-// firstInherited is the number of the first of libcontainer's ExtraFiles.
+// firstInherited is the descriptor of libcontainer's first ExtraFile.
 const firstInherited = 3
 
-// inherited opens what take takes.
+// inherited opens the files that take uses.
 func inherited(request wire.StartRequest, own *extraState) ([]*os.File, error) {
 	files, err := joinFiles(own.Cgroups)
 	if err != nil {
@@ -36,10 +36,11 @@ func inherited(request wire.StartRequest, own *extraState) ([]*os.File, error) {
 	return append(files, program), nil
 }
 
-// take is to be called by the thread that calls execve: it is that thread that joins
-// the cgroups. libcontainer closes, before the handler begins, all but as many of the
-// lowest numbers as it was given files: what is opened at those after them here must be
-// close-on-exec, as all that libcontainer opens is.
+// take uses the inherited files. It must be called by the thread that calls execve,
+// because only the calling thread joins the cgroups. Before execve, libcontainer closes
+// all descriptors except the lowest ones, as many as it was given ExtraFiles. take frees
+// some of these, so a file that is opened afterwards may get such a number and must be
+// close-on-exec, as all files that libcontainer opens are.
 func take() error {
 	first := firstInherited
 	if takeWords(first) {
@@ -54,8 +55,8 @@ func take() error {
 	}
 }
 
-// takeWords makes the pipe for the last words, if fd is one, the place where this
-// process and libcontainer print errors that they cannot report otherwise.
+// takeWords makes fd this process's stderr, if it is a pipe: this process and libcontainer
+// print errors there that they cannot report otherwise.
 func takeWords(fd int) bool {
 	var stat unix.Stat_t
 	if err := unix.Fstat(fd, &stat); err != nil || stat.Mode&unix.S_IFMT != unix.S_IFIFO {
@@ -66,8 +67,8 @@ func takeWords(fd int) bool {
 	return true
 }
 
-// takeOne reports whether it was one of those files. The ones of libcontainer that come
-// after them begin with a socket.
+// takeOne uses one inherited file. It returns false if fd is not one: libcontainer's own
+// descriptors follow them, and the first of those is a socket.
 func takeOne(fd int) (bool, error) {
 	var system unix.Statfs_t
 	if err := unix.Fstatfs(fd, &system); err != nil {

@@ -15,15 +15,15 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
-// Init becomes the handler's process if that is what this process was started
-// for. It is to be called from an init function, before any other goroutine
-// runs: what it changes, it changes for one thread.
+// Init does not return if this process was started to become the handler's process. It
+// must be called from an init function, before other goroutines run: it changes the state
+// of one thread.
 func Init(args []string) {
 	if len(args) < 2 || args[1] != wire.CommandInit {
 		return
 	}
 	if err := take(); err != nil {
-		fmt.Fprintln(os.Stderr, err) // which are the last words
+		fmt.Fprintln(os.Stderr, err) // read by words
 		os.Exit(1)
 	}
 	libcontainer.Init() // does not return
@@ -31,8 +31,7 @@ func Init(args []string) {
 
 // Main runs the command that the arguments name and returns the exit status.
 func Main(args []string) int {
-	// What libcontainer logs is also in the errors it returns, and stderr is the
-	// handler's.
+	// stderr belongs to the handler, and libcontainer returns what it logs as errors too.
 	logrus.SetOutput(io.Discard)
 	command := ""
 	if len(args) > 1 {
@@ -59,8 +58,8 @@ func report(err error) int {
 	return 1
 }
 
-// recovered makes an error of a panic, which libcontainer has on specs and states that
-// no runtime would have made: its trace would be taken for the handler's output.
+// recovered turns a panic into an error. libcontainer panics on specs and states that no
+// runtime writes, and the trace would be taken for the handler's output.
 func recovered(err *error) {
 	if value := recover(); value != nil {
 		*err = fmt.Errorf("internal error: %v", value)
@@ -89,7 +88,7 @@ func cleanFromStdin() error {
 	return Clean(onExit)
 }
 
-// start answers over the control socket, because stderr is the handler's.
+// start answers over the control socket, because stderr belongs to the handler.
 func start() int {
 	control := os.NewFile(wire.ControlFD, "control")
 	pidfds := os.NewFile(wire.PidfdFD, "pidfd")
@@ -110,7 +109,7 @@ func start() int {
 		response.Pid, err = Start(request, pidfds)
 	}
 	if err != nil {
-		response.Error = shorten.Error(err) // the shim reads it when this process has ended, so the socket must hold it
+		response.Error = shorten.Error(err) // the shim reads it after this process exits, so it must fit into the socket
 	}
 	if json.NewEncoder(control).Encode(response) != nil || err != nil {
 		return 1

@@ -20,19 +20,18 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// onExitCgroupName is the last part of the cgroup of an onExit.
+// onExitCgroupName is the last element of an onExit's cgroup path.
 const onExitCgroupName = "onExit"
 
-// StartOnExit starts an onExit, and returns the pid of its process. The container's
-// own OCI runtime makes it, as a container of its own, from the container's spec:
-// so what it may do is made by what made the container, and by nothing else. A
-// pidfd of its process is sent over pidfds, and its pid is passed to announce, before it
-// runs.
+// StartOnExit starts an onExit, and returns the pid of its process. The container's own
+// OCI runtime creates a second container for it, from the first one's spec: so the same
+// program enforces the same confinement. Before the process runs, its pidfd is sent over
+// pidfds, and its pid is passed to announce.
 //
-// Its root filesystem is a copy of the container's mounts, as they are in the
-// mount namespace that was kept: volumes, what the runtime mounted, and what the
-// container mounted itself. It is put over the bundle's rootfs, in a mount
-// namespace of this process, so that nobody else sees it and nothing stays.
+// Its root filesystem is a copy of the container's mounts in the kept mount namespace:
+// volumes, the runtime's mounts, and those that the container made. The copy is mounted
+// over the bundle's rootfs in a new mount namespace of this process. No other process
+// sees it, and it disappears with the processes.
 func StartOnExit(request wire.StartRequest, pidfds *os.File, announce func(pid int) error) (pid int, err error) {
 	defer recovered(&err)
 	onExit := request.OnExit
@@ -52,7 +51,7 @@ func StartOnExit(request wire.StartRequest, pidfds *os.File, announce func(pid i
 	if err := os.MkdirAll(onExit.Dir, 0o700); err != nil {
 		return 0, err
 	}
-	runtime.LockOSThread() // the process ends with this thread in a namespace of its own
+	runtime.LockOSThread() // this thread moves to a new namespace and never leaves it
 	if err := copyMounts(onExit.Namespaces[string(specs.MountNamespace)], derived.Root.Path); err != nil {
 		return 0, fmt.Errorf("the container's mounts: %w", err)
 	}
@@ -78,7 +77,8 @@ func StartOnExit(request wire.StartRequest, pidfds *os.File, announce func(pid i
 	return pid, runRuntime(onExit, false, "start", onExit.ID)
 }
 
-// createArgs are those that containerd's runc shim gives for the container itself.
+// createArgs returns the arguments that containerd's runc shim uses for the container
+// itself.
 func createArgs(onExit *wire.OnExit, pidFile string) []string {
 	args := []string{"create", "--bundle", onExit.Dir, "--pid-file", pidFile}
 	if onExit.NoPivotRoot {
@@ -93,7 +93,7 @@ func createArgs(onExit *wire.OnExit, pidFile string) []string {
 // Clean removes the container of an onExit, with all its processes.
 func Clean(onExit wire.OnExit) error {
 	if _, err := os.Stat(onExit.Dir); errors.Is(err, fs.ErrNotExist) {
-		return nil // none was begun
+		return nil // no onExit was started
 	}
 	lock, err := lockOnExit(&onExit)
 	if err != nil {
@@ -108,9 +108,9 @@ func Clean(onExit wire.OnExit) error {
 	return errors.Join(append(errs, os.RemoveAll(onExit.Dir))...)
 }
 
-// known are the containers that the runtime has a state of: one at the most.
+// known returns the containers that the runtime has a state of: at most one.
 func known(onExit wire.OnExit) []string {
-	entries, _ := os.ReadDir(runtimeRoot(&onExit)) // none, where it has made none
+	entries, _ := os.ReadDir(runtimeRoot(&onExit)) // it does not exist if the runtime was never called
 	var ids []string
 	for _, entry := range entries {
 		if !strings.HasPrefix(entry.Name(), ".") { // crun keeps its cache there
@@ -122,10 +122,12 @@ func known(onExit wire.OnExit) []string {
 
 func runtimeRoot(onExit *wire.OnExit) string { return filepath.Join(onExit.Dir, "runtime") }
 
-// lockOnExit makes sure that an onExit is not removed while it is being made: where
-// the shim dies meanwhile, its host and containerd's delete action meet. Whoever
-// comes second finds all of it, or no shim. The delete action, which names no shim,
-// has little time, and ends a host that keeps it waiting: its runtime may hang.
+// lockOnExit orders the start and the removal of an onExit. If the shim dies during the
+// start, containerd runs the delete action while the shim's host is still at work. If the
+// host has the lock first, the delete action finds all that it made; if the delete action
+// does, the host finds that the shim is gone. The delete action, which sets no Shim, has
+// little time, and the host's runtime may hang; so it kills a host that holds the lock for
+// too long.
 func lockOnExit(onExit *wire.OnExit) (*os.File, error) {
 	lock, err := os.OpenFile(onExit.Dir+".lock", os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
@@ -144,15 +146,15 @@ func lockOnExit(onExit *wire.OnExit) (*os.File, error) {
 	return lock, nil
 }
 
-// wholeFile is a lock whose holder the kernel tells, which flock(2)'s is not.
+// wholeFile is a lock of fcntl(2). Unlike with flock(2), the kernel can report its holder.
 func wholeFile() *unix.Flock_t { return &unix.Flock_t{Type: unix.F_WRLCK} }
 
-// holderWait is what a host has to come to its end after its shim. Making an onExit
-// takes 0.1 s as a rule, and containerd gives its delete action 5 s for everything.
+// holderWait is how long the delete action waits for a host whose shim has died. Creating
+// an onExit usually takes 0.1 s, and containerd gives its delete action 5 s in total.
 const holderWait = time.Second
 
-// endHolder kills the process that holds the lock for longer than holderWait. The
-// runtime that it has called ends with it.
+// endHolder kills the process that holds the lock if it still does after holderWait. The
+// runtime that this process called is killed with it (Pdeathsig).
 func endHolder(lock *os.File) error {
 	ticker := time.NewTicker(holderWait / 100)
 	defer ticker.Stop()
@@ -167,10 +169,10 @@ func endHolder(lock *os.File) error {
 	}
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {
-		return nil //nolint:nilerr // it has ended
+		return nil //nolint:nilerr // it has exited
 	}
 	defer unix.Close(pidfd)
-	if again, err := holder(lock); err != nil || again != pid { // else the number may be another process's by now
+	if again, err := holder(lock); err != nil || again != pid { // the pid may have been reused before PidfdOpen
 		return err
 	}
 	if err := unix.PidfdSendSignal(pidfd, unix.SIGKILL, nil, 0); err != nil && !errors.Is(err, unix.ESRCH) {
@@ -179,7 +181,7 @@ func endHolder(lock *os.File) error {
 	return nil
 }
 
-// holder of the lock, 0 where nobody but this process holds it.
+// holder returns the pid of the process that holds the lock, or 0 if no other process does.
 func holder(lock *os.File) (pid int, err error) {
 	held := wholeFile()
 	if err := unix.FcntlFlock(lock.Fd(), unix.F_GETLK, held); err != nil || held.Type == unix.F_UNLCK {
@@ -188,8 +190,8 @@ func holder(lock *os.File) (pid int, err error) {
 	return int(held.Pid), nil
 }
 
-// copyMounts puts a copy of all mounts of a mount namespace over target, in a new
-// mount namespace of this thread. Nothing goes from there to any other.
+// copyMounts mounts a copy of all mounts of a mount namespace over target, in a new mount
+// namespace of this thread. Its mounts do not propagate to other namespaces.
 func copyMounts(namespace, target string) error {
 	kept, err := os.Open(namespace)
 	if err != nil {
@@ -221,7 +223,8 @@ func copyMounts(namespace, target string) error {
 	return nil
 }
 
-// openMounts returns a detached copy of the mounts in kept, and comes back to own.
+// openMounts returns a detached copy of the mounts in kept. The thread returns to the
+// namespace own.
 func openMounts(kept, own *os.File) (tree int, err error) {
 	if err := unix.Setns(int(kept.Fd()), unix.CLONE_NEWNS); err != nil {
 		return -1, fmt.Errorf("setns: %w", err)
@@ -233,8 +236,8 @@ func openMounts(kept, own *os.File) (tree int, err error) {
 	return tree, errors.Join(err, unix.Setns(int(own.Fd()), unix.CLONE_NEWNS))
 }
 
-// runRuntime, on a thread that is not going to end, calls the OCI runtime. What it makes has this process's stdio, where
-// output says so; its own words are in its log.
+// runRuntime calls the OCI runtime. With output, the process that the runtime creates gets this process's stdio; the runtime
+// itself writes to its log. The caller has locked its thread: Pdeathsig is sent when the forking thread ends.
 func runRuntime(onExit *wire.OnExit, output bool, args ...string) error {
 	log := filepath.Join(onExit.Dir, "log.json")
 	all := []string{"--root", runtimeRoot(onExit), "--log", log, "--log-format", "json"}
@@ -243,7 +246,7 @@ func runRuntime(onExit *wire.OnExit, output bool, args ...string) error {
 	}
 	cmd := exec.Command(onExit.Runtime, append(all, args...)...)
 	cmd.Dir, cmd.Env = onExit.Dir, []string{"PATH=" + defaultPath, "LC_ALL=C"}
-	// A host that is killed takes it along; what it was making ends with it.
+	// If the host is killed, the runtime is killed too, and with it the container that it was creating.
 	cmd.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	if output {
 		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr // no pipe: the handler's process keeps them
@@ -257,10 +260,11 @@ func runRuntime(onExit *wire.OnExit, output bool, args ...string) error {
 	return nil
 }
 
-// defaultPath is where runtimes look for what they call, such as newuidmap.
+// defaultPath is where runtimes look for their helpers, such as newuidmap.
 const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
-// lastError of a runtime's log in JSON, runc's and crun's alike.
+// lastError returns the last error in a runtime's JSON log. runc's and crun's have the same
+// format.
 func lastError(path string) string {
 	data, err := os.ReadFile(path)
 	if err != nil {
@@ -284,7 +288,7 @@ func readPid(path string) (int, error) {
 	return strconv.Atoi(strings.TrimSpace(string(data)))
 }
 
-// sendPidfd of a process that waits for its start.
+// sendPidfd sends a pidfd of a process that was created and not started yet.
 func sendPidfd(pid int, pidfds *os.File) error {
 	pidfd, err := unix.PidfdOpen(pid, 0)
 	if err != nil {

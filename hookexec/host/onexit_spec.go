@@ -12,8 +12,8 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// onExitSpec is the container's spec with another command: the same identity, the
-// same confinement, and what is left of it.
+// onExitSpec returns the container's spec with the onExit's command. It has the same
+// identity and confinement, and uses the kept namespaces and mounts.
 func onExitSpec(spec *specs.Spec, request wire.StartRequest) *specs.Spec {
 	onExit, derived, linux, process := request.OnExit, *spec, *spec.Linux, *spec.Process
 	process.Args, process.Env = request.Args, append(slices.Clone(process.Env), request.Env...)
@@ -24,20 +24,19 @@ func onExitSpec(spec *specs.Spec, request wire.StartRequest) *specs.Spec {
 	}
 	linux.Namespaces = onExitNamespaces(linux.Namespaces, onExit.Namespaces)
 	setOnExitCgroup(&linux, onExit)
-	// They are as the container has left them.
+	// The kept namespaces and mounts have these settings already, as the container left them.
 	linux.Sysctl, linux.NetDevices, linux.TimeOffsets, linux.RootfsPropagation = nil, nil, nil, ""
-	linux.IntelRdt = rdtGroup(linux.IntelRdt, request.ID) // the runtime would take its own container's name
+	linux.IntelRdt = rdtGroup(linux.IntelRdt, request.ID) // by default the runtime would use the onExit's own ID
 	derived.Hostname, derived.Domainname = "", ""
 	derived.Process, derived.Root, derived.Linux = &process, &root, &linux
 	derived.Mounts = onExitMounts(spec.Mounts)
-	derived.Hooks = nil // what they have made is there; what they undo is not due yet
+	derived.Hooks = nil // the create hooks have run, and the delete hooks must not run before the container is deleted
 	return &derived
 }
 
-// onExitNamespaces are those that were kept, a new mount namespace for the copy of
-// the old one, and in the place of the container's own pid namespace, which has
-// ended with its first process, a new one. One that the container has joined
-// (that of its pod, of another container) goes on.
+// onExitNamespaces returns the kept namespaces, and a new mount namespace for the copied
+// mounts. A private pid namespace ended with the container's first process, so it is
+// replaced by a new one; a shared one (of the pod or of another container) is used again.
 func onExitNamespaces(own []specs.LinuxNamespace, kept map[string]string) []specs.LinuxNamespace {
 	var namespaces []specs.LinuxNamespace
 	for _, namespace := range own {
@@ -48,7 +47,7 @@ func onExitNamespaces(own []specs.LinuxNamespace, kept map[string]string) []spec
 		default:
 			namespace.Path = kept[string(namespace.Type)]
 			if namespace.Path == "" {
-				continue // a kernel without it
+				continue // the kernel does not support it
 			}
 		}
 		namespaces = append(namespaces, namespace)
@@ -56,9 +55,10 @@ func onExitNamespaces(own []specs.LinuxNamespace, kept map[string]string) []spec
 	return namespaces
 }
 
-// setOnExitCgroup is below the container's own, whose limits hold; only its devices are
-// said again. systemd's driver knows no cgroup below a scope, and removes the scope
-// with its last process: there it is one beside, with the same limits.
+// setOnExitCgroup puts the onExit into a cgroup below the container's, whose limits then
+// apply; only the device rules are repeated. systemd's driver does not support a cgroup
+// below a scope, and removes the scope when its last process exits: with it, the onExit
+// gets a scope beside the container's, with the same limits.
 func setOnExitCgroup(linux *specs.Linux, onExit *wire.OnExit) {
 	if parts := strings.Split(onExit.Cgroup, ":"); onExit.SystemdCgroup && len(parts) == 3 {
 		linux.CgroupsPath = onExit.Cgroup + "-" + strings.ToLower(onExitCgroupName)
@@ -70,7 +70,8 @@ func setOnExitCgroup(linux *specs.Linux, onExit *wire.OnExit) {
 	}
 }
 
-// onExitMounts: all but what shows the pid namespace is there.
+// onExitMounts returns the mounts that must be made again: /proc, which shows the pid
+// namespace, and those below it. All others are in the copied mounts.
 func onExitMounts(own []specs.Mount) []specs.Mount {
 	var mounts []specs.Mount
 	below := ""
@@ -86,15 +87,15 @@ func onExitMounts(own []specs.Mount) []specs.Mount {
 	return mounts
 }
 
-// keepDev names /dev among the mounts, so that the runtime leaves it as it is, with
-// the flags that it has: crun gives a bind mount those that it is told. A container
-// may have put a link in its place, which would lead out of it. Nobody can do that
-// now any more: no process of the container is left.
+// keepDev adds /dev to the mounts, so that the runtime does not set it up again. Its mount
+// flags are repeated, because crun applies those of the spec. The container may have
+// replaced /dev by a symbolic link that leads out of its root; that is refused. It cannot
+// change after this check, because no process of the container is running.
 func keepDev(spec *specs.Spec) error {
 	dev := filepath.Join(spec.Root.Path, "dev")
 	fd, err := unix.Open(dev, unix.O_PATH|unix.O_DIRECTORY|unix.O_NOFOLLOW|unix.O_CLOEXEC, 0)
 	if err != nil {
-		return fmt.Errorf("it is no directory any more: %w", err)
+		return fmt.Errorf("it is not a directory: %w", err)
 	}
 	defer unix.Close(fd)
 	var stat unix.Statfs_t

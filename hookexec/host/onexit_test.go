@@ -200,7 +200,7 @@ func TestStartOnExitFails(t *testing.T) {
 		"without a mount namespace":  {func(e *ended) { e.onExit.Namespaces = nil }, "the container's mounts: open", false},
 		"with another one":           {func(e *ended) { e.onExit.Namespaces["mount"] = "/proc/self/ns/uts" }, "the container's mounts: setns", false},
 		"of an odd spec":             {func(e *ended) { e.write("config.json", `{"process": {}, "linux": {}}`) }, "internal error", false},
-		"without a /dev":             {func(e *ended) { e.onExit.Namespaces["mount"] = emptyMounts(e.t) }, "the container's /dev: it is no directory any more", false},
+		"without a /dev":             {func(e *ended) { e.onExit.Namespaces["mount"] = emptyMounts(e.t) }, "the container's /dev: it is not a directory", false},
 		"that cannot be described":   {func(e *ended) { e.mkdir("onExit/config.json.new") }, "config.json.new: is a directory", false},
 		"without a shim":             {func(e *ended) { e.onExit.Shim = 1 }, "the shim is gone", false},
 		"without a directory":        {func(e *ended) { e.onExit.Dir = e.nowhere() + "/onExit" }, "/none/onExit.lock", false},
@@ -337,7 +337,7 @@ func TestKeepDev(t *testing.T) {
 	if err := os.Symlink("/dev", dev); err != nil {
 		t.Fatal(err)
 	}
-	if err := keepDev(spec); err == nil || !strings.Contains(err.Error(), "no directory any more") || len(spec.Mounts) > 0 {
+	if err := keepDev(spec); err == nil || !strings.Contains(err.Error(), "is not a directory") || len(spec.Mounts) > 0 {
 		t.Errorf("a link in its place: %v, %+v", err, spec.Mounts)
 	}
 	if err := errorsOf(os.Remove(dev), os.Mkdir(dev, 0o700)); err != nil {

@@ -25,31 +25,31 @@ import (
 const (
 	// stateFile is the name that libcontainer.Load reads.
 	stateFile = "state.json"
-	// handlerFile holds what libcontainer's state has no place for.
+	// handlerFile contains the extraState.
 	handlerFile = "handler.json"
-	// filterFile is the program of the seccomp profile, where there is one.
+	// filterFile is the program of the seccomp profile. It exists only with a profile.
 	filterFile = "seccomp.bpf"
 )
 
-// extraState is what a Start needs beside libcontainer's state.
+// extraState is what Start needs beside libcontainer's state.
 type extraState struct {
-	// Process of the container, the measure of what a handler may have.
+	// Process is the container's, whose identity and limits a handler has.
 	Process *specs.Process
-	// Cgroups of cgroup v1, by controller, which the handler's process joins
-	// itself (join). libcontainer's state has none then.
+	// Cgroups are the cgroups by controller that the handler's process joins itself
+	// (joinFiles). Then libcontainer's state has none.
 	Cgroups map[string]string
-	// Filter: the seccomp profile of libcontainer's state is filter.Reduce's, and
-	// filterFile has its program.
+	// Filter means that filterFile contains the program of the seccomp profile, and that
+	// the profile in libcontainer's state is the one of filter.Reduce.
 	Filter bool
 }
 
-// Prepare writes the container's state under request.Root. The files hold the
-// container's environment, so nobody but root can read them. created returns the
-// container's init when there is one; what can be done without is done before.
+// Prepare writes the container's state below request.Root. The files contain the
+// container's environment, so only root can read them. created waits for the container's
+// init; Prepare does as much as possible before it calls created.
 //
-// Runtimes that wrap another edit config.json while they create the container, as
-// nvidia-container-runtime does: what it says then, or half says, is not yet the
-// container's, and is read again if it has changed.
+// Runtimes that wrap another one, such as nvidia-container-runtime, edit config.json while
+// they create the container. So the config.json that Prepare reads first may be old or
+// incomplete. It is compared after created, and used again if it has changed.
 func Prepare(request wire.PrepareRequest, created func() (wire.Init, error)) (err error) {
 	defer recovered(&err)
 	prepared := prepareEarly(request)
@@ -69,7 +69,7 @@ func Prepare(request wire.PrepareRequest, created func() (wire.Init, error)) (er
 	return prepared.write(request, init)
 }
 
-// prepareEarly returns nil if it fails: what is wrong is still wrong when there is the container.
+// prepareEarly returns nil on error. Prepare then tries again after the container was created, and reports the error.
 func prepareEarly(request wire.PrepareRequest) (prepared *preparation) {
 	var failed error
 	defer recovered(&failed)
@@ -78,12 +78,12 @@ func prepareEarly(request wire.PrepareRequest) (prepared *preparation) {
 	return prepared
 }
 
-// preparation is what is made of a bundle without its container.
+// preparation is derived from a bundle before its container exists.
 type preparation struct {
-	of      []byte // the config.json
+	of      []byte // the config.json that it was derived from
 	process *specs.Process
 	config  *configs.Config
-	filter  []byte // the program of the seccomp profile; empty: libcontainer makes it each time
+	filter  []byte // the program of the seccomp profile; if empty, libcontainer compiles it for each handler
 }
 
 func prepare(request wire.PrepareRequest, data []byte) (*preparation, error) {
@@ -145,15 +145,15 @@ func decodeSpec(data []byte) (*specs.Spec, error) {
 	return &spec, nil
 }
 
-// state is libcontainer's. Written by itself it would leave out an empty map of
-// cgroups, and its reader make up cgroups of its own.
+// state is libcontainer's. Its own encoding omits an empty map of cgroups, and then
+// libcontainer would derive cgroup paths itself.
 type state struct {
 	*libcontainer.State
 
 	CgroupPaths map[string]string `json:"cgroup_paths"`
 }
 
-// newState is what libcontainer reads of the state that runc writes of a running container.
+// newState returns those parts of the state of a running container that libcontainer reads.
 func newState(pid int, config *configs.Config) (*state, error) {
 	stat, err := system.Stat(pid)
 	if err != nil {
@@ -176,8 +176,8 @@ func newState(pid int, config *configs.Config) (*state, error) {
 	}, nil
 }
 
-// newConfig converts the spec, without what only the making of a container
-// needs: the less is converted, the less another OCI runtime's spec can fail it.
+// newConfig converts the spec, without the parts that are needed only to create a
+// container: the less is converted, the fewer specs of other OCI runtimes are refused.
 func newConfig(request wire.PrepareRequest, spec *specs.Spec) (*configs.Config, error) {
 	reduced, linux := *spec, *spec.Linux
 	reduced.Mounts, reduced.Hooks = nil, nil
@@ -202,9 +202,9 @@ func newConfig(request wire.PrepareRequest, spec *specs.Spec) (*configs.Config, 
 	return config, nil
 }
 
-// rdtGroup is what names the RDT group that the container's runtime has put it in, which
-// libcontainer puts handlers in too, if it is there: the group's limits are not the
-// handlers' to set. A group without a name has its container's.
+// rdtGroup returns only the name of the RDT group that the runtime put the container in.
+// libcontainer puts handlers in the same group if it exists, and must not set its limits.
+// The default name is the container's ID.
 func rdtGroup(own *specs.LinuxIntelRdt, name string) *specs.LinuxIntelRdt {
 	if own == nil {
 		return nil
@@ -212,12 +212,12 @@ func rdtGroup(own *specs.LinuxIntelRdt, name string) *specs.LinuxIntelRdt {
 	return &specs.LinuxIntelRdt{ClosID: cmp.Or(own.ClosID, name)}
 }
 
-// hybridMountpoint is where a machine with cgroup v1 has its v2 hierarchy
-// (systemd's, and libcontainer's hybridMountpoint).
+// hybridMountpoint is where a machine with cgroup v1 mounts its v2 hierarchy (as
+// systemd's and libcontainer's hybridMountpoint).
 const hybridMountpoint = "/sys/fs/cgroup/unified"
 
-// cgroupPaths of a process, as libcontainer's State has them: by controller on
-// cgroup v1, a single one under "" on v2.
+// cgroupPaths returns the cgroups of a process in the form of libcontainer's State: by
+// controller on cgroup v1, a single one under "" on v2.
 func cgroupPaths(pid int) (map[string]string, error) {
 	own, err := cgroups.ParseCgroupFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup"))
 	if err != nil {
@@ -236,7 +236,7 @@ func cgroupPaths(pid int) (map[string]string, error) {
 		}
 		mountpoint, root, err := cgroups.FindCgroupMountpointAndRoot("", controller)
 		if cgroups.IsNotFound(err) {
-			continue // a hierarchy that this machine does not mount
+			continue // this machine does not mount the hierarchy
 		}
 		if err != nil {
 			return nil, err
@@ -251,8 +251,8 @@ func cgroupPaths(pid int) (map[string]string, error) {
 }
 
 // takeFilter returns the program of the seccomp profile, and reduces the profile in the
-// config. It returns nil if there is none. A profile that libseccomp refuses is left as it
-// is: its handlers fail, and say why.
+// config. It returns nil without a profile, and if libseccomp refuses the profile; then it
+// does not change the config, and the handlers fail with libseccomp's error.
 func takeFilter(config *configs.Config) []byte {
 	program, err := filter.Compile(config.Seccomp)
 	if err != nil {
@@ -274,7 +274,7 @@ func writeJSON(path string, value any) error {
 	return writeFile(path, data)
 }
 
-// writeFile replaces path as a whole, so that a Start never reads half a file.
+// writeFile replaces the file atomically, so that Start never reads half of it.
 func writeFile(path string, data []byte) error {
 	if err := os.WriteFile(path+".new", data, 0o600); err != nil {
 		return err

@@ -15,8 +15,8 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// Start starts the handler with this process's stdio and returns its pid when it
-// runs its own program. The process sends a pidfd of itself over pidfds before that.
+// Start starts the handler with this process's stdio. It returns the handler's pid after
+// execve. Before that, the handler's process sends a pidfd of itself over pidfds.
 func Start(request wire.StartRequest, pidfds *os.File) (pid int, err error) {
 	defer recovered(&err)
 	container, process, err := load(request)
@@ -43,8 +43,8 @@ func Start(request wire.StartRequest, pidfds *os.File) (pid int, err error) {
 	return process.Pid()
 }
 
-// logLevel is logrus' Error: what libcontainer's processes log beside the errors
-// that they return is thrown away, so it need not be written.
+// logLevel is logrus' Error. The logs of libcontainer's processes are discarded, so they
+// should write little: errors are returned anyway.
 const logLevel = "2"
 
 func closeFiles(files []*os.File) {
@@ -53,7 +53,7 @@ func closeFiles(files []*os.File) {
 	}
 }
 
-// load returns what Prepare has written. The process's ExtraFiles are to be closed.
+// load reads what Prepare wrote. The caller closes the process's ExtraFiles.
 func load(request wire.StartRequest) (*libcontainer.Container, *libcontainer.Process, error) {
 	own, err := readExtraState(request)
 	if err != nil {
@@ -76,16 +76,16 @@ func load(request wire.StartRequest) (*libcontainer.Container, *libcontainer.Pro
 	return container, process, nil
 }
 
-// ready refuses a container whose init is not the one that was prepared for: its
-// pid may be another process's by now, whose namespaces are not the handler's to
-// join. It refuses a paused one too, in whose cgroup a process would hang before
-// it can be told of.
+// ready returns an error if the container's init is not the one that was prepared for: the
+// pid may be reused, and the handler must not join another process's namespaces. It also
+// returns an error if the container is paused: a process in its cgroup would hang before
+// the shim knows of it.
 //
-// freezer is the path of the v1 cgroup that libcontainer does not know of, if any.
+// freezer is the path of the freezer's cgroup if libcontainer's state lacks it (cgroup v1).
 func ready(container *libcontainer.Container, freezer string) error {
 	switch status, err := container.Status(); {
 	case err != nil:
-		return fmt.Errorf("look at the container: %w", err)
+		return fmt.Errorf("read the container's status: %w", err)
 	case status == libcontainer.Stopped:
 		return errors.New("the container's process is gone")
 	case status == libcontainer.Paused || frozen(freezer):
@@ -94,8 +94,8 @@ func ready(container *libcontainer.Container, freezer string) error {
 	return nil
 }
 
-// newProcess is the container's own process with another command: a handler has
-// its identity and its limits, never more (docs/spec.md#privilege).
+// newProcess returns the container's own process with the handler's command: a handler has
+// the same identity and limits, never more (docs/spec.md#privilege).
 func newProcess(request wire.StartRequest, own *specs.Process) (_ *libcontainer.Process, err error) {
 	process := &libcontainer.Process{
 		Args:            request.Args,
@@ -112,7 +112,7 @@ func newProcess(request wire.StartRequest, own *specs.Process) (_ *libcontainer.
 	for _, group := range own.User.AdditionalGids {
 		process.AdditionalGroups = append(process.AdditionalGroups, int(group))
 	}
-	// No capabilities in the spec means none, not the host's.
+	// Without capabilities in the spec, the handler has none. A nil would mean the host's.
 	process.Capabilities = &configs.Capabilities{}
 	if caps := own.Capabilities; caps != nil {
 		process.Capabilities = &configs.Capabilities{
@@ -133,7 +133,7 @@ func newProcess(request wire.StartRequest, own *specs.Process) (_ *libcontainer.
 	return process, nil
 }
 
-// readExtraState returns what Prepare has written beside libcontainer's state.
+// readExtraState reads what Prepare wrote beside libcontainer's state.
 func readExtraState(request wire.StartRequest) (*extraState, error) {
 	data, err := os.ReadFile(filepath.Join(request.Root, request.ID, handlerFile))
 	if err != nil {
@@ -149,7 +149,7 @@ func readExtraState(request wire.StartRequest) (*extraState, error) {
 	return &own, nil
 }
 
-// rlimits maps the OCI spec's names, which are getrlimit(2)'s.
+// rlimits maps the OCI spec's names to the constants of getrlimit(2).
 var rlimits = map[string]int{
 	"RLIMIT_AS": unix.RLIMIT_AS, "RLIMIT_CORE": unix.RLIMIT_CORE, "RLIMIT_CPU": unix.RLIMIT_CPU,
 	"RLIMIT_DATA": unix.RLIMIT_DATA, "RLIMIT_FSIZE": unix.RLIMIT_FSIZE, "RLIMIT_LOCKS": unix.RLIMIT_LOCKS,

@@ -9,31 +9,31 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
-// libcontainer's init reports an error over a socket whose messages have a limit, and
-// closes that socket before execve. An error that is too long for it, or that comes
-// after it, goes to the init's stderr, which is the handler's output; libcontainer takes
-// the end of the socket for success. So the init gets a pipe for these last words
-// (take). execve closes it, and then they are empty.
+// libcontainer's init reports errors over a socket that limits a message's size, and
+// closes it before execve. An error that is too long, or that occurs after the socket was
+// closed, goes to the init's stderr, which is the handler's output; and libcontainer takes
+// the closed socket for success. So the init gets an additional pipe for these last words
+// (take). A successful execve closes the pipe, and the words are empty.
 
-// maxWords bounds what is kept of them. The longest are a quoted command.
+// maxWords bounds how much of the last words is kept. The longest quote a whole command.
 const maxWords = 1 << 20
 
-// words reads what the process that becomes the handler reports.
+// words reads the last words of the process that becomes the handler.
 type words struct {
 	reader *os.File
 	text   []byte
-	done   chan struct{} // closed when the other end is
+	done   chan struct{} // closed at end of file
 }
 
-// newWords returns the end for the process too, which the caller closes when the
-// process has it.
+// newWords returns the pipe's write end too. The caller closes it when the process has
+// been started.
 func newWords() (*words, *os.File, error) {
 	reader, writer, err := os.Pipe()
 	if err != nil {
 		return nil, nil, fmt.Errorf("open a pipe: %w", err)
 	}
 	w := &words{reader: reader, done: make(chan struct{})}
-	go w.read() // at once: a long error would fill the pipe while libcontainer waits for the process
+	go w.read() // now, because a long error would fill the pipe while libcontainer waits for the process
 	return w, writer, nil
 }
 
@@ -43,13 +43,13 @@ func (w *words) read() {
 	_, _ = io.Copy(io.Discard, w.reader)
 }
 
-// wait returns the words when the process has become the handler or has ended, and an
-// empty string if it has become the handler.
+// wait waits until the process becomes the handler or exits. It returns the last words, or
+// an empty string if the process became the handler.
 func (w *words) wait() string {
 	<-w.done
 	_ = w.reader.Close()
 	text := strings.TrimSpace(string(w.text))
-	// libcontainer prints first that its socket did not take the error.
+	// The first line may be libcontainer's own, that it could not write the error to its socket.
 	if first, rest, cut := strings.Cut(text, "\n"); cut && strings.HasPrefix(first, "writing sync ") {
 		text = rest
 	}

@@ -1,31 +1,31 @@
 package wire
 
-// CommandClean reads an OnExit from stdin and removes what an onExit of the container
-// has left behind, however far it came; errors are told on stderr.
+// CommandClean reads an OnExit from stdin and removes what an onExit of the container left
+// behind, even if its start failed at any step. Errors go to stderr.
 const CommandClean = "clean"
 
-// OnExit is what an onExit needs to know of a container that has ended. With it a
-// StartRequest starts a process tree of its own, which the container's OCI runtime
-// makes of what is left (package host).
+// OnExit describes a container that has exited. A StartRequest with it starts a separate
+// process tree, which the container's OCI runtime creates from the kept namespaces and
+// mounts (package host).
 type OnExit struct {
-	// Shim is the shim's pid: without it nothing is begun. It is 0 where the shim has
-	// died, for CommandClean.
+	// Shim is the shim's pid. If the shim has died, nothing is started. It is 0 for a
+	// CommandClean after the shim's death.
 	Shim int
-	// ID is what the onExit's container is called by the runtime. runc names a session
-	// keyring by it, which all who have the name share: it is as unique as the
-	// container's own. CommandClean needs none.
+	// ID is the runtime's name of the onExit's container. It must be as unique as the
+	// container's own: runc names a session keyring by it, and containers with the same
+	// name share that. CommandClean does not need it.
 	ID string
 	// Bundle is the absolute path of the container's OCI bundle.
 	Bundle string
-	// Dir is an absolute path to a directory that only the shim uses.
+	// Dir is the absolute path of a directory that only the shim uses.
 	Dir string
 	// Runtime is the absolute path of the container's OCI runtime.
 	Runtime string
 	// The runtime's options of these names.
 	SystemdCgroup, NoPivotRoot, NoNewKeyring bool
-	// Cgroup is the container's cgroupsPath, or what its runtime takes for an empty one.
+	// Cgroup is the container's cgroupsPath. If that is empty, it is the runtime's default.
 	Cgroup string
-	// Namespaces of the container that are kept, by their types' names in the OCI
-	// spec: paths that any process of the machine can open. There is always a mount.
+	// Namespaces are the container's kept namespaces, by their types' names in the OCI spec:
+	// paths that any process of the machine can open. The mount namespace is always one.
 	Namespaces map[string]string
 }

@@ -1,9 +1,9 @@
-// Package filter keeps what libseccomp makes of a seccomp profile, so that it is made
-// once for a container and not again for each of its handlers: for a profile like
-// docker's that takes 20 to 40 ms, most of what a handler costs.
+// Package filter stores the compiled seccomp profile of a container, so that it is
+// compiled once and not for each handler. For a profile like docker's that takes 20 to
+// 40 ms, which is most of the time that a handler needs.
 //
-// libcontainer goes on loading the filter, at its place among the other steps of
-// starting a process, and with its own additions. Only the one function of libseccomp
-// that it takes the filter from, seccomp_export_bpf, is wrapped by the linker: Compile
-// keeps what it gives, and after Use it gives that again.
+// libcontainer still loads the filter, at its usual step of starting a process, with its
+// own additions. The linker wraps only the libseccomp function from which libcontainer
+// takes the filter, seccomp_export_bpf: Compile stores its result, and after Use it
+// returns the stored result.
 package filter

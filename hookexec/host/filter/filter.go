@@ -20,11 +20,11 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// errKept is what libseccomp's Go binding makes of FILTER_KEPT.
+// errKept is FILTER_KEPT as libseccomp's Go binding returns it.
 const errKept = syscall.Errno(-C.FILTER_KEPT)
 
-// Compile returns the program of a profile, in seccomp_export_bpf's form. It loads no
-// filter. It is not to be called by two goroutines at once.
+// Compile returns the program of a profile, in seccomp_export_bpf's format. It does not load
+// a filter. It must not be called by two goroutines at once.
 func Compile(profile *configs.Seccomp) ([]byte, error) {
 	fd, err := unix.MemfdCreate("filter", unix.MFD_CLOEXEC)
 	if err != nil {
@@ -43,22 +43,22 @@ func Compile(profile *configs.Seccomp) ([]byte, error) {
 	return io.ReadAll(file)
 }
 
-// Use makes every filter of this process the given program, which Compile has returned.
+// Use replaces every filter of this process by the given program, which Compile returned.
 func Use(program []byte) error {
 	if len(program) == 0 {
 		return errors.New("the seccomp program is empty")
 	}
-	C.filter_use(C.CBytes(program), C.size_t(len(program))) // never freed: it is used until execve
+	C.filter_use(C.CBytes(program), C.size_t(len(program))) // never freed, because it is needed until execve
 	return nil
 }
 
-// forget makes libseccomp's own programs be used again.
+// forget undoes Use.
 func forget() { C.filter_use(nil, 0) }
 
-// Reduce returns a profile that leads to the same filter once the program of the given
-// one is used: with the rules alone from which libcontainer still takes something, which
-// are the highest system call of each architecture (newer ones are answered with ENOSYS)
-// and those that notify. The others would be carried through three encodings for nothing.
+// Reduce returns a smaller profile that results in the same filter after Use of the given
+// profile's program. It has only the rules that libcontainer still reads: the highest
+// system call of each architecture (newer ones are answered with ENOSYS), and those that
+// notify. The others would only be encoded and decoded, three times.
 func Reduce(profile *configs.Seccomp) (*configs.Seccomp, error) {
 	native, err := libseccomp.GetNativeArch()
 	if err != nil {
@@ -90,14 +90,14 @@ func Reduce(profile *configs.Seccomp) (*configs.Seccomp, error) {
 	return &reduced, nil
 }
 
-// highest returns the rule of the system call with the highest number, nil where the
-// architecture has none of them.
+// highest returns the rule of the system call with the highest number, or nil if the
+// architecture has none of the system calls.
 func highest(calls []*configs.Syscall, architecture libseccomp.ScmpArch) *configs.Syscall {
 	var found *configs.Syscall
 	var number libseccomp.ScmpSyscall
 	for _, call := range calls {
 		n, err := libseccomp.GetSyscallFromNameByArch(call.Name, architecture)
-		if err == nil && n > number { // an unknown one is none, as for libcontainer
+		if err == nil && n > number { // like libcontainer, ignore unknown ones
 			found, number = call, n
 		}
 	}

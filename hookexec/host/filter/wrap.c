@@ -6,8 +6,8 @@
 
 int __real_seccomp_export_bpf(const void *ctx, int fd); /* libseccomp's own: ld(1), --wrap */
 
-static int kept_fd = -1;    /* where an exported program goes instead */
-static const void *program; /* what an export gives instead */
+static int kept_fd = -1;    /* if set, programs are exported to this file instead */
+static const void *program; /* if set, this program is exported instead */
 static size_t size;
 
 void filter_keep(int fd)

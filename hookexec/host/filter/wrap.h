@@ -1,7 +1,7 @@
 #include <stddef.h>
 
-/* What seccomp_export_bpf returns where the program went to filter_keep's file: not an
- * errno, so it is no failure of libseccomp's. */
+/* seccomp_export_bpf returns this after it wrote the program to filter_keep's file. It is
+ * not an errno, so it differs from any error of libseccomp. */
 #define FILTER_KEPT (-100000)
 
 void filter_keep(int fd);
