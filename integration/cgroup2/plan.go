@@ -11,7 +11,9 @@ import (
 const slowness = 10
 
 // packages of tests that the machine runs, in this order: the harness first, as the others rely on what it says.
-var packages = []string{"integration/harness", "integration/apparmor", "integration", "integration/parity"}
+var packages = []string{
+	"integration/harness", "integration/apparmor", "integration/task", "integration/cri", "integration/attack", "integration/node", "integration/parity",
+}
 
 // targets, as the tests name them, that are left out wherever a test has them.
 var targets = []exclusion{
@@ -26,9 +28,11 @@ type exclusion struct{ name, why string }
 var excluded = map[string][]exclusion{
 	"integration/harness":  {},
 	"integration/apparmor": {},
-	"integration": {
+	"integration/task":     {},
+	"integration/cri":      {},
+	"integration/attack":   {},
+	"integration/node": {
 		{"TestInstall", needsGo},
-		{"TestSecurityDocument", needsGo},
 		{"TestDoctor", "one of its cases needs Go, and each may reach the 5 s that the doctor has for a program, in an emulator; no part in cgroups"},
 		{"TestNodeInstall", "its doctor may reach these 5 s; TestDoctorFindsNothing shows the same files"},
 	},
@@ -38,8 +42,8 @@ var excluded = map[string][]exclusion{
 // elsewhere are the packages of tests that the machine does not run, those below them included.
 var elsewhere = []exclusion{
 	{"integration/faults", "every fault in every phase: 10 min here would be hours there, and most faults are timed. It knows cgroup v2, for a machine that has it"},
-	{"integration/kubernetes", "an API server and a kubelet of their own; what CRI gives the shim is the same in integration's tests of pods"},
-	{"integration/docker", "a dockerd of its own; what it gives the shim is the same as in parity's systemd cgroups and in integration's containers"},
+	{"integration/kubernetes", "an API server and a kubelet of their own; what CRI gives the shim is the same in integration/cri"},
+	{"integration/docker", "a dockerd of its own; what it gives the shim is the same as in parity's systemd cgroups and in integration/task"},
 	{"integration/debian", "the package on a Debian of its own; no part in cgroups"},
 	{"integration/soak", measures},
 	{"integration/bench", measures},
