@@ -11,10 +11,10 @@ import (
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
-	_ "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	_ "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1" // the types of the shim's events, as any client has them
 )
 
-// Bench is what one test works with.
+// Bench is one test through the task API, under one target.
 type Bench struct {
 	*testing.T
 	Target Target
@@ -23,12 +23,12 @@ type Bench struct {
 	Events *harness.Events
 	Watch  *harness.Watch
 	serial int
-	// LogStart is how long the daemon's log was when the test began.
+	// LogStart is the length of the daemon's log when the test began.
 	LogStart int
 }
 
-// On runs the test under each of the targets, and looks for leaks after it. They
-// run side by side: each has its own containerd, and its own cgroups.
+// On runs the test under each of the targets, and looks for leaks after it. They run at the same time: each has its own containerd
+// and its own cgroups.
 func On(t *testing.T, targets []Target, test func(*Bench)) {
 	for _, target := range targets {
 		t.Run(target.Name, func(t *testing.T) {
@@ -38,7 +38,7 @@ func On(t *testing.T, targets []Target, test func(*Bench)) {
 	}
 }
 
-// OnOwn is on with a daemon of the test's own, which it may stop.
+// OnOwn is On with a daemon for this test alone, which it may stop.
 func OnOwn(t *testing.T, targets []Target, test func(*Bench)) {
 	for _, target := range targets {
 		t.Run(target.Name, func(t *testing.T) {
@@ -54,11 +54,12 @@ func OnOwn(t *testing.T, targets []Target, test func(*Bench)) {
 	}
 }
 
+// NewBench prepares a test under the daemon: a namespace of its own, its events, and a leak check at its end.
 func NewBench(t *testing.T, target Target, daemon *harness.Daemon) *Bench {
 	t.Helper()
 	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-", ".", "-", "#", "-").Replace(t.Name()))
-	name = fmt.Sprintf("%d-%s", os.Getpid(), name)                                  // without options it is in a path of the machine's
-	client, err := daemon.Client(strings.TrimRight(name[:min(len(name), 76)], "-")) // at most so much, containerd's pkg/identifiers
+	name = fmt.Sprintf("%d-%s", os.Getpid(), name)                                  // without options the machine's runc has it in a path
+	client, err := daemon.Client(strings.TrimRight(name[:min(len(name), 76)], "-")) // the most that containerd's pkg/identifiers accepts
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -75,7 +76,7 @@ func NewBench(t *testing.T, target Target, daemon *harness.Daemon) *Bench {
 	t.Cleanup(func() {
 		ctx, cancel := context.WithTimeout(context.Background(), Limit)
 		defer cancel()
-		// runc keeps the empty directory of a namespace in its default root, where no options name another.
+		// runc keeps the empty directory of a namespace in its default root if the options name no other.
 		_ = os.Remove(filepath.Join("/run/containerd/runc", client.Namespace))
 		leaks, err := watch.Leaks(ctx, before)
 		if err != nil {
@@ -94,7 +95,7 @@ func NewBench(t *testing.T, target Target, daemon *harness.Daemon) *Bench {
 	return b
 }
 
-// bugsIn a log are what no test may provoke, whatever it is about.
+// bugsIn returns the words of a log that mean a bug in any test.
 func bugsIn(log string) []string {
 	var found []string
 	for _, bug := range []string{"DATA RACE", "panic in ", "goroutine 1 ["} {
@@ -105,18 +106,19 @@ func bugsIn(log string) []string {
 	return found
 }
 
+// LastLines returns at most count lines of the text, the last ones.
 func LastLines(text string, count int) string {
 	lines := strings.Split(strings.TrimSpace(text), "\n")
 	return strings.Join(lines[max(0, len(lines)-count):], "\n")
 }
 
-// Options are TOML for the shim, as `ctr run --runtime-config-path` or a CRI
-// options table would give it.
+// Options are TOML for the shim, as `ctr run --runtime-config-path` or an options table of CRI gives it.
 func (b *Bench) Options(more string) *runtimeoptions.Options {
 	body := fmt.Sprintf("Root = %q\nBinaryName = %q\n%s", b.Daemon.RuncRoot, b.Target.Binary, more)
 	return &runtimeoptions.Options{ConfigBody: []byte(body)}
 }
 
+// Poll waits until done returns true, and ends the test after Limit.
 func (b *Bench) Poll(what string, done func() bool) {
 	b.Helper()
 	Poll(b.T, what, done)

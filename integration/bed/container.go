@@ -7,25 +7,16 @@ import (
 	"time"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
-	_ "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
-// DeleteTask removes the task of a container that has exited.
-func (c *Container) DeleteTask() {
-	c.B.Helper()
-	if _, _, err := c.Delete(c.B.Context()); err != nil {
-		c.B.Fatal(err)
-	}
-}
-
-// Container is one under test.
+// Container is a container under test.
 type Container struct {
 	*harness.Container
 	files // its root filesystem
 	B     *Bench
 }
 
-// Annotations is a container's annotations.
+// Annotations are a container's annotations.
 type Annotations map[string]string
 
 // NewContainer makes the record of a container, which the test's end removes.
@@ -78,6 +69,7 @@ func (c *Container) StartLater() <-chan Answer {
 	return Later(func() (time.Duration, error) { _, took, err := c.Start(c.B.Context()); return took, err })
 }
 
+// MustState returns the state of the task, which must exist.
 func (c *Container) MustState() harness.State {
 	c.B.Helper()
 	state, err := c.State(c.B.Context())
@@ -108,6 +100,12 @@ func (c *Container) End(status uint32) {
 		c.B.Fatal(err)
 	}
 	c.WantExit(status)
+	c.DeleteTask()
+}
+
+// DeleteTask removes the task of a container that has exited.
+func (c *Container) DeleteTask() {
+	c.B.Helper()
 	if _, _, err := c.Delete(c.B.Context()); err != nil {
 		c.B.Fatal(err)
 	}

@@ -24,8 +24,10 @@ func EditSpec(edit func(*specs.Spec)) func(*harness.ContainerConfig) {
 	}
 }
 
+// HostPID gives the container the machine's pid namespace.
 func HostPID(config *harness.ContainerConfig) { config.HostPID = true }
 
+// WithOptions adds lines of TOML to the options that the shim gets.
 func WithOptions(b *Bench, more string) func(*harness.ContainerConfig) {
 	return func(config *harness.ContainerConfig) { config.Options = b.Options(more) }
 }

@@ -11,8 +11,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// files is the host's side of the directory by which a test and what runs in a
-// container steer each other.
+// files is the host's side of the directory through which a test and the processes of a container synchronize.
 type files struct {
 	t   *testing.T
 	Dir string
@@ -20,13 +19,13 @@ type files struct {
 
 func (f files) Path(name string) string { return filepath.Join(f.Dir, name) }
 
-// WaitFor a file that something in the container makes.
+// WaitFor waits for a file that a process in the container makes.
 func (f files) WaitFor(name string) {
 	f.t.Helper()
 	Poll(f.t, "file "+name, func() bool { return f.Exists(name) })
 }
 
-// Touch makes a file that something in the container waits for.
+// Touch makes a file that a process in the container waits for.
 func (f files) Touch(name string) {
 	f.t.Helper()
 	if err := os.WriteFile(f.Path(name), nil, 0o644); err != nil {
@@ -48,10 +47,10 @@ func (f files) Exists(name string) bool {
 	return err == nil
 }
 
-// Hit is one request, as the tests' server notes it.
+// Hit is a request, as the tests' server logs it.
 type Hit struct{ Scheme, Host, URI string }
 
-// Hits so far of a server that notes them in the directory.
+// Hits returns the requests so far of a server that logs to this directory.
 func (f files) Hits() []Hit {
 	f.t.Helper()
 	file, err := os.Open(f.Path("hits"))
@@ -70,6 +69,7 @@ func (f files) Hits() []Hit {
 	return hits
 }
 
+// Poll waits until done returns true, and ends the test after Limit.
 func Poll(t *testing.T, what string, done func() bool) {
 	t.Helper()
 	err := harness.Poll(t.Context(), Limit, what, func() (bool, error) { return done(), nil })
@@ -78,6 +78,7 @@ func Poll(t *testing.T, what string, done func() bool) {
 	}
 }
 
+// ReadFile returns the content of a file, which must exist.
 func ReadFile(b *Bench, dir, name string) string {
 	b.Helper()
 	data, err := os.ReadFile(filepath.Join(dir, name))
@@ -87,8 +88,8 @@ func ReadFile(b *Bench, dir, name string) string {
 	return string(data)
 }
 
-// InstallFrom puts binaries into a directory, each in one moment, as an installation does. cp writes them: what this process
-// writes is held open by whatever it starts meanwhile, and cannot be executed for that long (ETXTBSY, go.dev/issue/22315).
+// InstallFrom puts programs into a directory, each with a rename, as an installation does. cp writes them: a file that this process
+// writes is open in every child that it starts meanwhile, and cannot be executed until they close it (ETXTBSY, go.dev/issue/22315).
 func InstallFrom(t testing.TB, from, dir string, names ...string) {
 	t.Helper()
 	for _, name := range names {

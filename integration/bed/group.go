@@ -12,8 +12,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// Group is a shim with a container that does nothing wrong, and nothing that its
-// neighbours do may reach it.
+// Group is a shim with one container, the bystander, which must not notice what its neighbours in the group do.
 type Group struct {
 	B           *Bench
 	Bystander   *Container
@@ -22,7 +21,7 @@ type Group struct {
 	memory      int
 }
 
-// NewGroup's containers are those that get its edit, member.
+// NewGroup starts a shim with a bystander. Containers with the edit Member join it.
 func (b *Bench) NewGroup() *Group {
 	b.Helper()
 	p := &Group{B: b}
@@ -37,14 +36,14 @@ func (b *Bench) NewGroup() *Group {
 	return p
 }
 
+// Member is the edit that puts a container into the group.
 func (p *Group) Member(config *harness.ContainerConfig) {
 	annotations := maps.Clone(config.Annotations)
-	annotations["io.containerd.runc.v2.group"] = "pod"
+	annotations[KeyGroup] = "pod"
 	config.Annotations = annotations
 }
 
-// look returns how many descriptors the shim has, and the most memory it ever had
-// (proc_pid_status(5)), in KiB. Pidfds do not count: Go's own, of every runc that has
+// look returns how many descriptors the shim has, and its peak memory in KiB (VmHWM of proc_pid_status(5)). Pidfds do not count: Go's own, of every runc that has
 // ended, are closed at a garbage collection, under the stock shim too. Nor do eventfds:
 // on cgroup v1 containerd's watcher of OOM events (pkg/oom/v1, process) keeps the one of a
 // container whose memory cgroup is gone a moment before the others, which depends on the load.
@@ -71,7 +70,7 @@ func (p *Group) look() (descriptors, memory int) {
 	return len(open), memory
 }
 
-// WantUnharmed is called when the neighbours have been deleted.
+// WantUnharmed checks the shim and the bystander after the neighbours have been deleted.
 func (p *Group) WantUnharmed() {
 	p.B.Helper()
 	const growth = 64 << 10 // KiB: a second of output that is kept would be ten times as much

@@ -29,7 +29,7 @@ func (c *Container) WantEnd(handler string, parts ...string) {
 	}
 }
 
-// Ctl runs lifecyclectl for the daemon of the test.
+// Ctl runs lifecyclectl against the test's daemon.
 func (b *Bench) Ctl(args ...string) (stdout, stderr string, err error) {
 	b.Helper()
 	command := b.CtlCommand(b.Context(), args...)
@@ -39,12 +39,13 @@ func (b *Bench) Ctl(args ...string) (stdout, stderr string, err error) {
 	return out.String(), errOut.String(), err
 }
 
+// CtlCommand is lifecyclectl with the test's daemon and namespace.
 func (b *Bench) CtlCommand(ctx context.Context, args ...string) *exec.Cmd {
 	args = append([]string{"--address", b.Daemon.Address, "--namespace", b.Client.Namespace}, args...)
 	return b.Daemon.Command(ctx, filepath.Join(BinDir(b), "lifecyclectl"), args...)
 }
 
-// WantCtl runs it, and wants success and these parts of its output.
+// WantCtl runs lifecyclectl, which must succeed and print these parts. It returns the output.
 func (b *Bench) WantCtl(parts []string, args ...string) string {
 	b.Helper()
 	out, errOut, err := b.Ctl(args...)
@@ -59,12 +60,13 @@ func (b *Bench) WantCtl(parts []string, args ...string) string {
 	return out
 }
 
-// Run is what the status says of a handler's run.
+// Run is a handler's run, as the status shows it.
 type Run struct {
 	Handler, Result, Output, LogError string
 	LostLines                         int64 `json:",string"`
 }
 
+// Runs returns what `lifecyclectl status` shows of the container.
 func (c *Container) Runs() []Run {
 	c.B.Helper()
 	var shown struct {
@@ -79,7 +81,7 @@ func (c *Container) Runs() []Run {
 	return shown.Containers[0].Runs
 }
 
-// Logs tells whether a line of the shim's log has all these words.
+// Logs reports whether a line of the shim's log has all these words.
 func (b *Bench) Logs(words []string) bool {
 	for line := range strings.Lines(b.Daemon.Log()[b.LogStart:]) {
 		missing := false

@@ -9,14 +9,14 @@ import (
 	"github.com/containerd/nri/pkg/stub"
 )
 
-// plugin is an NRI plugin that notes what it is told.
+// plugin is an NRI plugin that notes its calls.
 type plugin struct {
 	mu           sync.Mutex
 	calls        map[string][]string // by container
 	synchronized chan struct{}
 }
 
-// ConnectPlugin registers the plugin, and ends it with the test.
+// ConnectPlugin registers a plugin, which ends with the test.
 func (b *PodBench) ConnectPlugin(index string) *plugin {
 	b.Helper()
 	p := &plugin{calls: map[string][]string{}, synchronized: make(chan struct{})}
@@ -43,7 +43,7 @@ func (p *plugin) Of(id string) []string {
 	return slices.Clone(p.calls[id])
 }
 
-// IsSynchronized tells whether containerd has taken the plugin in.
+// IsSynchronized reports whether containerd has registered the plugin.
 func (p *plugin) IsSynchronized() bool {
 	select {
 	case <-p.synchronized:

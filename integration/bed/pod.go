@@ -24,12 +24,11 @@ const (
 // ImageServer holds the tests' server and nothing else.
 const ImageServer = "localhost/lifecycle-shim/testserver:test"
 
-// KeyGrace is the kubelet's, which the README's configuration lets through.
+// KeyGrace is the kubelet's annotation, which the README's configuration passes to containers.
 const KeyGrace = "io.kubernetes.pod.terminationGracePeriod"
 
-// podHost is a containerd with CRI and NRI, and what there was before its first
-// pod.
-type podHost struct {
+// PodHost is a containerd with CRI and NRI, and a snapshot from before its first pod.
+type PodHost struct {
 	Daemon *harness.Daemon
 	CRI    *harness.CRI
 	Events *harness.Events
@@ -37,11 +36,11 @@ type podHost struct {
 	before harness.Snapshot
 }
 
-func (h *podHost) CgroupParent() string { return "/" + filepath.Base(h.Daemon.Dir) }
+// CgroupParent is the parent of the pods' cgroups.
+func (h *PodHost) CgroupParent() string { return "/" + filepath.Base(h.Daemon.Dir) }
 
-// newPodHost starts one, with these images. watch says what to look at besides the
-// daemon's own.
-func newPodHost(t *testing.T, watch harness.Watch, images ...string) *podHost {
+// newPodHost starts a host with these images. Its leak check looks at watch and at the daemon.
+func newPodHost(t *testing.T, watch harness.Watch, images ...string) *PodHost {
 	t.Helper()
 	bin := BinDir(t)
 	return StartPodHost(t, harness.DaemonConfig{
@@ -54,8 +53,8 @@ func newPodHost(t *testing.T, watch harness.Watch, images ...string) *podHost {
 	}, watch, images...)
 }
 
-// StartPodHost starts one with that configuration.
-func StartPodHost(t *testing.T, config harness.DaemonConfig, watch harness.Watch, images ...string) *podHost {
+// StartPodHost starts a host with this configuration.
+func StartPodHost(t *testing.T, config harness.DaemonConfig, watch harness.Watch, images ...string) *PodHost {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(context.Background(), 2*Limit)
 	defer cancel()
@@ -63,14 +62,14 @@ func StartPodHost(t *testing.T, config harness.DaemonConfig, watch harness.Watch
 	if err != nil {
 		t.Fatal(err)
 	}
-	h := &podHost{Daemon: d, Watch: watch}
+	h := &PodHost{Daemon: d, Watch: watch}
 	if err := h.prepare(ctx, images); err != nil {
 		t.Fatal(errors.Join(err, d.Close()))
 	}
 	return h
 }
 
-func (h *podHost) prepare(ctx context.Context, images []string) (err error) {
+func (h *PodHost) prepare(ctx context.Context, images []string) (err error) {
 	h.Watch.Daemons, h.Watch.CgroupParents = []*harness.Daemon{h.Daemon}, []string{h.CgroupParent()}
 	if h.before, err = h.Watch.TakeSnapshot(); err != nil {
 		return err
@@ -85,8 +84,8 @@ func (h *podHost) prepare(ctx context.Context, images []string) (err error) {
 	return err
 }
 
-// close ends the daemon, and reports what its pods have left behind.
-func (h *podHost) close() error {
+// close ends the daemon, and returns what its pods have left behind.
+func (h *PodHost) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), Limit)
 	defer cancel()
 	leaks, err := h.Watch.Leaks(ctx, h.before)
@@ -107,14 +106,13 @@ func (h *podHost) close() error {
 	return nil
 }
 
-// sharedPodHost is for all tests that leave containerd alone: parallel tests
-// have no other way to look for leaks than when all of them are over.
+// sharedPodHost is for all tests that do not restart containerd: parallel tests can only look for leaks when all of them are over.
 var sharedPodHost = struct {
 	sync.Mutex
-	*podHost
+	*PodHost
 }{}
 
-func newSharedPodHost(t *testing.T) *podHost {
+func newSharedPodHost(t *testing.T) *PodHost {
 	t.Helper()
 	h := newPodHost(t, harness.Watch{NetNS: true, Sysctls: true}, harness.ImageBusybox, harness.ImageBusyboxQuit, harness.ImageBusyboxWinch)
 	ctx, cancel := context.WithTimeout(context.Background(), Limit)
@@ -126,7 +124,7 @@ func newSharedPodHost(t *testing.T) *podHost {
 }
 
 func closeCRI() error {
-	if sharedPodHost.podHost == nil {
+	if sharedPodHost.PodHost == nil {
 		return nil
 	}
 	return sharedPodHost.close()

@@ -9,35 +9,34 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// PodBench is what one test through CRI works with.
+// PodBench is one test through CRI.
 type PodBench struct {
 	*testing.T
-	*podHost
+	*PodHost
 	pods int
 }
 
-// OnCRI lets the test run beside others, under a containerd that it shares with
-// them.
+// OnCRI lets the test run at the same time as others, under a containerd that they share.
 func OnCRI(t *testing.T) *PodBench {
 	t.Helper()
 	t.Parallel()
 	sharedPodHost.Lock()
 	defer sharedPodHost.Unlock()
-	if sharedPodHost.podHost == nil {
-		sharedPodHost.podHost = newSharedPodHost(t)
+	if sharedPodHost.PodHost == nil {
+		sharedPodHost.PodHost = newSharedPodHost(t)
 	}
-	return newPodBench(t, sharedPodHost.podHost)
+	return newPodBench(t, sharedPodHost.PodHost)
 }
 
-// OnOwnCRI is onCRI with a containerd that the test may restart.
+// OnOwnCRI is OnCRI with a containerd that the test may restart.
 func OnOwnCRI(t *testing.T) *PodBench {
 	t.Helper()
 	t.Parallel()
 	return OnPodHost(t, newPodHost(t, harness.Watch{}, harness.ImageBusybox))
 }
 
-// OnPodHost ends the host with the test.
-func OnPodHost(t *testing.T, h *podHost) *PodBench {
+// OnPodHost runs the test under this host, which ends with the test.
+func OnPodHost(t *testing.T, h *PodHost) *PodBench {
 	t.Helper()
 	t.Cleanup(func() {
 		if err := h.close(); err != nil {
@@ -47,18 +46,18 @@ func OnPodHost(t *testing.T, h *podHost) *PodBench {
 	return newPodBench(t, h)
 }
 
-func newPodBench(t *testing.T, h *podHost) *PodBench {
-	t.TempDir() // asked for before the first pod, temporary directories go after the last one
+func newPodBench(t *testing.T, h *PodHost) *PodBench {
+	t.TempDir() // asked for before the first pod, the directory is removed after the last one
 	t.Cleanup(func() {
 		if t.Failed() {
-			t.Logf("containerd's log ends with:\n%s", LastLines(h.Daemon.Log(), 300)) // of the tests beside it too
+			t.Logf("containerd's log ends with:\n%s", LastLines(h.Daemon.Log(), 300)) // of other tests too
 		}
 	})
-	return &PodBench{T: t, podHost: h}
+	return &PodBench{T: t, PodHost: h}
 }
 
-// Pod runs a pod with these annotations, without containers. It is on the host's
-// network, for speed, unless an edit says otherwise. The test's end removes it.
+// Pod runs a pod with these annotations, without containers. It has the host's network, for speed, unless an edit changes that. The
+// end of the test removes it.
 func (b *PodBench) Pod(annotations Annotations, edit ...func(*harness.PodConfig)) *harness.Pod {
 	b.Helper()
 	b.pods++
@@ -83,8 +82,7 @@ func (b *PodBench) Pod(annotations Annotations, edit ...func(*harness.PodConfig)
 	return pod
 }
 
-// Create makes a container in the pod, which runs args unless an edit says
-// otherwise.
+// Create makes a container in the pod. It runs args unless an edit changes that.
 func (b *PodBench) Create(pod *harness.Pod, args []string, edit ...func(*harness.PodContainerConfig)) *PodContainer {
 	b.Helper()
 	config := harness.PodContainerConfig{Name: "app", Args: args, Dir: b.TempDir()}
@@ -101,13 +99,13 @@ func (b *PodBench) Create(pod *harness.Pod, args []string, edit ...func(*harness
 	return &PodContainer{PodContainer: c, files: files{b.T, config.Dir}, B: b}
 }
 
-// App is the one container of a pod with that lifecycle block.
+// App makes a pod with this lifecycle block, and its one container.
 func (b *PodBench) App(block string, args []string, edit ...func(*harness.PodContainerConfig)) *PodContainer {
 	b.Helper()
 	return b.Create(b.Pod(Annotations{KeyLifecycle: block}), args, edit...)
 }
 
-// RunApp is app, started and ready.
+// RunApp is App, started and ready.
 func (b *PodBench) RunApp(block string, args []string, edit ...func(*harness.PodContainerConfig)) *PodContainer {
 	b.Helper()
 	c := b.App(block, args, edit...)

@@ -15,7 +15,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// Graced is how long the container has lived on after its stop signal: of a failed start the part that a busy machine stretches least.
+// Graced returns the time from the stop signal to the exit. Of a failed start, it is the part that a busy machine affects least.
 func (c *PodContainer) Graced() time.Duration {
 	c.B.Helper()
 	exited := c.ExitedAt()
@@ -26,7 +26,7 @@ func (c *PodContainer) Graced() time.Duration {
 	return exited.Sub(noted.ModTime())
 }
 
-// ExitedAt is when the container has exited, of which there is an event.
+// ExitedAt returns the time of the exit, from its event.
 func (c *PodContainer) ExitedAt() time.Time {
 	c.B.Helper()
 	event, err := c.B.Events.WaitFor(c.B.Context(), Limit, c.ID, TopicExit)
@@ -40,7 +40,7 @@ func (c *PodContainer) ExitedAt() time.Time {
 	return exited.ExitedAt.AsTime()
 }
 
-// CRIGrace is the grace period where nobody names one.
+// CRIGrace is the default grace period.
 const CRIGrace = 30 * time.Second
 
 // PodContainer is a container under test.
@@ -50,7 +50,7 @@ type PodContainer struct {
 	B     *PodBench
 }
 
-// Hold starts the container and waits until its postStart, a waiting one, runs.
+// Hold starts the container, and waits until its postStart, a WaitForGo, runs.
 func (c *PodContainer) Hold() <-chan Answer {
 	c.B.Helper()
 	result := c.StartLater(c.B.Context())
@@ -58,7 +58,7 @@ func (c *PodContainer) Hold() <-chan Answer {
 	return result
 }
 
-// MustStart must succeed.
+// MustStart starts the container, which must succeed.
 func (c *PodContainer) MustStart() {
 	c.B.Helper()
 	if r := Await(c.B.T, c.StartLater(c.B.Context())); r.Err != nil {
@@ -71,12 +71,12 @@ func (c *PodContainer) StartLater(ctx context.Context) <-chan Answer {
 	return Later(func() (time.Duration, error) { return c.Start(ctx) })
 }
 
-// StopLater stops it in the background.
+// StopLater stops the container in the background.
 func (c *PodContainer) StopLater(timeout time.Duration) <-chan Answer {
 	return Later(func() (time.Duration, error) { return c.Stop(c.B.Context(), timeout) })
 }
 
-// MustStop must succeed.
+// MustStop stops the container, which must succeed.
 func (c *PodContainer) MustStop(timeout time.Duration) (took time.Duration) {
 	c.B.Helper()
 	return c.Stopped(c.StopLater(timeout))
@@ -92,6 +92,7 @@ func (c *PodContainer) Stopped(result <-chan Answer) (took time.Duration) {
 	return r.Took
 }
 
+// MustStatus returns the status that CRI has of the container.
 func (c *PodContainer) MustStatus() *cri.ContainerStatus {
 	c.B.Helper()
 	status, err := c.Status(c.B.Context())
@@ -101,6 +102,7 @@ func (c *PodContainer) MustStatus() *cri.ContainerStatus {
 	return status
 }
 
+// WantState fails the test unless CRI has this state of the container.
 func (c *PodContainer) WantState(want cri.ContainerState) {
 	c.B.Helper()
 	if got := c.MustStatus().State; got != want {
@@ -108,7 +110,7 @@ func (c *PodContainer) WantState(want cri.ContainerState) {
 	}
 }
 
-// WantExit waits until CRI knows of the exit, which it learns from an event.
+// WantExit waits until CRI has the exit, which it gets from an event.
 func (c *PodContainer) WantExit(code int32) *cri.ContainerStatus {
 	c.B.Helper()
 	var status *cri.ContainerStatus
@@ -122,14 +124,14 @@ func (c *PodContainer) WantExit(code int32) *cri.ContainerStatus {
 	return status
 }
 
-// WantFailedStart looks at what the kubelet gets: the words, twice.
+// WantFailedStart checks both texts that the kubelet gets: the error, and the message of the status.
 func (c *PodContainer) WantFailedStart(err error, parts ...string) {
 	c.B.Helper()
 	WantError(c.B.T, err, parts...)
 	c.WantStartError(parts...)
 }
 
-// WantStartError looks at what CRI keeps of a start that has failed.
+// WantStartError checks the status that CRI keeps after a start has failed.
 func (c *PodContainer) WantStartError(parts ...string) {
 	c.B.Helper()
 	const startError = 128
@@ -140,7 +142,7 @@ func (c *PodContainer) WantStartError(parts ...string) {
 	WantError(c.B.T, errors.New(status.Message), parts...)
 }
 
-// WantGone waits until the shim knows nothing of the container any more.
+// WantGone waits until the shim does not know the container any more.
 func (c *PodContainer) WantGone() {
 	c.B.Helper()
 	Poll(c.B.T, "the task to go", func() bool {
@@ -149,6 +151,7 @@ func (c *PodContainer) WantGone() {
 	})
 }
 
+// WantSignals compares the signals that the container has noted, one a line.
 func (c *PodContainer) WantSignals(want string) {
 	c.B.Helper()
 	got := ""
@@ -160,12 +163,13 @@ func (c *PodContainer) WantSignals(want string) {
 	}
 }
 
+// WantTopics waits for these events of the container's task.
 func (c *PodContainer) WantTopics(want ...string) {
 	c.B.Helper()
 	wantTopics(c.B.T, func() []string { return c.B.Events.Topics(c.ID) }, want...)
 }
 
-// Logged tells whether a line of the log that is about the container has these words.
+// Logged reports whether a line of the log about this container has all these words.
 func (c *PodContainer) Logged(words ...string) bool {
 	for line := range strings.Lines(c.B.Daemon.Log()) {
 		if !strings.Contains(line, c.ID) {

@@ -12,8 +12,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// Exec runs a command in the container as a client would, and returns its exit
-// status.
+// Exec runs a command in the container as a client does, and returns its exit status.
 func (b *Bench) Exec(c *Container, id string, args ...string) uint32 {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.Client.Context(b.Context()), Limit)
@@ -39,6 +38,7 @@ func (b *Bench) Exec(c *Container, id string, args ...string) uint32 {
 	return exit.ExitStatus
 }
 
+// Pids returns the container's processes, by their ids outside.
 func (b *Bench) Pids(c *Container) []uint32 {
 	b.Helper()
 	pids, err := c.Pids(b.Context())
@@ -48,6 +48,7 @@ func (b *Bench) Pids(c *Container) []uint32 {
 	return pids
 }
 
+// Pause pauses the container.
 func (b *Bench) Pause(c *Container) {
 	b.Helper()
 	if err := c.Pause(b.Context()); err != nil {
@@ -55,6 +56,7 @@ func (b *Bench) Pause(c *Container) {
 	}
 }
 
+// Resume resumes the container.
 func (b *Bench) Resume(c *Container) {
 	b.Helper()
 	if err := c.Resume(b.Context()); err != nil {
@@ -79,7 +81,7 @@ func (b *Bench) Sleepers(c *Container) string {
 	return strings.Join(found, " ")
 }
 
-// Processes of the container that are such.
+// Processes returns those processes of the container for which such is true.
 func (b *Bench) Processes(c *Container, such func(harness.Process) bool) []harness.Process {
 	b.Helper()
 	var found []harness.Process

@@ -9,17 +9,12 @@ import (
 	"github.com/containerd/containerd/v2/pkg/kernelversion"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
-	_ "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
-// ReportHere is tell in the container's working directory, which outlives it.
-var ReportHere = strings.ReplaceAll(Report, "/told", "told")
-
-// A handler that tells the test that it has begun, and waits for it to go on. Like all that is steered, it
-// does so in its working directory.
+// WaitForGo is the start of a handler's script: it makes the file begun in its working directory, and waits for the file go.
 const WaitForGo = `touch begun; while [ ! -e go ]; do sleep 0.02; done; `
 
-// A handler that waits until the container says that it is ready.
+// WaitForReady is the start of a handler's script that waits until the container has made the file ready.
 const WaitForReady = `while [ ! -e ready ]; do sleep 0.02; done; `
 
 // Shell is a handler, in YAML, that runs a shell script.
@@ -27,51 +22,56 @@ func Shell(script string) string {
 	return fmt.Sprintf("exec: {command: [/bin/sh, -c, %q]}", script)
 }
 
-// Forever is a command that says when it gets SIGTERM, and goes on. Once ready, it forks no more.
+// Forever is a command that notes SIGTERM, SIGHUP and SIGUSR1 in the file signals, and keeps running. Once ready, it forks no more.
 var Forever = []string{"/bin/sh", "-c", `trap 'echo TERM >> signals' TERM; trap 'echo HUP >> signals' HUP; trap 'echo USR1 >> signals' USR1; sleep 1000 & touch ready; while :; do wait; done`}
 
-// Obedient is one that exits with 7 when it gets SIGTERM, and forks no more either.
+// Obedient is a command that exits with 7 on SIGTERM. Once ready, it forks no more.
 var Obedient = []string{"/bin/sh", "-c", `trap 'echo TERM >> signals; exit 7' TERM; sleep 1000 & touch ready; while :; do wait; done`}
 
-// ServerPort is that of the server in a container with a network of its own.
+// ServerPort is the port of the server in a container that has its own network.
 const ServerPort = 8080
 
-// WithRetry until the server listens.
+// WithRetry is a handler that is tried again until the server listens.
 func WithRetry(action string) string {
 	return "{retryPeriodSeconds: 1, timeoutSeconds: 20, " + action + "}"
 }
 
-// Report is an onExit that says what it was told, a line for each time that it runs.
+// Report is an onExit that writes what its environment says of the end, a line for each run.
 const Report = `echo "$LIFECYCLE_HANDLER $LIFECYCLE_RESULT code=$LIFECYCLE_EXIT_CODE signal=$LIFECYCLE_SIGNAL" >> /told; `
 
-// MemoryHog is a command that the kernel kills for want of memory.
+// ReportHere is Report into the working directory, which outlives the container.
+var ReportHere = strings.ReplaceAll(Report, "/told", "told")
+
+// MemoryHog is a command that the OOM killer ends.
 var MemoryHog = []string{"/bin/sh", "-c", "exec tail /dev/zero"}
 
-// Reported the end of a process is what an onExit is told. Linux tells a signal from an exit with 128 and its number from 6.15 on; before,
-// both are told in the same way (docs/use/handlers.md).
-func Reported(t *testing.T, told, before string) string {
+// Reported returns what Report writes under this kernel. From Linux 6.15 on, a death by a signal differs from an exit with 128 plus
+// the signal's number; older kernels report both in the same way (docs/use/handlers.md). before is empty if there is no difference.
+func Reported(t *testing.T, now, before string) string {
 	t.Helper()
 	knows, err := kernelversion.GreaterEqualThan(kernelversion.KernelVersion{Kernel: 6, Major: 15})
 	if err != nil {
 		t.Fatal(err)
 	}
 	if knows || before == "" {
-		return told
+		return now
 	}
 	return before
 }
 
-// What is told of a SIGKILL, for want of memory or not, by newer and older kernels.
+// What Report writes of a SIGKILL, from the OOM killer or another sender, under kernels from 6.15 on and before.
 const (
-	ReportedOOM, ReportedOOMBefore         = "onExit oom-kill code= signal=SIGKILL", "onExit oom-kill code=137 signal=SIGKILL"
-	ReportedSIGKILL, ReportedSIGKILLBefore = "onExit signal code= signal=SIGKILL", "onExit signal code=137 signal=SIGKILL"
+	ReportedOOM           = "onExit oom-kill code= signal=SIGKILL"
+	ReportedOOMBefore     = "onExit oom-kill code=137 signal=SIGKILL"
+	ReportedSIGKILL       = "onExit signal code= signal=SIGKILL"
+	ReportedSIGKILLBefore = "onExit signal code=137 signal=SIGKILL"
 )
 
 // LogOutput is a handler whose output goes to the container's log.
 func LogOutput(script string) string { return "{output: Log, " + Shell(script) + "}" }
 
-// Talking is an entrypoint that says something, and something else when it is stopped.
+// Talking is a command that prints a line when it begins, and another one when SIGTERM ends it.
 var Talking = []string{"/bin/sh", "-c", `trap 'echo the container ends; exit 7' TERM; echo the container begins; touch ready; sleep 1000 & while :; do wait; done`}
 
-// ShortTimeout is a time limit that lets a handler begin, and be paused, before it is over.
+// ShortTimeout is a timeout that is long enough for a handler to begin and be paused.
 var ShortTimeout = fmt.Sprintf("timeoutSeconds: %.0f, ", harness.Patience(5*time.Second).Seconds())

@@ -11,11 +11,9 @@ import (
 	"time"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
-	_ "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
-// A Create that meets the end of its group's shim (FAULTS A7): one container of a group is deleted while another is created.
-
+// KeyGroup is the annotation by which containers share a shim.
 const KeyGroup = "io.containerd.runc.v2.group"
 
 // Runtime is the runtime type under test.
@@ -26,33 +24,36 @@ const (
 	KeyLifecycle = "lifecycle-shim.io/lifecycle"
 	KeyPostStart = "lifecycle-shim.io/postStart"
 	KeyPreStop   = "lifecycle-shim.io/preStop"
+	KeyPreStart  = "lifecycle-shim.io/preStart"
 )
 
-// Limit bounds every wait. It is long, because it is only reached by a failure.
+// Limit bounds every wait. It is long, as only a failure reaches it.
 var Limit = harness.Patience(30 * time.Second)
 
-// Target is a containerd with an OCI runtime to test under.
+// Target is a release of containerd and an OCI runtime.
 type Target struct {
-	Name   string
+	Name string
+	// Server is the name of the containerd, as harness.Servers has it.
 	Server string
 	// Binary is the OCI runtime.
 	Binary string
 }
 
+// The targets. Pinned are the servers that go.mod pins, which most of the tests of one aspect use.
 var (
 	Pinned  = Target{Name: "2.4-runc", Server: "2.4", Binary: "runc"}
 	Crun    = Target{Name: "2.4-crun", Server: "2.4", Binary: "crun"}
 	Targets = []Target{
-		Pinned, Crun,
-		{Name: "1.7-runc", Server: "1.7", Binary: "runc"},
-		{Name: "1.6-runc", Server: "1.6", Binary: "runc"},
+		Pinned, Crun, {Name: "1.7-runc", Server: "1.7", Binary: "runc"}, Oldest,
 	}
+	// Oldest is Debian's containerd.
+	Oldest = Target{Name: "1.6-runc", Server: "1.6", Binary: "runc"}
 )
 
-// CgroupParent is this test run's own.
+// CgroupParent is the parent of the containers' cgroups in this process's run of the tests.
 func (t Target) CgroupParent() string { return fmt.Sprintf("/lcs-%d-%s", os.Getpid(), t.Name) }
 
-// daemons are shared by the tests, one for each target.
+// daemons are shared by the tests of a package, one for each target.
 var daemons = struct {
 	sync.Mutex
 	started map[string]*harness.Daemon
@@ -69,6 +70,7 @@ func closeDaemons() error {
 	return errors.Join(errs...)
 }
 
+// BinDir returns the directory of the built programs, in which all that the tests use must exist.
 func BinDir(t testing.TB) string {
 	t.Helper()
 	dir, err := filepath.Abs("../../bin")
@@ -87,7 +89,7 @@ func BinDir(t testing.TB) string {
 func StartDaemon(t testing.TB, target Target) *harness.Daemon {
 	t.Helper()
 	if os.Geteuid() != 0 {
-		t.Fatal("containers are made here: run the tests as root")
+		t.Fatal("the tests create containers: run them as root")
 	}
 	for _, server := range harness.Servers(BinDir(t)) {
 		if server.Name != target.Server {
@@ -116,11 +118,6 @@ func sharedDaemon(t testing.TB, target Target) *harness.Daemon {
 	}
 	return daemons.started[target.Name]
 }
-
-const KeyPreStart = "lifecycle-shim.io/preStart"
-
-// Oldest is Debian's containerd.
-var Oldest = Target{Name: "1.6-runc", Server: "1.6", Binary: "runc"}
 
 // Main runs a package's tests, and ends the daemons that they share.
 func Main(m *testing.M) int {

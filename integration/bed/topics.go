@@ -6,7 +6,15 @@ import (
 	"testing"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
-	_ "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+)
+
+// The topics of containerd's events of a task.
+const (
+	TopicCreate = "/tasks/create"
+	TopicStart  = "/tasks/start"
+	TopicExit   = "/tasks/exit"
+	TopicDelete = "/tasks/delete"
+	TopicOOM    = "/tasks/oom"
 )
 
 // WantTopics waits until the container's task events are these. TaskDelete may
@@ -17,7 +25,7 @@ func (c *Container) WantTopics(want ...string) {
 	wantTopics(c.B.T, func() []string { return c.B.Topics(c.ID) }, want...)
 }
 
-// WantAllTopics is wantTopics with the events of handlers among them.
+// WantAllTopics is WantTopics with the events of handlers.
 func (c *Container) WantAllTopics(want ...string) {
 	c.B.Helper()
 	wantTopicsBelow(c.B.T, []string{"/tasks/", "/lifecycle/"}, func() []string { return c.B.Topics(c.ID) }, want...)
@@ -43,7 +51,7 @@ func wantTopicsBelow(t *testing.T, prefixes []string, topics func() []string, wa
 			}
 		}
 		slices.Sort(last)
-		got = append(got, slices.CompactFunc(last, func(a, b string) bool { return a == TopicOOM && b == TopicOOM })...) // cgroup v1 may tell it again
+		got = append(got, slices.CompactFunc(last, func(a, b string) bool { return a == TopicOOM && b == TopicOOM })...) // cgroup v1 may report it twice
 		return len(got) >= len(want), nil
 	})
 	if err != nil || strings.Join(got, " ") != strings.Join(want, " ") {
@@ -51,7 +59,7 @@ func wantTopicsBelow(t *testing.T, prefixes []string, topics func() []string, wa
 	}
 }
 
-// Topics of the container of this test: ids are used again in other namespaces.
+// Topics returns those of the container in the test's namespace: other tests have the same ids in theirs.
 func (b *Bench) Topics(id string) []string {
 	var topics []string
 	for _, event := range b.Events.Of(id) {
@@ -61,11 +69,3 @@ func (b *Bench) Topics(id string) []string {
 	}
 	return topics
 }
-
-const (
-	TopicCreate = "/tasks/create"
-	TopicStart  = "/tasks/start"
-	TopicExit   = "/tasks/exit"
-	TopicDelete = "/tasks/delete"
-	TopicOOM    = "/tasks/oom"
-)

@@ -170,7 +170,7 @@ func same(t testing.TB, a, b string) bool {
 // wantFrom is wantCtl with the lifecyclectl of a build.
 func wantFrom(b *bed.Bench, build string, parts []string, args ...string) {
 	b.Helper()
-	out, err := ctlFrom(b, b.Context(), build, args...).CombinedOutput()
+	out, err := ctlFrom(b.Context(), b, build, args...).CombinedOutput()
 	if err != nil {
 		b.Fatalf("lifecyclectl %s of %s: %v\n%s", strings.Join(args, " "), build, err, out)
 	}
@@ -181,7 +181,7 @@ func wantFrom(b *bed.Bench, build string, parts []string, args ...string) {
 	}
 }
 
-func ctlFrom(b *bed.Bench, ctx context.Context, build string, args ...string) *exec.Cmd {
+func ctlFrom(ctx context.Context, b *bed.Bench, build string, args ...string) *exec.Cmd {
 	args = append([]string{"--address", b.Daemon.Address, "--namespace", b.Client.Namespace}, args...)
 	return b.Daemon.Command(ctx, filepath.Join(build, "lifecyclectl"), args...)
 }
@@ -191,7 +191,7 @@ func follow(b *bed.Bench, build string, c *bed.Container) *syncBuffer {
 	b.Helper()
 	ctx, cancel := context.WithCancel(b.Context())
 	events := &syncBuffer{}
-	command := ctlFrom(b, ctx, build, "events")
+	command := ctlFrom(ctx, b, build, "events")
 	command.Stdout, command.Stderr = events, events
 	if err := command.Start(); err != nil {
 		cancel()
