@@ -23,18 +23,19 @@ const (
 	KeyPreStop   = domain + "/preStop"
 	KeyPreStart  = domain + "/preStart"
 	KeyOnExit    = domain + "/onExit"
-	// KeySidecars stands on a pod and is for the tools that move native handlers;
-	// the shim only checks it. SidecarsMove moves a sidecar's preStop too, which
-	// otherwise stays with the kubelet (SidecarsKeep).
+	// KeySidecars is an annotation of a pod for the tools that move native handlers. The
+	// shim only checks it. With SidecarsMove, they move a sidecar's preStop too; by default
+	// it stays with the kubelet (SidecarsKeep).
 	KeySidecars  = domain + "/sidecars"
 	SidecarsMove = "Move"
 	SidecarsKeep = "Keep"
 )
 
-// singleKeys are those of one handler each: for the command line.
+// singleKeys are the keys with one handler each, for the command line.
 var singleKeys = []string{KeyPreStart, KeyPostStart, KeyPreStop, KeyOnExit}
 
-// Keys of this container's own, all but the named one.
+// Keys returns all keys of a container's annotations, except the one with the container's
+// name.
 func Keys() []string { return append([]string{KeyLifecycle}, singleKeys...) }
 
 // Annotations that the CRI plugin and the kubelet set.
@@ -43,26 +44,26 @@ const (
 	criContainerName = "io.kubernetes.cri.container-name"
 	typeContainer    = "container"
 	typeSandbox      = "sandbox"
-	// Reaches containers where the runtime's container_annotations let
-	// io.kubernetes.* pass.
+	// podGracePeriod reaches a container only if the runtime's container_annotations
+	// include io.kubernetes.*.
 	podGracePeriod = "io.kubernetes.pod.terminationGracePeriod"
 )
 
-// Lifecycle is what a container asks for.
+// Lifecycle describes a container's handlers and how it is stopped.
 type Lifecycle struct {
-	// Block holds at least one handler and has been checked.
+	// Block has at least one handler and has been checked.
 	Block *lifecyclev1.Block
-	// StopSignal is Block's stop signal as a number, 0 where it names none.
+	// StopSignal is the number of Block's stop signal, or 0 if it names none.
 	StopSignal uint32
-	// CRI: the container was made by the CRI plugin, which owns the deadline of
+	// CRI means that the CRI plugin created the container. It decides the deadline of
 	// every stop.
 	CRI bool
-	// PodGracePeriod is the pod's termination grace period, 0 where unknown.
+	// PodGracePeriod is the pod's termination grace period, or 0 if it is not known.
 	PodGracePeriod time.Duration
 }
 
-// Lifecycle returns what the annotations ask for, nil where they ask for no
-// handler. The error is an *InvalidError.
+// Lifecycle returns what the annotations describe, or nil if they have no handler. The
+// error is an *InvalidError.
 func (s *Spec) Lifecycle() (*Lifecycle, error) {
 	if s.Annotations[criContainerType] == typeSandbox {
 		return nil, nil
@@ -83,8 +84,7 @@ func (s *Spec) Lifecycle() (*Lifecycle, error) {
 	}, nil
 }
 
-// Problems lists all that is wrong with the annotations, nothing where Lifecycle
-// accepts them. Lifecycle's error is the first of them.
+// Problems returns all mistakes in the annotations. The first one is Lifecycle's error.
 func (s *Spec) Problems() []*InvalidError {
 	if s.Annotations[criContainerType] == typeSandbox {
 		return nil
@@ -93,9 +93,9 @@ func (s *Spec) Problems() []*InvalidError {
 	return flatten(err)
 }
 
-// ContainerSpec returns what the shim will see of a pod's container, as far as
-// annotations go: those of the pod, as the runtime's pod_annotations lets them
-// through, and the container's name.
+// ContainerSpec returns the spec that the shim will read for a pod's container, with
+// annotations only: the pod's (which the runtime's pod_annotations must include) and the
+// container's name.
 func ContainerSpec(podAnnotations map[string]string, container string) *Spec {
 	seen := maps.Clone(podAnnotations)
 	if seen == nil {
@@ -105,20 +105,19 @@ func ContainerSpec(podAnnotations map[string]string, container string) *Spec {
 	return &Spec{Annotations: seen}
 }
 
-// NamedKey returns the annotation key of a block for the pod's container of that
-// name.
+// NamedKey returns the annotation key of the block for the pod's container with that name.
 func NamedKey(container string) string { return container + "." + KeyLifecycle }
 
-// Parse decodes and checks one value of a /lifecycle key. The problems are those
-// that Lifecycle would have with it, their Key is KeyLifecycle.
+// Parse decodes and checks a value of a /lifecycle key. The problems are the ones that
+// Problems would return, with the Key KeyLifecycle.
 func Parse(value string) (*lifecyclev1.Block, []*InvalidError) {
 	spec := &Spec{Annotations: map[string]string{KeyLifecycle: value}}
 	block, err := spec.block()
 	return block, flatten(err)
 }
 
-// block finds the annotations that speak to this container and decodes them. Its
-// error joins all that is wrong.
+// block finds the annotations for this container and decodes them. Its error joins all
+// mistakes.
 func (s *Spec) block() (*lifecyclev1.Block, error) {
 	named := ""
 	if name := s.Annotations[criContainerName]; name != "" {
@@ -128,8 +127,8 @@ func (s *Spec) block() (*lifecyclev1.Block, error) {
 	return block, errors.Join(s.checkKeys(named), err)
 }
 
-// chosen decodes the annotation that wins. named is the domain of the container's
-// own key, empty where it has none.
+// chosen decodes the annotation with the highest priority. named is the prefix of the key
+// with the container's name, or empty.
 func (s *Spec) chosen(named string) (*lifecyclev1.Block, error) {
 	key := KeyLifecycle
 	if _, ok := s.Annotations[named+"/lifecycle"]; ok && named != "" {
@@ -149,7 +148,7 @@ func (s *Spec) chosen(named string) (*lifecyclev1.Block, error) {
 	}
 }
 
-// singles builds a block from the keys of the command line. It is empty if there are none.
+// singles builds a block from the singleKeys. It may be empty.
 func (s *Spec) singles() (*lifecyclev1.Block, error) {
 	block := &lifecyclev1.Block{}
 	var errs []error
@@ -169,7 +168,7 @@ func (s *Spec) singles() (*lifecyclev1.Block, error) {
 	return block, errors.Join(errs...)
 }
 
-// HandlerOf returns the block's handler of that name, nil where it has none.
+// HandlerOf returns the block's handler with that name, or nil.
 func HandlerOf(block *lifecyclev1.Block, name string) *lifecyclev1.Handler {
 	switch name {
 	case "preStart":
@@ -192,8 +191,8 @@ func either(words []string) string {
 	return strings.Join(words[:len(words)-1], ", ") + " or " + words[len(words)-1]
 }
 
-// checkKeys refuses keys of our domain that mean nothing: a misspelt handler
-// that is silently ignored would be found in production. It reports maxProblems of them.
+// checkKeys refuses unknown keys of our domain: if a misspelt handler were ignored, the
+// mistake would be found in production. It reports at most maxProblems of them.
 func (s *Spec) checkKeys(named string) error {
 	var errs []error
 	for _, key := range sortedKeys(s.Annotations) {
@@ -220,12 +219,12 @@ func (s *Spec) checkKeys(named string) error {
 	return errors.Join(errs...)
 }
 
-// podGracePeriod reads the kubelet's annotation. It is not the user's to
-// write, so a value that makes no sense is as good as none.
+// podGracePeriod reads the kubelet's annotation. Users do not write it, so an invalid value
+// is ignored.
 func (s *Spec) podGracePeriod() time.Duration {
 	seconds, err := strconv.ParseInt(s.Annotations[podGracePeriod], 10, 64)
 	if err != nil {
-		return 0 // absent, or no number
+		return 0 // absent or not a number
 	}
 	return Seconds(seconds)
 }

@@ -134,7 +134,7 @@ func TestInvalid(t *testing.T) {
 		"nested deeply":             {KeyLifecycle, deep, "", ""},
 		"aliases that explode":      {KeyLifecycle, bomb, "", ""},
 		"a field twice":             {KeyLifecycle, "postStart: " + goodHandler + "\npostStart: " + goodHandler, "", "already defined"},
-		"keys that are no strings":  {KeyPreStop, "1: 2", "preStop", "no strings"},
+		"keys that are not strings": {KeyPreStop, "1: 2", "preStop", "not strings"},
 		"an unknown field":          {KeyLifecycle, "poststart: " + goodHandler, "poststart", "allowed are postStart, preStop"},
 		"the schema's own spelling": {KeyLifecycle, "post_start: " + goodHandler, "post_start", "not a known field"},
 		"null for a program":        {KeyPreStop, "exec: {command: [null]}", "preStop.exec.command[0]", "is empty; it must name a program"},

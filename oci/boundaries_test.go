@@ -48,8 +48,8 @@ func TestBoundaries(t *testing.T) {
 		"terminationGracePeriodSeconds: .nan":                              "terminationGracePeriodSeconds must be a whole number of 64 bits; it is read as NaN",
 		"terminationGracePeriodSeconds: [1]":                               "terminationGracePeriodSeconds must be a whole number, not a list",
 		"terminationGracePeriodSeconds: {a: 1}":                            "terminationGracePeriodSeconds must be a whole number, not a mapping",
-		"terminationGracePeriodSeconds: !!int x":                           `terminationGracePeriodSeconds must be a whole number of 64 bits; "x" is none`,
-		`{"terminationGracePeriodSeconds": 1e400}`:                         `terminationGracePeriodSeconds must be a whole number of 64 bits; "1e400" is none`,
+		"terminationGracePeriodSeconds: !!int x":                           `terminationGracePeriodSeconds must be a whole number of 64 bits; "x" is not one`,
+		`{"terminationGracePeriodSeconds": 1e400}`:                         `terminationGracePeriodSeconds must be a whole number of 64 bits; "1e400" is not one`,
 		`{"stopSignal": 1e400}`:                                            `stopSignal is not valid YAML: yaml: cannot decode !!str ` + "`1e400` as a !!float",
 		"preStop: {httpGet: {port: 2147483648}}":                           "preStop.httpGet.port must be a whole number of 32 bits; it is read as 2147483648",
 		"preStop: {httpGet: {port: -2147483649}}":                          "preStop.httpGet.port must be a whole number of 32 bits; it is read as -2147483649",
@@ -63,19 +63,19 @@ func TestBoundaries(t *testing.T) {
 		"preStop: {httpGet: {port: 1, httpHeaders: [{value: b}]}}":         "preStop.httpGet.httpHeaders has a header whose name is missing or empty, which is not an HTTP token",
 		"preStop: [a, b]": "preStop must be a mapping, not a list",
 		"terminationGracePeriodSeconds: !!null [1]":                               "terminationGracePeriodSeconds must be a whole number, not a list",
-		"? !!str [a]\n: b":                                                        "must be a mapping, not a mapping with keys that are no strings",
+		"? !!str [a]\n: b":                                                        "must be a mapping, not a mapping with keys that are not strings",
 		"postStart: {}\npreStop: {sleep: {}}":                                     strings.Replace(actions, "preStop", "postStart", 1) + "0",
 		"preStop: {exec: {command: [a]}, sleep: {}}":                              actions + "2",
 		"preStop: {exec: {command: [\"\"]}}":                                      "preStop.exec.command[0] is empty; it must name a program",
-		"preStop: {exec: {command: [\"\\0\"]}}":                                   "preStop.exec.command has a word with a NUL character, which no program can be given",
-		"preStop: {exec: {command: [a, \"b\\0\"]}}":                               "preStop.exec.command has a word with a NUL character, which no program can be given",
+		"preStop: {exec: {command: [\"\\0\"]}}":                                   "preStop.exec.command has a word with a NUL character; a program's arguments cannot contain one",
+		"preStop: {exec: {command: [a, \"b\\0\"]}}":                               "preStop.exec.command has a word with a NUL character; a program's arguments cannot contain one",
 		"preStop: {httpGet: {port: 1, path: 'a:b'}}":                              `preStop.httpGet.path is "a:b", which is read as a URL of scheme "a"; begin it with a slash`,
 		"preStop: {httpGet: {port: 1, path: 'a://b'}}":                            "",
 		"preStop: {httpGet: {port: 1, httpHeaders: [{name: a, value: \"\\r\"}]}}": `preStop.httpGet.httpHeaders has a value for "a" with control characters`,
-		"preStart: {httpGet: {port: 1}}":                                          "preStart may be exec or sleep only: before the entrypoint nothing in the container can be connected to",
-		"preStart: {tcpSocket: {port: 1}}":                                        "preStart may be exec or sleep only: before the entrypoint nothing in the container can be connected to",
+		"preStart: {httpGet: {port: 1}}":                                          "preStart may be exec or sleep only: nothing in the container listens before the entrypoint runs",
+		"preStart: {tcpSocket: {port: 1}}":                                        "preStart may be exec or sleep only: nothing in the container listens before the entrypoint runs",
 		"preStart: {sleep: {}, failurePolicy: Ignore}":                            "",
-		"onExit: {sleep: {}, failurePolicy: Ignore}":                              "onExit.failurePolicy is for preStart and postStart only: an onExit changes nothing of the container's end",
+		"onExit: {sleep: {}, failurePolicy: Ignore}":                              "onExit.failurePolicy is for preStart and postStart only: an onExit runs after the container has exited",
 		"onExit: {httpGet: {port: 1}}":                                            "",
 		"postStart: {exec: {command: [a]}, output: Status}":                       "",
 		"postStart: {exec: {command: [a]}, output: Log, failurePolicy: Fail}":     "",
@@ -83,8 +83,8 @@ func TestBoundaries(t *testing.T) {
 		"stopSignal: SIG":                                                         `stopSignal is "SIG"; a signal's name is allowed, such as SIGQUIT or SIGRTMIN+3`,
 		"stopSignal: SIGquit":                                                     `stopSignal is "SIGquit"; a signal's name is allowed, such as SIGQUIT or SIGRTMIN+3`,
 		"stopSignal: SIG-1":                                                       `stopSignal is "SIG-1"; a signal's name is allowed, such as SIGQUIT or SIGRTMIN+3`,
-		"1: a":                                                                    "must be a mapping, not a mapping with keys that are no strings",
-		"? [a]\n: b":                                                              "must be a mapping, not a mapping with keys that are no strings",
+		"1: a":                                                                    "must be a mapping, not a mapping with keys that are not strings",
+		"? [a]\n: b":                                                              "must be a mapping, not a mapping with keys that are not strings",
 		"2026-01-01: a":                                                           "2026-01-01 is not a known field; allowed are postStart, preStop, stopSignal, terminationGracePeriodSeconds, preStart, onExit",
 		"preStop: {sleep: {}, a b: c}":                                            `preStop."a b" is not a known field; allowed are exec, httpGet, tcpSocket, sleep, timeoutSeconds, failurePolicy, retryPeriodSeconds, output`,
 		"preStop: {exec: {command: [true]}}":                                      "preStop.exec.command[0] must be a string, not a boolean (put it in quotes)",
@@ -160,7 +160,7 @@ func TestB9Templates(t *testing.T) {
 // TestB9PastedBlock: FAULTS B9. A block with its own key.
 func TestB9PastedBlock(t *testing.T) {
 	got := problemsOf(t, KeyLifecycle, "lifecycle:\n  preStop: {sleep: {seconds: 1}}")
-	if len(got) != 1 || !strings.HasSuffix(got[0], "preStart, onExit; give only what stands below lifecycle:") {
+	if len(got) != 1 || !strings.HasSuffix(got[0], "preStart, onExit; give only what is below lifecycle:") {
 		t.Errorf("got %q", got)
 	}
 	for key, value := range map[string]string{KeyLifecycle: "preStop: {lifecycle: {}}", KeyPreStop: "lifecycle: {}"} {

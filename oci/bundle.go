@@ -19,26 +19,25 @@ const (
 	// maxConfig bounds config.json, in bytes. A spec reaches containerd in a request, and
 	// containerd's API carries at most 16 MiB (containerd, defaults.DefaultMaxRecvMsgSize).
 	maxConfig = 16 << 20
-	// maxAnnotations bounds how many annotations are kept: those of containers.
+	// maxAnnotations bounds how many annotations are kept.
 	maxAnnotations = 4096
-	// maxConfigError bounds what encoding/json says of a file.
+	// maxConfigError bounds the text of an encoding/json error, in bytes.
 	maxConfigError = 512
 )
 
-// Spec is the small part of a bundle's config.json that the shim itself needs:
-// decoding the whole of it would cost each container time and memory. What a
-// handler process needs (user, capabilities, seccomp, …) is read by the handler
-// host alone.
+// Spec is the small part of a bundle's config.json that the shim itself needs: decoding
+// all of it would cost each container time and memory. Only the handler host reads what a
+// handler's process needs (user, capabilities, seccomp, …).
 type Spec struct {
-	// Annotations that ReadSpec returns are those with a key of this shim, of containerd
-	// or of Kubernetes.
+	// Annotations has the keys of this shim, of containerd and of Kubernetes. ReadSpec drops
+	// others.
 	Annotations annotations `json:"annotations"`
 	Linux       struct {
 		CgroupsPath string `json:"cgroupsPath"`
 	} `json:"linux"`
 }
 
-// ReadSpec reads config.json of the bundle at path.
+// ReadSpec reads the bundle's config.json.
 func ReadSpec(bundle string) (*Spec, error) {
 	path := filepath.Join(bundle, configFile)
 	data, err := readAll(path)
@@ -52,7 +51,8 @@ func ReadSpec(bundle string) (*Spec, error) {
 	return &spec, nil
 }
 
-// readAll reads a file of at most maxConfig bytes, and no byte of a longer one.
+// readAll reads a file of at most maxConfig bytes. It refuses a longer one without reading
+// it.
 func readAll(path string) ([]byte, error) {
 	file, err := os.Open(path)
 	if err != nil {
@@ -66,7 +66,7 @@ func readAll(path string) ([]byte, error) {
 	if info.Size() > maxConfig {
 		return nil, fmt.Errorf("%s is %d bytes long; at most %d are allowed", path, info.Size(), maxConfig)
 	}
-	// A file that grows meanwhile is cut, and then is no JSON.
+	// If the file grows meanwhile, it is cut, and is not valid JSON.
 	data := bytes.NewBuffer(make([]byte, 0, info.Size()+bytes.MinRead))
 	_, err = data.ReadFrom(io.LimitReader(file, maxConfig))
 	return data.Bytes(), err
@@ -75,8 +75,8 @@ func readAll(path string) ([]byte, error) {
 // annotations by key.
 type annotations map[string]string
 
-// UnmarshalJSON adds the annotations that concern the shim, and skips the others: a
-// container may have thousands.
+// UnmarshalJSON keeps only the annotations that concern the shim: a container may have
+// thousands of others.
 func (a *annotations) UnmarshalJSON(data []byte) error {
 	decoder := json.NewDecoder(bytes.NewReader(data))
 	switch token, err := decoder.Token(); {
@@ -97,7 +97,7 @@ func (a *annotations) UnmarshalJSON(data []byte) error {
 			return err
 		}
 		text, ok := value.(string)
-		if !ok && value != nil { // null is empty, as for encoding/json
+		if !ok && value != nil { // like encoding/json, read null as an empty string
 			return fmt.Errorf("the annotation %s must be a string", shorten.Quote(key.(string), maxQuoted))
 		}
 		if !concerns(key.(string)) {
@@ -110,15 +110,15 @@ func (a *annotations) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// concerns reports whether the shim may look at an annotation: its own keys, and what CRI,
-// the kubelet and containerd say of the container.
+// concerns reports whether the shim may need the annotation: its own keys, and those that
+// CRI, the kubelet and containerd set.
 func concerns(key string) bool {
 	return strings.HasPrefix(key, "io.kubernetes.") || strings.HasPrefix(key, "io.containerd.") || strings.Contains(key, domain)
 }
 
-// SystemdCgroup reports whether the cgroups path has the form slice:prefix:name,
-// which asks for the systemd driver whether or not options came with it
-// (runc's README, "systemd cgroup driver").
+// SystemdCgroup reports whether the cgroups path has the form slice:prefix:name, which
+// selects the systemd driver even without options (runc's README, "systemd cgroup
+// driver").
 func (s *Spec) SystemdCgroup() bool {
 	return strings.Count(s.Linux.CgroupsPath, ":") == 2
 }

@@ -17,26 +17,26 @@ import (
 const (
 	// maxWords bounds a command (docs/spec.md#limits).
 	maxWords = 4096
-	// maxSeconds bounds the times that Kubernetes does not have. It keeps every time limit
-	// far inside a time.Duration.
+	// maxSeconds bounds the durations that Kubernetes does not have. It is far below the
+	// maximum of a time.Duration.
 	maxSeconds = math.MaxInt32
 	portTakes  = "a number from 1 to 65535 is allowed"
 )
 
-// What failurePolicy may say.
+// Values of failurePolicy.
 const (
 	FailurePolicyFail   = "Fail"
 	FailurePolicyIgnore = "Ignore"
 )
 
-// What output may say.
+// Values of output.
 const (
 	OutputStatus = "Status"
 	OutputLog    = "Log"
 )
 
-// checkLifecycle checks what the schema's types cannot say. Its error joins all
-// that is wrong, as those of the other checks do.
+// checkLifecycle checks what the schema's types cannot express. Like the other checks, it
+// returns all mistakes joined.
 func checkLifecycle(block *lifecyclev1.Block) error {
 	return errors.Join(
 		checkStopSignal(block.StopSignal),
@@ -70,10 +70,11 @@ func checkHandler(path string, handler *lifecyclev1.Handler) error {
 	)
 }
 
-// checkPreStart: nothing of the container serves anything yet.
+// checkPreStart refuses handlers that connect: before the entrypoint, no process of the
+// container listens.
 func checkPreStart(path string, handler *lifecyclev1.Handler) error {
 	if path == "preStart" && (handler.HttpGet != nil || handler.TcpSocket != nil) {
-		return invalid(path, "may be exec or sleep only: before the entrypoint nothing in the container can be connected to")
+		return invalid(path, "may be exec or sleep only: nothing in the container listens before the entrypoint runs")
 	}
 	return nil
 }
@@ -84,14 +85,14 @@ func checkPolicy(path, policy, handler string) error {
 	case handler == "preStop":
 		return invalid(path, "is for preStart and postStart only: a preStop that fails never keeps a container alive")
 	case handler == "onExit":
-		return invalid(path, "is for preStart and postStart only: an onExit changes nothing of the container's end")
+		return invalid(path, "is for preStart and postStart only: an onExit runs after the container has exited")
 	case policy != FailurePolicyFail && policy != FailurePolicyIgnore:
 		return invalid(path, "is %s; allowed are %s and %s%s", quote(policy), FailurePolicyFail, FailurePolicyIgnore, braces(policy))
 	}
 	return nil
 }
 
-// checkOutput: only a process has an output.
+// checkOutput refuses the field for all but exec handlers.
 func checkOutput(path string, handler *lifecyclev1.Handler) error {
 	switch {
 	case handler.Output == "":
@@ -103,8 +104,8 @@ func checkOutput(path string, handler *lifecyclev1.Handler) error {
 	return nil
 }
 
-// checkAction: exactly one of the four (core/v1 validation, "may not specify
-// more than 1 handler type").
+// checkAction requires exactly one action (core/v1 validation, "may not specify more than 1
+// handler type").
 func checkAction(path string, handler *lifecyclev1.Handler) error {
 	count := 0
 	for _, set := range []bool{handler.Exec != nil, handler.HttpGet != nil, handler.TcpSocket != nil, handler.Sleep != nil} {
@@ -139,7 +140,7 @@ func checkCommand(path string, command []string) error {
 	}
 	for _, word := range command {
 		if strings.ContainsRune(word, 0) {
-			return invalid(path, "has a word with a NUL character, which no program can be given")
+			return invalid(path, "has a word with a NUL character; a program's arguments cannot contain one")
 		}
 	}
 	return nil
@@ -154,8 +155,8 @@ func checkHTTPGet(path string, get *lifecyclev1.HTTPGetAction) error {
 	)
 }
 
-// checkPath takes what is no URL too: Kubernetes sends it escaped, as the whole path
-// (pkg/probe/http/request.go, "it's too late to reject it").
+// checkPath accepts an invalid URL too: like Kubernetes, the handler sends it escaped, as a
+// path (pkg/probe/http/request.go, "it's too late to reject it").
 func checkPath(path, value string) error {
 	if target, err := url.Parse(value); err == nil && target.Opaque != "" {
 		return invalid(path, "is %s, which is read as a URL of scheme %s; begin it with a slash", quote(value), quote(target.Scheme))
@@ -210,11 +211,11 @@ func checkHost(path, host string) error {
 	return nil
 }
 
-// checkSleeps: a sleep is bounded by the grace period (core/v1 validation, for
+// checkSleeps refuses a sleep that is longer than the grace period (core/v1 validation, for
 // both handlers).
 func checkSleeps(block *lifecyclev1.Block) error {
 	if block.GetTerminationGracePeriodSeconds() < 1 {
-		return nil // absent, or refused already
+		return nil // absent, or refused by checkGracePeriod
 	}
 	return errors.Join(
 		checkSleep("postStart", block.PostStart, *block.TerminationGracePeriodSeconds),
@@ -229,7 +230,7 @@ func checkSleep(path string, handler *lifecyclev1.Handler, most int64) error {
 	return nil
 }
 
-// checkGracePeriod has no upper bound, as in Kubernetes: see Seconds.
+// checkGracePeriod has no upper limit, as in Kubernetes: see Seconds.
 func checkGracePeriod(path string, seconds *int64) error {
 	if seconds != nil && *seconds < 1 {
 		return invalid(path, "is %d; allowed is 1 or more", *seconds)
@@ -244,13 +245,14 @@ func checkSeconds(path string, seconds *int64) error {
 	return nil
 }
 
-// Seconds returns a time that a block names, at most 68 years (2^31-1 seconds): Kubernetes
-// accepts more seconds than a time.Duration can hold. Below 0 it returns 0.
+// Seconds returns the seconds of a block as a duration of at most 68 years (2^31-1
+// seconds): Kubernetes accepts more seconds than a time.Duration can hold. It returns 0 for
+// negative numbers.
 func Seconds(seconds int64) time.Duration {
 	return time.Duration(min(max(seconds, 0), maxSeconds)) * time.Second
 }
 
-// parseSignal takes the names of the Kubernetes API: upper case, with SIG.
+// parseSignal accepts the names of the Kubernetes API: upper case, with SIG.
 func parseSignal(name string) (uint32, bool) {
 	if !strings.HasPrefix(name, "SIG") || strings.ToUpper(name) != name {
 		return 0, false

@@ -17,11 +17,11 @@ import (
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
-// maxProblems bounds how many mistakes are reported of one value, and of the keys.
+// maxProblems bounds how many mistakes are reported in one value, and in the keys.
 const maxProblems = 20
 
-// decode fills msg from the annotation's value and checks it. path is where msg
-// stands in the lifecycle block.
+// decode fills msg from the annotation's value and checks it. path is the path of msg in
+// the lifecycle block.
 func (s *Spec) decode(key, path string, msg proto.Message) error {
 	missing, err := decodeValue(s.Annotations[key], path, msg)
 	if err == nil {
@@ -35,14 +35,14 @@ func (s *Spec) decode(key, path string, msg proto.Message) error {
 	return of(key, err, missing)
 }
 
-// decodeValue is strict: no unknown or repeated field, no second document, and
-// every value of the type that the schema has. As in YAML 1.2 only true and false
-// are booleans, and a date is a text: a header's value may be y or 2026-01-01.
-// protojson is not used: it takes numbers in quotes and names in either
-// spelling, and its errors do not say where.
+// decodeValue is strict: it refuses unknown and repeated fields, a second document, and
+// values of another type than the schema's. As in YAML 1.2, only true and false are
+// booleans, and a date is a string: a header's value may be y or 2026-01-01. It does not
+// use protojson, which accepts numbers in quotes and names in two spellings, and whose
+// errors lack the position.
 //
-// missing has the paths of the fields that are needed and absent, which msg does not tell
-// from a 0, and what they take.
+// missing maps the paths of required fields that are absent to what they take. In msg, an
+// absent field looks like 0.
 func decodeValue(value, path string, msg proto.Message) (missing map[string]string, err error) {
 	document, err := bounded.Read(value, bounded.Annotation)
 	if err != nil {
@@ -57,11 +57,11 @@ func decodeValue(value, path string, msg proto.Message) (missing map[string]stri
 	return d.missing, errors.Join(d.problems...)
 }
 
-// templateHint explains a value that still has the braces of a template.
+// templateHint is for values that still contain the braces of a template.
 const templateHint = "this looks like a template ({{ … }}) that was not rendered: render it first, for instance with helm template"
 
-// unrendered returns a hint if a text with the braces of a template is no YAML. Braces in
-// valid YAML may be meant: docker inspect --format takes them.
+// unrendered returns a hint if a text with the braces of a template is not YAML. In valid
+// YAML, braces may be intended: docker inspect --format takes them.
 func unrendered(err error, value string) string {
 	if strings.HasPrefix(err.Error(), "is not valid YAML") && strings.Contains(value, "{{") {
 		return "; " + templateHint
@@ -76,20 +76,20 @@ func isTemplate(node *yaml.Node) bool {
 		node.Style&yaml.FlowStyle != 0 && node.Content[0].Style&yaml.FlowStyle != 0
 }
 
-// decoder collects what is wrong with a value. It stops when it has enough.
+// decoder collects the mistakes in a value, up to maxProblems.
 type decoder struct {
 	problems []error
 	missing  map[string]string
 }
 
-// refuse notes one mistake. The loops ask full before each value.
+// refuse adds a mistake. The loops check full before each value.
 func (d *decoder) refuse(path, format string, args ...any) {
 	d.problems = append(d.problems, invalid(path, format, args...))
 }
 
 func (d *decoder) full() bool { return len(d.problems) >= maxProblems }
 
-// needed are the fields that a message must have, and what they take.
+// needed are the required fields of each message, and what they take.
 var needed = map[protoreflect.Name]map[string]string{
 	"ExecAction":      {"command": "a list of 1 to 4096 words is allowed, the first one a program"},
 	"HTTPGetAction":   {"port": portTakes},
@@ -124,8 +124,8 @@ func (d *decoder) message(path string, node *yaml.Node, msg protoreflect.Message
 	}
 }
 
-// sortedPairs returns the indexes of a mapping's keys, in the order of the keys: the first
-// mistake is the same for every order in which a tool writes them.
+// sortedPairs returns the indexes of a mapping's keys, sorted by key, so that the first
+// mistake does not depend on the order in which a tool writes them.
 func sortedPairs(mapping *yaml.Node) []int {
 	pairs := make([]int, len(mapping.Content)/2)
 	for i := range pairs {
@@ -135,7 +135,7 @@ func sortedPairs(mapping *yaml.Node) []int {
 	return pairs
 }
 
-// isMapping reports whether the node is a mapping whose keys are all texts.
+// isMapping reports whether the node is a mapping whose keys are all strings.
 func (d *decoder) isMapping(path string, node *yaml.Node) bool {
 	if node.Kind != yaml.MappingNode {
 		d.refuse(path, "must be a mapping, not %s", kindOf(node))
@@ -150,18 +150,18 @@ func (d *decoder) isMapping(path string, node *yaml.Node) bool {
 	return true
 }
 
-// mappingKind describes a mapping that has a key which is no text.
+// mappingKind describes a mapping that has a key which is not a string.
 func mappingKind(node *yaml.Node) string {
 	if isTemplate(node) {
 		return kindOf(node)
 	}
-	return "a mapping with keys that are no strings"
+	return "a mapping with keys that are not strings"
 }
 
-// pasted explains a block that was given with its own key.
+// pasted returns a hint if the block was pasted together with its key, lifecycle.
 func pasted(path, name string) string {
 	if path == "" && name == "lifecycle" {
-		return "; give only what stands below lifecycle:"
+		return "; give only what is below lifecycle:"
 	}
 	return ""
 }
@@ -182,16 +182,17 @@ func (d *decoder) field(path string, node *yaml.Node, msg protoreflect.Message, 
 		}
 		value := list.NewElement()
 		if isNull(item) && field.Kind() == protoreflect.StringKind {
-			list.Append(value) // as encoding/json, and so the API server, reads it
+			list.Append(value) // encoding/json, and so the API server, reads null as an empty string
 			continue
 		}
 		list.Append(d.single(fmt.Sprintf("%s[%d]", path, i), item, field, value))
 	}
 }
 
-// single decodes the kinds that the schema uses; the schema's own test fails when a
-// field of another kind is added. It fills an empty message, and makes any other value. A
-// value that cannot be used is empty: nobody uses a message with a mistake in it.
+// single decodes the kinds that the schema uses; TestSchemaKinds fails if a field of
+// another kind is added. It fills the given empty message, and returns other kinds as new
+// values. An invalid value is returned as empty, which does not matter: a message with a
+// mistake is never used.
 func (d *decoder) single(path string, node *yaml.Node, field protoreflect.FieldDescriptor, empty protoreflect.Value) protoreflect.Value {
 	switch field.Kind() {
 	case protoreflect.StringKind:
@@ -216,7 +217,7 @@ func (d *decoder) text(path string, node *yaml.Node) string {
 		d.refuse(path, "is not valid YAML: %s", shorten.OneLine(err.Error()))
 	case !ok:
 		d.refuse(path, "must be a string, not %s (put it in quotes)", kindOf(node))
-	case !utf8.ValidString(text): // by !!binary: no protobuf message may hold it
+	case !utf8.ValidString(text): // from !!binary; protobuf does not allow it in a string
 		d.refuse(path, "is not UTF-8 text")
 	default:
 		return text
@@ -224,15 +225,15 @@ func (d *decoder) text(path string, node *yaml.Node) string {
 	return ""
 }
 
-// integer takes what Kubernetes' tools make a whole number of: also 1.0 and 1e3.
+// integer accepts all that Kubernetes' tools read as a whole number, including 1.0 and 1e3.
 func (d *decoder) integer(path string, node *yaml.Node, bits int, isPort bool) int64 {
 	value, err := scalar(node)
 	text, isString := value.(string)
 	number, isWhole := whole(value)
 	switch {
 	case err != nil:
-		d.refuse(path, "must be a whole number of %d bits; %s is none", bits, quote(node.Value))
-	case isString && isPort: // the one field that Kubernetes allows a name in
+		d.refuse(path, "must be a whole number of %d bits; %s is not one", bits, quote(node.Value))
+	case isString && isPort: // in Kubernetes, a port may be a name
 		d.refuse(path, "is the text %s; %s, without quotes (names are resolved by lifecyclectl and the admission policy)", quote(text), portTakes)
 	case !isNumber(value):
 		d.refuse(path, "must be a whole number, not %s%s", kindOf(node), braces(text))
@@ -244,17 +245,17 @@ func (d *decoder) integer(path string, node *yaml.Node, bits int, isPort bool) i
 	return 0
 }
 
-// maxExact: up to here a float64 has all whole numbers.
+// maxExact is the limit up to which a float64 can represent every whole number.
 const maxExact = 1 << 53
 
-// whole returns the whole number that a number is.
+// whole returns the value as a whole number, and whether it is one.
 func whole(value any) (int64, bool) {
 	switch number := value.(type) {
 	case int:
 		return int64(number), true
 	case float64:
 		return int64(number), math.Trunc(number) == number && math.Abs(number) <= maxExact
-	default: // uint64: above the most
+	default: // a uint64 is above the maximum of an int64
 		return 0, false
 	}
 }
@@ -267,8 +268,8 @@ func isNumber(value any) bool {
 	return false
 }
 
-// scalar returns the value of a node: nil, a bool, an int, a uint64, a float64 or a
-// string. It is nil too if the node is a mapping or a list.
+// scalar returns the value of a node: nil, a bool, an int, a uint64, a float64 or a string.
+// It returns nil for a mapping or a list.
 func scalar(node *yaml.Node) (any, error) {
 	switch {
 	case node.Kind != yaml.ScalarNode:
@@ -281,7 +282,8 @@ func scalar(node *yaml.Node) (any, error) {
 	return value, err
 }
 
-// isText: YAML 1.2 has no dates, and Kubernetes reads them as text.
+// isText reports whether the node is a string. Dates are strings, as in YAML 1.2 and in
+// Kubernetes.
 func isText(node *yaml.Node) bool {
 	tag := node.ShortTag()
 	return tag == "!!str" || tag == "!!timestamp"

@@ -1,10 +1,10 @@
-// Package oci reads a container's bundle and says which lifecycle handlers it
-// asks for, and how it is to be stopped.
+// Package oci reads a container's bundle: which lifecycle handlers the container has, and
+// how it is to be stopped.
 //
-// The source is the OCI spec's annotations (config.json of the bundle). They are
-// written by whoever wrote the pod or typed the command, so they are hostile
-// input: every value is bounded, decoded strictly against the schema of
-// proto/lifecycle/v1 and checked before anything is done for the container. A
-// value that is refused comes back as an *InvalidError, whose message names the
-// annotation key, the path of the field, and what is allowed there.
+// The source is the annotations of the OCI spec (config.json of the bundle). The author of
+// the pod or of the command wrote them, so they are hostile input. Each value is limited
+// in size, decoded strictly against the schema of proto/lifecycle/v1, and checked before
+// anything is done for the container. If a value is refused, the error is an
+// *InvalidError, whose message names the annotation key and the field, and says what is
+// allowed there.
 package oci

@@ -9,8 +9,8 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
-// What an error may hold of foreign text, in bytes. An annotation's key in Kubernetes has
-// at most 317. Together they stay below 4 KiB.
+// Limits of quoted text in an error, in bytes. In Kubernetes an annotation's key has at
+// most 317. Together they stay below 4 KiB.
 const (
 	maxKey     = 512
 	maxPath    = 512
@@ -18,12 +18,12 @@ const (
 	maxQuoted  = 128
 )
 
-// InvalidError says that an annotation cannot be used, where, and what to do.
+// InvalidError reports a mistake in an annotation.
 type InvalidError struct {
-	// Key is the annotation's, however long it is.
+	// Key is the annotation's. It may have any length.
 	Key string
-	// Path of the field within the value, such as postStart.exec.command[2];
-	// empty for the value as a whole. At most 512 bytes.
+	// Path is the field within the value, such as postStart.exec.command[2], in at most 512
+	// bytes. It is empty if the mistake is in the value as a whole.
 	Path string
 	// Problem says what is wrong and what is allowed, in one line of at most 1 KiB.
 	Problem string
@@ -49,7 +49,7 @@ func invalid(path, format string, args ...any) error {
 // quote shows a value in an error.
 func quote(text string) string { return shorten.Quote(text, maxQuoted) }
 
-// braces returns a hint for a value in which a template was not rendered.
+// braces returns a hint if the value looks like a template that was not rendered.
 func braces(text string) string {
 	if strings.Contains(text, "{{") {
 		return "; " + templateHint
@@ -57,8 +57,8 @@ func braces(text string) string {
 	return ""
 }
 
-// shown is the name of an unknown field as it is written, unless that would make the path
-// hard to read.
+// shown returns the name of an unknown field, in quotes if it would make the path hard to
+// read.
 func shown(name string) string {
 	odd := func(r rune) bool { return unicode.IsSpace(r) || !unicode.IsPrint(r) }
 	if name == "" || len(name) > maxQuoted || strings.ContainsFunc(name, odd) {
@@ -67,7 +67,7 @@ func shown(name string) string {
 	return name
 }
 
-// first of what err joins. Whoever creates a container reads one line.
+// first returns the first error that err joins: the error of a Create is one line.
 func first(err error) error {
 	if all := flatten(err); len(all) > 0 {
 		return all[0]
@@ -75,7 +75,7 @@ func first(err error) error {
 	return err
 }
 
-// flatten lists what err joins, in order.
+// flatten returns the errors that err joins, in order.
 func flatten(err error) []*InvalidError {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var all []*InvalidError
@@ -90,8 +90,8 @@ func flatten(err error) []*InvalidError {
 	return nil
 }
 
-// of makes the fieldErrors that err joins into problems of an annotation. For a field that
-// is missing the problem is that, and not the value that an absent field has.
+// of turns the fieldErrors that err joins into InvalidErrors with the key. For a missing
+// field the problem is that it is missing, not that its zero value is invalid.
 func of(key string, err error, missing map[string]string) error {
 	if joined, ok := err.(interface{ Unwrap() []error }); ok {
 		var all []error

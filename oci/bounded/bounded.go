@@ -1,6 +1,5 @@
-// Package bounded reads YAML and JSON that strangers wrote, at a cost that its limits
-// bound. It is the one place for that: the shim, lifecyclectl, the converter and the
-// webhook read through it.
+// Package bounded reads YAML and JSON from untrusted sources, at a cost that its limits
+// bound. The shim, lifecyclectl, the converter and the webhook all read through it.
 //
 //	document, err := bounded.Read(text, bounded.Annotation)
 //	if err != nil {
@@ -9,16 +8,16 @@
 //	value := bounded.Expand(document) // nil if the text holds no value
 //
 // Read checks, in this order and each before the work that it bounds: the bytes of the
-// text; that it is UTF-8; how many values it can hold at most; its syntax; that it is one
-// document; depth; the number of values and the bytes of all scalars, both as if every
-// alias and every merge key (<<) were written out; keys that are there twice. The first
-// mistake is the only one that is reported. The work is linear in the length of the text.
+// text; that it is UTF-8; how many values it can contain at most; its syntax; that it is one
+// document; its depth; the number of values and the bytes of all scalars, both as if every
+// alias and every merge key (<<) were written out; repeated keys. Read reports only the
+// first mistake. The work is linear in the length of the text.
 //
-// After Read, Expand and any recursion over the tree are bounded too, as long as they
-// visit no more values than Limits.Nodes: a tree that Read accepted has no cycles.
+// After Read, the cost of Expand and of any recursion over the tree is bounded too, by
+// Limits.Nodes: a tree that Read accepted has no cycles.
 //
-// Do not call Decode of a yaml.Node with children that strangers wrote: it compares each
-// key of a mapping with each other one, and reports every pair. Decode of a scalar is fine.
+// Do not call Decode of a yaml.Node with untrusted children: it compares each key of a
+// mapping with each other one, and reports every pair. Decode of a scalar is fine.
 package bounded
 
 import (
@@ -35,20 +34,20 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
-// Limits bound what Read accepts. All of them have to be above 0.
+// Limits bound what Read accepts. All of them must be above 0.
 type Limits struct {
-	// Bytes of the text.
+	// Bytes is the maximum length of the text.
 	Bytes int
-	// Nodes are mappings, lists, scalars and keys, with aliases and merge keys written
-	// out. A YAML text is also refused if more than this many of its characters could begin
-	// a value, because only the parser knows which of them are text: see marks.
+	// Nodes is the maximum number of mappings, lists, scalars and keys, with aliases and merge
+	// keys written out. A YAML text is also refused if more than this many of its characters
+	// could begin a value, because only the parser knows which of them do: see marks.
 	Nodes int
-	// Depth is how many mappings and lists may be within one another.
+	// Depth is the maximum nesting of mappings and lists.
 	Depth int
-	// Decoded is how many bytes all scalars may have together, keys too, with aliases and
+	// Decoded is the maximum size of all scalars and keys together, in bytes, with aliases and
 	// merge keys written out.
 	Decoded int
-	// Repeated allows a mapping to have a key twice, as kubectl's reader does.
+	// Repeated allows repeated keys in a mapping, as kubectl's reader does.
 	Repeated bool
 }
 
@@ -56,10 +55,10 @@ type Limits struct {
 // words each have about 16,400 nodes; the deepest field of a block is at depth 5.
 var Annotation = Limits{Bytes: 64 << 10, Nodes: 24_000, Depth: 32, Decoded: 64 << 10}
 
-// Error reports why a text is refused. Its message is a predicate, such as "is not valid
+// Error says why a text is refused. Its message is a predicate, such as "is not valid
 // YAML: line 2: …", in one line of at most MaxError bytes.
 type Error struct {
-	// Line of the text, from 1; 0 if the text as a whole is refused.
+	// Line is counted from 1. It is 0 if the text as a whole is refused.
 	Line int
 	// Problem is the message without the line.
 	Problem string
@@ -80,15 +79,15 @@ func refuse(format string, args ...any) error {
 	return &Error{Problem: shorten.End(fmt.Sprintf(format, args...), MaxError)}
 }
 
-// refuseAt refuses a text for what stands on a line.
+// refuseAt refuses a text because of one line.
 func refuseAt(line int, format string, args ...any) error {
 	return &Error{Line: line, Problem: shorten.End(fmt.Sprintf(format, args...), MaxError)}
 }
 
-// Read parses a text that holds one YAML or JSON document, and checks it. The error is an
-// *Error. The result is the document's node with its comments and aliases as they were
-// written; it is nil if the text holds only spaces and comments. JSON is read as JSON is,
-// so it may hold escapes and characters that the YAML parser refuses.
+// Read parses a text with one YAML or JSON document, and checks it. The error is an *Error.
+// Read returns the document's node, with comments and aliases as they were written, or nil
+// if the text has only spaces and comments. JSON is read by a JSON parser, so it may contain
+// escapes and characters that the YAML parser refuses.
 func Read(text string, limits Limits) (*yaml.Node, error) {
 	if len(text) > limits.Bytes {
 		return nil, refuse("is %d bytes long; at most %d are allowed", len(text), limits.Bytes)
@@ -111,13 +110,13 @@ func Read(text string, limits Limits) (*yaml.Node, error) {
 	return document, nil
 }
 
-// tagDirective is a line that begins with %TAG. What follows it is written out in each tag
-// that uses it, and the parser compares each of them with each tag. A quoted text may
-// have such a line too, but nobody writes that at the left margin.
+// tagDirective matches a line that begins with %TAG. The parser expands each tag that uses
+// the directive, and compares each directive with each tag. A quoted string may contain such
+// a line too, but not in practice: it would begin at the left margin.
 var tagDirective = regexp.MustCompile(`(?:^|[\n\r\x{85}\x{2028}\x{2029}\x{feff}])%TAG`)
 
-// parseYAML calls the YAML parser, unless the parser would need more than a linear amount
-// of work, or memory for many more nodes than are allowed.
+// parseYAML calls the YAML parser. First it refuses texts for which the parser needs more
+// than linear time, or memory for many more nodes than are allowed.
 func parseYAML(text string, limits Limits) (*yaml.Node, error) {
 	if marks(text) > limits.Nodes {
 		return nil, refuse("has more than %d of the characters that can begin a YAML value or comment (, [ { : ? - #); write it as JSON, where those in texts do not count", limits.Nodes)
@@ -148,8 +147,9 @@ func notYAML(err error) error {
 
 // marks counts the characters that can begin a value or a comment. The parser makes at
 // most three nodes for each of them (a pair in a list: mapping, key and value). A comment
-// counts twice, because the parser keeps more of it than of a node. In a quoted or block
-// scalar they are text, so the count may be too high, but never too low.
+// counts twice, because the parser needs more memory for it than for a node. Within quoted
+// and block scalars these characters begin nothing, so the count may be too high, but never
+// too low.
 func marks(text string) int {
 	count := 0
 	for i := range len(text) {
@@ -158,7 +158,7 @@ func marks(text string) int {
 			count++
 		case '#':
 			count += 2
-		case '-': // begins an item only before a space or the end of a line
+		case '-': // begins an item only before a space or an end of line
 			if i+1 == len(text) || !isPlain(text[i+1]) {
 				count++
 			}
@@ -168,5 +168,5 @@ func marks(text string) int {
 }
 
 // isPlain reports whether the byte is an ASCII character other than a space or a control
-// character. Some ends of line are not ASCII.
+// character. Some line breaks are not ASCII.
 func isPlain(b byte) bool { return b > ' ' && b < utf8.RuneSelf }

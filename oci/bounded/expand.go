@@ -3,9 +3,9 @@ package bounded
 import "go.yaml.in/yaml/v3"
 
 // Expand returns the value of a document that Read returned, without aliases and merge
-// keys: nil for nil. A key of a mapping itself wins over a merged one, and of several
-// merged mappings the first one that has the key wins. The document is not changed; nodes
-// may be shared within the result, and between the result and the document.
+// keys. It returns nil for nil. A mapping's own key has priority over a merged one, and
+// among merged mappings the first one has priority. Expand does not change the document;
+// the result may share nodes with it, and contain a node more than once.
 func Expand(document *yaml.Node) *yaml.Node {
 	if document == nil || len(document.Content) == 0 {
 		return nil
@@ -14,8 +14,8 @@ func Expand(document *yaml.Node) *yaml.Node {
 	return e.expand(document.Content[0])
 }
 
-// expander remembers what it has made of each node with an anchor, so that every node is
-// expanded once.
+// expander maps each node with an anchor to its expansion, so that every node is expanded
+// only once.
 type expander map[*yaml.Node]*yaml.Node
 
 func (e expander) expand(node *yaml.Node) *yaml.Node {
@@ -30,7 +30,7 @@ func (e expander) expand(node *yaml.Node) *yaml.Node {
 	return expanded
 }
 
-// content returns the node itself if nothing in it is an alias or a merge key.
+// content returns the node itself if it contains no alias and no merge key.
 func (e expander) content(node *yaml.Node) *yaml.Node {
 	content := make([]*yaml.Node, 0, len(node.Content))
 	same := true
@@ -55,7 +55,7 @@ func (e expander) content(node *yaml.Node) *yaml.Node {
 	return &copied
 }
 
-// merged lists the mappings that a merge key names.
+// merged returns the mappings that a merge key names.
 func (e expander) merged(value *yaml.Node) []*yaml.Node {
 	expanded := e.expand(value)
 	if expanded.Kind == yaml.SequenceNode {
@@ -64,7 +64,7 @@ func (e expander) merged(value *yaml.Node) []*yaml.Node {
 	return []*yaml.Node{expanded}
 }
 
-// merge adds the pairs of the mappings whose keys are new.
+// merge appends those pairs of the mappings whose keys are new.
 func merge(content []*yaml.Node, mappings []*yaml.Node) []*yaml.Node {
 	if len(mappings) == 0 {
 		return content

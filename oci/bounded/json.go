@@ -8,8 +8,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// parseJSON makes the nodes that the YAML parser would make of the same values. The text
-// is valid JSON. It stops where the limits are reached.
+// parseJSON returns the nodes that the YAML parser would return for the same values. The
+// text must be valid JSON. It stops when a limit is exceeded.
 func parseJSON(text string, limits Limits) (*yaml.Node, error) {
 	decoder := json.NewDecoder(strings.NewReader(text))
 	decoder.UseNumber()
@@ -18,7 +18,7 @@ func parseJSON(text string, limits Limits) (*yaml.Node, error) {
 	open := []*yaml.Node{document}
 	for {
 		token, err := decoder.Token()
-		if err != nil { // io.EOF: the text is valid
+		if err != nil { // it is io.EOF, because the text is valid
 			return document, nil
 		}
 		if delim, _ := token.(json.Delim); delim == '}' || delim == ']' {
@@ -47,7 +47,7 @@ type jsonParser struct {
 	line, column int // of at, from 1
 }
 
-// node makes the node of a token that has just been read.
+// node returns the node of the token that was read last.
 func (p *jsonParser) node(token json.Token) *yaml.Node {
 	end := int(p.decoder.InputOffset())
 	node := &yaml.Node{Kind: yaml.ScalarNode}
@@ -70,7 +70,7 @@ func (p *jsonParser) node(token json.Token) *yaml.Node {
 	default:
 		node.Tag, node.Value = "!!null", "null"
 	}
-	// A string holds no line breaks, so what separates tokens is all that can.
+	// Line breaks are only between tokens: a JSON string cannot contain one.
 	written := strings.TrimLeft(p.text[p.at:end], " \t\r\n,:}]")
 	p.move(p.text[p.at : end-len(written)])
 	node.Line, node.Column = p.line, p.column
@@ -79,7 +79,7 @@ func (p *jsonParser) node(token json.Token) *yaml.Node {
 	return node
 }
 
-// move counts the lines and columns of a text.
+// move advances line and column by a text.
 func (p *jsonParser) move(text string) {
 	if lines := strings.Count(text, "\n"); lines > 0 {
 		p.line += lines

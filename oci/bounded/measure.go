@@ -6,18 +6,18 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
-// size of a value with its aliases and merge keys written out.
+// size is the size of a value with its aliases and merge keys written out.
 type size struct{ nodes, bytes, depth int }
 
-// measurer checks a parsed document. It visits every node once: an alias stands behind
-// its anchor, so the size of what it names is known, or the alias is within it.
+// measurer checks a parsed document. It visits every node once. An alias comes after its
+// anchor, so either the size of the anchor's value is known, or the alias is inside it.
 type measurer struct {
 	limits   Limits
 	anchored map[*yaml.Node]size
 }
 
-// measure returns the node's size, or an error if it passes the limits. depth is how many
-// mappings and lists the node is in.
+// measure returns the node's size, or an error if it exceeds a limit. depth is how many
+// mappings and lists contain the node.
 func (m *measurer) measure(node *yaml.Node, depth int) (size, error) {
 	if node.Kind == yaml.AliasNode {
 		return m.alias(node, depth)
@@ -66,8 +66,8 @@ func (m *measurer) alias(node *yaml.Node, depth int) (size, error) {
 	return of, nil
 }
 
-// checkKeys refuses a key that a mapping has twice, and a merge key without mappings. It
-// reports the first mistake.
+// checkKeys refuses a repeated key, and a merge key whose value is not a mapping or a list of
+// mappings. It returns the first mistake.
 func (m *measurer) checkKeys(node *yaml.Node) error {
 	if node.Kind != yaml.MappingNode {
 		return nil
@@ -90,7 +90,8 @@ func (m *measurer) checkKeys(node *yaml.Node) error {
 	return nil
 }
 
-// canMerge: a mapping, or a list of mappings that is not an alias itself.
+// canMerge reports whether the value of a merge key is a mapping, or a list of mappings that
+// is not an alias itself.
 func canMerge(value *yaml.Node) bool {
 	if value.Kind != yaml.SequenceNode {
 		return target(value).Kind == yaml.MappingNode
@@ -105,8 +106,8 @@ func canMerge(value *yaml.Node) bool {
 
 func isMerge(key *yaml.Node) bool { return key.Kind == yaml.ScalarNode && key.Tag == "!!merge" }
 
-// target returns what an alias names, and any other node itself. An anchor cannot stand
-// at an alias.
+// target returns the node that an alias names, and any other node itself. An alias cannot
+// name another alias.
 func target(node *yaml.Node) *yaml.Node {
 	if node.Kind == yaml.AliasNode {
 		return node.Alias

@@ -22,8 +22,8 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// HandlerStarted is published on containerd's stream, topic
-// /lifecycle/handler-started, when a handler of a container begins.
+// HandlerStarted is published on containerd's event stream, topic
+// /lifecycle/handler-started, when a run of a handler begins.
 type HandlerStarted struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
@@ -31,7 +31,7 @@ type HandlerStarted struct {
 	Handler string `protobuf:"bytes,2,opt,name=handler,proto3" json:"handler,omitempty"`
 	// exec, httpGet, tcpSocket or sleep.
 	Type string `protobuf:"bytes,3,opt,name=type,proto3" json:"type,omitempty"`
-	// An operator's try (lifecyclectl run).
+	// An operator's trial (lifecyclectl run).
 	Trial         bool `protobuf:"varint,4,opt,name=trial,proto3" json:"trial,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -95,8 +95,8 @@ func (x *HandlerStarted) GetTrial() bool {
 	return false
 }
 
-// HandlerFinished is published, topic /lifecycle/handler-finished, when it has
-// ended, before whatever follows from that.
+// HandlerFinished is published, topic /lifecycle/handler-finished, when the run has ended,
+// before the shim acts on its result.
 type HandlerFinished struct {
 	state       protoimpl.MessageState `protogen:"open.v1"`
 	ContainerId string                 `protobuf:"bytes,1,opt,name=container_id,json=containerId,proto3" json:"container_id,omitempty"`
@@ -108,10 +108,11 @@ type HandlerFinished struct {
 	Took     *durationpb.Duration `protobuf:"bytes,6,opt,name=took,proto3" json:"took,omitempty"`
 	// Succeeded, Failed, TimedOut or Aborted.
 	Result string `protobuf:"bytes,7,opt,name=result,proto3" json:"result,omitempty"`
-	// Of an exec handler's process that ended by itself.
+	// Exit status of an exec handler's process, or 128 plus the signal's number if a signal
+	// killed it. Absent if no process was started.
 	ExitCode *int32 `protobuf:"varint,8,opt,name=exit_code,json=exitCode,proto3,oneof" json:"exit_code,omitempty"`
-	// Why it did not succeed, one line of at most 4 KiB, without its output: that may
-	// be secret.
+	// The error, in one line of at most 4 KiB. It does not contain the output, which may be
+	// secret.
 	Message       string `protobuf:"bytes,9,opt,name=message,proto3" json:"message,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -23,7 +23,7 @@ const (
 
 type ExpectRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Of the container that will be created.
+	// ID of the container that will be created.
 	Id            string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -68,8 +68,8 @@ func (x *ExpectRequest) GetId() string {
 
 type ExpectResponse struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// False if the shim has begun to end. It has removed its socket then, and another
-	// shim can be started in its place.
+	// False if the shim is already shutting down. Then it has removed its socket, and a new
+	// shim can be started.
 	Accepted      bool `protobuf:"varint,1,opt,name=accepted,proto3" json:"accepted,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -4,11 +4,11 @@
 // 	protoc        v3.21.12
 // source: proto/lifecycle/v1/lifecycle.proto
 
-// The lifecycle block of a container: what the annotations under
-// lifecycle-shim.io/ may say. Field names, as JSON, are those of Kubernetes'
-// core/v1 Lifecycle; fields that Kubernetes does not have are marked
-// "extension". Annotation values are decoded against these messages field by
-// field (package oci), so a field that is added here is accepted there.
+// The lifecycle block of a container: the schema of the annotations below
+// lifecycle-shim.io/. The JSON field names are those of Kubernetes' core/v1 Lifecycle;
+// fields that Kubernetes does not have are marked "extension". Annotation values are
+// decoded against these messages field by field (package oci), so a field that is added
+// here is accepted there.
 
 package lifecyclev1
 
@@ -27,26 +27,26 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Block is a lifecycle block: at most one handler of each kind, and how the
-// container is stopped. (The service has the name Lifecycle.)
+// Block is a lifecycle block: at most one handler of each kind, and how the container is
+// stopped. (The name Lifecycle is taken by the service.)
 type Block struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Runs inside the container once it has been started, concurrently with its
-	// entrypoint. The start is acknowledged when it has ended.
+	// Runs inside the container after its start, concurrently with its entrypoint. The start
+	// is acknowledged when the handler has ended.
 	PostStart *Handler `protobuf:"bytes,1,opt,name=post_start,json=postStart,proto3" json:"post_start,omitempty"`
-	// Runs inside the container when a stop is asked for, before the signal.
+	// Runs inside the container when a stop is requested, before the signal is sent.
 	PreStop *Handler `protobuf:"bytes,2,opt,name=pre_stop,json=preStop,proto3" json:"pre_stop,omitempty"`
-	// Name of the signal that stops the container, such as SIGQUIT. Empty:
-	// SIGTERM. Outside CRI a Kill with this signal starts the stop sequence too.
+	// Name of the signal that stops the container, such as SIGQUIT. Empty: SIGTERM. Outside
+	// CRI a Kill with this signal starts the stop sequence too.
 	StopSignal string `protobuf:"bytes,3,opt,name=stop_signal,json=stopSignal,proto3" json:"stop_signal,omitempty"`
 	// Extension in this block. Whole seconds from the stop request to SIGKILL.
-	// Absent: the configured default, which never sends SIGKILL by itself.
+	// Absent: the configured default; then the shim never sends SIGKILL itself.
 	TerminationGracePeriodSeconds *int64 `protobuf:"varint,4,opt,name=termination_grace_period_seconds,json=terminationGracePeriodSeconds,proto3,oneof" json:"termination_grace_period_seconds,omitempty"`
-	// Extension. Runs inside the created container, before the first instruction
-	// of its entrypoint.
+	// Extension. Runs inside the created container, before the first instruction of its
+	// entrypoint.
 	PreStart *Handler `protobuf:"bytes,5,opt,name=pre_start,json=preStart,proto3" json:"pre_start,omitempty"`
-	// Extension. Runs when the container's process has ended, however it ended, in
-	// a process tree of its own with what is left of the container.
+	// Extension. Runs after the container's process exits, for any reason, in its own
+	// process tree, with the container's filesystem and namespaces.
 	OnExit        *Handler `protobuf:"bytes,6,opt,name=on_exit,json=onExit,proto3" json:"on_exit,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -124,25 +124,25 @@ func (x *Block) GetOnExit() *Handler {
 	return nil
 }
 
-// Handler names exactly one action: exec, http_get, tcp_socket or sleep.
+// Handler has exactly one action: exec, http_get, tcp_socket or sleep.
 type Handler struct {
 	state     protoimpl.MessageState `protogen:"open.v1"`
 	Exec      *ExecAction            `protobuf:"bytes,1,opt,name=exec,proto3" json:"exec,omitempty"`
 	HttpGet   *HTTPGetAction         `protobuf:"bytes,2,opt,name=http_get,json=httpGet,proto3" json:"http_get,omitempty"`
 	TcpSocket *TCPSocketAction       `protobuf:"bytes,3,opt,name=tcp_socket,json=tcpSocket,proto3" json:"tcp_socket,omitempty"`
 	Sleep     *SleepAction           `protobuf:"bytes,4,opt,name=sleep,proto3" json:"sleep,omitempty"`
-	// Extension. Whole seconds from the handler's start until it is ended as
-	// timed out. Above 0. Absent: no limit of its own, but 30 for onExit.
+	// Extension. Whole seconds from the handler's start until it is killed and counts as
+	// timed out. Above 0. Absent: 30 for onExit; no separate limit for the others.
 	TimeoutSeconds *int64 `protobuf:"varint,5,opt,name=timeout_seconds,json=timeoutSeconds,proto3,oneof" json:"timeout_seconds,omitempty"`
 	// Extension, preStart and postStart only: "Fail" (the default: the container is
 	// stopped) or "Ignore".
 	FailurePolicy string `protobuf:"bytes,6,opt,name=failure_policy,json=failurePolicy,proto3" json:"failure_policy,omitempty"`
 	// Extension. Whole seconds from a failed attempt to the next one. Above 0.
-	// Absent: one attempt.
+	// Absent: no retry.
 	RetryPeriodSeconds *int64 `protobuf:"varint,7,opt,name=retry_period_seconds,json=retryPeriodSeconds,proto3,oneof" json:"retry_period_seconds,omitempty"`
-	// Extension, exec only. Where its output goes besides the status: "Status"
-	// (nowhere else) or "Log" (to the container's own stdout stream as well, line
-	// by line). Empty: as HandlerOutput says for the node.
+	// Extension, exec only. Where the output goes: "Status" (only to the status) or "Log"
+	// (to the container's stdout stream too, line by line). Empty: the node's HandlerOutput
+	// decides.
 	Output        string `protobuf:"bytes,8,opt,name=output,proto3" json:"output,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -280,8 +280,8 @@ func (x *ExecAction) GetCommand() []string {
 	return nil
 }
 
-// HTTPGetAction asks an HTTP server, from inside the container's network
-// namespace. Any response is a success.
+// HTTPGetAction sends an HTTP request from inside the container's network namespace. Any
+// response is a success.
 type HTTPGetAction struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Path  string                 `protobuf:"bytes,1,opt,name=path,proto3" json:"path,omitempty"`
@@ -413,7 +413,7 @@ func (x *HTTPHeader) GetValue() string {
 	return ""
 }
 
-// TCPSocketAction connects, from inside the container's network namespace.
+// TCPSocketAction opens a connection from inside the container's network namespace.
 type TCPSocketAction struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	// 1 to 65535.
@@ -471,7 +471,7 @@ func (x *TCPSocketAction) GetHost() string {
 // SleepAction waits.
 type SleepAction struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// From 0.
+	// 0 or more.
 	Seconds       int64 `protobuf:"varint,1,opt,name=seconds,proto3" json:"seconds,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -23,26 +23,26 @@ const (
 	_ = protoimpl.EnforceVersion(protoimpl.MaxVersion - 20)
 )
 
-// Options are the runtime options of io.containerd.lifecycle.v2, for clients
-// that send typed ones. Whatever is absent is taken from the node's
-// /etc/lifecycle-shim/config.toml, then from the built-in default.
+// Options are the runtime options of io.containerd.lifecycle.v2, for clients that send
+// typed ones. An absent field is taken from the node's /etc/lifecycle-shim/config.toml,
+// or else has the built-in default.
 type Options struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// What is passed on to the runc task service.
+	// Forwarded to the runc task service.
 	Runc *options.Options `protobuf:"bytes,1,opt,name=runc,proto3" json:"runc,omitempty"`
-	// Time limit of a postStart handler that names none, where the start request
-	// has no deadline either. Default 120 s.
+	// Time limit of a postStart handler without timeoutSeconds, if the start request has no
+	// deadline either. Default 120 s.
 	DefaultPostStartTimeout *durationpb.Duration `protobuf:"bytes,2,opt,name=default_post_start_timeout,json=defaultPostStartTimeout,proto3" json:"default_post_start_timeout,omitempty"`
-	// Time from a stop request outside CRI to the end of preStop and its signal,
-	// where the block names none. Default 10 s, docker's and nerdctl's own.
+	// Time from a stop request outside CRI to the end of preStop and the stop signal, if the
+	// block has no grace period. Default 10 s, as in docker and nerdctl.
 	DefaultGracePeriod *durationpb.Duration `protobuf:"bytes,3,opt,name=default_grace_period,json=defaultGracePeriod,proto3" json:"default_grace_period,omitempty"`
-	// Bytes kept of a handler's output: the last ones. Default 4096.
+	// How many bytes of a handler's output are kept: the last ones. Default 4096.
 	OutputLimit *int64 `protobuf:"varint,4,opt,name=output_limit,json=outputLimit,proto3,oneof" json:"output_limit,omitempty"`
-	// Absolute path of a file of Prometheus' text format in which the node's shims
-	// count what handlers do. Absent: they do not count.
+	// Absolute path of a file in Prometheus' text format, in which the node's shims count
+	// what handlers do. Absent: they do not count.
 	MetricsFile string `protobuf:"bytes,5,opt,name=metrics_file,json=metricsFile,proto3" json:"metrics_file,omitempty"`
-	// Where the output of exec handlers goes that do not say it themselves: "Status"
-	// (the default) or "Log", as Handler.output.
+	// Where the output of exec handlers without Handler.output goes: "Status" (the default)
+	// or "Log".
 	HandlerOutput string `protobuf:"bytes,6,opt,name=handler_output,json=handlerOutput,proto3" json:"handler_output,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache

@@ -25,9 +25,9 @@ const (
 
 type StatusRequest struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// Of one container. Empty: of all.
+	// ID of one container. Empty: all containers.
 	Id string `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// Collect the garbage first, so that Process.heap_bytes is what is in use now.
+	// Run a garbage collection first, so that Process.heap_bytes is the memory in use now.
 	Collect       bool `protobuf:"varint,2,opt,name=collect,proto3" json:"collect,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -82,12 +82,12 @@ type StatusResponse struct {
 	Containers []*ContainerStatus     `protobuf:"bytes,1,rep,name=containers,proto3" json:"containers,omitempty"`
 	// The shim that answers.
 	Shim *Process `protobuf:"bytes,2,opt,name=shim,proto3" json:"shim,omitempty"`
-	// The answer did not fit into a message, so its longest texts were cut: see
-	// dropped_bytes of outputs, and "bytes cut" in other texts. Fewer are cut in an
-	// answer about one container.
+	// The response did not fit into a message, so its longest texts were cut: see
+	// dropped_bytes of outputs, and "bytes cut" in other texts. A request with an id gets
+	// more of them.
 	Cut bool `protobuf:"varint,3,opt,name=cut,proto3" json:"cut,omitempty"`
-	// How many containers are left out, because their shortest descriptions did not
-	// fit either. Ask for them by id.
+	// How many containers are left out, because even their shortened statuses did not fit.
+	// Request them by id.
 	LeftOut       uint32 `protobuf:"varint,4,opt,name=left_out,json=leftOut,proto3" json:"left_out,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -151,21 +151,21 @@ func (x *StatusResponse) GetLeftOut() uint32 {
 	return 0
 }
 
-// Process is what a shim itself uses, for all containers of its pod together.
-// Where these grow with the number of handlers, something leaks.
+// Process describes the shim's own process, which serves all containers of its pod. If
+// these numbers grow with the number of handlers, something leaks.
 type Process struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
-	// In the pid namespace of the shim, which is the node's.
+	// In the shim's pid namespace, which is the node's.
 	Pid uint32 `protobuf:"varint,1,opt,name=pid,proto3" json:"pid,omitempty"`
-	// Of the build.
+	// Version of the build.
 	Version string `protobuf:"bytes,2,opt,name=version,proto3" json:"version,omitempty"`
-	// Of how many handlers the end was told since it began, trials among them.
+	// How many runs of handlers have ended since the shim started, including trials.
 	Handlers   uint64 `protobuf:"varint,3,opt,name=handlers,proto3" json:"handlers,omitempty"`
 	Goroutines uint32 `protobuf:"varint,4,opt,name=goroutines,proto3" json:"goroutines,omitempty"`
 	Threads    uint32 `protobuf:"varint,5,opt,name=threads,proto3" json:"threads,omitempty"`
 	// Open file descriptors.
 	Descriptors uint32 `protobuf:"varint,6,opt,name=descriptors,proto3" json:"descriptors,omitempty"`
-	// What the last garbage collection has found in use.
+	// Memory that was in use at the last garbage collection.
 	HeapBytes     uint64 `protobuf:"varint,7,opt,name=heap_bytes,json=heapBytes,proto3" json:"heap_bytes,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -362,15 +362,15 @@ type ContainerStatus struct {
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
 	// A state of docs/lifecycle.md, such as PostStarting.
 	Phase string `protobuf:"bytes,2,opt,name=phase,proto3" json:"phase,omitempty"`
-	// A client waits for its start.
+	// The start is held: a client waits for its answer.
 	StartHeld bool `protobuf:"varint,3,opt,name=start_held,json=startHeld,proto3" json:"start_held,omitempty"`
-	// Number of the stop signal that waits for preStop, 0 where none does.
+	// Number of the stop signal that is held until preStop has ended, or 0.
 	PendingSignal uint32 `protobuf:"varint,4,opt,name=pending_signal,json=pendingSignal,proto3" json:"pending_signal,omitempty"`
-	// When the shim goes on by itself. Absent where only events lead on.
+	// When the shim stops waiting. Absent if it waits without a limit.
 	Deadline *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=deadline,proto3" json:"deadline,omitempty"`
-	// The runs of its handlers, the first one first. Of trials, the last ones.
+	// The runs of its handlers, oldest first. Of trials, only the most recent.
 	Runs []*HandlerRun `protobuf:"bytes,6,rep,name=runs,proto3" json:"runs,omitempty"`
-	// The handlers that it has, in the order of a container's life.
+	// The names of its handlers, in the order of a container's life.
 	Handlers      []string `protobuf:"bytes,7,rep,name=handlers,proto3" json:"handlers,omitempty"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -462,39 +462,38 @@ type HandlerRun struct {
 	Handler string `protobuf:"bytes,1,opt,name=handler,proto3" json:"handler,omitempty"`
 	// exec, httpGet, tcpSocket or sleep.
 	Type string `protobuf:"bytes,2,opt,name=type,proto3" json:"type,omitempty"`
-	// What it does, in words: the command, the address. For people.
+	// What it does, for people: the command or the address.
 	Action string `protobuf:"bytes,3,opt,name=action,proto3" json:"action,omitempty"`
 	// How many attempts have begun.
 	Attempts  uint32                 `protobuf:"varint,4,opt,name=attempts,proto3" json:"attempts,omitempty"`
 	StartedAt *timestamppb.Timestamp `protobuf:"bytes,5,opt,name=started_at,json=startedAt,proto3" json:"started_at,omitempty"`
 	// Absent while it runs.
 	FinishedAt *timestamppb.Timestamp `protobuf:"bytes,6,opt,name=finished_at,json=finishedAt,proto3" json:"finished_at,omitempty"`
-	// From its start to its end, or until now.
+	// Time from its start to its end, or until now.
 	Took *durationpb.Duration `protobuf:"bytes,7,opt,name=took,proto3" json:"took,omitempty"`
 	// Succeeded, Failed, TimedOut or Aborted. Empty while it runs.
 	Result string `protobuf:"bytes,8,opt,name=result,proto3" json:"result,omitempty"`
-	// Of an exec handler's process that has ended by itself; 128 and the signal's
-	// number where a signal ended it.
+	// Exit status of an exec handler's process, or 128 plus the signal's number if a signal
+	// killed it. Absent if no process was started.
 	ExitCode *int32 `protobuf:"varint,9,opt,name=exit_code,json=exitCode,proto3,oneof" json:"exit_code,omitempty"`
-	// Why it did not succeed, one line of at most 4 KiB.
+	// Why it did not succeed, in one line of at most 4 KiB.
 	Error string `protobuf:"bytes,10,opt,name=error,proto3" json:"error,omitempty"`
-	// The last part of stdout and stderr together, and how many bytes came before.
+	// The last part of stdout and stderr together, and how many bytes came before it.
 	Output       string `protobuf:"bytes,11,opt,name=output,proto3" json:"output,omitempty"`
 	DroppedBytes int64  `protobuf:"varint,12,opt,name=dropped_bytes,json=droppedBytes,proto3" json:"dropped_bytes,omitempty"`
-	// When it is ended. Absent where the shim does not know: under CRI the
-	// deadline of a stop is CRI's.
+	// When it will be killed. Absent if the shim does not know: under CRI, the deadline of a
+	// stop is CRI's.
 	Deadline *timestamppb.Timestamp `protobuf:"bytes,13,opt,name=deadline,proto3" json:"deadline,omitempty"`
-	// Whose deadline that is, such as timeoutSeconds or the start request.
+	// What sets the deadline, such as timeoutSeconds or the start request.
 	DeadlineOwner string `protobuf:"bytes,14,opt,name=deadline_owner,json=deadlineOwner,proto3" json:"deadline_owner,omitempty"`
-	// An operator's try: it counts for nothing.
+	// An operator's trial: it has no effect on the container's lifecycle.
 	Trial bool `protobuf:"varint,15,opt,name=trial,proto3" json:"trial,omitempty"`
-	// Of a handler with output Log, once it has ended: how many of its lines did
-	// not reach the container's log, and why.
+	// For a handler with output Log that has ended: how many lines did not reach the
+	// container's log, and why.
 	LostLines int64  `protobuf:"varint,16,opt,name=lost_lines,json=lostLines,proto3" json:"lost_lines,omitempty"`
 	LogError  string `protobuf:"bytes,17,opt,name=log_error,json=logError,proto3" json:"log_error,omitempty"`
-	// Of an exec handler that has ended: how many outputs (one per attempt at most)
-	// are still held by processes that it left in the background. What they write is
-	// read and dropped.
+	// For an exec handler that has ended: how many outputs (at most one per attempt) are still
+	// held by background processes that it left behind. What they write is read and dropped.
 	BackgroundOutputs uint32 `protobuf:"varint,18,opt,name=background_outputs,json=backgroundOutputs,proto3" json:"background_outputs,omitempty"`
 	unknownFields     protoimpl.UnknownFields
 	sizeCache         protoimpl.SizeCache
