@@ -148,13 +148,13 @@ SOAK_HANDLERS ?= 5000
 .PHONY: soak
 soak: deps build $(BIN)/.servers ## 2,000 containers, 100 at a time, and a shim that runs 5,000 handlers; fails if anything grows or is left (root; 6 min)
 	@mkdir -p $(DIST)
-	$(STEP) 'endurance' go run $(IN_INTEGRATION) -tags '$(TAGS)' ./soak -bin $(abspath $(BIN)) -containers $(SOAK_CONTAINERS) -parallel $(SOAK_PARALLEL) \
+	$(STEP) 'endurance' go run $(IN_INTEGRATION) -tags '$(TAGS)' ./lab/soak -bin $(abspath $(BIN)) -containers $(SOAK_CONTAINERS) -parallel $(SOAK_PARALLEL) \
 		-pod $(SOAK_POD) -handlers $(SOAK_HANDLERS) -tables $(abspath $(DIST))/endurance.md
 
 .PHONY: growth
 growth: deps build $(BIN)/.servers ## what 200 containers cost, one by one, in one pod and in 200, and how long they take to stop at once (root; 4 min)
 	@mkdir -p $(DIST)
-	$(STEP) 'growth' go run $(IN_INTEGRATION) -tags '$(TAGS)' ./bench/growth/run -bin $(abspath $(BIN)) -tables $(abspath $(DIST))/growth.md
+	$(STEP) 'growth' go run $(IN_INTEGRATION) -tags '$(TAGS)' ./lab/growth -bin $(abspath $(BIN)) -tables $(abspath $(DIST))/growth.md
 
 .PHONY: faults
 faults: build servers ## every fault in every phase, and every pair of requests at once (root); test runs a part, each day another
@@ -229,7 +229,7 @@ demo: deps build $(BIN)/.servers ## watch the Kubernetes example happen, without
 .PHONY: bench
 bench: deps build $(BIN)/.servers ## measure what handlers cost beside the other ways (root; 10 min on an idle machine); dist/bench.json, .svg
 	@mkdir -p $(DIST)
-	@go run $(IN_INTEGRATION) -tags '$(TAGS)' ./bench -bin $(abspath $(BIN)) -json $(abspath $(DIST))/bench.json -tables $(abspath $(DIST))/bench.md $(BENCHFLAGS)
+	@go run $(IN_INTEGRATION) -tags '$(TAGS)' ./lab/bench -bin $(abspath $(BIN)) -json $(abspath $(DIST))/bench.json -tables $(abspath $(DIST))/bench.md $(BENCHFLAGS)
 	@go run -C tools ./benchplot $(abspath $(DIST))/bench.json $(abspath $(DIST))/bench.svg
 
 .PHONY: ci

@@ -25,7 +25,7 @@ import (
 	"gonum.org/v1/plot/vg/vgsvg"
 )
 
-// result is what is read of a report (integration/bench/report).
+// result is what is read of a report (integration/lab/bench/report).
 type result struct {
 	Scenes []scene `json:"scenes"`
 	Rows   []row   `json:"rows"`

@@ -1,4 +1,8 @@
-// Command run measures how cost grows with the number of containers, and prints it.
+// Command growth measures how cost grows with the number of containers, from one to some hundred, all in one pod and each in its
+// own, and how long all of them take to stop at once. Its model says from that what a larger node does; docs/measurements.md#growth
+// has the method and the last result.
+//
+//	make growth        or, with bin/ built:        go run -C integration ./lab/growth
 package main
 
 import (
@@ -12,12 +16,10 @@ import (
 	"strings"
 	"syscall"
 	"time"
-
-	"github.com/lifecycle-shim/lifecycle-shim/integration/bench/growth"
 )
 
 func main() {
-	config := growth.Config{Progress: func(text string) { fmt.Fprintln(os.Stderr, text) }}
+	config := Config{Progress: func(text string) { fmt.Fprintln(os.Stderr, text) }}
 	flag.StringVar(&config.Bin, "bin", "../bin", "directory of the programs")
 	flag.IntVar(&config.Containers, "containers", 200, "containers at the end")
 	flag.DurationVar(&config.PreStop, "prestop", 5*time.Second, "how long each preStop takes: whole seconds")
@@ -29,11 +31,11 @@ func main() {
 	}
 }
 
-func measure(config growth.Config, tables string) error {
+func measure(config Config, tables string) error {
 	ctx, stop := signal.NotifyContext(context.Background(), syscall.SIGINT, syscall.SIGTERM)
 	defer stop()
 	began := time.Now()
-	results, err := growth.Measure(ctx, config)
+	results, err := Measure(ctx, config)
 	if err != nil {
 		return err
 	}

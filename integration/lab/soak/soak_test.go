@@ -9,7 +9,7 @@ import (
 // TestSmallSoak: a run that is too short to show a small leak, but whole. It goes wrong where the large one would at
 // once.
 func TestSmallSoak(t *testing.T) {
-	result, err := soak(t.Context(), Config{Containers: 32, Parallel: 8, Pod: 30, Handlers: 400}, "../../bin", os.Stderr)
+	result, err := soak(t.Context(), Config{Containers: 32, Parallel: 8, Pod: 30, Handlers: 400}, "../../../bin", os.Stderr)
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -16,7 +16,7 @@ import (
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 
-	"github.com/lifecycle-shim/lifecycle-shim/integration/bench/report"
+	"github.com/lifecycle-shim/lifecycle-shim/integration/lab/bench/report"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 

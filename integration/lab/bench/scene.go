@@ -7,7 +7,7 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/lifecycle-shim/lifecycle-shim/integration/bench/report"
+	"github.com/lifecycle-shim/lifecycle-shim/integration/lab/bench/report"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 

@@ -1,7 +1,7 @@
 // Command bench measures what handlers cost, beside the other ways of running a command in a container, and what a
 // container without handlers costs, beside the stock shim. docs/measurements.md#performance has the method and the last result.
 //
-//	make bench        or, with bin/ built:        go run -C integration ./bench
+//	make bench        or, with bin/ built:        go run -C integration ./lab/bench
 //
 // It ends with an error when something does not work, never because something is slow. It needs root, starts a containerd
 // of its own, and leaves nothing behind.
@@ -23,7 +23,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lifecycle-shim/lifecycle-shim/integration/bench/report"
+	"github.com/lifecycle-shim/lifecycle-shim/integration/lab/bench/report"
 )
 
 // tooLong bounds all of it. An idle machine takes 10 minutes.

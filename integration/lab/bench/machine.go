@@ -13,7 +13,7 @@ import (
 
 	"golang.org/x/sys/unix"
 
-	"github.com/lifecycle-shim/lifecycle-shim/integration/bench/report"
+	"github.com/lifecycle-shim/lifecycle-shim/integration/lab/bench/report"
 )
 
 // machine says what the numbers belong to.

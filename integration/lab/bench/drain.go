@@ -6,7 +6,7 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/lifecycle-shim/lifecycle-shim/integration/bench/report"
+	"github.com/lifecycle-shim/lifecycle-shim/integration/lab/bench/report"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
