@@ -211,6 +211,25 @@ func TestEarlyExits(t *testing.T) {
 			s.reap(s.process)
 			s.report(handler, 6)
 		}, 6},
+		"an exit that is reported after the host's": {true, func(s *staged, host, handler int) {
+			s.report(1<<22, 9)
+			s.reap(s.process)
+			s.say(wire.StartResponse{Pid: handler})
+			s.reap(s.host)
+			s.report(host, 0)
+			s.report(1<<22, 9)
+			s.report(handler, 8)
+		}, 8},
+		"another process than the one that was announced": {false, func(s *staged, host, handler int) {
+			s.say(wire.StartResponse{Pid: 1 << 22, Announced: true})
+			s.report(1<<22, 9)
+			s.say(wire.StartResponse{Pid: handler})
+			s.reap(s.process)
+			s.reap(s.host)
+			s.report(host, 0)
+			s.report(1<<22, 9)
+			s.report(handler, 8)
+		}, 8},
 		"a host that fails, with a handler": {true, func(s *staged, host, handler int) {
 			s.say(wire.StartResponse{Error: "no"})
 			s.reap(s.host)

@@ -58,7 +58,6 @@ func (e *Exec) Park(ctx context.Context, exited <-chan struct{}) (*Parked, error
 		select {
 		case <-exited:
 			cancel(ErrContainerExited)
-			<-p.done
 		case <-p.resumed:
 			<-p.done
 		case <-p.done:
@@ -120,10 +119,10 @@ func (c *channel) waits() bool {
 		return false
 	}
 	var peekErr error
-	err = raw.Control(func(fd uintptr) {
+	_ = raw.Control(func(fd uintptr) { // its only error is that of a closed socket, whose host has ended
 		_, _, peekErr = unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	})
-	return err == nil && errors.Is(peekErr, unix.EAGAIN)
+	return errors.Is(peekErr, unix.EAGAIN)
 }
 
 // unstuff reads what stuff wrote, and nothing after it: that byte carries the pidfd.

@@ -81,12 +81,14 @@ func TestParkedHostThatFails(t *testing.T) {
 	host, monitor := scriptHost(t, "echo run >> "+runs+"; exit 1")
 	before := openFDs(t)
 	action := &Exec{Host: host, OutputLimit: 100, Progress: &Progress{}}
-	parked, err := action.Park(t.Context(), nil)
+	ctx := &holdingContext{Context: t.Context()}
+	parked, err := action.Park(ctx, nil)
 	if err != nil {
 		t.Fatal(err)
 	}
 	<-parked.done
 	nothingIsLeft(t, monitor, before)
+	waitFor(t, func() bool { return ctx.held.Load() == 0 })
 	action.Parked = parked
 	for range 2 {
 		if result := action.Attempt(t.Context()); result.Outcome != Failed || !strings.Contains(result.Err.Error(), "exited without an answer") {

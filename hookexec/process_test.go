@@ -326,7 +326,7 @@ func TestExecWithoutDescriptors(t *testing.T) {
 		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 			t.Fatal(err)
 		}
-		if result.Outcome != Failed || !errors.Is(result.Err, unix.EMFILE) || !errors.Is(parkErr, unix.EMFILE) {
+		if result.Outcome != Failed || !errors.Is(result.Err, unix.EMFILE) || result.ExitCode != -1 || !errors.Is(parkErr, unix.EMFILE) {
 			t.Errorf("%d to spare: got %+v, parked with %v", spare, result, parkErr)
 		}
 		if got := openFDs(t); got != before {

@@ -184,10 +184,8 @@ func endHolder(lock *os.File) error {
 // holder returns the pid of the process that holds the lock, or 0 if no other process does.
 func holder(lock *os.File) (pid int, err error) {
 	held := wholeFile()
-	if err := unix.FcntlFlock(lock.Fd(), unix.F_GETLK, held); err != nil || held.Type == unix.F_UNLCK {
-		return 0, err
-	}
-	return int(held.Pid), nil
+	err = unix.FcntlFlock(lock.Fd(), unix.F_GETLK, held)
+	return int(held.Pid), err // of a free lock the kernel sets the type alone, fcntl(2)
 }
 
 // copyMounts mounts a copy of all mounts of a mount namespace over target, in a new mount
@@ -266,10 +264,7 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // lastError returns the last error in a runtime's JSON log. runc's and crun's have the same
 // format.
 func lastError(path string) string {
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return ""
-	}
+	data, _ := os.ReadFile(path) // a runtime that fails at once has written none
 	last := ""
 	for line := range strings.Lines(string(data)) {
 		var entry struct{ Level, Msg string }

@@ -59,3 +59,38 @@ func TestPrepareReadsWhatTheRuntimeEdits(t *testing.T) {
 		})
 	}
 }
+
+// TestPrepareDoesItOnce: what was made of config.json before the container was there is used if it has not changed since. It is made in
+// the bundle, so the working directory shows whether it was made again.
+func TestPrepareDoesItOnce(t *testing.T) {
+	bundle, elsewhere := t.TempDir(), t.TempDir()
+	t.Chdir(bundle) // as Prepare does, and back
+	if err := writeJSON("config.json", smallSpec()); err != nil {
+		t.Fatal(err)
+	}
+	for _, edited := range []bool{false, true} {
+		err := Prepare(wire.PrepareRequest{Root: filepath.Join(bundle, "lifecycle"), ID: id, Bundle: bundle}, func() (wire.Init, error) {
+			if edited {
+				spec := smallSpec()
+				spec.Process.Env = []string{"A=edited"}
+				if err := writeJSON(filepath.Join(bundle, "config.json"), spec); err != nil {
+					return wire.Init{}, err
+				}
+			}
+			if err := os.Chdir(elsewhere); err != nil {
+				return wire.Init{}, err
+			}
+			return this()
+		})
+		if err != nil {
+			t.Fatal(err)
+		}
+		dir, err := os.Getwd()
+		if err != nil {
+			t.Fatal(err)
+		}
+		if again := dir == bundle; again != edited {
+			t.Errorf("edited: %t, made again: %t (in %s)", edited, again, dir)
+		}
+	}
+}

@@ -19,6 +19,7 @@ func TestWords(t *testing.T) {
 		"one line":                    {"exec /x: exec format error\n", "exec /x:", "exec format error"},
 		"after libcontainer's socket": {"writing sync procError: message too long\nexec: x\n", "exec: x", "exec: x"},
 		"of that socket alone":        {"writing sync procError: message too long\n", "writing sync", "too long"},
+		"two lines":                   {"exec /x: no such file\nexit status 1\n", "exec /x: no such file\n", "exit status 1"},
 		"more than is kept":           {long, "exec: <<<", "<<<"},
 	} {
 		t.Run(name, func(t *testing.T) {
