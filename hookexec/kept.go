@@ -40,14 +40,7 @@ var kinds = map[string]string{
 // Keep opens what an onExit needs of the container whose init has the pid. The init must
 // not have been reaped. Unless all is set, only the network namespace is kept.
 func Keep(pid int, all bool) (*Kept, error) {
-	kept := &Kept{namespaces: map[string]*os.File{}, memory: oomCounter(pid)}
-	switch dir, name := filepath.Split(kept.memory); name {
-	case memoryEvents:
-		kept.around = filepath.Join(filepath.Dir(filepath.Clean(dir)), memoryEvents)
-		kept.before, _ = readOOMKills(kept.around)
-	case oomControl:
-		kept.oomEvents = oomEvents(dir)
-	}
+	kept := newKept(oomCounter(pid))
 	for name, kind := range kinds {
 		if !all && name != "net" {
 			continue
@@ -65,12 +58,23 @@ func Keep(pid int, all bool) (*Kept, error) {
 	return kept, nil
 }
 
+// newKept returns a Kept without namespaces. memory is the file that counts the container's OOM kills.
+func newKept(memory string) *Kept {
+	kept := &Kept{namespaces: map[string]*os.File{}, memory: memory}
+	switch dir, name := filepath.Split(memory); name {
+	case memoryEvents:
+		kept.around = filepath.Join(filepath.Dir(filepath.Clean(dir)), memoryEvents)
+		kept.before, _ = readOOMKills(kept.around)
+	case oomControl:
+		kept.oomEvents = oomEvents(dir)
+	}
+	return kept
+}
+
 // Close releases the namespaces and mounts. It may be called more than once.
 func (k *Kept) Close() {
 	closeAll(valuesOf(k.namespaces)...)
-	if k.oomEvents != nil {
-		_ = k.oomEvents.Close()
-	}
+	_ = k.oomEvents.Close() // nil has nothing to close
 }
 
 func valuesOf(files map[string]*os.File) []*os.File {
@@ -121,32 +125,20 @@ const endWait = time.Second
 // OOM is reported before the process is killed. A count of 1 may be the cgroup's removal,
 // so sawOOM then waits for a second event.
 func (k *Kept) sawOOM() bool {
-	conn, err := k.oomEvents.SyscallConn()
-	if err == nil {
-		err = k.oomEvents.SetReadDeadline(time.Now().Add(endWait))
-	}
-	if err != nil {
-		return false // closed
-	}
+	_ = k.oomEvents.SetReadDeadline(time.Now().Add(endWait)) // it fails if the file is closed, and then so does Read
+	conn, _ := k.oomEvents.SyscallConn()                     // it fails only without a file
 	count := uint64(0)
-	_ = conn.Read(func(fd uintptr) (done bool) { // it fails only at the deadline
+	_ = conn.Read(func(fd uintptr) (done bool) { // it fails at the deadline, and if the file is closed
 		buffer := make([]byte, 8)
-		if n, _ := unix.Read(int(fd), buffer); n == len(buffer) {
-			count += binary.NativeEndian.Uint64(buffer)
-		}
+		_, _ = unix.Read(int(fd), buffer) // it stays 0 if nothing has been counted
+		count += binary.NativeEndian.Uint64(buffer)
 		return count != 1
 	})
 	return count > 1
 }
 
 func readOOMKills(path string) (count int, known bool) {
-	if path == "" {
-		return 0, false
-	}
-	data, err := os.ReadFile(path)
-	if err != nil {
-		return 0, false
-	}
+	data, _ := os.ReadFile(path) // a file that is not there has no such line either
 	for line := range strings.Lines(string(data)) {
 		if value, ok := strings.CutPrefix(line, "oom_kill "); ok {
 			count, err := strconv.Atoi(strings.TrimSpace(value))
@@ -185,12 +177,14 @@ func oomEvents(dir string) *os.File {
 // oomCounter returns the file in which the kernel counts the OOM kills of a process's
 // cgroup: memory.events on cgroup v2, memory.oom_control on v1 (since Linux 4.13).
 func oomCounter(pid int) string {
-	data, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup"))
-	if err != nil {
-		return ""
-	}
+	data, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup")) // a process that is gone is in none
+	return oomCounterOf(string(data))
+}
+
+// oomCounterOf is given the contents of /proc/PID/cgroup.
+func oomCounterOf(memberships string) string {
 	unified := ""
-	for line := range strings.Lines(string(data)) {
+	for line := range strings.Lines(memberships) {
 		fields := strings.SplitN(strings.TrimSpace(line), ":", 3)
 		switch {
 		case len(fields) != 3:

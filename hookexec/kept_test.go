@@ -2,6 +2,7 @@ package hookexec
 
 import (
 	"bufio"
+	"encoding/binary"
 	"errors"
 	"io"
 	"os"
@@ -27,7 +28,8 @@ func TestOOMKills(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	r := &Kept{memory: filepath.Join(scope, memoryEvents), around: filepath.Join(slice, memoryEvents), before: 2}
+	write(slice, "oom_kill 2\n")
+	r := newKept(filepath.Join(scope, memoryEvents))
 	want := func(count int, known, around bool) {
 		t.Helper()
 		gotCount, gotKnown := r.OOMKills()
@@ -36,9 +38,15 @@ func TestOOMKills(t *testing.T) {
 		}
 	}
 	want(0, false, false)
+	if err := os.Remove(filepath.Join(slice, memoryEvents)); err != nil {
+		t.Fatal(err)
+	}
+	want(0, false, false)
 	write(slice, "low 0\nhigh 0\nmax 9\noom 3\noom_kill 2\noom_group_kill 0\n")
 	write(scope, "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\n")
 	want(0, true, false)
+	write(scope, "low 0\n") // a kernel that does not count them
+	want(0, false, false)
 	write(slice, "oom_kill 3\n")
 	write(scope, "oom_kill 1\n")
 	want(1, true, true)
@@ -46,8 +54,121 @@ func TestOOMKills(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(0, false, true)
-	write(slice, "oom_kill x\n")
-	want(0, false, false)
+	for _, nonsense := range []string{"x", "99999999999999999999"} { // of the latter Atoi returns the highest number too
+		write(slice, "oom_kill "+nonsense+"\n")
+		want(0, false, false)
+	}
+}
+
+// TestOOMCounter: the memory controller is of v1, if that is mounted, else of v2.
+func TestOOMCounter(t *testing.T) {
+	const v1, v2 = "/sys/fs/cgroup/memory/g/c1/memory.oom_control", "/sys/fs/cgroup/g/c1/memory.events"
+	for memberships, want := range map[string]string{
+		"":                                 "",
+		"nonsense\n0:/g/c1\n":              "",
+		"0::/g/c1\n":                       v2,
+		"7:memory:/g/c1\n":                 v1,
+		"7:memory:/g/c1\n0::/other\n":      v1,
+		"0::/other\n7:memory:/g/c1\n":      v1,
+		"3:cpu,cpuacct:/other\n0::/g/c1\n": v2,
+		"1:name=systemd:/other\n":          "",
+		"0::/g/c:1\n":                      "/sys/fs/cgroup/g/c:1/memory.events",
+	} {
+		if got := oomCounterOf(memberships); got != want {
+			t.Errorf("%q: got %q, want %q", memberships, got, want)
+		}
+	}
+	if got := oomCounter(1<<22 + 1); got != "" { // above every pid
+		t.Errorf("of no process: %q", got)
+	}
+	data, err := os.ReadFile("/proc/self/cgroup")
+	if err != nil {
+		t.Fatal(err)
+	}
+	if got, want := oomCounter(os.Getpid()), oomCounterOf(string(data)); got != want {
+		t.Errorf("got %q, want %q", got, want)
+	}
+}
+
+// TestOOMEventsThatCannotBeHad: of no cgroup, and without descriptors, of which none is left open.
+func TestOOMEventsThatCannotBeHad(t *testing.T) {
+	memory := filepath.Join(cgroupMount, "memory")
+	if file := oomEvents(filepath.Join(memory, "none") + "/"); file != nil {
+		t.Errorf("got %v", file.Name())
+	}
+	if cgroups.Mode() == cgroups.Unified {
+		t.Skip("cgroup v2 has no such eventfd")
+	}
+	dir := newCgroup(t, memory)
+	defer func() { waitFor(t, func() bool { return os.Remove(dir) == nil }) }()
+	before := openFDs(t)
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	for spare := range 2 { // for the eventfd, and for the file that it is registered with
+		lowered := limit
+		lowered.Cur = numberAfter(t, spare)
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lowered); err != nil {
+			t.Fatal(err)
+		}
+		file := oomEvents(dir + "/")
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+			t.Fatal(err)
+		}
+		if file != nil {
+			t.Errorf("%d descriptors to spare: got %v", spare, file.Name())
+			_ = file.Close()
+		}
+		if got := openFDs(t); got != before {
+			t.Errorf("%d descriptors, %d before", got, before)
+		}
+	}
+	if file := oomEvents(dir + "/"); file == nil {
+		t.Error("it cannot be had of a cgroup that is there")
+	} else {
+		_ = file.Close()
+	}
+}
+
+// TestSawOOM: the end of a cgroup is counted as an OOM is, and may be late.
+func TestSawOOM(t *testing.T) {
+	for name, test := range map[string]struct {
+		counted uint
+		later   bool // one more is counted while it is asked
+		saw     bool
+		waits   bool
+	}{
+		"nothing":         {0, false, false, false},
+		"one of the two":  {1, false, false, true},
+		"the end is late": {1, true, true, false},
+		"both":            {2, false, true, false},
+		"more than one":   {3, false, true, false},
+	} {
+		t.Run(name, func(t *testing.T) {
+			fd, err := unix.Eventfd(test.counted, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
+			if err != nil {
+				t.Fatal(err)
+			}
+			kept := &Kept{oomEvents: os.NewFile(uintptr(fd), "eventfd")}
+			defer kept.Close()
+			if test.later {
+				timer := time.AfterFunc(endWait/10, func() { _, _ = unix.Write(fd, binary.NativeEndian.AppendUint64(nil, 1)) })
+				defer timer.Stop()
+			}
+			began := time.Now()
+			if saw := kept.OOMAround(); saw != test.saw {
+				t.Errorf("an OOM was seen: %t", saw)
+			}
+			if took := time.Since(began); (took >= endWait) != test.waits {
+				t.Errorf("it took %s", took)
+			}
+			kept.Close()
+			if kept.OOMAround() {
+				t.Error("an OOM is known of what is closed")
+			}
+		})
+	}
 }
 
 // TestOOMOfRemovedCgroup: of processes whose cgroup is removed as soon as they have ended, as systemd does with a scope.

@@ -509,6 +509,46 @@ func TestKeep(t *testing.T) {
 	}
 }
 
+// TestKeepWhatThereIs: a kernel may lack a kind of namespace. Any other failure keeps nothing.
+func TestKeepWhatThereIs(t *testing.T) {
+	kinds["lacking"] = "lacking"
+	defer delete(kinds, "lacking")
+	before := openFDs(t)
+	kept, err := Keep(os.Getpid(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(kept.namespaces) < 5 || kept.namespaces["lacking"] != nil {
+		t.Errorf("kept %v", kept.namespaces)
+	}
+	most := openFDs(t) - before
+	kept.Close()
+	if kept, err := Keep(1<<22+1, false); err == nil || !strings.Contains(err.Error(), "keep the container's network namespace: ") { // above every pid
+		t.Errorf("of no process: %+v, %v", kept, err)
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	for spare := range most - 1 {
+		lowered := limit
+		lowered.Cur = numberAfter(t, spare)
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lowered); err != nil {
+			t.Fatal(err)
+		}
+		kept, err := Keep(os.Getpid(), true)
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+			t.Fatal(err)
+		}
+		if !errors.Is(err, unix.EMFILE) || kept != nil {
+			t.Errorf("%d descriptors to spare: %+v, %v", spare, kept, err)
+		}
+		if got := openFDs(t); got != before {
+			t.Errorf("%d descriptors, %d before", got, before)
+		}
+	}
+}
+
 // TestWaitStatus of a process that has been reaped, where the kernel keeps it.
 func TestWaitStatus(t *testing.T) {
 	cmd := exec.Command("sh", "-c", "read line; exit 7")
