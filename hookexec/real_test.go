@@ -8,6 +8,7 @@ import (
 	"os/exec"
 	"path/filepath"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -53,35 +54,55 @@ func init() {
 	os.Exit(0)
 }
 
-// reaper reports the exits of all children, as the shim's does.
+// reaper reports the exits of all children, as the shim's does, to all that have subscribed: one goroutine may reap what was
+// started after it, while it finds out that there is no other child.
 type reaper struct{}
 
+var subscribers = struct {
+	sync.Mutex
+
+	all map[chan runc.Exit]bool
+}{all: map[chan runc.Exit]bool{}}
+
 func (reaper) Start(cmd *exec.Cmd) (chan runc.Exit, error) {
+	subscribers.Lock()
+	defer subscribers.Unlock()
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	exits := make(chan runc.Exit, 8)
-	go func() {
-		for {
-			var status unix.WaitStatus
-			pid, err := unix.Wait4(-1, &status, 0, nil)
-			if errors.Is(err, unix.EINTR) {
-				continue
-			}
-			if err != nil {
-				return // there is no child left
-			}
-			code := status.ExitStatus()
-			if status.Signaled() {
-				code = 128 + int(status.Signal())
-			}
-			exits <- runc.Exit{Pid: pid, Status: code}
-		}
-	}()
+	exits := make(chan runc.Exit, 64)
+	subscribers.all[exits] = true
+	go reap()
 	return exits, nil
 }
 
-func (reaper) Unsubscribe(chan runc.Exit) {}
+func reap() {
+	for {
+		var status unix.WaitStatus
+		pid, err := unix.Wait4(-1, &status, 0, nil)
+		if errors.Is(err, unix.EINTR) {
+			continue
+		}
+		if err != nil {
+			return // there is no child left
+		}
+		code := status.ExitStatus()
+		if status.Signaled() {
+			code = 128 + int(status.Signal())
+		}
+		subscribers.Lock()
+		for exits := range subscribers.all {
+			exits <- runc.Exit{Pid: pid, Status: code}
+		}
+		subscribers.Unlock()
+	}
+}
+
+func (reaper) Unsubscribe(exits chan runc.Exit) {
+	subscribers.Lock()
+	defer subscribers.Unlock()
+	delete(subscribers.all, exits)
+}
 
 // realExec runs a command by a host that really starts it.
 func realExec(t *testing.T, script string) *Exec {
