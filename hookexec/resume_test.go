@@ -15,7 +15,7 @@ func TestResumeReleasesItsContext(t *testing.T) {
 		t.Fatal(err)
 	}
 	ctx := &holdingContext{Context: t.Context()}
-	if result, ok := parked.resume(ctx, &Progress{}); !ok || result.Err == nil || !strings.Contains(result.Err.Error(), "ended without an answer") {
+	if result, ok := parked.resume(ctx, &Progress{}); !ok || result.Err == nil || !strings.Contains(result.Err.Error(), "without an answer") {
 		t.Errorf("got %+v, %t", result, ok)
 	}
 	if held := ctx.held.Load(); held != 0 {
