@@ -99,7 +99,7 @@ func TestConvert(t *testing.T) {
 		"all below it": {
 			[]string{"-f", dir, "-R"},
 			[]string{"Pod/a lifecycle", "Pod/b lifecycle", "Pod/b2 lifecycle", "Pod/d lifecycle", "ConfigMap/"},
-			"warning: " + in("below/d.yaml") + ":4: Pod/d: container d: lifecycle.preStop: runs, under this shim, when the sidecar's turn",
+			"warning: " + in("below/d.yaml") + ":4: Pod/d: container d: lifecycle.preStop: runs later under this shim, when the sidecar is stopped",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
