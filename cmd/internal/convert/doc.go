@@ -10,7 +10,7 @@
 // what it means, and into a tree of nodes, which records where each value is. The editor
 // (edit.go) removes and inserts bytes of the text and leaves all others unchanged. Kubectl's
 // library then reads the edited text, which is used only if it means the patched original.
-// If it does not, the document is printed again from its nodes (tree.go), checked in the
+// If it does not, the document is rewritten from its nodes (tree.go), checked in the
 // same way, and a warning reports it. A document that cannot hold a handler is not read.
 //
 // All reading goes through package bounded, so work and memory are linear in the text.

@@ -117,7 +117,7 @@ func (d document) convert(report *Report, runtimeClass string, more []PodPath) (
 	if warning := d.repeated(p); warning != nil {
 		report.Warnings = append(report.Warnings[:warnings], append([]Finding{*warning}, report.Warnings[warnings:]...)...)
 	}
-	text, err := d.rewrite(report, p, operations)
+	text, err := d.patch(report, p, operations)
 	return append(append([]byte{}, d.separator...), text...), err
 }
 
@@ -172,9 +172,9 @@ func (d document) meaning(text []byte) ([]byte, error) {
 	return kyaml.YAMLToJSON(text)
 }
 
-// rewrite returns the text after the operations. Kubectl's reader checks every result: a
+// patch returns the text after the operations. Kubectl's reader checks every result: a
 // text that does not mean the patched original is not used.
-func (d document) rewrite(report *Report, p *parsed, operations []Operation) ([]byte, error) {
+func (d document) patch(report *Report, p *parsed, operations []Operation) ([]byte, error) {
 	for _, operation := range operations {
 		if err := operation.apply(p.tree); err != nil {
 			return nil, fmt.Errorf("cannot be patched: %w", err)
@@ -188,12 +188,12 @@ func (d document) rewrite(report *Report, p *parsed, operations []Operation) ([]
 	if d.json {
 		return nil, reason
 	}
-	text, err := d.printAgain(p, operations, want)
+	text, err := d.rewrite(p, operations, want)
 	if err != nil {
 		return nil, err
 	}
 	warning := d.finding(reason)
-	warning.Text = "is printed again, because its text cannot be edited: " + warning.Text + ". It means the same, but its comments and its layout may have changed"
+	warning.Text = "is rewritten, because its text cannot be edited: " + warning.Text + ". It means the same, but its comments and its layout may have changed"
 	report.warn(warning)
 	return text, nil
 }
@@ -227,9 +227,9 @@ func (d document) edit(p *parsed, operations []Operation, want map[string]any) (
 	}
 }
 
-// printAgain prints a document from its nodes, which keeps comments and order. If that does
+// rewrite prints a document from its nodes, which keeps comments and order. If that does
 // not mean what it should, it prints the decoded values.
-func (d document) printAgain(p *parsed, operations []Operation, want map[string]any) ([]byte, error) {
+func (d document) rewrite(p *parsed, operations []Operation, want map[string]any) ([]byte, error) {
 	if p.nodes != nil {
 		if text, err := printed(p.nodes, operations); err == nil && d.verify(text, want) == nil {
 			return text, nil

@@ -19,7 +19,7 @@ import (
 // It follows aliases and merge keys: a handler that two containers share is removed once.
 // The editor does not decide whether the edited text means what it should; kubectl's reader
 // does, in document.verify. If the editor is wrong in a case that it does not know, the
-// document is printed again instead.
+// document is rewritten from its nodes instead.
 type editor struct {
 	*source
 	// changes to mappings, in the order of the operations.
