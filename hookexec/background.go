@@ -79,9 +79,7 @@ func (b *Background) take(reader syscall.RawConn) *leftover {
 func duplicate(reader syscall.RawConn) int {
 	duplicated := -1
 	_ = reader.Control(func(fd uintptr) { // it fails only if the file is closed
-		if own, err := unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0); err == nil {
-			duplicated = own
-		}
+		duplicated, _ = unix.FcntlInt(fd, unix.F_DUPFD_CLOEXEC, 0) // -1 on error
 	})
 	return duplicated
 }
@@ -97,9 +95,7 @@ func writable(fd int) bool {
 }
 
 func closeFD(fd int) {
-	if fd >= 0 {
-		_ = unix.Close(fd)
-	}
+	_ = unix.Close(fd) // the kernel refuses -1
 }
 
 func (b *Background) add(added *leftover) (ok, full bool) {

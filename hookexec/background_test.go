@@ -5,6 +5,7 @@ import (
 	"io"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -329,6 +330,21 @@ func TestBackgroundWithoutDescriptors(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBackgroundOfAFile, which epoll refuses: it is not kept, and no goroutine is.
+func TestBackgroundOfAFile(t *testing.T) {
+	goroutines := runtime.NumGoroutine()
+	background, _ := newBackground(t, nil)
+	file, err := os.Create(filepath.Join(t.TempDir(), "file"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer file.Close()
+	if ok, full := background.add(&leftover{fd: int(file.Fd())}); ok || full || background.count() != 0 {
+		t.Errorf("it is kept: %t, full: %t; %d are", ok, full, background.count())
+	}
+	waitFor(t, func() bool { return runtime.NumGoroutine() <= goroutines })
 }
 
 // numberAfter returns the lowest number for a descriptor that so many lower ones are free

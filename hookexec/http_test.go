@@ -10,6 +10,7 @@ import (
 	"net"
 	"net/http"
 	"net/http/httptest"
+	"os"
 	"slices"
 	"strings"
 	"sync"
@@ -65,7 +66,12 @@ func (w *web) get(t *testing.T, get *lifecyclev1.HTTPGetAction) Result {
 	if get.Port == 0 {
 		get.Port = w.port
 	}
-	return (&HTTPGet{NetNS: w.netns, Get: get, UserAgent: "lifecycle-shim/1.2.3"}).Attempt(t.Context())
+	ctx := &holdingContext{Context: t.Context()}
+	result := (&HTTPGet{NetNS: w.netns, Get: get, UserAgent: "lifecycle-shim/1.2.3"}).Attempt(ctx)
+	if held := ctx.held.Load(); held != 0 {
+		t.Errorf("the attempt's context holds %d", held)
+	}
+	return result
 }
 
 // only returns the only request.
@@ -336,6 +342,33 @@ func TestMostOfAnAnswer(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestBodyIsWaitedFor: who answers is not left alone in the middle of it.
+func TestBodyIsWaitedFor(t *testing.T) {
+	left := make(chan bool, 1)
+	w := newWeb(t, false, func(response http.ResponseWriter, _ *http.Request) {
+		conn, _, err := response.(http.Hijacker).Hijack()
+		if err != nil {
+			panic(err)
+		}
+		defer conn.Close()
+		_, _ = io.WriteString(conn, "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n")
+		_ = conn.SetReadDeadline(time.Now().Add(300 * time.Millisecond))
+		_, err = conn.Read(make([]byte, 1))
+		left <- !errors.Is(err, os.ErrDeadlineExceeded)
+		_, _ = io.WriteString(conn, "hello")
+	})
+	wantSuccess(t, w.get(t, &lifecyclev1.HTTPGetAction{}))
+	if <-left {
+		t.Error("the connection was closed before the body came")
+	}
+}
+
+// TestRequestsThatCannotBeMade fail, in words.
+func TestRequestsThatCannotBeMade(t *testing.T) {
+	wantFailure(t, (&HTTPGet{NetNS: NetNS{Pidfd: -1}, Get: &lifecyclev1.HTTPGetAction{Port: 80}}).Attempt(t.Context()), "enter the container's network namespace")
+	wantFailure(t, (&HTTPGet{NetNS: newNetNS(t), Get: &lifecyclev1.HTTPGetAction{Host: "a b", Port: 80}}).Attempt(t.Context()), "invalid URL escape")
 }
 
 // TestEndlessBody: 10 KiB of it are read.

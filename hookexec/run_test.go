@@ -58,7 +58,12 @@ func TestRunTriesAgainUntilItSucceeds(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				action := &attempts{results: test.results, began: time.Now()}
-				result := run(t.Context(), action, test.period)
+				progress := &Progress{}
+				handler := Run{Action: action, RetryPeriod: test.period, Exited: func(context.Context) bool { return false }, Progress: progress}
+				result := handler.Do(t.Context())
+				if begun, _, _ := progress.Look(); begun != test.attempts {
+					t.Errorf("%d attempts are to be seen", begun)
+				}
 				if result.Outcome != test.outcome || result.Attempts != test.attempts || len(action.at) != test.attempts {
 					t.Errorf("got %+v after attempts at %v", result, action.at)
 				}
@@ -94,6 +99,9 @@ func TestRunIsEndedByItsContext(t *testing.T) {
 				}
 				if result.ExitCode != 137 || result.Output != "said before" || result.Attempts != 1 {
 					t.Errorf("got %+v", result)
+				}
+				if want := context.Cause(ctx).Error() + ": said before"; result.Message() != want { // no earlier failure
+					t.Errorf("got %q, want %q", result.Message(), want)
 				}
 			})
 		})
@@ -141,6 +149,25 @@ func TestExitIsNoFailure(t *testing.T) {
 			t.Errorf("got %+v", result)
 		}
 	})
+}
+
+// TestSuccessStandsAlthoughTheContainerExits: nobody is asked.
+func TestSuccessStandsAlthoughTheContainerExits(t *testing.T) {
+	run := Run{Action: &attempts{results: []Result{{}}}, Progress: &Progress{}, Exited: func(context.Context) bool { return true }}
+	if result := run.Do(t.Context()); result.Outcome != Succeeded || result.Err != nil {
+		t.Errorf("got %+v", result)
+	}
+}
+
+func TestNotBegun(t *testing.T) {
+	for cause, want := range map[error]Outcome{ErrTimedOut: TimedOut, ErrContainerExited: Aborted} {
+		ctx, cancel := context.WithCancelCause(t.Context())
+		cancel(cause)
+		result := NotBegun(ctx)
+		if result.Outcome != want || !errors.Is(result.Err, cause) || result.ExitCode != -1 || result.Attempts != 0 || result.Message() != cause.Error() {
+			t.Errorf("got %+v", result)
+		}
+	}
 }
 
 func TestSleep(t *testing.T) {
