@@ -238,7 +238,7 @@ func (c *container) step(m message) {
 	for _, effect := range effects {
 		c.carryOut(effect)
 	}
-	if c.machine.Phase() == lifecycle.Deleted {
+	if c.machine.Stage() == lifecycle.StageDeleted {
 		c.closeDeleted()
 	}
 }
@@ -250,7 +250,7 @@ func (c *container) carryOut(effect lifecycle.Effect) {
 	case lifecycle.RunHandler:
 		c.run(effect)
 	case lifecycle.AbortHandler:
-		c.abort(causeError(effect.Cause, c.limit))
+		c.abortRun(causeError(effect.Cause, c.limit))
 	case lifecycle.SendSignal:
 		c.calls.Go(func() { c.signal(effect.Signal) })
 	case lifecycle.ReleaseStart:
@@ -285,6 +285,16 @@ func (c *container) run(effect lifecycle.Effect) {
 		c.endTrial(ctx) // at most one handler runs at a time
 		result = c.runToEnd(ctx, run, effect)
 	}()
+}
+
+// abortRun aborts the handler that runs. Its first cause is shown until it has ended.
+func (c *container) abortRun(cause error) {
+	c.mu.Lock()
+	if c.running.aborted == nil {
+		c.running.aborted = cause
+	}
+	c.mu.Unlock()
+	c.abort(cause)
 }
 
 // runToEnd logs one line at the start and one at the end. The handler's output
@@ -401,8 +411,7 @@ func (c *container) awaitCreation(ctx context.Context) error {
 // endWaits reports whether the container's process has exited, and its end is not told
 // before onExit's.
 func (c *container) endWaits() bool {
-	phase := c.status.Load().Phase
-	return phase >= lifecycle.OnExitDue && phase <= lifecycle.OnExitEnding
+	return c.status.Load().Stage == lifecycle.StageOnExit
 }
 
 // releaseExit lets everybody know of the container's end.

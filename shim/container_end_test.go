@@ -30,8 +30,8 @@ func TestDeleteIsAnsweredWhenTheMachineKnows(t *testing.T) {
 		if _, err := w.service.Delete(t.Context(), &taskapi.DeleteRequest{ID: "c1"}); err != nil {
 			t.Fatal(err)
 		}
-		if phase := w.c.status.Load().Phase; phase != lifecycle.Deleted {
-			t.Errorf("the Delete is answered in phase %s", phase)
+		if stage := w.c.status.Load().Stage; stage != lifecycle.StageDeleted {
+			t.Errorf("the Delete is answered in stage %s", stage)
 		}
 	})
 }
@@ -224,11 +224,11 @@ func TestHandlersAreClosedAfterTheCreation(t *testing.T) {
 // TestEndWaitsForOnExit, from the exit to the end of an onExit, and at no other time.
 func TestEndWaitsForOnExit(t *testing.T) {
 	c := newContainer(t.Context(), "c1", outer(false, true), &fakeHandlers{})
-	for phase := lifecycle.Created; phase <= lifecycle.Deleted; phase++ {
-		c.status.Store(&lifecycle.Status{Phase: phase})
-		want := phase == lifecycle.OnExitDue || phase == lifecycle.OnExiting || phase == lifecycle.OnExitEnding
+	for stage := lifecycle.StageCreated; stage <= lifecycle.StageDeleted; stage++ {
+		c.status.Store(&lifecycle.Status{Stage: stage})
+		want := stage == lifecycle.StageOnExit
 		if got := c.endWaits(); got != want {
-			t.Errorf("%s: %t", phase, got)
+			t.Errorf("%s: %t", stage, got)
 		}
 	}
 }

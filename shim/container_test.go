@@ -336,8 +336,8 @@ func TestKillDuringTheRuntimesStartReturnsAtOnce(t *testing.T) {
 		synctest.Wait()
 		w.kill(unix.SIGTERM)
 		w.kill(unix.SIGTERM) // joins
-		if phase := w.c.status.Load().Phase; phase != lifecycle.StartingStop {
-			t.Errorf("phase %s", phase)
+		if status := w.c.status.Load(); status.Stage != lifecycle.StageStarting || status.Pending != uint32(unix.SIGTERM) {
+			t.Errorf("status %+v", *status)
 		}
 		close(returns)
 		if err := p.answered(t, 0); err != nil {

@@ -18,7 +18,7 @@ func (c *container) explain(event lifecycle.Event, before, after lifecycle.Statu
 		return
 	}
 	fields := log.Fields{
-		"event": event.Kind.String(), "from": before.Phase.String(), "state": after.Phase.String(), "why": c.machine.Why(),
+		"event": event.Kind.String(), "from": before.Stage.String(), "state": after.Stage.String(), "why": c.machine.Why(),
 		"effects": list(effects),
 	}
 	switch event.Kind {

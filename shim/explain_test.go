@@ -175,12 +175,12 @@ func TestEveryEventIsExplained(t *testing.T) {
 		}
 		want := []string{
 			"Created: StartRequested: Starting: CallStart",
-			"Starting: StartReturned: PostStarting: RunHandler postStart",
-			"PostStarting: HandlerEnded: Running: ReleaseStart, Answer",
+			"Starting: StartReturned: PostStart: RunHandler postStart",
+			"PostStart: HandlerEnded: Running: ReleaseStart, Answer",
 			"Running: KillRequested: Running: Forward",
-			"Running: KillRequested: PreStopping: Answer, RunHandler preStop",
-			"PreStopping: KillRequested: PreStopping: Answer",
-			"PreStopping: DeadlineReached: Stopping: AbortHandler: stop deadline, SendSignal 15",
+			"Running: KillRequested: PreStop: Answer, RunHandler preStop",
+			"PreStop: KillRequested: PreStop: Answer",
+			"PreStop: DeadlineReached: Stopping: AbortHandler: stop deadline, SendSignal 15",
 			"Stopping: HandlerEnded: Stopping: ",
 			"Stopping: DeadlineReached: Stopping: SendSignal 9",
 			"Stopping: ContainerExited: Exited: ",

@@ -355,7 +355,7 @@ func (s *service) Kill(ctx context.Context, r *taskapi.KillRequest) (*ptypes.Emp
 // runtime's start, which may take longer, has returned: until then the runc service does nothing else for the container.
 func (s *service) passSignal(ctx context.Context, c *container, r *taskapi.KillRequest) (*ptypes.Empty, error) {
 	ctx = context.WithoutCancel(ctx)
-	if c.status.Load().Phase.Starting() {
+	if c.status.Load().Stage == lifecycle.StageStarting {
 		_, _ = s.TTRPCTaskService.State(ctx, &taskapi.StateRequest{ID: r.ID}) // it waits for that, which is all that is wanted of it
 	}
 	ctx, cancel := context.WithTimeout(ctx, signalWait)
@@ -437,7 +437,7 @@ const exitWait = 200 * time.Millisecond
 // thirty exits wait for it, the reaper stands still for a second at each, and so
 // does that runc's own exit: a pod of 30 containers took 80 s to stop.
 func (s *service) noteExit(ctx context.Context, c *container) {
-	if c.status.Load().Phase.Starting() {
+	if c.status.Load().Stage == lifecycle.StageStarting {
 		return
 	}
 	response, err := s.TTRPCTaskService.State(ctx, &taskapi.StateRequest{ID: c.id})

@@ -127,8 +127,9 @@ type handlerRun struct {
 	progress   hookexec.Progress
 
 	// Below: guarded by container.mu, zero while it runs.
-	ended  time.Time
-	result hookexec.Result
+	aborted error // why, from then on
+	ended   time.Time
+	result  hookexec.Result
 }
 
 // told is called with container.mu held.
@@ -145,6 +146,9 @@ func (r *handlerRun) told() *lifecyclev1.HandlerRun {
 		attempts, output, dropped := r.progress.Look()
 		told.Attempts, told.Output, told.DroppedBytes = uint32(attempts), output, dropped
 		told.Took = durationpb.New(time.Since(r.began))
+		if r.aborted != nil {
+			told.Error = shorten.Error(r.aborted)
+		}
 		return told
 	}
 	told.Attempts, told.Output, told.DroppedBytes = uint32(r.result.Attempts), r.result.Output, r.result.Dropped
@@ -210,7 +214,7 @@ func quoted(words []string) string {
 func (c *container) told() *lifecyclev1.ContainerStatus {
 	status := c.status.Load()
 	told := &lifecyclev1.ContainerStatus{
-		Id: c.id, Phase: status.Phase.String(), StartHeld: status.StartHeld, PendingSignal: status.Pending,
+		Id: c.id, Phase: status.Stage.String(), StartHeld: status.StartHeld, PendingSignal: status.Pending,
 	}
 	if !status.Deadline.IsZero() {
 		told.Deadline = timestamppb.New(status.Deadline)

@@ -171,7 +171,7 @@ func checkUnharmed(t *testing.T, w *world, socket string) {
 		t.Fatalf("got %v, %v", response, err)
 	}
 	told := response.Containers[0]
-	if told.Id != "c1" || told.Phase != lifecycle.Running.String() || told.PendingSignal != 0 || told.StartHeld {
+	if told.Id != "c1" || told.Phase != lifecycle.StageRunning.String() || told.PendingSignal != 0 || told.StartHeld {
 		t.Errorf("the container is %v", told)
 	}
 	for _, run := range told.Runs {

@@ -68,7 +68,7 @@ func TestStatusTellsTheWholeLife(t *testing.T) {
 		w.start(30 * second)
 		pass(2 * second)
 		got := w.told(t)
-		if got.Phase != "PostStarting" || !got.StartHeld || !got.Deadline.AsTime().Equal(began.Add(25*second)) {
+		if got.Phase != "PostStart" || !got.StartHeld || !got.Deadline.AsTime().Equal(began.Add(25*second)) {
 			t.Errorf("during postStart: %v", got)
 		}
 		run := got.Runs[0]
@@ -89,7 +89,7 @@ func TestStatusTellsTheWholeLife(t *testing.T) {
 		pass(second)
 		got = w.told(t)
 		run = got.Runs[1]
-		if got.Phase != "PreStopping" || got.PendingSignal != 15 || run.Handler != "preStop" || run.Action != "5s" ||
+		if got.Phase != "PreStop" || got.PendingSignal != 15 || run.Handler != "preStop" || run.Action != "5s" ||
 			run.DeadlineOwner != "DefaultGracePeriod" || !run.Deadline.AsTime().Equal(stopped.Add(8*second)) {
 			t.Errorf("during preStop: %v", got)
 		}
@@ -98,6 +98,33 @@ func TestStatusTellsTheWholeLife(t *testing.T) {
 		run = got.Runs[1]
 		if got.Phase != "Stopping" || got.PendingSignal != 0 || run.Result != "Failed" || run.Error != "exit status 3" || run.GetExitCode() != 3 {
 			t.Errorf("after preStop: %v", got)
+		}
+	})
+}
+
+// TestStatusTellsWhyARunIsAborted: a handler may not end at once, and its container then is in a stage that does not show why.
+func TestStatusTellsWhyARunIsAborted(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		config := bothHandlers()
+		config.PostStart.Timeout = 2 * second
+		ended := make(chan struct{})
+		w := both(newWorld(t, config, &fakeHandlers{
+			postStart: func(context.Context) hookexec.Result { <-ended; return succeeded },
+		})).serve()
+		w.start(0)
+		pass(second)
+		if run := w.told(t).Runs[0]; run.Error != "" {
+			t.Errorf("before the abort: %v", run)
+		}
+		pass(2 * second)
+		w.kill(unix.SIGTERM) // the first reason stays
+		got := w.told(t)
+		if run := got.Runs[0]; got.Phase != "PostStart" || run.Error != "timed out after 2s" || run.Result != "" || run.FinishedAt != nil {
+			t.Errorf("after the abort: %v", got)
+		}
+		close(ended)
+		if run := w.told(t).Runs[0]; run.Error != "" || run.Result != "Succeeded" {
+			t.Errorf("after the end: %v", run)
 		}
 	})
 }

@@ -68,8 +68,8 @@ func kindOf(name string) lifecycle.Kind {
 func (c *container) beginTrial(own *trial) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if phase := c.status.Load().Phase; phase != lifecycle.Running {
-		return &notRunningError{fmt.Sprintf("container %q is %s: a handler can be tried while it is %s", c.id, phase, lifecycle.Running)}
+	if stage := c.status.Load().Stage; stage != lifecycle.StageRunning {
+		return &notRunningError{fmt.Sprintf("container %q is %s: a handler can be tried while it is %s", c.id, stage, lifecycle.StageRunning)}
 	}
 	if c.trial != nil {
 		return &notRunningError{fmt.Sprintf("container %q: somebody tries a handler now: wait until that has ended", c.id)}

@@ -17,7 +17,7 @@ func someRuns() []place {
 	now := timestamppb.Now()
 	return []place{
 		{"default", &lifecyclev1.ContainerStatus{Id: "a", Phase: "Created"}},
-		{"default", &lifecyclev1.ContainerStatus{Id: "b", Phase: "PreStopping", Runs: []*lifecyclev1.HandlerRun{
+		{"default", &lifecyclev1.ContainerStatus{Id: "b", Phase: "PreStop", Runs: []*lifecyclev1.HandlerRun{
 			{Handler: "postStart", Type: "exec", Result: "Succeeded", FinishedAt: now},
 			{Handler: "preStop", Type: "exec", Error: "two\nlines"},
 		}}},

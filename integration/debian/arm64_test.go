@@ -50,7 +50,7 @@ func TestArm64(t *testing.T) {
 		"machine: aarch64",
 		"containerd: 1.6.",
 		"started: hi from postStart, Seccomp: 2",
-		"status: web PreStopping (SIGTERM waits)",
+		"status: web PreStop (SIGTERM waits)",
 		"stopped: bye at SIGTERM",
 		"status: web Exited",
 		"status: no containers with handlers",

@@ -127,7 +127,7 @@ func (m *machine) readme() {
 	m.wantMessage("/message", "hi")
 	began = time.Now()
 	m.do(lines[1])
-	m.want("lifecyclectl status web", "PreStopping (SIGTERM waits)")
+	m.want("lifecyclectl status web", "PreStop (SIGTERM waits)")
 	m.want("ctr task ls", "STOPPED")
 	if took := time.Since(began); took < 3*time.Second {
 		m.t.Errorf("the stop was not delayed: %s", took)

@@ -57,7 +57,7 @@ func TestHeldStart(t *testing.T) {
 	logs := b.later("docker", "logs", name)
 	stop := b.later("docker", "stop", "-t", "60", name)
 	says := b.ok("lifecyclectl", "--namespace", "moby", "status", id).Stdout
-	b.wantSaid(says, "PostStarting", "postStart exec", "running", "DefaultPostStartTimeout")
+	b.wantSaid(says, "PostStart", "postStart exec", "running", "DefaultPostStartTimeout")
 	for what, done := range map[string]<-chan harness.Output{"docker run": run, "docker inspect": inspect, "docker logs": logs, "docker stop": stop} {
 		select {
 		case out := <-done:
@@ -236,7 +236,7 @@ func TestExecLogsTop(t *testing.T) {
 	b.wantSaid(b.ok("docker", "top", name).Stdout, "touch begun")
 	b.wantInspect(name, "{{.State.Status}}", "running")
 	b.wantSaid(b.ok("docker", "ps", "--filter", "name="+name, "--format", "{{.Status}}").Stdout, "Up ")
-	b.wantSaid(b.ok("lifecyclectl", "--namespace", "moby", "status", b.id(name)).Stdout, "PreStopping", "preStop exec", "running")
+	b.wantSaid(b.ok("lifecyclectl", "--namespace", "moby", "status", b.id(name)).Stdout, "PreStop", "preStop exec", "running")
 	b.touch("go")
 	b.answer(stop, 0)
 	b.wantEnded(name, "7")

@@ -16,7 +16,7 @@ func TestShimKilledWhileRuntimeHangs(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			c := newCell(t, w, &phase{name: "OnExitMaking", handlers: allHandlers}, runtime)
+			c := newCell(t, w, &phase{name: "OnExit, being made", handlers: allHandlers}, runtime)
 			c.make()
 			c.running()
 			c.hold(c.beside("hold-after-create"))

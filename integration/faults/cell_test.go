@@ -191,7 +191,7 @@ func (c *cell) timeoutOf(kind string) int {
 		return 3 // it is made by the runtime first
 	case kind == c.ending:
 		return 1
-	case kind == onExit && c.phase.name != "OnExiting" && c.phase.name != "OnExitMaking":
+	case kind == onExit && c.phase.name != "OnExit" && c.phase.name != "OnExit, being made":
 		return 0
 	}
 	return c.timeout
@@ -490,10 +490,43 @@ func (c *cell) connect() (*ttrpc.Client, error) {
 	return client, err
 }
 
-// told is the phase that the shim tells, empty where it tells of no container.
+// told is the situation that the shim shows, empty if it shows no such container.
 func (c *cell) told() (string, error) {
 	status, err := c.status()
-	return status.GetPhase(), err
+	return situation(status), err
+}
+
+// situation of a container, as docs/lifecycle.md names it: its stage and, as far as they can be seen, the stop that waits, the
+// handler that was aborted, and the Delete that waits.
+func situation(status *lifecyclev1.ContainerStatus) string {
+	stage := status.GetPhase()
+	aborted := ""
+	for _, run := range status.GetRuns() {
+		if run.FinishedAt == nil && run.Error != "" {
+			aborted = run.Handler
+		}
+	}
+	switch stage {
+	case "Starting", "PostStart":
+		if status.PendingSignal != 0 {
+			return stage + ", stop waits"
+		}
+	case "OnExit":
+		if aborted != "" && aborted != onExit {
+			return stage + ", waits for a handler"
+		}
+	case "Exited":
+		if status.Deadline != nil {
+			return stage + ", Delete waits"
+		}
+	}
+	switch stage {
+	case "PreStart", "PostStart", "PreStop", "OnExit":
+		if aborted != "" {
+			return stage + ", aborted"
+		}
+	}
+	return stage
 }
 
 func (c *cell) status() (*lifecyclev1.ContainerStatus, error) {

@@ -17,8 +17,8 @@ const (
 	machineFile = "../../docs/lifecycle.md"
 )
 
-// TestPhases: the machine and the matrix have the same phases. Whoever gives the machine a new one says here how a container
-// comes there, and with that it has a cell for every fault.
+// TestPhases: each situation of the machine is a phase of the matrix. A new one has to say how a container comes there, and
+// then has a cell for every fault.
 func TestPhases(t *testing.T) {
 	text, err := os.ReadFile(machineFile)
 	if err != nil {
@@ -31,7 +31,9 @@ func TestPhases(t *testing.T) {
 			continue
 		}
 		machine[strings.TrimSpace(cells[0])] = true
-		machine[strings.TrimSpace(cells[2])] = true
+		if to := strings.TrimSpace(cells[2]); to != "(stays)" {
+			machine[to] = true
+		}
 	}
 	if len(machine) < 10 {
 		t.Fatalf("%s has %d phases: is its table another one now?", machineFile, len(machine))

@@ -126,7 +126,7 @@ var faults = []*fault{
 func (c *cell) restart(stop func(*harness.Daemon) error) {
 	c.Helper()
 	c.must(stop(c.world.Daemon))
-	if c.phase.name == "StartingExited" {
+	if c.phase.name == "Starting, exited" {
 		c.letGo()
 		c.wantPhase("Exited")
 	}
@@ -136,7 +136,7 @@ func (c *cell) restart(stop func(*harness.Daemon) error) {
 // restarted: what has exited is taken away by a containerd that starts: it finds no process.
 func restarted(p *phase, e end) end {
 	switch p.name {
-	case "Exited", "StartingExited":
+	case "Exited", "Starting, exited":
 		e.lost, e.text = true, "taken away by containerd"
 	}
 	e.unanswered = p.pending
@@ -187,13 +187,13 @@ func hostKilled(p *phase, e end) end {
 		e.fails, e.text = []string{"Create"}, "Create fails"
 	}
 	switch p.name {
-	case "PreStarting":
+	case "PreStart":
 		e = e.notStarted("cannot start")
-	case "OnExitMaking", "OnExiting":
+	case "OnExit, being made", "OnExit":
 		e.onExit = 0
-	case "PostStarting":
+	case "PostStart":
 		e.start, e.text = "cannot start", "Start fails, stopped"
-	case "PreStopping":
+	case "PreStop":
 		e.preStop, e.text = 0, "preStop fails, the signal is sent"
 	}
 	return e
@@ -207,13 +207,13 @@ func hostHung(p *phase, e end) end {
 		e.fails, e.text = []string{"Create"}, "Create fails in time"
 	}
 	switch p.name {
-	case "PreStarting":
+	case "PreStart":
 		e = e.notStarted("timed out")
-	case "OnExitMaking", "OnExiting":
+	case "OnExit, being made", "OnExit":
 		e.onExit = 0
-	case "Created", "Starting", "PostStarting":
+	case "Created", "Starting", "PostStart":
 		e.start, e.text = "timed out", "Start fails in time, stopped"
-	case "PreStopping":
+	case "PreStop":
 		e.preStop, e.text = 0, "preStop times out, the signal is sent"
 	}
 	return e
@@ -227,7 +227,7 @@ func runtimeFails(p *phase, e end) end {
 		e.fails = []string{"Create"}
 	case "Created", "Starting":
 		e.fails = []string{"Start"}
-	case "StartingPassed":
+	case "Starting, signal forwarded":
 		e.fails = []string{"Kill", "Start"}
 	case "Stopping":
 		e.fails = []string{"Kill"}
@@ -235,16 +235,16 @@ func runtimeFails(p *phase, e end) end {
 		e.fails = []string{neighbourKill}
 	}
 	switch p.name {
-	case "PreStarting": // an onExit is not to be lost with another try, so there is none
+	case "PreStart": // an onExit is not to be lost with another try, so there is none
 		e = e.notStarted("this runtime fails")
 		e.onExit = 0
-	case "PreStartEnding", "NotStarting", "OnExitDue", "OnExitMaking":
+	case "PreStart, aborted", "Cancelled", "OnExit, waits for a handler", "OnExit, being made":
 		e.onExit = 0
-	case "StartingStop": // the runtime's init gets the signal, which is no shell with a trap
+	case "Starting, stop waits": // the runtime's init gets the signal, which is no shell with a trap
 		e.start, e.preStop, e.terms, e.status, e.unstarted = "this runtime fails", 0, 0, 2, true
-	case "StartingPassed":
+	case "Starting, signal forwarded":
 		e.start, e.preStop, e.terms, e.status = "", 1, 1, 7
-	case "StartingExited":
+	case "Starting, exited":
 		e.start, e.unstarted = "OCI runtime start failed", true
 	}
 	return e
@@ -253,11 +253,11 @@ func runtimeFails(p *phase, e end) end {
 // nextCall of the runtime in a phase. The stop signal is none: the shim sends it itself.
 func nextCall(p *phase) string {
 	switch p.name {
-	case "Creating", "OnExitDue", "OnExitMaking":
+	case "Creating", "OnExit, waits for a handler", "OnExit, being made":
 		return "create"
-	case "Created", "PreStarting", "Starting", "StartingStop", "StartingPassed":
+	case "Created", "PreStart", "Starting", "Starting, stop waits", "Starting, signal forwarded":
 		return "start"
-	case "PreStartEnding", "NotStarting", "Stopping", "Deleted":
+	case "PreStart, aborted", "Cancelled", "Stopping", "Deleted":
 		return "kill"
 	default:
 		return "delete"
@@ -330,7 +330,7 @@ func diskFull(p *phase, e end) end {
 	switch p.name {
 	case "Creating":
 		e.fails = []string{"Create"}
-	case "PreStarting", "PreStartEnding", "NotStarting", "OnExitDue", "OnExitMaking": // it is made from files in the bundle
+	case "PreStart", "PreStart, aborted", "Cancelled", "OnExit, waits for a handler", "OnExit, being made": // it is made from files in the bundle
 		e.onExit = 0
 	}
 	return e
@@ -360,11 +360,11 @@ func (c *cell) freeze() {
 	case "Running":
 		c.must(c.answer(c.askStop(c.api)))
 		c.wantPhase("Stopping")
-	case "PostStarting", "PostStartEnding", "PostStartStopping", "PreStopping", "PreStopEnding":
+	case "PostStart", "PostStart, aborted", "PostStart, stop waits", "PreStop", "PreStop, aborted":
 		c.wantPhase("Stopping")
-	case "PreStarting", "PreStartEnding":
-		c.wantPhase("NotStarting", "OnExitDue", "OnExiting", "Exited") // runc thaws what it kills
-	case "OnExitMaking", "OnExiting", "OnExitEnding":
+	case "PreStart", "PreStart, aborted":
+		c.wantPhase("Cancelled", "OnExit, waits for a handler", "OnExit", "Exited") // runc thaws what it kills
+	case "OnExit, being made", "OnExit", "OnExit, aborted":
 		c.wantPhase("Exited")
 	case "Stopping":
 		c.kill()
@@ -374,11 +374,11 @@ func (c *cell) freeze() {
 
 func frozen(p *phase, e end) end {
 	switch p.name {
-	case "PreStarting":
+	case "PreStart":
 		e = e.notStarted("timed out")
-	case "OnExitMaking":
+	case "OnExit, being made":
 		e.onExit = 0
-	case "PostStarting":
+	case "PostStart":
 		e.start, e.preStop = "timed out", 0
 	case "Running":
 		e.preStop = 0
@@ -453,14 +453,14 @@ func processesFull(p *phase, e end) end {
 	switch p.name {
 	case "Creating", "Created": // what is begun early is no loss
 		e.fails = []string{"Start"}
-	case "PreStarting":
+	case "PreStart":
 		e = e.notStarted("OCI runtime start failed")
 		e.onExit = 0
-	case "PreStartEnding", "NotStarting", "OnExitDue":
+	case "PreStart, aborted", "Cancelled", "OnExit, waits for a handler":
 		e.onExit = 0
-	case "Starting", "StartingStop", "PostStarting", "Running": // postStart has begun early
+	case "Starting", "Starting, stop waits", "PostStart", "Running": // postStart has begun early
 		e.preStop = 0
-	case "StartingPassed", "Stopping":
+	case "Starting, signal forwarded", "Stopping":
 		e.fails = []string{"Kill"}
 	case "Deleted":
 		e.fails = []string{neighbourKill}

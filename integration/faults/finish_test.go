@@ -183,7 +183,7 @@ func (c *cell) awaitStart() {
 	c.Helper()
 	c.poll("the start's end", func() bool {
 		told, err := c.told()
-		return err == nil && !slices.ContainsFunc([]string{"Created", "PreStart", "NotStarting", "Starting", "PostStart", "OnExit"}, func(before string) bool {
+		return err == nil && !slices.ContainsFunc([]string{"Created", "PreStart", "Cancelled", "Starting", "PostStart", "OnExit"}, func(before string) bool {
 			return strings.HasPrefix(told, before)
 		})
 	})

@@ -107,7 +107,7 @@ func meetFault(t *testing.T, f *fault, p *phase, runtime string) {
 	p.reach(c)
 	c.wantPhase(p.isTold()...)
 	e := f.endOf(p)
-	if runtime == "crun" && f.name == "runtime fails" && p.name == "StartingStop" {
+	if runtime == "crun" && f.name == "runtime fails" && p.name == "Starting, stop waits" {
 		// As pid 1 crun's own process, other than runc's, is deaf to TERM, under the stock shim too.
 		e.status, e.fails = 137, []string{"Kill"}
 	}

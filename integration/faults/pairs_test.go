@@ -19,7 +19,7 @@ import (
 )
 
 // pairPhases are those in which two clients meet: the ones that last.
-var pairPhases = []string{"PreStarting", "PostStarting", "Running", "PreStopping", "OnExiting", "Exited"}
+var pairPhases = []string{"PreStart", "PostStart", "Running", "PreStop", "OnExit", "Exited"}
 
 // method of the shim's task service, as a client calls it.
 type method struct {
@@ -264,7 +264,7 @@ func (c *pairCell) together(first, other method) bool {
 		[]method{first, other}[i].undo(ctx, c.shims[i])
 		c.paused = c.paused || []method{first, other}[1-i].name == "Kill"
 	}
-	if c.phase.name == "OnExiting" && (first.name == deleteMethod || other.name == deleteMethod) {
+	if c.phase.name == "OnExit" && (first.name == deleteMethod || other.name == deleteMethod) {
 		c.letGo() // it waits for onExit
 	}
 	for i, m := range []method{first, other} {
@@ -296,7 +296,7 @@ func (c *pairCell) finishPairs(after string) {
 	if c.paused {
 		e.preStop = anyTimes
 	}
-	if c.phase.name == "PreStarting" && (c.stopped || c.deleted) {
+	if c.phase.name == "PreStart" && (c.stopped || c.deleted) {
 		e = e.notStarted("signal 15 arrived")
 	}
 	if c.deleted {

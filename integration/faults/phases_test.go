@@ -11,12 +11,12 @@ import (
 
 // phase is a column of the matrix.
 type phase struct {
-	// name is the machine's, as docs/lifecycle.md and the status service have it; for what comes before the machine's
-	// first, and for a part of one of its, a word of its own.
+	// name is a situation of docs/lifecycle.md; for what comes before the machine's first, and for a part of one of
+	// its, a name of its own.
 	name string
 	// about says how the phase is come to and what holds it there.
 	about string
-	// told are what the status service may say; the name where there are none, "" where it tells of no such container.
+	// told are the situations that the status service may show: the name if there are none, "" if it shows no such container.
 	told []string
 	// reach brings the container there.
 	reach func(*cell)
@@ -66,16 +66,16 @@ var phases = []*phase{
 		reach: func(c *cell) { c.create() },
 	},
 	{
-		name: "PreStarting", pending: true, about: "preStart waits", host: "start", handlers: allHandlers, preStop: 1, terms: 1, onExit: 1, status: 7,
+		name: "PreStart", pending: true, about: "preStart waits", host: "start", handlers: allHandlers, preStop: 1, terms: 1, onExit: 1, status: 7,
 		reach: func(c *cell) { c.preStarting() },
 	},
 	{
-		name: "PreStartEnding", pending: true, about: "preStart's time is up, and it is stuck in the kernel: 3 s", stuck: true, host: "start",
+		name: "PreStart, aborted", pending: true, about: "preStart's time is up, and it is stuck in the kernel: 3 s", stuck: true, host: "start",
 		handlers: allHandlers, start: "timed out", onExit: 1, status: 137, unstarted: true,
 		reach: func(c *cell) { c.preStarting() },
 	},
 	{
-		name: "NotStarting", pending: true, about: "SIGTERM has come during preStart, and the runtime's kill of what waits to become the entrypoint is held",
+		name: "Cancelled", pending: true, about: "SIGTERM has come during preStart, and the runtime's kill of what waits to become the entrypoint is held",
 		handlers: allHandlers, start: "signal 15 arrived", onExit: 1, status: 137, unstarted: true,
 		reach: func(c *cell) {
 			c.preStarting()
@@ -89,23 +89,26 @@ var phases = []*phase{
 		reach: func(c *cell) { c.starting() },
 	},
 	{
-		name: "StartingStop", pending: true, about: "the runtime's start is held, and SIGTERM has come", start: "signal 15 arrived", preStop: 1, terms: 1, status: 7,
+		name: "Starting, stop waits", pending: true, about: "the runtime's start is held, and SIGTERM has come", start: "signal 15 arrived", preStop: 1, terms: 1, status: 7,
 		reach: func(c *cell) {
 			c.starting()
 			c.must(c.answer(c.askStop(c.front())))
 		},
 	},
 	{
-		name: "StartingPassed", pending: true, about: "the runtime's start is held, and SIGKILL has come", start: "signal 9 arrived", status: 137, terms: 0,
+		name: "Starting, signal forwarded", pending: true, about: "the runtime's start is held, and SIGKILL has come", start: "signal 9 arrived", status: 137, terms: 0,
+		told: []string{"Starting"},
 		reach: func(c *cell) {
 			c.starting()
+			c.poll("the handler host that was begun early", func() bool { return len(c.hosts()) == 1 })
 			c.killReq = c.askKill(c.front(), syscall.SIGKILL)
 			c.killed = true
+			c.poll("the end of that host, which the Kill ends before it waits for the start", func() bool { return len(c.hosts()) == 0 })
 		},
 	},
 	{
-		name: "StartingExited", pending: true, about: "the process has exited, and the runtime's start, held, has not returned: the shim is told only then",
-		told: []string{"Starting", "StartingExited"}, status: 3,
+		name: "Starting, exited", pending: true, about: "the process has exited, and the runtime's start, held, has not returned: the shim is told only then",
+		told: []string{"Starting"}, status: 3,
 		reach: func(c *cell) {
 			c.create()
 			c.hold(c.beside("hold-after-start"))
@@ -121,7 +124,7 @@ var phases = []*phase{
 		},
 	},
 	{
-		name: "PostStarting", pending: true, about: "postStart waits", host: "start", preStop: 1, terms: 1, status: 7,
+		name: "PostStart", pending: true, about: "postStart waits", host: "start", preStop: 1, terms: 1, status: 7,
 		reach: func(c *cell) {
 			c.holdHandler(postStart, "start") // its host is started beside the creation
 			c.create()
@@ -130,7 +133,7 @@ var phases = []*phase{
 		},
 	},
 	{
-		name: "PostStartEnding", pending: true, about: "postStart's time is up, and it is stuck in the kernel: 3 s", stuck: true, host: "start",
+		name: "PostStart, aborted", pending: true, about: "postStart's time is up, and it is stuck in the kernel: 3 s", stuck: true, host: "start",
 		start: "timed out", preStop: anyTimes, terms: 1, status: 7,
 		reach: func(c *cell) {
 			c.holdHandler(postStart, "start") // its host is started beside the creation
@@ -140,7 +143,7 @@ var phases = []*phase{
 		},
 	},
 	{
-		name: "PostStartStopping", pending: true, about: "SIGTERM has come, and postStart is stuck in the kernel: 5 s at most", stuck: true, host: "start",
+		name: "PostStart, stop waits", pending: true, about: "SIGTERM has come, and postStart is stuck in the kernel: 5 s at most", stuck: true, host: "start",
 		start: "signal 15 arrived", preStop: anyTimes, terms: 1, status: 7,
 		reach: func(c *cell) {
 			c.holdHandler(postStart, "start") // its host is started beside the creation
@@ -155,7 +158,7 @@ var phases = []*phase{
 		reach: func(c *cell) { c.running() },
 	},
 	{
-		name: "PreStopping", about: "preStop waits", host: "start", preStop: 1, terms: 1, status: 7,
+		name: "PreStop", about: "preStop waits", host: "start", preStop: 1, terms: 1, status: 7,
 		reach: func(c *cell) {
 			c.running()
 			c.holdHandler(preStop, "start")
@@ -164,7 +167,7 @@ var phases = []*phase{
 		},
 	},
 	{
-		name: "PreStopEnding", about: "preStop's time is up, and it is stuck in the kernel: 3 s", stuck: true, host: "start",
+		name: "PreStop, aborted", about: "preStop's time is up, and it is stuck in the kernel: 3 s", stuck: true, host: "start",
 		preStop: anyTimes, terms: 1, status: 7,
 		reach: func(c *cell) {
 			c.running()
@@ -183,7 +186,7 @@ var phases = []*phase{
 		},
 	},
 	{
-		name: "OnExitDue", pending: true, about: "SIGKILL has come, and onExit and a Delete wait for a preStop that is stuck in the kernel", stuck: true, host: "start",
+		name: "OnExit, waits for a handler", pending: true, about: "SIGKILL has come, and onExit and a Delete wait for a preStop that is stuck in the kernel", stuck: true, host: "start",
 		handlers: allHandlers, preStop: anyTimes, onExit: 1, status: 137,
 		reach: func(c *cell) {
 			c.running()
@@ -192,13 +195,13 @@ var phases = []*phase{
 			c.must(c.answer(c.askStop(c.front())))
 			c.waitHandler(preStop)
 			c.kill()
-			c.wantPhase("OnExitDue")
+			c.wantPhase("OnExit, waits for a handler")
 			c.askDelete(c.front())
 		},
 	},
 	{
-		name: "OnExitMaking", about: "the entrypoint has ended by itself, and the runtime's create of onExit's container is held: a part of OnExiting",
-		told: []string{"OnExiting"}, host: "make", handlers: allHandlers, onExit: 1, status: 3,
+		name: "OnExit, being made", about: "the entrypoint has ended by itself, and the runtime's create of onExit's container is held: a part of OnExit",
+		told: []string{"OnExit"}, host: "make", handlers: allHandlers, onExit: 1, status: 3,
 		reach: func(c *cell) {
 			c.running()
 			c.hold(c.beside("hold-create"))
@@ -207,12 +210,12 @@ var phases = []*phase{
 		},
 	},
 	{
-		name: "OnExiting", about: "the entrypoint has ended by itself, and onExit, in the host's pid namespace, waits", host: "start",
+		name: "OnExit", about: "the entrypoint has ended by itself, and onExit, in the host's pid namespace, waits", host: "start",
 		handlers: allHandlers, onExit: 1, status: 3,
 		reach: func(c *cell) { c.completing() },
 	},
 	{
-		name: "OnExitEnding", about: "onExit's time is up, and it is stuck in the kernel: 3 s", stuck: true, host: "start",
+		name: "OnExit, aborted", about: "onExit's time is up, and it is stuck in the kernel: 3 s", stuck: true, host: "start",
 		handlers: allHandlers, onExit: anyTimes, status: 3,
 		reach: func(c *cell) { c.completing() },
 	},
@@ -221,7 +224,7 @@ var phases = []*phase{
 		reach: func(c *cell) { c.exited() },
 	},
 	{
-		name: "Deleting", pending: true, about: "SIGKILL has come, and Delete waits for a preStop that is stuck in the kernel: 1.5 s", stuck: true, host: "start",
+		name: "Exited, Delete waits", pending: true, about: "SIGKILL has come, and Delete waits for a preStop that is stuck in the kernel: 1.5 s", stuck: true, host: "start",
 		preStop: anyTimes, terms: 0, status: 137,
 		reach: func(c *cell) {
 			c.running()
@@ -255,17 +258,17 @@ func (p *phase) isTold() []string {
 // prepare decides what has to be known before the container is made.
 func (p *phase) prepare(c *cell) {
 	switch p.name {
-	case "PreStartEnding":
+	case "PreStart, aborted":
 		c.ending = preStart
-	case "PostStartEnding":
+	case "PostStart, aborted":
 		c.ending = postStart
-	case "PreStopEnding":
+	case "PreStop, aborted":
 		c.ending = preStop
-	case "OnExitEnding":
+	case "OnExit, aborted":
 		c.ending = onExit
-	case "Deleting", "OnExitDue":
+	case "Exited, Delete waits", "OnExit, waits for a handler":
 		c.hostPID = true // in a pid namespace of its own the process exits after all others
-	case "OnExiting":
+	case "OnExit":
 		c.hostPID = true // in a pid namespace of its own what onExit leaves behind ends with it
 	case "Deleted":
 		c.group = "group"

@@ -51,7 +51,7 @@ func TestStatusOfWhatHangs(t *testing.T) {
 		c.WaitFor("begun")
 		c.WaitFor("ready")
 		asked := time.Now()
-		b.WantCtl([]string{b.Client.Namespace, c.ID, "PostStarting", "postStart exec", "running", "(timeoutSeconds)"}, "status", c.ID)
+		b.WantCtl([]string{b.Client.Namespace, c.ID, "PostStart", "postStart exec", "running", "(timeoutSeconds)"}, "status", c.ID)
 		if took := time.Since(asked); took > 5*time.Second {
 			b.Errorf("the answer took %s", took)
 		}
@@ -63,7 +63,7 @@ func TestStatusOfWhatHangs(t *testing.T) {
 		b.WantCtl([]string{"Running", "Succeeded"}, "status")
 		c.Signal(syscall.SIGTERM)
 		c.WaitFor("draining")
-		wantCtlSoon(b, []string{"PreStopping (SIGTERM waits)", "preStop exec", "(terminationGracePeriodSeconds)", "draining"}, "status")
+		wantCtlSoon(b, []string{"PreStop (SIGTERM waits)", "preStop exec", "(terminationGracePeriodSeconds)", "draining"}, "status")
 		b.WantCtl([]string{"==> postStart, exec /bin/sh -c", "waiting for the database", "==> preStop", "running after", "draining"}, "logs", c.ID)
 		c.Touch("drained")
 		c.WantExit(7)
@@ -85,11 +85,11 @@ func TestStatusWithinASecond(t *testing.T) {
 		c.WaitFor("begun")
 		c.WaitFor("ready")
 		// As late as the first step, so that the deadline counts from before this.
-		wantStatusWithinASecond(b, c, runShown{Phase: "PostStarting", Handler: "postStart", Owner: "timeoutSeconds", Limit: 300 * time.Second, Words: "-"})
+		wantStatusWithinASecond(b, c, runShown{Phase: "PostStart", Handler: "postStart", Owner: "timeoutSeconds", Limit: 300 * time.Second, Words: "-"})
 		for step := 1; step <= 3; step++ {
 			c.Touch(fmt.Sprintf("say%d", step))
 			c.WaitFor(fmt.Sprintf("said%d", step))
-			wantStatusWithinASecond(b, c, runShown{Phase: "PostStarting", Handler: "postStart", Owner: "timeoutSeconds", Limit: 300 * time.Second, Words: fmt.Sprintf("step %d", step)})
+			wantStatusWithinASecond(b, c, runShown{Phase: "PostStart", Handler: "postStart", Owner: "timeoutSeconds", Limit: 300 * time.Second, Words: fmt.Sprintf("step %d", step)})
 		}
 		c.Touch("go")
 		if r := b.Await(result); r.Err != nil {
@@ -101,13 +101,13 @@ func TestStatusWithinASecond(t *testing.T) {
 		c.Signal(syscall.SIGTERM)
 		c.WaitFor("begun")
 		// 2 s of the 200 s are the signal's.
-		wantStatusWithinASecond(b, c, runShown{Phase: "PreStopping (SIGTERM waits)", Handler: "preStop", Owner: "terminationGracePeriodSeconds", Limit: 198 * time.Second, Words: "-"})
+		wantStatusWithinASecond(b, c, runShown{Phase: "PreStop (SIGTERM waits)", Handler: "preStop", Owner: "terminationGracePeriodSeconds", Limit: 198 * time.Second, Words: "-"})
 		if err := b.Daemon.Kill(); err != nil {
 			b.Fatal(err)
 		}
 		c.Touch("say1")
 		c.WaitFor("said1")
-		wantStatusWithinASecond(b, c, runShown{Phase: "PreStopping (SIGTERM waits)", Handler: "preStop", Owner: "terminationGracePeriodSeconds", Limit: 198 * time.Second, Words: "step 1"})
+		wantStatusWithinASecond(b, c, runShown{Phase: "PreStop (SIGTERM waits)", Handler: "preStop", Owner: "terminationGracePeriodSeconds", Limit: 198 * time.Second, Words: "step 1"})
 		if err := b.Daemon.Start(b.Context()); err != nil {
 			b.Fatal(err)
 		}
@@ -196,7 +196,7 @@ func TestCtlLooksWhereItIsTold(t *testing.T) {
 				}
 			}
 		}
-		if out := ask(nowhere, "events"); !strings.Contains(out, "cannot reach a containerd at /nowhere.sock") {
+		if out := ask(nowhere, "events"); !strings.Contains(out, "no containerd answers at /nowhere.sock") {
 			b.Errorf("events of nowhere: %s", out)
 		}
 		if out := ask(nobody, "status", "x"); !strings.Contains(out, `in the namespace "nobodys"`) || !strings.Contains(out, b.Daemon.Address) {
@@ -278,7 +278,7 @@ func TestStatusForPrograms(t *testing.T) {
 			b.Errorf("got %+v, and it has %d threads (%v)", shim, len(threads), err)
 		}
 		b.WantCtl([]string{"phase: Running", "result: Failed", "exitCode: 3"}, "status", "-o", "yaml")
-		wantCtlError(b, []string{"table, json or yaml"}, "status", "-o", "xml")
+		wantCtlError(b, []string{"table, json and yaml"}, "status", "-o", "xml")
 	})
 }
 
@@ -287,13 +287,13 @@ func TestCtlErrors(t *testing.T) {
 	bed.On(t, []bed.Target{bed.Pinned}, func(b *bed.Bench) {
 		b.Start(bed.Annotations{bed.KeyPostStart: bed.Shell("true")}, bed.Forever)
 		b.Start(bed.Annotations{bed.KeyPreStop: bed.Shell("true")}, bed.Forever)
-		wantCtlError(b, []string{`cannot find a container "x"`, b.Client.Namespace, "lifecyclectl status"}, "status", "x")
-		wantCtlError(b, []string{`cannot find a container "x"`, "lifecyclectl status"}, "logs", "x")
-		wantCtlError(b, []string{`"c" is the prefix of 2 ids`, "c1", "c2"}, "logs", "c")
+		wantCtlError(b, []string{`no container "x"`, b.Client.Namespace, "lifecyclectl status"}, "status", "x")
+		wantCtlError(b, []string{`no container "x"`, "lifecyclectl status"}, "logs", "x")
+		wantCtlError(b, []string{`"c" is the beginning of 2 ids`, "c1", "c2"}, "logs", "c")
 		wantCtlError(b, []string{"no handler of container c2 has run yet"}, "logs", "c2")
 		wantCtlError(b, []string{`container "c1" has no handler "preStop"`}, "run", "c1", "preStop")
 		wantCtlError(b, []string{"accepts 2 arg(s)"}, "run", "c1")
-		wantCtlError(b, []string{"cannot reach a containerd at /nowhere", "--address"}, "--address", "/nowhere", "events")
+		wantCtlError(b, []string{"no containerd answers at /nowhere", "--address"}, "--address", "/nowhere", "events")
 	})
 }
 

@@ -82,9 +82,9 @@ func replaceBuild(b *bed.Bench, from, to string) {
 		}
 	}
 
-	// Told by both builds' command, of what the shim that stays does.
+	// Both builds' commands show what the shim that stays does. Older builds show PreStopping and PostStarting.
 	for _, ctl := range []string{from, to} {
-		wantFrom(b, ctl, []string{"Running", "PreStopping (SIGTERM waits)", "(terminationGracePeriodSeconds)", "draining", "PostStarting", "waiting"}, "status")
+		wantFrom(b, ctl, []string{"Running", "PreStop", "(SIGTERM waits)", "(terminationGracePeriodSeconds)", "draining", "PostStart", "waiting"}, "status")
 		wantFrom(b, ctl, []string{"==> preStop", "draining"}, "logs", stopping.ID)
 	}
 	wantFrom(b, to, nil, "run", running.ID, "preStop")

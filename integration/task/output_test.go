@@ -423,8 +423,8 @@ func TestDebugLogSaysWhy(t *testing.T) {
 		c.WantExit(7)
 		c.DeleteTask()
 		want := [][]string{
-			{"event=KillRequested", "from=Running", "state=PreStopping", `effects="Answer, RunHandler preStop"`, `why="a stop signal waits for preStop"`, "owner=terminationGracePeriodSeconds", "signal=15"},
-			{"event=HandlerEnded", "from=PreStopping", "state=Stopping", `effects="SendSignal 15"`, "result=Succeeded", `why="preStop has ended, however it did"`},
+			{"event=KillRequested", "from=Running", "state=PreStop", `effects="Answer, RunHandler preStop"`, `why="the stop signal waits for preStop"`, "owner=terminationGracePeriodSeconds", "signal=15"},
+			{"event=HandlerEnded", "from=PreStop", "state=Stopping", `effects="SendSignal 15"`, "result=Succeeded", `why="preStop has ended: the stop signal is sent"`},
 			{"event=ContainerExited", "from=Stopping", "state=Exited"},
 			{"event=DeleteReturned", "from=Exited", "state=Deleted", `why="it is gone"`},
 		}

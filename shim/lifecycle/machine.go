@@ -2,158 +2,87 @@ package lifecycle
 
 import "time"
 
-// Phase is where a container with handlers stands.
-type Phase uint8
-
-// The phases of a container. docs/lifecycle.md draws them.
-const (
-	// Created: not started yet.
-	Created Phase = iota
-	// PreStarting: preStart runs, Start is held.
-	PreStarting
-	// PreStartEnding: preStart's time is up, its end is awaited.
-	PreStartEnding
-	// NotStarting: the entrypoint is never going to run. The process that waits to
-	// become it is being killed, its exit is awaited.
-	NotStarting
-	// Starting: the runtime is starting the process.
-	Starting
-	// StartingStop: the same, and a stop waits for it.
-	StartingStop
-	// StartingPassed: the same, and a signal that ends it was passed on.
-	StartingPassed
-	// StartingExited: the process exited before the runtime's start returned.
-	StartingExited
-	// PostStarting: postStart runs, Start is held.
-	PostStarting
-	// PostStartEnding: postStart's time is up, its end is awaited.
-	PostStartEnding
-	// PostStartStopping: postStart was aborted for a stop, its end is awaited.
-	PostStartStopping
-	// Running: started and acknowledged.
-	Running
-	// PreStopping: preStop runs.
-	PreStopping
-	// PreStopEnding: preStop's time is up, its end is awaited.
-	PreStopEnding
-	// Stopping: the signal was sent; everything passes.
-	Stopping
-	// OnExitDue: the process has been reaped, and onExit waits for the end of a
-	// handler that ran in it.
-	OnExitDue
-	// OnExiting: onExit runs. Whoever waits for the container's end waits for it.
-	OnExiting
-	// OnExitEnding: onExit was ended, its end is awaited.
-	OnExitEnding
-	// Exited: the process has been reaped.
-	Exited
-	// Deleting: exited, and a Delete waits for a handler's end.
-	Deleting
-	// Deleted: nothing is left.
-	Deleted
-	phases
-)
-
-func (p Phase) String() string {
-	return [...]string{
-		"Created", "PreStarting", "PreStartEnding", "NotStarting", "Starting", "StartingStop", "StartingPassed", "StartingExited", "PostStarting", "PostStartEnding",
-		"PostStartStopping", "Running", "PreStopping", "PreStopEnding", "Stopping",
-		"OnExitDue", "OnExiting", "OnExitEnding", "Exited", "Deleting", "Deleted",
-	}[p]
-}
-
-// Starting reports whether the runtime's start has been called, and has not returned yet.
-func (p Phase) Starting() bool { return p >= Starting && p <= StartingExited }
-
-// heldStart is the start request that has not been answered.
-type heldStart struct {
-	request  RequestID
-	deadline time.Time
-	// failure is what it will be answered with, nil for success.
-	failure *StartError
-	// refused is the runtime's own error, where an onExit is to come before the answer.
-	refused error
-	// answerBy is when it is answered although the container has not exited;
-	// zero before a stop has begun.
-	answerBy time.Time
-}
-
 // Machine decides for one container. It is not safe for concurrent use.
 type Machine struct {
-	config Config
-	phase  Phase
-	// held is nil when no start request waits.
-	held *heldStart
-	// running is the handler that was started and whose end was not told yet.
-	running Kind
-	// stop is the signal of the stop under way, and stopSince when it was asked for.
-	stop      Signal
-	stopSince time.Time
-	// notStarted: the entrypoint never began, which onExit is told.
+	config  Config
+	stage   Stage
+	handler handlerSlot
+	held    *heldStart // nil if no start request waits for its answer
+	stop    stop
+	// notStarted: the entrypoint never began. onExit is told so.
 	notStarted bool
-	// limitAt ends a handler, or the wait for its end; signalAt is when preStop's
-	// share of the grace period is over; killAt when SIGKILL is due.
-	limitAt, signalAt, killAt time.Time
-	// deletes are the requests that wait for a handler's end.
+	// limitAt: while a handler runs, its time limit, then it is aborted. After the
+	// abort, and while a Delete waits, when the machine continues without its end.
+	limitAt time.Time
+	// signalAt: preStop's share of the grace period ends, then the stop signal is
+	// sent. Zero if CRI decides.
+	signalAt time.Time
+	// killAt: the grace period ends, then SIGKILL is sent. Zero if no SIGKILL is
+	// the shim's to send, or one was sent.
+	killAt time.Time
+	// deletes are the Delete requests that wait for an exit or a handler's end.
 	deletes []RequestID
 	effects []Effect
-	// why the last step did what it did.
-	why string
+	why     string
 }
 
 // New returns the machine of a container that has just been created.
 func New(config Config) *Machine { return &Machine{config: config} }
 
-// Phase the container is in.
-func (m *Machine) Phase() Phase { return m.phase }
+// Stage of the container.
+func (m *Machine) Stage() Stage { return m.stage }
 
-// Handler that is running, or whose end has not been told yet.
-func (m *Machine) Handler() Kind { return m.running }
+// Handler that runs, or whose end has not been reported.
+func (m *Machine) Handler() Kind { return m.handler.kind }
 
 // StartHeld reports whether a client waits for preStart or postStart.
 func (m *Machine) StartHeld() bool {
-	return m.held != nil && (m.config.PostStart != nil || m.preStarting() || m.phase == NotStarting)
+	return m.held != nil && (m.config.PostStart != nil || m.stage == StagePreStart || m.stage == StageCancelled)
 }
 
-// Status is what can be told of the container now.
+// Status returns what the machine shows of the container.
 func (m *Machine) Status() Status {
-	status := Status{Phase: m.phase, StartHeld: m.StartHeld(), Deadline: m.Deadline()}
-	switch m.phase {
-	case StartingStop, PostStartStopping, PreStopping, PreStopEnding:
-		status.Pending = m.stop.Number
+	status := Status{Stage: m.stage, StartHeld: m.StartHeld(), Deadline: m.Deadline()}
+	if m.stop.waits() {
+		status.Pending = m.stop.signal.Number
 	}
 	return status
 }
 
 // Done reports whether nothing can happen any more.
 func (m *Machine) Done() bool {
-	return m.phase == Deleted && m.held == nil && m.running == NoHandler
+	return m.stage == StageDeleted && m.held == nil && m.handler.kind == NoHandler
 }
 
-// Deadline is when DeadlineReached is due, zero where only events lead on.
+// Deadline returns when the owner has to call Step with DeadlineReached. It is
+// zero if the machine waits only for events.
 func (m *Machine) Deadline() time.Time {
 	var answerBy time.Time
 	if m.held != nil {
 		answerBy = m.held.answerBy
 	}
-	switch m.phase {
-	case PreStarting, PreStartEnding, OnExitDue, OnExiting, OnExitEnding:
+	switch m.stage {
+	case StagePreStart, StageOnExit:
 		return m.limitAt
-	case NotStarting, PostStarting, PostStartEnding, PostStartStopping, Deleting:
+	case StageCancelled, StagePostStart:
 		return earliest(m.limitAt, answerBy)
-	case PreStopping, PreStopEnding:
+	case StagePreStop:
 		return earliest(m.limitAt, m.signalAt, answerBy)
-	case Stopping:
+	case StageStopping:
 		return earliest(m.killAt, answerBy)
-	default:
-		return time.Time{}
+	case StageExited:
+		if len(m.deletes) > 0 {
+			return m.limitAt
+		}
+	case StageCreated, StageStarting, StageRunning, StageDeleted:
 	}
+	return time.Time{}
 }
 
-// Why the last Step did what it did, or did nothing: for a person.
+// Why returns the reason of what the last Step did or did not do, for a person.
 func (m *Machine) Why() string { return m.why }
 
-// Step takes an event in and returns what is to be done, in that order. The
+// Step takes an event and returns what the owner has to do, in this order. The
 // slice is valid until the next call.
 func (m *Machine) Step(now time.Time, event Event) []Effect {
 	m.effects, m.why = m.effects[:0], ""
@@ -171,7 +100,7 @@ func (m *Machine) Step(now time.Time, event Event) []Effect {
 	case HandlerEnded:
 		m.handlerEnded(now, event.Result)
 	case ContainerExited:
-		m.exited(now)
+		m.containerExited(now)
 	case DeadlineReached:
 		m.deadlineReached(now)
 	}
@@ -180,710 +109,82 @@ func (m *Machine) Step(now time.Time, event Event) []Effect {
 
 func (m *Machine) do(effect Effect) { m.effects = append(m.effects, effect) }
 
-// startRequested: only a created container can be started; the runtime has the
-// words for every other case in which it would not start it.
-func (m *Machine) startRequested(now time.Time, event Event) {
-	switch m.phase {
-	case Created:
-	case PreStarting, PreStartEnding, NotStarting:
-		m.why = "the runtime would start it"
-		m.do(Effect{Kind: Answer, Request: event.Request, Err: &RefusedError{"cannot start a container that is being started, or whose start has failed: delete it"}})
-		return
-	default:
-		m.why = "only a created container is started; the runtime has the words"
-		m.do(Effect{Kind: Forward, Request: event.Request})
-		return
-	}
-	m.held = &heldStart{request: event.Request, deadline: event.Deadline}
-	if m.config.PreStart != nil {
-		m.why = "preStart comes before the entrypoint"
-		m.runPreStart(now)
-		return
-	}
-	m.phase, m.why = Starting, "the runtime starts it first"
-	m.do(Effect{Kind: CallStart, Request: event.Request})
+func (m *Machine) forward(request RequestID) { m.do(Effect{Kind: Forward, Request: request}) }
+
+func (m *Machine) answer(request RequestID, err error) {
+	m.do(Effect{Kind: Answer, Request: request, Err: err})
 }
 
-// startReturned goes on to postStart, or to what was asked for meanwhile.
-func (m *Machine) startReturned(now time.Time, err error) {
-	switch {
-	case m.held == nil || m.phase != Deleted && !m.starting():
-		m.why = "no start waits for it"
-		return
-	case m.phase == Deleted:
-		m.why = "it was deleted meanwhile"
-		m.answerStart(err)
-		return
-	case err != nil:
-		m.startFailed(now, err)
-		return
-	}
-	if m.config.PostStart == nil {
-		m.answerStart(nil)
-	}
-	switch m.phase {
-	case Starting:
-		m.phase, m.why = Running, "there is no postStart"
-		if m.config.PostStart != nil {
-			m.why = "postStart is due"
-			m.runPostStart(now)
-		}
-	case StartingStop:
-		m.why = "a stop came while it was started"
-		m.runPreStop(now)
-	case StartingPassed:
-		m.phase, m.why = Stopping, "a signal passed while it was started"
-		m.boundPassed(now)
-	case StartingExited:
-		m.why = "it exited while it was started"
-		m.gone(now)
-	}
+func (m *Machine) send(signal Signal) { m.do(Effect{Kind: SendSignal, Signal: signal}) }
+
+// run puts a handler into the slot.
+func (m *Machine) run(effect Effect) {
+	m.handler = handlerSlot{kind: effect.Handler}
+	effect.Kind = RunHandler
+	m.do(effect)
 }
 
-// startFailed: the runtime could not start the process. There is no TaskStart to
-// release, and may be one after another try. What was promised to a stop
-// meanwhile is kept. An onExit is not to be lost with another try, so there is none.
-// A weakness: where the promised signal does not end what waits to be started, and a
-// start then succeeds, no start is held that could let its TaskStart go: that and what
-// comes after it is published when the container is deleted.
-func (m *Machine) startFailed(now time.Time, err error) {
-	was := m.phase
-	if m.config.OnExit != nil {
-		m.held.refused, m.notStarted, m.why = err, true, "the runtime could not start it, and onExit is told"
-		if was == StartingExited {
-			m.gone(now)
-			return
-		}
-		m.neverStart(now)
-		return
-	}
-	m.phase, m.why = Created, "the runtime could not start it"
-	m.do(Effect{Kind: Answer, Request: m.held.request, Err: err})
-	m.held = nil
-	switch was {
-	case StartingStop:
-		m.phase, m.why = Stopping, "the runtime could not start it, and a stop was promised"
-		m.do(Effect{Kind: SendSignal, Signal: m.stop})
-	case StartingExited:
-		m.phase = Exited
-	}
-}
-
-// killRequested is the tables of docs/spec.md#stop and docs/spec.md#start.
-func (m *Machine) killRequested(now time.Time, event Event) {
-	switch {
-	case event.Signal.Number == sigKILL:
-		m.killed(now, event)
-	case m.isStop(event.Signal.Number):
-		m.stopped(now, event)
-	default:
-		m.why = "it is no stop signal"
-		m.forward(event)
-	}
-}
-
-func (m *Machine) forward(event Event) {
-	m.do(Effect{Kind: Forward, Request: event.Request})
-}
-
-// isStop: under CRI a signal is sent only to stop, whichever it is; elsewhere
-// docker's, ctr's and systemd's own, and the block's.
-func (m *Machine) isStop(number uint32) bool {
-	switch number {
-	case sigNonexist, sigKILL:
-		return false
-	case sigTERM, sigINT, sigRTMINp3, m.config.StopSignal:
-		return true
-	default:
-		return m.config.CRI && number <= sigRTMAX // the runtime has the words for what is no signal
-	}
-}
-
-// killed: SIGKILL passes at once, but for CRI's, which is the grace deadline of
-// a stop that it asked for.
-func (m *Machine) killed(now time.Time, event Event) {
-	preStopping := m.phase == PreStopping || m.phase == PreStopEnding
-	if m.config.CRI && m.held == nil && preStopping {
-		m.why = "CRI's SIGKILL is the deadline of the stop that it asked for"
-		m.do(Effect{Kind: Answer, Request: event.Request})
-		m.signalStop(StopDeadline)
-		m.killAt = now.Add(signalTail)
-		return
-	}
-	if m.phase == OnExiting || m.phase == OnExitEnding {
-		m.why = "the process is gone, and onExit is what is left to be killed"
-		m.do(Effect{Kind: Answer, Request: event.Request})
-		m.endOnExit(now, ContainerKill)
-		return
-	}
-	m.why = "SIGKILL is never held back"
-	m.forward(event)
-	switch m.phase {
-	case PreStarting, PreStartEnding:
-		m.abort(ContainerKill)
-		m.failPreStart(StartError{Cause: ContainerKill, Signal: event.Signal})
-		m.phase, m.limitAt = NotStarting, time.Time{}
-		m.boundHeld(now, now)
-	case Starting, StartingStop:
-		m.failHeld(ContainerKill, event.Signal)
-		m.phase = StartingPassed
-	case PostStarting, PostStartEnding, PostStartStopping, PreStopping, PreStopEnding, Running:
-		m.abort(ContainerKill)
-		m.failHeld(ContainerKill, event.Signal)
-		m.phase = Stopping
-		m.killAt = time.Time{}
-		m.boundHeld(now, now)
-	case Stopping:
-		m.killAt = time.Time{}
-		m.boundHeld(now, now)
-	}
-}
-
-// stopped begins the stop sequence, or joins the one that is under way.
-func (m *Machine) stopped(now time.Time, event Event) {
-	switch m.phase {
-	case StartingStop, PostStartStopping, PreStopping, PreStopEnding:
-		m.why = "it joins the stop that is under way"
-		m.do(Effect{Kind: Answer, Request: event.Request})
-		return
-	case OnExitDue, OnExiting, OnExitEnding:
-		m.why = "it has ended, which is what was asked for"
-		m.do(Effect{Kind: Answer, Request: event.Request})
-		return
-	case PreStarting, PreStartEnding:
-		m.why = "nothing of the container runs yet, so there is nothing to stop but preStart"
-		m.do(Effect{Kind: Answer, Request: event.Request})
-		m.abort(StopRequest)
-		m.failPreStart(StartError{Cause: StopRequest, Signal: event.Signal})
-		m.neverStart(now)
-		return
-	case Starting, PostStarting, PostStartEnding, Running:
-	case StartingPassed, Stopping:
-		m.why = "a signal that ends it went before"
-		m.forward(event)
-		return
-	default:
-		m.why = "it does not run; the runtime has the words"
-		m.forward(event)
-		return
-	}
-	m.failHeld(StopRequest, event.Signal)
-	if m.config.PreStop == nil {
-		m.passStop(now, event)
-		return
-	}
-	m.do(Effect{Kind: Answer, Request: event.Request})
-	m.stop, m.stopSince, m.why = event.Signal, now, "a stop signal waits for preStop"
-	switch m.phase {
-	case Starting:
-		m.phase = StartingStop
-	case Running:
-		m.runPreStop(now)
-	default:
-		m.abort(StopRequest)
-		m.phase = PostStartStopping
-		m.limitAt = m.config.stopLimit(now, m.heldDeadline())
-	}
-}
-
-// passStop: without preStop the signal passes through untouched; a held Start
-// waits for what comes of it.
-func (m *Machine) passStop(now time.Time, event Event) {
-	m.why = "there is no preStop"
-	m.forward(event)
-	switch m.phase {
-	case Starting:
-		if m.config.PostStart != nil {
-			m.phase = StartingPassed
-		}
-	case PostStarting, PostStartEnding:
-		m.abort(StopRequest)
-		m.phase = Stopping
-		m.boundPassed(now)
-	}
-}
-
-// handlerEnded goes on with what the handler was waited for.
-func (m *Machine) handlerEnded(now time.Time, result Result) {
-	m.running = NoHandler
-	switch m.phase {
-	case PreStarting, PreStartEnding:
-		m.preStartEnded(now, result)
-	case OnExitDue:
-		m.why = "the handler before it has ended"
-		m.runOnExit(now)
-	case OnExiting, OnExitEnding:
-		m.why = "onExit has ended, however it did"
-		m.exitDone(now)
-	case PostStarting, PostStartEnding:
-		m.postStartEnded(now, result)
-	case PostStartStopping:
-		if exitCame(result) {
-			m.why = "the container's exit comes first, and there is nothing left for preStop"
-			m.shareGracePeriod(now)
-			m.signalStop(NoCause)
-			return
-		}
-		m.why = "postStart has ended, and the stop goes on"
-		m.runPreStop(now)
-	case PreStopping, PreStopEnding:
-		m.why = "preStop has ended, however it did"
-		m.signalStop(NoCause)
-	case Deleting:
-		m.why = "what the Delete waited for has ended"
-		m.callDeletes()
-	default:
-		m.why = "nothing waits for its end any more"
-	}
-}
-
-// exitCame reports whether the handler has ended because the container's process has,
-// whose exit is told later.
-func exitCame(result Result) bool { return result.Cause == ContainerExit }
-
-func (m *Machine) postStartEnded(now time.Time, result Result) {
-	switch {
-	case result.Outcome == Succeeded:
-		m.why = "postStart has succeeded"
-	case exitCame(result):
-		m.why = "the container's exit comes first, and is no failure of postStart"
-	case m.config.PostStart.IgnoreFailure:
-		m.why = "postStart has failed, and failurePolicy is Ignore"
-	default:
-		m.why = "postStart has failed, and failurePolicy is Fail"
-		m.failPostStart(now, result)
-		return
-	}
-	m.phase = Running
-	m.finishStart()
-}
-
-// failPostStart stops the container, as the kubelet does.
-func (m *Machine) failPostStart(now time.Time, result Result) {
-	m.held.failure = &StartError{Message: result.Message}
-	m.stop, m.stopSince = Signal{Number: m.failureSignal()}, now
-	m.runPreStop(now)
-}
-
-// exited: nothing is started in it any more; what was held is let go, but what
-// waits for onExit.
-func (m *Machine) exited(now time.Time) {
-	switch m.phase {
-	case Starting, StartingStop, StartingPassed:
-		m.phase, m.why = StartingExited, "the runtime's start has not returned yet"
-		return
-	case StartingExited, OnExitDue, OnExiting, OnExitEnding, Exited, Deleting, Deleted:
-		m.why = "it is known"
-		return
-	case PreStarting, PreStartEnding:
-		m.failPreStart(StartError{Cause: ContainerExit})
-	}
-	m.why = "nothing is started any more, and what was held is let go"
-	m.abort(ContainerExit)
-	m.gone(now)
-}
-
-// gone: the process has been reaped and the runtime's start has returned. onExit
-// is next, once for each start. A start that has not failed is answered now, one
-// that has when onExit has ended: whoever is told of a failure deletes.
-func (m *Machine) gone(now time.Time) {
-	if m.config.OnExit == nil || m.phase == Created {
-		m.exitDone(now)
-		return
-	}
-	m.why = "it has exited, and onExit is due"
-	if m.held != nil && m.held.failure == nil && m.held.refused == nil {
-		m.finishStart()
-	}
-	m.phase = OnExitDue
-	m.limitAt, _ = m.config.onExitLimit(now, m.heldDeadline())
-	if m.running == NoHandler {
-		m.runOnExit(now)
-	}
-}
-
-// exitDone lets everybody go who waits for the container's end.
-func (m *Machine) exitDone(now time.Time) {
-	m.phase = Exited
-	if m.config.OnExit != nil {
-		m.do(Effect{Kind: ReleaseExit})
-	}
-	m.finishStart()
-	if len(m.deletes) > 0 && m.running != NoHandler {
-		m.phase, m.limitAt = Deleting, now.Add(deleteWait)
-		return
-	}
-	m.callDeletes()
-}
-
-// deadlineReached does what the passing of time leads to. Deadlines that are
-// past as well come up at the next call.
-func (m *Machine) deadlineReached(now time.Time) {
-	if due := m.Deadline(); due.IsZero() || now.Before(due) {
-		m.why = "nothing is due yet"
-		return
-	}
-	switch m.phase {
-	case PreStarting:
-		m.why = "preStart's time is up"
-		m.abort(TimeLimit)
-		m.phase = PreStartEnding
-		m.limitAt = abortLimit(now, m.heldDeadline())
-	case PreStartEnding:
-		m.why = "preStart does not end, and the entrypoint does not run beside it"
-		m.failPreStart(StartError{Message: "timed out, and its process cannot be ended"})
-		m.neverStart(now)
-	case NotStarting:
-		m.notStartingDue(now)
-	case OnExitDue:
-		m.why = "a handler does not end, and onExit does not run beside it"
-		m.exitDone(now)
-	case OnExiting:
-		m.why = "onExit's time is up"
-		m.endOnExit(now, TimeLimit)
-	case OnExitEnding:
-		m.why = "onExit does not end, and is not waited for any longer"
-		m.exitDone(now)
-	case PostStarting:
-		m.why = "postStart's time is up"
-		m.abort(TimeLimit)
-		m.phase = PostStartEnding
-		m.limitAt = abortLimit(now, m.heldDeadline())
-	case PostStartEnding:
-		m.postStartEnded(now, Result{Outcome: TimedOut, Message: "timed out, and its process cannot be ended"})
-	case PostStartStopping:
-		m.runPreStop(now)
-	case PreStopping:
-		m.preStopDue(now)
-	case PreStopEnding:
-		m.why = "preStop does not end, and is not waited for any longer"
-		m.signalStop(StopDeadline)
-	case Stopping:
-		m.stoppingDue()
-	case Deleting:
-		m.why = "a handler does not end, and is not waited for any longer"
-		m.callDeletes()
-	}
-}
-
-func (m *Machine) preStopDue(now time.Time) {
-	if m.signalAt.IsZero() || now.Before(m.signalAt) {
-		m.why = "preStop's own time is up"
-		m.abort(TimeLimit)
-		m.phase = PreStopEnding
-		m.limitAt = now.Add(abortWait)
-		return
-	}
-	m.why = "preStop's share of the grace period is over"
-	m.signalStop(StopDeadline)
-}
-
-func (m *Machine) notStartingDue(now time.Time) {
-	if m.held != nil && !now.Before(m.held.answerBy) {
-		m.why = "the start cannot be held any longer"
-		if m.held.failure != nil {
-			m.held.failure.Running = true
-		}
-		m.finishStart()
-		return
-	}
-	m.limitAt = time.Time{}
-	if m.config.OnExit == nil {
-		m.why = "it does not exit; the runtime has the words"
-		m.callDeletes()
-		return
-	}
-	m.why = "it does not exit, and its onExit is not to be lost with it"
-	for _, request := range m.deletes {
-		m.do(Effect{Kind: Answer, Request: request, Err: &RefusedError{"cannot delete a process that was killed and has not exited yet: try again"}})
-	}
-	m.deletes = m.deletes[:0]
-}
-
-func (m *Machine) stoppingDue() {
-	if !m.killAt.IsZero() { // it comes before answerBy
-		m.killAt, m.why = time.Time{}, "the grace period is over"
-		m.do(Effect{Kind: SendSignal, Signal: Signal{Number: sigKILL, All: m.stop.All}})
-		return
-	}
-	m.why = "the start cannot be held any longer"
-	m.held.failure.Running = true
-	m.finishStart()
-}
-
-// deleteRequested: the runtime has the words where the container still runs. An
-// exited one first loses the handler that may still run in it.
-func (m *Machine) deleteRequested(now time.Time, event Event) {
-	if m.config.OnExit != nil && m.runs() {
-		m.why = "it runs, and its onExit is not to be lost with it"
-		m.do(Effect{Kind: Answer, Request: event.Request, Err: &RefusedError{"cannot delete a running process: stop the container first"}})
-		return
-	}
-	m.deletes = append(m.deletes, event.Request)
-	switch {
-	case m.preStarting():
-		m.why = "the entrypoint is not going to run any more"
-		m.abort(ContainerDelete)
-		m.failPreStart(StartError{Cause: ContainerDelete})
-		m.neverStart(now)
-		m.limitAt = now.Add(deleteWait)
-	case m.phase == NotStarting:
-		m.why = "its process is being killed"
-		m.limitAt = now.Add(deleteWait)
-	case m.phase >= OnExitDue && m.phase <= OnExitEnding:
-		m.why = "it waits for onExit"
-	case m.phase == Exited && m.running != NoHandler:
-		m.why = "a handler still runs"
-		m.abort(ContainerDelete)
-		m.phase = Deleting
-		m.limitAt = now.Add(deleteWait)
-	case m.phase == Deleting:
-		m.why = "it joins the Delete that waits"
-	default:
-		m.why = "nothing has to end first; the runtime has the words"
-		m.callDeletes()
-	}
-}
-
-func (m *Machine) callDeletes() {
-	if m.phase == Deleting {
-		m.phase = Exited
-	}
-	for _, request := range m.deletes {
-		m.do(Effect{Kind: CallDelete, Request: request})
-	}
-	m.deletes = m.deletes[:0]
-}
-
-func (m *Machine) deleteReturned(err error) {
-	switch {
-	case err != nil:
-		m.why = "the runtime has refused"
-		return
-	case m.phase == Deleted:
-		m.why = "it is known"
-		return
-	}
-	m.why = "it is gone"
-	m.abort(ContainerDelete)
-	if m.preStarting() {
-		m.failPreStart(StartError{Cause: ContainerDelete})
-	}
-	starting := m.starting()
-	if m.config.OnExit != nil && m.phase < Exited {
-		m.do(Effect{Kind: ReleaseExit})
-	}
-	m.phase = Deleted
-	if !starting {
-		m.finishStart()
-	}
-	m.callDeletes()
-}
-
-func (m *Machine) starting() bool { return m.phase.Starting() }
-
-// preStarting reports whether preStart runs, and the runtime has not been asked to
-// start the process.
-func (m *Machine) preStarting() bool { return m.phase == PreStarting || m.phase == PreStartEnding }
-
-// runs reports whether the container's process may run.
-func (m *Machine) runs() bool { return m.phase >= Starting && m.phase <= Stopping }
-
-// runPreStart inside the container that has been created.
-func (m *Machine) runPreStart(now time.Time) {
-	m.phase = PreStarting
-	m.running = PreStart
-	limit, owner := m.config.startLimit(m.config.PreStart, now, m.held.deadline)
-	m.limitAt = limit
-	m.do(Effect{Kind: RunHandler, Handler: PreStart, Limit: limit, LimitOwner: owner})
-}
-
-// preStartEnded starts the entrypoint, or makes sure that it never runs.
-func (m *Machine) preStartEnded(now time.Time, result Result) {
-	exited := exitCame(result)
-	switch {
-	case result.Outcome == Succeeded:
-		m.why = "preStart has succeeded"
-	case !exited && m.config.PreStart.IgnoreFailure:
-		m.why = "preStart has failed, and failurePolicy is Ignore"
-	default:
-		m.why = "preStart has failed, and the entrypoint never runs"
-		failure := StartError{Message: result.Message}
-		if exited {
-			m.why, failure = "there is nothing left to start", StartError{Cause: ContainerExit}
-		}
-		m.failPreStart(failure)
-		m.neverStart(now)
-		return
-	}
-	m.phase = Starting
-	m.do(Effect{Kind: CallStart, Request: m.held.request})
-}
-
-// failPreStart notes what the start will be answered with.
-func (m *Machine) failPreStart(failure StartError) {
-	failure.Handler = PreStart
-	m.held.failure, m.notStarted = &failure, true
-}
-
-// neverStart kills the process that waits to become the entrypoint.
-func (m *Machine) neverStart(now time.Time) {
-	m.phase, m.limitAt = NotStarting, time.Time{}
-	m.do(Effect{Kind: SendSignal, Signal: Signal{Number: sigKILL}})
-	m.boundHeld(now, now)
-}
-
-// runOnExit after the container's process, in a tree of its own.
-func (m *Machine) runOnExit(now time.Time) {
-	m.phase = OnExiting
-	m.running = OnExit
-	limit, owner := m.config.onExitLimit(now, m.heldDeadline())
-	m.limitAt = limit
-	m.do(Effect{Kind: RunHandler, Handler: OnExit, Limit: limit, LimitOwner: owner, NotStarted: m.notStarted})
-}
-
-// endOnExit because of cause.
-func (m *Machine) endOnExit(now time.Time, cause Cause) {
-	m.abort(cause)
-	if m.phase == OnExiting {
-		m.phase, m.limitAt = OnExitEnding, abortLimit(now, m.heldDeadline())
-	}
-}
-
-// heldDeadline is that of the start that is held, zero where none is.
-func (m *Machine) heldDeadline() time.Time {
-	if m.held == nil {
-		return time.Time{}
-	}
-	return m.held.deadline
-}
-
-// runPostStart inside the container that has just been started.
-func (m *Machine) runPostStart(now time.Time) {
-	m.phase = PostStarting
-	m.running = PostStart
-	limit, owner := m.config.startLimit(m.config.PostStart, now, m.held.deadline)
-	m.limitAt = limit
-	m.do(Effect{Kind: RunHandler, Handler: PostStart, Limit: limit, LimitOwner: owner})
-}
-
-// runPreStop begins the stop that was asked for at stopSince: preStop if there
-// is one and nothing runs in its place, then the signal.
-func (m *Machine) runPreStop(now time.Time) {
-	owner := m.shareGracePeriod(now)
-	if m.config.PreStop == nil || m.running != NoHandler {
-		if m.running != NoHandler {
-			m.why = "postStart does not end, and preStop does not run beside it"
-		}
-		m.signalStop(NoCause)
-		return
-	}
-	m.phase = PreStopping
-	m.running = PreStop
-	m.limitAt = time.Time{}
-	limit := m.signalAt
-	if m.config.PreStop.Timeout > 0 {
-		m.limitAt = now.Add(m.config.PreStop.Timeout)
-		if limit.IsZero() || m.limitAt.Before(limit) {
-			limit, owner = m.limitAt, HandlerTimeout
-		}
-	}
-	m.do(Effect{Kind: RunHandler, Handler: PreStop, Signal: m.stop, Deadline: m.signalAt, Limit: limit, LimitOwner: owner})
-}
-
-// shareGracePeriod sets the times of the stop that was asked for at stopSince.
-// Under CRI there are none, the deadline being CRI's, unless a Start is held. It
-// returns whose they are.
-func (m *Machine) shareGracePeriod(now time.Time) Owner {
-	if m.held == nil && m.config.CRI {
-		return CRI
-	}
-	grace, owner := m.config.gracePeriod()
-	if m.held != nil {
-		grace, owner = m.config.heldGracePeriod(m.stopSince, m.held.deadline)
-	}
-	m.signalAt = m.stopSince.Add(signalAfter(grace))
-	exitAt := m.stopSince.Add(grace)
-	failed := m.held != nil && m.held.failure.Cause == NoCause
-	if failed || (m.config.GracePeriod > 0 && !m.config.CRI) {
-		m.killAt = m.stopSince.Add(killAfter(grace))
-	}
-	m.boundHeld(now, exitAt)
-	return owner
-}
-
-// signalStop sends the signal of the stop under way. A handler that still runs
-// is ended because of cause.
-func (m *Machine) signalStop(cause Cause) {
-	if cause != NoCause {
-		m.abort(cause)
-	}
-	m.phase = Stopping
-	m.do(Effect{Kind: SendSignal, Signal: m.stop})
-}
-
-// failureSignal ends a container whose postStart failed.
-func (m *Machine) failureSignal() uint32 {
-	if m.config.StopSignal != 0 {
-		return m.config.StopSignal
-	}
-	return sigTERM
-}
-
+// abort the handler in the slot, if any. Its end is reported as for any other.
 func (m *Machine) abort(cause Cause) {
-	if m.running != NoHandler {
+	if m.handler.kind != NoHandler {
+		m.handler.ending = true
 		m.do(Effect{Kind: AbortHandler, Cause: cause})
 	}
 }
 
-// failHeld notes what a held Start will be answered with. The first reason
-// stands.
-func (m *Machine) failHeld(cause Cause, signal Signal) {
-	if m.held != nil && m.config.PostStart != nil && m.held.failure == nil {
-		m.held.failure = &StartError{Cause: cause, Signal: signal}
-	}
-}
-
-// boundHeld makes sure that a held Start is answered, whatever becomes of the
-// container, which should have exited at exitAt.
-func (m *Machine) boundHeld(now, exitAt time.Time) {
-	if m.held != nil {
-		m.held.answerBy = answerBy(now, exitAt, m.held.deadline)
-	}
-}
-
-// boundPassed does so after a signal that was passed on: SIGKILL ends a container
-// at once, a stop signal within the grace period, or never.
-func (m *Machine) boundPassed(now time.Time) {
-	if m.held == nil {
-		return
-	}
-	if m.held.failure.Cause == ContainerKill {
-		m.boundHeld(now, now)
-		return
-	}
-	grace, _ := m.config.heldGracePeriod(now, m.held.deadline)
-	m.held.answerBy = now.Add(grace)
-}
-
-// finishStart releases the start and answers it.
-func (m *Machine) finishStart() {
-	if m.held == nil {
-		return
-	}
+// handlerEnded continues what waited for the handler.
+func (m *Machine) handlerEnded(now time.Time, result Result) {
+	ended := m.handler.kind
+	m.handler = handlerSlot{}
 	switch {
-	case m.held.refused != nil:
-		m.answerStart(m.held.refused)
-	case m.held.failure != nil:
-		m.answerStart(m.held.failure)
+	case m.stage == StagePreStart:
+		m.preStartEnded(now, result)
+	case m.stage == StagePostStart:
+		m.postStartEnded(now, result)
+	case m.stage == StagePreStop:
+		m.why = "preStop has ended: the stop signal is sent"
+		m.signalStop(NoCause)
+	case m.stage == StageOnExit && ended == OnExit:
+		m.why = "onExit has ended"
+		m.exitDone(now)
+	case m.stage == StageOnExit:
+		m.why = "the handler before it has ended: onExit runs"
+		m.runOnExit(now)
+	case m.stage == StageExited && len(m.deletes) > 0:
+		m.why = "the handler that Delete waited for has ended"
+		m.callDeletes()
 	default:
-		m.answerStart(nil)
+		m.why = "nothing waits for this handler"
 	}
 }
 
-func (m *Machine) answerStart(err error) {
-	request := m.held.request
-	m.held = nil
-	m.do(Effect{Kind: ReleaseStart})
-	m.do(Effect{Kind: Answer, Request: request, Err: err})
+// exitCaused reports whether the handler ended because the container's process
+// exited. That exit is reported later.
+func exitCaused(result Result) bool { return result.Cause == ContainerExit }
+
+// deadlineReached handles the first deadline that has passed. Others that have
+// passed too are handled by the next calls.
+func (m *Machine) deadlineReached(now time.Time) {
+	if due := m.Deadline(); due.IsZero() || now.Before(due) {
+		m.why = "no deadline has passed"
+		return
+	}
+	switch m.stage {
+	case StagePreStart:
+		m.preStartDue(now)
+	case StageCancelled:
+		m.cancelledDue(now)
+	case StagePostStart:
+		m.postStartDue(now)
+	case StagePreStop:
+		m.preStopDue(now)
+	case StageStopping:
+		m.stoppingDue()
+	case StageOnExit:
+		m.onExitDue(now)
+	case StageExited:
+		m.why = "a handler cannot be ended: Delete does not wait any longer"
+		m.callDeletes()
+	case StageCreated, StageStarting, StageRunning, StageDeleted: // they have no deadline
+	}
 }

@@ -8,17 +8,19 @@ import (
 )
 
 // model is the world around a machine, as far as the promises of docs/spec.md#promises need
-// it. It offers what can happen next, carries out the effects, and notes every
-// promise that is broken.
+// it. It offers what can happen next, carries out the effects, and records the
+// first promise that is broken.
 type model struct {
 	machine Machine
+	old     *oldMachine // steps beside it, if not nil
 	config  Config
 	now     time.Time
 
-	// What the world is like.
+	// The state of the world.
 	startCalled   bool // the runc service's Start has been called and has not returned
 	started       bool // it has returned without error
-	exited, told  bool // the process has exited; the machine knows
+	exited        bool // the process has exited
+	exitReported  bool // and the machine knows it
 	deleted       bool
 	handler       Kind // that runs
 	cause         Cause
@@ -33,7 +35,7 @@ type model struct {
 	stopDeferred, killPassed       bool
 	criKill                        bool
 	failed                         bool // postStart has failed
-	preStarted                     bool // preStart has ended so that the entrypoint may run
+	preStarted                     bool // preStart has ended, and the entrypoint may run
 	never                          bool // the entrypoint must not run any more
 	onExits                        int
 	used                           [6]int
@@ -65,6 +67,9 @@ func (w *model) clone() *model {
 		}
 		c.machine.held = &held
 	}
+	if w.old != nil {
+		c.old = w.old.clone()
+	}
 	return &c
 }
 
@@ -82,8 +87,8 @@ type action struct {
 
 var errModel = errors.New("refused")
 
-// actions lists what can happen now. Requests are limited in number, so that
-// the paths are.
+// actions lists what can happen now. The number of requests is limited, so that
+// the number of paths is.
 func (w *model) actions() []action {
 	var all []action
 	add := func(possible bool, name string, do func(*model)) {
@@ -108,11 +113,11 @@ func (w *model) actions() []action {
 	add(w.handler != NoHandler, "handler succeeds", func(w *model) { w.handlerEnds(Result{Outcome: Succeeded}) })
 	add(w.handler != NoHandler, "handler fails", func(w *model) { w.handlerEnds(Result{Outcome: Failed}) })
 	add(w.handler != NoHandler && w.cause != NoCause, "handler is ended", func(w *model) { w.handlerEnds(ended(w.cause)) })
-	add(w.handler != NoHandler && !w.told, "handler dies with the container", func(w *model) {
+	add(w.handler != NoHandler && !w.exitReported, "handler dies with the container", func(w *model) {
 		w.exited = true
 		w.handlerEnds(ended(ContainerExit))
 	})
-	add(!w.told, "exit", func(w *model) { w.exits() })
+	add(!w.exitReported, "exit", func(w *model) { w.exits() })
 	add(w.deleteCalls > 0, "delete returns", func(w *model) { w.deleteReturns() })
 	add(!w.machine.Deadline().IsZero(), "time", func(w *model) { w.time() })
 	return all
@@ -130,8 +135,8 @@ func (w *model) ask(event Event) {
 	event.Request = RequestID(w.requests)
 	w.waiting = append(w.waiting, waiter{id: event.Request, start: event.Kind == StartRequested})
 	inPreStop := w.handler == PreStop
-	inPreStart := w.machine.preStarting()
-	afterExit := w.machine.Phase() >= OnExitDue && w.machine.Phase() <= OnExitEnding
+	inPreStart := w.machine.Stage() == StagePreStart
+	afterExit := w.machine.Stage() == StageOnExit
 	stops := event.Kind == KillRequested && (event.Signal.Number == sigTERM || w.config.CRI && event.Signal.Number != sigKILL)
 	if inPreStart && (event.Kind == DeleteRequested || event.Signal.Number == sigKILL || stops) {
 		w.never = true
@@ -141,30 +146,30 @@ func (w *model) ask(event Event) {
 		return
 	}
 	if afterExit && event.Signal.Number == sigKILL && w.handler == OnExit && w.cause == NoCause {
-		w.breaks("SIGKILL does not end onExit")
+		w.breaks("SIGKILL does not abort onExit")
 	}
 	if afterExit || inPreStart && stops {
-		return // nothing that a signal could be sent to, or that a stop has to wait for
+		return // there is no process to signal, and nothing that a stop waits for
 	}
 	forwarded := slices.ContainsFunc(effects, func(e Effect) bool { return e.Kind == Forward && e.Request == event.Request })
 	switch event.Signal.Number {
 	case sigKILL:
 		if !forwarded && !w.config.CRI {
-			w.breaks("SIGKILL is held back elsewhere than under CRI")
+			w.breaks("SIGKILL is held back outside CRI")
 		}
 		if !forwarded && !inPreStop {
-			w.breaks("SIGKILL is held back and no preStop runs")
+			w.breaks("SIGKILL is held back although no preStop runs")
 		}
 		w.killPassed = w.killPassed || forwarded
 		w.criKill = w.criKill || !forwarded
 	case sigTERM:
 		w.stopDeferred = w.stopDeferred || !forwarded
 		if !forwarded && w.config.PreStop == nil {
-			w.breaks("a stop signal does not pass although there is no preStop")
+			w.breaks("a stop signal is held back although the container has no preStop")
 		}
 	default:
 		if !forwarded && !w.config.CRI {
-			w.breaks("another signal does not pass")
+			w.breaks("a signal that is no stop signal is held back")
 		}
 		w.stopDeferred = w.stopDeferred || !forwarded
 	}
@@ -179,7 +184,7 @@ func (w *model) startReturns(err error) {
 func (w *model) handlerEnds(result Result) {
 	kind := w.handler
 	w.handler, w.cause = NoHandler, NoCause
-	if kind == PostStart && (result.Outcome == Failed || result.Outcome == TimedOut) && w.machine.Phase() <= PostStartEnding {
+	if kind == PostStart && (result.Outcome == Failed || result.Outcome == TimedOut) && w.machine.Stage() == StagePostStart && !w.machine.stop.waits() {
 		w.failed = true
 	}
 	if kind == PreStart {
@@ -188,31 +193,31 @@ func (w *model) handlerEnds(result Result) {
 	}
 	effects := w.step(Event{Kind: HandlerEnded, Result: result})
 	if result.Cause == ContainerExit && slices.ContainsFunc(effects, func(e Effect) bool { return e.Kind == RunHandler && e.Handler == PreStop }) {
-		w.breaks("preStop runs although %s was ended by the container's exit", kind)
+		w.breaks("preStop runs although the container's exit ended %s", kind)
 	}
 }
 
 func (w *model) exits() {
-	w.exited, w.told = true, true
-	w.never = w.never || w.machine.preStarting()
-	asked := w.machine.Phase() != Created
+	w.exited, w.exitReported = true, true
+	w.never = w.never || w.machine.Stage() == StagePreStart
+	asked := w.machine.Stage() != StageCreated
 	w.step(Event{Kind: ContainerExited})
 	if w.config.OnExit != nil && asked && w.handler == NoHandler && !w.startCalled && w.onExits == 0 && !w.deleted {
 		w.breaks("no onExit follows the exit")
 	}
 	if w.handler != NoHandler && w.handler != OnExit && w.cause == NoCause {
-		w.breaks("%s is left running in a container that has exited", w.handler)
+		w.breaks("%s is not aborted in a container that has exited", w.handler)
 	}
 	if w.machine.StartHeld() && !w.startCalled && w.exitReleased == (w.config.OnExit != nil) {
-		w.breaks("the start is still held after the exit, so TaskStart would not come before TaskExit is let go")
+		w.breaks("the start is still held after the exit, so TaskStart would come after TaskExit")
 	}
 }
 
 func (w *model) deleteReturns() {
 	w.deleteCalls--
 	var err error
-	if w.deleted || !(w.told || !w.started && !w.startCalled) {
-		err = errModel // running, or gone already
+	if w.deleted || !(w.exitReported || !w.started && !w.startCalled) {
+		err = errModel // it runs, or is deleted already
 	}
 	w.deleted = w.deleted || err == nil
 	w.step(Event{Kind: DeleteReturned, Err: err})
@@ -222,10 +227,10 @@ func (w *model) time() {
 	if due := w.machine.Deadline(); due.After(w.now) {
 		w.now = due
 	}
-	before := w.machine.Phase()
-	w.never = w.never || before == PreStartEnding
+	before, ending, stopWaits := w.machine.Stage(), w.machine.handler.ending, w.machine.stop.waits()
+	w.never = w.never || before == StagePreStart && ending
 	w.step(Event{Kind: DeadlineReached})
-	if before == PostStartEnding && w.machine.Phase() != Running {
+	if before == StagePostStart && ending && !stopWaits && w.machine.Stage() != StageRunning {
 		w.failed = true
 	}
 }
@@ -233,7 +238,12 @@ func (w *model) time() {
 func (w *model) step(event Event) []Effect {
 	effects := slices.Clone(w.machine.Step(w.now, event))
 	if w.machine.Why() == "" {
-		w.breaks("%s in %s: no reason is told", event.Kind, w.machine.Phase())
+		w.breaks("%s in %s: the machine gives no reason", event.Kind, w.machine.Stage())
+	}
+	if w.old != nil {
+		if difference := compareStep(w.old, &w.machine, w.now, event, effects); difference != "" {
+			w.breaks("%s", difference)
+		}
 	}
 	for _, effect := range effects {
 		w.carryOut(effect)
@@ -249,7 +259,7 @@ func (w *model) carryOut(effect Effect) {
 			w.breaks("the entrypoint is started although it must not run any more")
 		}
 		if w.config.PreStart != nil && !w.preStarted {
-			w.breaks("the entrypoint is started before preStart has ended well")
+			w.breaks("the entrypoint is started before preStart has succeeded")
 		}
 	case CallDelete:
 		if w.config.OnExit != nil && w.started && !w.exitReleased {
@@ -267,7 +277,7 @@ func (w *model) carryOut(effect Effect) {
 		w.runs(effect)
 	case AbortHandler:
 		if w.handler == NoHandler {
-			w.breaks("a handler is aborted and none runs")
+			w.breaks("a handler is aborted although none runs")
 		}
 		if w.cause == NoCause {
 			w.cause = effect.Cause
@@ -280,14 +290,14 @@ func (w *model) carryOut(effect Effect) {
 		if w.exitReleased || w.config.OnExit == nil {
 			w.breaks("the exit is released twice, or was not held")
 		}
-		if w.handler == OnExit && w.cause == NoCause || !w.told && !w.deleted {
+		if w.handler == OnExit && w.cause == NoCause || !w.exitReported && !w.deleted {
 			w.breaks("the exit is released too early")
 		}
 		w.exitReleased = true
 	}
 }
 
-// answered returns whether it was a start that waited.
+// answered reports whether the request was a start.
 func (w *model) answered(id RequestID) bool {
 	for i, waiting := range w.waiting {
 		if waiting.id == id {
@@ -307,17 +317,17 @@ func (w *model) runs(effect Effect) {
 	switch effect.Handler {
 	case PreStart:
 		w.preStarted = false
-		if w.started || w.startCalled || w.told {
-			w.breaks("preStart runs where the entrypoint may have begun")
+		if w.started || w.startCalled || w.exitReported {
+			w.breaks("preStart runs although the entrypoint may have begun")
 		}
 	case OnExit:
 		w.onExits++
-		if !w.told || w.startCalled || w.exitReleased || w.onExits > 1 || effect.NotStarted == w.started {
-			w.breaks("onExit runs before the end, twice, or is told what is not true")
+		if !w.exitReported || w.startCalled || w.exitReleased || w.onExits > 1 || effect.NotStarted == w.started {
+			w.breaks("onExit runs before the exit, twice, or with a wrong NotStarted")
 		}
 	default:
-		if !w.started || w.told {
-			w.breaks("%s runs in a container that does not", effect.Handler)
+		if !w.started || w.exitReported {
+			w.breaks("%s runs in a container that is not running", effect.Handler)
 		}
 	}
 	if effect.Handler == PreStop {
@@ -325,8 +335,8 @@ func (w *model) runs(effect Effect) {
 		if w.preStops > 1 {
 			w.breaks("preStop runs twice")
 		}
-		if !w.stopDeferred && !w.failed && w.machine.stop.Number == 0 {
-			w.breaks("preStop runs and nobody asked for a stop")
+		if !w.stopDeferred && !w.failed && w.machine.stop.signal.Number == 0 {
+			w.breaks("preStop runs although no stop was requested")
 		}
 	}
 }
@@ -345,12 +355,12 @@ func (w *model) sends(signal Signal) {
 	}
 	allowed := w.failed || w.never || w.criKill || (!w.config.CRI && w.config.GracePeriod > 0)
 	if !allowed {
-		w.breaks("the shim sends SIGKILL where the deadline is not its own")
+		w.breaks("the shim sends SIGKILL although the deadline is not its own")
 	}
 }
 
-// onlyTime lets nothing but time pass, with the runc service answering and every
-// handler stuck, and checks what must have come about then.
+// onlyTime lets only time pass. The runc service answers, and every handler is
+// stuck. It checks what must have happened then.
 func (w *model) onlyTime() {
 	if w.startCalled {
 		w.startReturns(nil)
@@ -362,27 +372,28 @@ func (w *model) onlyTime() {
 		w.time()
 	}
 	if !w.machine.Deadline().IsZero() {
-		w.breaks("deadlines never end in %s", w.machine.Phase())
+		w.breaks("there is always another deadline, in %s", w.machine.Stage())
 	}
-	if w.config.OnExit != nil && w.told && !w.exitReleased {
-		w.breaks("the exit is never released, in %s", w.machine.Phase())
+	if w.config.OnExit != nil && w.exitReported && !w.exitReleased {
+		w.breaks("the exit is never released, in %s", w.machine.Stage())
 	}
 	if len(w.waiting) > 0 {
-		w.breaks("request %d is never answered, in %s", w.waiting[0].id, w.machine.Phase())
+		w.breaks("request %d is never answered, in %s", w.waiting[0].id, w.machine.Stage())
 	}
-	if w.stopDeferred && !w.config.CRI && !w.told && !w.exited && !w.killPassed && !w.deleted && w.stopsSent != 1 && w.killsSent == 0 {
-		w.breaks("the stop signal was asked for and never sent, in %s", w.machine.Phase())
+	if w.stopDeferred && !w.config.CRI && !w.exitReported && !w.exited && !w.killPassed && !w.deleted && w.stopsSent != 1 && w.killsSent == 0 {
+		w.breaks("a stop was requested, and its signal is never sent, in %s", w.machine.Stage())
 	}
 }
 
-// key tells worlds apart whose future may differ.
+// key identifies worlds that have the same future.
 type key struct {
-	phase                               Phase
-	running                             Kind
+	stage                               Stage
+	slot                                handlerSlot
 	held                                heldStart
 	failure                             StartError
 	isHeld                              bool
 	stop                                Signal
+	sent                                bool
 	stopSince, limit, signal, kill, now time.Duration
 	deletes, waiting                    int
 	world                               [14]bool
@@ -391,32 +402,38 @@ type key struct {
 	deleteCalls                         int
 	used                                [6]int
 	counts                              [4]int
+	old                                 oldKey
+}
+
+func since(t time.Time) time.Duration {
+	if t.IsZero() {
+		return -1
+	}
+	return t.Sub(epoch)
 }
 
 func (w *model) key() key {
-	since := func(t time.Time) time.Duration {
-		if t.IsZero() {
-			return -1
-		}
-		return t.Sub(epoch)
-	}
+	m := &w.machine
 	k := key{
-		phase: w.machine.phase, running: w.machine.running, stop: w.machine.stop, now: since(w.now),
-		stopSince: since(w.machine.stopSince), limit: since(w.machine.limitAt), signal: since(w.machine.signalAt), kill: since(w.machine.killAt),
-		deletes: len(w.machine.deletes), waiting: len(w.waiting),
+		stage: m.stage, slot: m.handler, stop: m.stop.signal, sent: m.stop.sent, now: since(w.now),
+		stopSince: since(m.stop.since), limit: since(m.limitAt), signal: since(m.signalAt), kill: since(m.killAt),
+		deletes: len(m.deletes), waiting: len(w.waiting),
 		world: [14]bool{
-			w.startCalled, w.started, w.exited, w.told, w.deleted, w.stopDeferred, w.killPassed, w.failed,
-			w.exitReleased, w.preStarted, w.never, w.machine.notStarted, w.startReleased, w.criKill,
+			w.startCalled, w.started, w.exited, w.exitReported, w.deleted, w.stopDeferred, w.killPassed, w.failed,
+			w.exitReleased, w.preStarted, w.never, m.notStarted, w.startReleased, w.criKill,
 		},
 		handler: w.handler, cause: w.cause, deleteCalls: w.deleteCalls, used: w.used,
 		counts: [4]int{w.preStops, w.stopsSent, w.killsSent, w.onExits},
 	}
-	if held := w.machine.held; held != nil {
+	if held := m.held; held != nil {
 		k.isHeld, k.held = true, *held
 		if held.failure != nil {
 			k.failure = *held.failure
 			k.held.failure = nil
 		}
+	}
+	if w.old != nil {
+		k.old = w.old.key()
 	}
 	return k
 }

@@ -136,37 +136,37 @@ func TestStatus(t *testing.T) {
 	}{
 		{stop, nil, "Created, held false"},
 		{stop, []at{start(0)}, "Starting, held false"},
-		{stop, []at{start(0), kill(0, 15)}, "StartingStop, held false, signal 15 waits"},
-		{stop, []at{start(0), kill(0, 9)}, "StartingPassed, held false"},
-		{stop, []at{start(0), exit(0)}, "StartingExited, held false"},
+		{stop, []at{start(0), kill(0, 15)}, "Starting, held false, signal 15 waits"},
+		{stop, []at{start(0), kill(0, 9)}, "Starting, held false"},
+		{stop, []at{start(0), exit(0)}, "Starting, held false"},
 		{stop, []at{start(0), returns(0, nil)}, "Running, held false"},
-		{stop, []at{start(0), returns(0, nil), kill(0, 15)}, "PreStopping, held false, signal 15 waits, due 8s, runs preStop"},
+		{stop, []at{start(0), returns(0, nil), kill(0, 15)}, "PreStop, held false, signal 15 waits, due 8s, runs preStop"},
 		{stop, []at{start(0), returns(0, nil), kill(0, 15), ends(0, Succeeded)}, "Stopping, held false, due 9.8s"},
 		{stop, []at{start(0), returns(0, nil), kill(0, 15), exit(0)}, "Exited, held false, runs preStop"},
-		{stop, []at{start(0), returns(0, nil), kill(0, 15), exit(0), remove(0)}, "Deleting, held false, due 1.5s, runs preStop"},
+		{stop, []at{start(0), returns(0, nil), kill(0, 15), exit(0), remove(0)}, "Exited, held false, due 1.5s, runs preStop"},
 		{stop, []at{start(0), returns(0, nil), kill(0, 15), exit(0), removed(0, nil)}, "Deleted, held false, runs preStop"},
 		{stop, []at{start(0), returns(0, nil), kill(0, 15), exit(0), removed(0, nil), ends(0, Failed)}, "Deleted, held false, done"},
 		{stop, []at{start(0), removed(0, nil)}, "Deleted, held false"},
-		{pre, []at{start(0)}, "PreStarting, held true, due 4s, runs preStart"},
+		{pre, []at{start(0)}, "PreStart, held true, due 4s, runs preStart"},
 		{pre, []at{start(0), ends(0, Succeeded)}, "Starting, held false"},
-		{pre, []at{start(0), ends(0, Failed)}, "NotStarting, held true, due 5s"},
-		{pre, []at{start(0), ends(0, Failed), remove(0)}, "NotStarting, held true, due 1.5s"},
-		{pre, []at{start(0), kill(0, 15)}, "NotStarting, held true, due 5s, runs preStart"},
-		{pre, []at{start(0), kill(0, 9)}, "NotStarting, held true, due 5s, runs preStart"},
-		{pre, []at{start(0), {5 * s, Event{Kind: DeadlineReached}}}, "PreStartEnding, held true, due 8s, runs preStart"},
+		{pre, []at{start(0), ends(0, Failed)}, "Cancelled, held true, due 5s"},
+		{pre, []at{start(0), ends(0, Failed), remove(0)}, "Cancelled, held true, due 1.5s"},
+		{pre, []at{start(0), kill(0, 15)}, "Cancelled, held true, due 5s, runs preStart"},
+		{pre, []at{start(0), kill(0, 9)}, "Cancelled, held true, due 5s, runs preStart"},
+		{pre, []at{start(0), {5 * s, Event{Kind: DeadlineReached}}}, "PreStart, held true, due 8s, runs preStart"},
 		{post, []at{start(0)}, "Starting, held true"},
-		{post, []at{start(0), returns(0, nil)}, "PostStarting, held true, due 5s, runs postStart"},
-		{post, []at{start(0), returns(0, nil), {5 * s, Event{Kind: DeadlineReached}}}, "PostStartEnding, held true, due 8s, runs postStart"},
-		{post, []at{start(0), returns(0, nil), kill(0, 15)}, "PostStartStopping, held true, signal 15 waits, due 4s, runs postStart"},
-		{post, []at{start(0), returns(0, nil), ends(0, Failed)}, "PreStopping, held true, signal 15 waits, due 2s, runs preStop"},
-		{post, []at{start(0), returns(0, nil), ends(0, Failed), {2 * s, Event{Kind: DeadlineReached}}}, "PreStopEnding, held true, signal 15 waits, due 5s, runs preStop"},
+		{post, []at{start(0), returns(0, nil)}, "PostStart, held true, due 5s, runs postStart"},
+		{post, []at{start(0), returns(0, nil), {5 * s, Event{Kind: DeadlineReached}}}, "PostStart, held true, due 8s, runs postStart"},
+		{post, []at{start(0), returns(0, nil), kill(0, 15)}, "PostStart, held true, signal 15 waits, due 4s, runs postStart"},
+		{post, []at{start(0), returns(0, nil), ends(0, Failed)}, "PreStop, held true, signal 15 waits, due 2s, runs preStop"},
+		{post, []at{start(0), returns(0, nil), ends(0, Failed), {2 * s, Event{Kind: DeadlineReached}}}, "PreStop, held true, signal 15 waits, due 5s, runs preStop"},
 		{post, []at{start(0), returns(0, nil), ends(0, Failed), ends(0, Failed)}, "Stopping, held true, due 9.8s"},
-		{post, []at{start(0), returns(0, nil), ends(0, Succeeded), kill(1*s, 15)}, "PreStopping, held false, signal 15 waits, due 3s, runs preStop"},
+		{post, []at{start(0), returns(0, nil), ends(0, Succeeded), kill(1*s, 15)}, "PreStop, held false, signal 15 waits, due 3s, runs preStop"},
 		{Config{OnExit: &Handler{}}, []at{start(0), kill(0, 15)}, "Starting, held false"},
 		{Config{OnExit: &Handler{}}, []at{start(0), kill(0, 15), returns(0, nil)}, "Running, held false"},
-		{onExit, []at{start(0), returns(0, nil), kill(0, 15), exit(0)}, "OnExitDue, held false, due 5s, runs preStop"},
-		{onExit, []at{start(0), returns(0, nil), exit(0)}, "OnExiting, held false, due 5s, runs onExit"},
-		{onExit, []at{start(0), returns(0, nil), exit(0), kill(1*s, 9)}, "OnExitEnding, held false, due 4s, runs onExit"},
+		{onExit, []at{start(0), returns(0, nil), kill(0, 15), exit(0)}, "OnExit, held false, due 5s, runs preStop"},
+		{onExit, []at{start(0), returns(0, nil), exit(0)}, "OnExit, held false, due 5s, runs onExit"},
+		{onExit, []at{start(0), returns(0, nil), exit(0), kill(1*s, 9)}, "OnExit, held false, due 4s, runs onExit"},
 		{onExit, []at{start(0), returns(0, nil), exit(0), ends(0, Succeeded)}, "Exited, held false"},
 	} {
 		test.config.DefaultPostStartTimeout, test.config.DefaultGracePeriod = 120*s, 10*s
@@ -175,7 +175,7 @@ func TestStatus(t *testing.T) {
 			m.Step(epoch.Add(next.after), next.event)
 		}
 		status := m.Status()
-		got := fmt.Sprintf("%s, held %t", status.Phase, status.StartHeld)
+		got := fmt.Sprintf("%s, held %t", status.Stage, status.StartHeld)
 		if status.Pending != 0 {
 			got += fmt.Sprintf(", signal %d waits", status.Pending)
 		}
@@ -188,7 +188,7 @@ func TestStatus(t *testing.T) {
 		if m.Done() {
 			got += ", done"
 		}
-		if got != test.want || status.Phase != m.Phase() || status.StartHeld != m.StartHeld() || status.Deadline != m.Deadline() {
+		if got != test.want || status.Stage != m.Stage() || status.StartHeld != m.StartHeld() || status.Deadline != m.Deadline() {
 			t.Errorf("%v: got\n%s, want\n%s", test.script, got, test.want)
 		}
 	}

@@ -2,6 +2,7 @@ package lifecycle
 
 import (
 	"fmt"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -199,20 +200,16 @@ func TestScenarios(t *testing.T) {
 	}
 }
 
+// TestNames: no value is without a name, and no name is there twice.
 func TestNames(t *testing.T) {
-	for phase := Created; phase < phases; phase++ {
-		if phase.String() == "" {
-			t.Errorf("phase %d has no name", phase)
-		}
-	}
-	for kind := StartRequested; kind < eventKinds; kind++ {
-		if kind.String() == "" {
-			t.Errorf("event %d has no name", kind)
-		}
-	}
-	for kind := CallStart; kind < effectKinds; kind++ {
-		if kind.String() == "" {
-			t.Errorf("effect %d has no name", kind)
+	for what, names := range map[string][]string{
+		"stage": stageNames[:], "kind": kindNames[:], "outcome": outcomeNames[:], "cause": causeNames[:],
+		"event": eventNames[:], "effect": effectNames[:], "owner": ownerNames[1:],
+	} {
+		for i, name := range names {
+			if name == "" || slices.Contains(names[:i], name) {
+				t.Errorf("%s %d: name %q", what, i, name)
+			}
 		}
 	}
 }

@@ -11,7 +11,7 @@ import (
 	"time"
 )
 
-var update = flag.Bool("update", false, "rewrite the generated table")
+var update = flag.Bool("update", false, "rewrite the generated table and the scenarios")
 
 const tableFile = "../../docs/lifecycle.md"
 
@@ -20,59 +20,91 @@ func sortedConfigs() ([]string, map[string]Config) {
 	return slices.Sorted(maps.Keys(all)), all
 }
 
-// reach says how each phase is come to. A phase that is missing here fails the
-// test below.
-var reach = map[Phase][]string{
-	Created:           {},
-	Starting:          {"Start"},
-	StartingStop:      {"Start", "Kill TERM"},
-	StartingPassed:    {"Start", "Kill KILL"},
-	StartingExited:    {"Start", "exit"},
-	PostStarting:      {"Start", "start returns"},
-	PostStartEnding:   {"Start", "start returns", "time"},
-	PostStartStopping: {"Start", "start returns", "Kill TERM"},
-	Running:           {"Start", "start returns", "handler succeeds"},
-	PreStopping:       {"Start", "start returns", "handler succeeds", "Kill TERM"},
-	PreStopEnding:     {"Start", "start returns", "handler succeeds", "Kill TERM", "time"},
-	Stopping:          {"Start", "start returns", "handler succeeds", "Kill TERM", "handler succeeds"},
-	Exited:            {"Start", "start returns", "handler succeeds", "Kill TERM", "exit"},
-	Deleting:          {"Start", "start returns", "handler succeeds", "Kill TERM", "exit", "Delete"},
-	Deleted:           {"Delete", "delete returns"},
+// situation is a stage together with the state beside it that decides differently.
+type situation struct {
+	name string
+	// is reports whether a machine in the stage is in this situation.
+	is func(*Machine) bool
+	// plain leads there in a container with postStart and preStop, outer in one
+	// with all four handlers. A nil path: no such container comes there.
+	plain, outer path
 }
 
-// reachOuter says it for a container with all four handlers.
-var reachOuter = map[Phase][]string{
-	Created:           {},
-	PreStarting:       {"Start"},
-	PreStartEnding:    {"Start", "time"},
-	NotStarting:       {"Start", "handler fails"},
-	Starting:          {"Start", "handler succeeds"},
-	StartingStop:      {"Start", "handler succeeds", "Kill TERM"},
-	StartingPassed:    {"Start", "handler succeeds", "Kill KILL"},
-	StartingExited:    {"Start", "handler succeeds", "exit"},
-	PostStarting:      {"Start", "handler succeeds", "start returns"},
-	PostStartEnding:   {"Start", "handler succeeds", "start returns", "time"},
-	PostStartStopping: {"Start", "handler succeeds", "start returns", "Kill TERM"},
-	Running:           {"Start", "handler succeeds", "start returns", "handler succeeds"},
-	PreStopping:       {"Start", "handler succeeds", "start returns", "handler succeeds", "Kill TERM"},
-	PreStopEnding:     {"Start", "handler succeeds", "start returns", "handler succeeds", "Kill TERM", "time"},
-	Stopping:          {"Start", "handler succeeds", "start returns", "handler succeeds", "Kill TERM", "handler succeeds"},
-	OnExitDue:         {"Start", "handler succeeds", "start returns", "exit"},
-	OnExiting:         {"Start", "handler succeeds", "start returns", "handler succeeds", "exit"},
-	OnExitEnding:      {"Start", "handler succeeds", "start returns", "handler succeeds", "exit", "Kill KILL"},
-	Exited:            {"Start", "handler succeeds", "start returns", "handler succeeds", "exit", "handler succeeds"},
-	Deleting:          {"Start", "handler succeeds", "start returns", "handler succeeds", "exit", "Kill KILL", "time", "Delete"},
-	Deleted:           {"Delete", "delete returns"},
+// path is a list of actions.
+type path []string
+
+func (p path) then(actions ...string) path { return slices.Concat(p, actions) }
+
+func (s *situation) stage() string {
+	stage, _, _ := strings.Cut(s.name, ",")
+	return stage
 }
 
-func reachable(config Config) map[Phase][]string {
+// pathOf returns the path of a container with that configuration.
+func (s *situation) pathOf(config Config) path {
 	if config.PreStart != nil {
-		return reachOuter
+		return s.outer
 	}
-	return reach
+	return s.plain
 }
 
-// columns are the events of the table, kills by what they mean.
+// Paths, for a container with postStart and preStop, and for one with all handlers.
+var (
+	begin = path{}
+
+	starting, outerStarting   = path{"Start"}, path{"Start", "handler succeeds"}
+	postStart, outerPostStart = starting.then("start returns"), outerStarting.then("start returns")
+	running, outerRunning     = postStart.then("handler succeeds"), outerPostStart.then("handler succeeds")
+	preStop, outerPreStop     = running.then("Kill TERM"), outerRunning.then("Kill TERM")
+)
+
+func always(*Machine) bool      { return true }
+func aborted(m *Machine) bool   { return m.handler.ending }
+func stopWaits(m *Machine) bool { return m.stop.waits() }
+
+// situations, in the order of a life. Of one stage, the first one that is true
+// holds. TestSituations fails if the machine is in a situation without a name.
+var situations = []situation{
+	{"Created", always, begin, begin},
+	{"PreStart", func(m *Machine) bool { return !aborted(m) }, nil, path{"Start"}},
+	{"PreStart, aborted", aborted, nil, path{"Start", "time"}},
+	{"Cancelled", always, nil, path{"Start", "handler fails"}},
+	{
+		"Starting", func(m *Machine) bool { return !m.held.exited && !m.held.passed && !stopWaits(m) },
+		starting, outerStarting,
+	},
+	{"Starting, stop waits", stopWaits, starting.then("Kill TERM"), outerStarting.then("Kill TERM")},
+	{"Starting, exited", func(m *Machine) bool { return m.held.exited }, starting.then("exit"), outerStarting.then("exit")},
+	{"Starting, signal forwarded", func(m *Machine) bool { return m.held.passed }, starting.then("Kill KILL"), outerStarting.then("Kill KILL")},
+	{"PostStart", func(m *Machine) bool { return !aborted(m) }, postStart, outerPostStart},
+	{"PostStart, stop waits", stopWaits, postStart.then("Kill TERM"), outerPostStart.then("Kill TERM")},
+	{"PostStart, aborted", aborted, postStart.then("time"), outerPostStart.then("time")},
+	{"Running", always, running, outerRunning},
+	{"PreStop", func(m *Machine) bool { return !aborted(m) }, preStop, outerPreStop},
+	{"PreStop, aborted", aborted, preStop.then("time"), outerPreStop.then("time")},
+	{"Stopping", always, preStop.then("handler succeeds"), outerPreStop.then("handler succeeds")},
+	{"OnExit", func(m *Machine) bool { return m.handler == handlerSlot{kind: OnExit} }, nil, outerRunning.then("exit")},
+	{"OnExit, waits for a handler", func(m *Machine) bool { return m.handler.kind != OnExit }, nil, outerPostStart.then("exit")},
+	{"OnExit, aborted", aborted, nil, outerRunning.then("exit", "Kill KILL")},
+	{"Exited", func(m *Machine) bool { return len(m.deletes) == 0 }, preStop.then("exit"), outerRunning.then("exit", "handler succeeds")},
+	{
+		"Exited, Delete waits", func(m *Machine) bool { return len(m.deletes) > 0 },
+		preStop.then("exit", "Delete"), outerRunning.then("exit", "Kill KILL", "time", "Delete"),
+	},
+	{"Deleted", always, path{"Delete", "delete returns"}, path{"Delete", "delete returns"}},
+}
+
+// situationOf returns the name of the machine's situation.
+func situationOf(m *Machine) string {
+	for _, s := range situations {
+		if s.stage() == m.Stage().String() && s.is(m) {
+			return s.name
+		}
+	}
+	return "none of " + m.Stage().String()
+}
+
+// columns are the events of the table. A kill is listed by its meaning.
 var columns = []struct {
 	name  string
 	event Event
@@ -92,95 +124,147 @@ var columns = []struct {
 	{"DeadlineReached", Event{Kind: DeadlineReached}},
 }
 
-func in(t *testing.T, config Config, phase Phase) *model {
+func in(t *testing.T, config Config, s *situation) *model {
 	t.Helper()
-	path, ok := reachable(config)[phase]
-	if !ok {
-		t.Fatalf("nothing says how to come to %s", phase)
-	}
-	w, ok := walk(config, path)
-	if !ok || w.machine.Phase() != phase || w.broken != "" {
-		t.Fatalf("%v lead to %s, not to %s (%s)", path, w.machine.Phase(), phase, w.broken)
+	w, ok := walk(config, s.pathOf(config))
+	if !ok || situationOf(&w.machine) != s.name || w.broken != "" {
+		t.Fatalf("%v lead to %q, not to %q (%s)", s.pathOf(config), situationOf(&w.machine), s.name, w.broken)
 	}
 	return w
 }
 
-// TestTable holds the table in the docs against the machine: every phase, every
-// event. It is also what shows a reader of a change what the change does.
-func TestTable(t *testing.T) {
-	var b strings.Builder
-	for _, cri := range []bool{false, true} {
-		config := newTestConfig(cri, "Fail", "preStop with a limit", 0)
-		title := "Elsewhere than under CRI"
-		if cri {
-			title = "Under CRI, where it differs"
+// TestSituations: every stage has a situation that is named like it, and whatever
+// happens, the machine is in a situation that has a name.
+func TestSituations(t *testing.T) {
+	for _, name := range stageNames {
+		if !slices.ContainsFunc(situations, func(s situation) bool { return s.name == name }) {
+			t.Errorf("no situation is named %s", name)
 		}
-		fmt.Fprintf(&b, "### %s\n\n| in | event | to | effects | because |\n|---|---|---|---|---|\n", title)
-		for phase := Created; phase < phases; phase++ {
-			if _, ok := reach[phase]; !ok {
-				continue // below
-			}
-			for _, column := range columns {
-				row := tableRow(t, config, phase, column.name, column.event)
-				if cri && row == tableRow(t, newTestConfig(false, "Fail", "preStop with a limit", 0), phase, column.name, column.event) {
-					continue
-				}
-				b.WriteString(row)
-			}
-		}
-		b.WriteString("\n")
 	}
-	outerTable(t, &b)
-	compare(t, b.String())
-}
-
-// outerTable is what preStart and onExit add, and change.
-func outerTable(t *testing.T, b *strings.Builder) {
-	base := newTestConfig(false, "Fail", "preStop with a limit", 0)
-	config := withOuterHandlers(base, "Fail", true)
-	fmt.Fprintf(b, "### With preStart and onExit, where it differs\n\n| in | event | to | effects | because |\n|---|---|---|---|---|\n")
-	for phase := Created; phase < phases; phase++ {
-		_, known := reach[phase]
-		for _, column := range columns {
-			row := tableRow(t, config, phase, column.name, column.event)
-			if known && row == tableRow(t, base, phase, column.name, column.event) {
+	for _, config := range configs() {
+		for _, s := range situations {
+			w, ok := walk(config, s.pathOf(config))
+			if !ok {
 				continue
 			}
-			b.WriteString(row)
+			for _, action := range w.actions() {
+				at := w.clone()
+				action.do(at)
+				if name := situationOf(&at.machine); strings.HasPrefix(name, "none") {
+					t.Errorf("%s in %q leads to %s", action.name, s.name, name)
+				}
+			}
 		}
 	}
-	b.WriteString("\n")
 }
 
-func tableRow(t *testing.T, config Config, phase Phase, name string, event Event) string {
-	w := in(t, config, phase)
+// row is what an event leads to. The zero row: the event is ignored.
+type row struct{ to, effects, why string }
+
+func rowOf(t *testing.T, config Config, s *situation, event Event) row {
+	w := in(t, config, s)
 	now := w.now
 	if event.Kind == DeadlineReached {
 		if w.machine.Deadline().IsZero() {
-			return ""
+			return row{}
 		}
 		now = w.machine.Deadline()
 	}
 	effects := w.machine.Step(now, event)
-	if len(effects) == 0 && w.machine.Phase() == phase {
-		return "" // ignored
+	r := row{to: situationOf(&w.machine), why: w.machine.Why()}
+	if r.to == s.name {
+		if len(effects) == 0 {
+			return row{}
+		}
+		r.to = "(stays)"
 	}
 	words := make([]string, len(effects))
 	for i, effect := range effects {
 		words[i] = effect.String()
 	}
-	return fmt.Sprintf("| %s | %s | %s | %s | %s |\n", phase, name, w.machine.Phase(), strings.Join(words, ", "), w.machine.Why())
+	r.effects = strings.Join(words, ", ")
+	return r
 }
 
-// TestEveryStepHasAReason: whatever a container asks for, every event in every
-// phase that it comes to, also the events that change nothing.
+func (r row) String() string {
+	if r == (row{}) {
+		return "(stays) |  | ignored"
+	}
+	return fmt.Sprintf("%s | %s | %s", r.to, r.effects, r.why)
+}
+
+// tables are one after the other in the docs. Each has the rows that a reader cannot
+// find by these rules: a container is like that of the first table; a situation is
+// like its stage.
+var tables = []struct {
+	title  string
+	config Config
+}{
+	{"Outside CRI", newTestConfig(false, "Fail", "preStop with a limit", 0)},
+	{"Under CRI, where it differs", newTestConfig(true, "Fail", "preStop with a limit", 0)},
+	{"With preStart and onExit, where it differs", withOuterHandlers(newTestConfig(false, "Fail", "preStop with a limit", 0), "Fail", true)},
+}
+
+// stageRow is the row of the situation that is named like the stage.
+func stageRow(t *testing.T, config Config, s *situation, event Event) row {
+	stage := slices.IndexFunc(situations, func(other situation) bool { return other.name == s.stage() })
+	return rowOf(t, config, &situations[stage], event)
+}
+
+// found is the row that a reader finds who does not find one in the table of config.
+func found(t *testing.T, config Config, s *situation, event Event) row {
+	first := tables[0].config
+	known := s.plain != nil
+	switch {
+	case s.name == s.stage() && known:
+		return rowOf(t, first, s, event)
+	case s.name == s.stage():
+		return row{}
+	case known && rowOf(t, first, s, event) != stageRow(t, first, s, event): // the first table has it
+		return rowOf(t, first, s, event)
+	default:
+		return stageRow(t, config, s, event)
+	}
+}
+
+// TestTable holds the generated table in the docs against the machine: every
+// situation, every event. It also shows what a change of the machine changes.
+func TestTable(t *testing.T) {
+	var b strings.Builder
+	for i, table := range tables {
+		fmt.Fprintf(&b, "### %s\n\n| in | event | to | effects | because |\n|---|---|---|---|---|\n", table.title)
+		for j := range situations {
+			s := &situations[j]
+			if s.pathOf(table.config) == nil {
+				continue
+			}
+			for _, column := range columns {
+				r, expected := rowOf(t, table.config, s, column.event), row{}
+				switch {
+				case i > 0:
+					expected = found(t, table.config, s, column.event)
+				case s.name != s.stage():
+					expected = stageRow(t, table.config, s, column.event)
+				}
+				if r != expected {
+					fmt.Fprintf(&b, "| %s | %s | %s |\n", s.name, column.name, r)
+				}
+			}
+		}
+		b.WriteString("\n")
+	}
+	compare(t, b.String())
+}
+
+// TestEveryStepHasAReason: in every situation of every container, each event has a
+// reason, even if it changes nothing.
 func TestEveryStepHasAReason(t *testing.T) {
 	names, all := sortedConfigs()
 	for _, name := range names {
 		tried := 0
-		for phase, path := range reachable(all[name]) {
-			w, ok := walk(all[name], path)
-			if !ok || w.machine.Phase() != phase {
+		for _, s := range situations {
+			w, ok := walk(all[name], s.pathOf(all[name]))
+			if !ok || situationOf(&w.machine) != s.name {
 				continue // a container without that handler does not come here
 			}
 			for _, column := range columns {
@@ -189,19 +273,19 @@ func TestEveryStepHasAReason(t *testing.T) {
 					at := w.clone()
 					at.machine.Step(now, column.event)
 					if at.machine.Why() == "" {
-						t.Errorf("%s: %s in %s: no reason is told", name, column.name, phase)
+						t.Errorf("%s: %s in %s: no reason", name, column.name, s.name)
 					}
 				}
 			}
 		}
 		if tried < 100 {
-			t.Errorf("%s: %d steps are tried", name, tried)
+			t.Errorf("%s: only %d steps were tried", name, tried)
 		}
 	}
 }
 
-// walk does the actions of these names, as far as they can happen.
-func walk(config Config, path []string) (*model, bool) {
+// walk does the actions with these names. It reports false if one cannot happen.
+func walk(config Config, path path) (*model, bool) {
 	w := newModel(config)
 	for _, name := range path {
 		actions := w.actions()
@@ -241,7 +325,8 @@ func compare(t *testing.T, table string) {
 	}
 }
 
-// TestDiagram holds the arrows of the drawing in the docs against the machine.
+// TestDiagram: every arrow of the drawing in the docs is a step of the machine, and
+// the drawing has every stage.
 func TestDiagram(t *testing.T) {
 	data, err := os.ReadFile(tableFile)
 	if err != nil {
@@ -252,47 +337,41 @@ func TestDiagram(t *testing.T) {
 	if !found {
 		t.Fatalf("%s has no drawing", tableFile)
 	}
-	known := moves(t)
-	arrows := 0
+	known, drawn := moves(t), map[string]bool{}
 	for line := range strings.Lines(drawing) {
 		from, to, ok := strings.Cut(strings.TrimSpace(line), " --> ")
 		to, _, _ = strings.Cut(to, ":")
 		if !ok || from == "[*]" || to == "[*]" {
 			continue
 		}
-		arrows++
+		drawn[from], drawn[to] = true, true
 		if !known[from+" "+to] {
 			t.Errorf("the machine does not go from %s to %s", from, to)
 		}
 	}
-	if arrows == 0 {
-		t.Error("the drawing has no arrows")
+	for _, name := range stageNames {
+		if !drawn[name] {
+			t.Errorf("the drawing has no arrow of %s", name)
+		}
 	}
 }
 
-// moves are the pairs of phases that one event leads along, with and without
-// postStart.
+// moves are the pairs of stages that one event connects, in containers with and
+// without handlers.
 func moves(t *testing.T) map[string]bool {
 	t.Helper()
 	known := map[string]bool{}
-	outer := withOuterHandlers(newTestConfig(false, "Fail", "preStop with a limit", 0), "Fail", true)
-	for phase := Created; phase < phases; phase++ {
-		for _, column := range columns {
-			w := in(t, outer, phase)
-			w.machine.Step(latest(w.now, w.machine.Deadline()), column.event)
-			known[phase.String()+" "+w.machine.Phase().String()] = true
-			if _, ok := reach[phase]; !ok {
+	for _, config := range configs() {
+		for _, s := range situations {
+			w, ok := walk(config, s.pathOf(config))
+			if !ok {
 				continue
 			}
-			w = in(t, newTestConfig(false, "Fail", "preStop with a limit", 0), phase)
-			if phase == Starting && column.event.Kind == StartReturned {
-				plain := newModel(newTestConfig(false, "", "preStop", 0))
-				plain.ask(Event{Kind: StartRequested})
-				plain.machine.Step(plain.now, column.event)
-				known[phase.String()+" "+plain.machine.Phase().String()] = true
+			for _, column := range columns {
+				at := w.clone()
+				at.machine.Step(latest(at.now, at.machine.Deadline()), column.event)
+				known[w.machine.Stage().String()+" "+at.machine.Stage().String()] = true
 			}
-			w.machine.Step(latest(w.now, w.machine.Deadline()), column.event)
-			known[phase.String()+" "+w.machine.Phase().String()] = true
 		}
 	}
 	return known

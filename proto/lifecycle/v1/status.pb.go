@@ -360,7 +360,7 @@ func (x *RunResponse) GetCut() bool {
 type ContainerStatus struct {
 	state protoimpl.MessageState `protogen:"open.v1"`
 	Id    string                 `protobuf:"bytes,1,opt,name=id,proto3" json:"id,omitempty"`
-	// A state of docs/lifecycle.md, such as PostStarting.
+	// A stage of docs/lifecycle.md, such as PostStart.
 	Phase string `protobuf:"bytes,2,opt,name=phase,proto3" json:"phase,omitempty"`
 	// The start is held: a client waits for its answer.
 	StartHeld bool `protobuf:"varint,3,opt,name=start_held,json=startHeld,proto3" json:"start_held,omitempty"`
@@ -476,7 +476,8 @@ type HandlerRun struct {
 	// Exit status of an exec handler's process, or 128 plus the signal's number if a signal
 	// killed it. Absent if no process was started.
 	ExitCode *int32 `protobuf:"varint,9,opt,name=exit_code,json=exitCode,proto3,oneof" json:"exit_code,omitempty"`
-	// Why it did not succeed, in one line of at most 4 KiB.
+	// Why it did not succeed; while it runs, why it was aborted. One line of at most
+	// 4 KiB.
 	Error string `protobuf:"bytes,10,opt,name=error,proto3" json:"error,omitempty"`
 	// The last part of stdout and stderr together, and how many bytes came before it.
 	Output       string `protobuf:"bytes,11,opt,name=output,proto3" json:"output,omitempty"`
