@@ -216,7 +216,7 @@ func TestDoctorSystemdCgroups(t *testing.T) {
 			case !systemdRuns():
 				wantFindings(t, d, []string{"fault cgroup-driver"}, "not this machine's init", "SystemdCgroup = false")
 			case c.server.Modern():
-				wantFindings(t, d, []string{"fault cgroup-driver"}, "the kubelet cgroupfs (as CRI tells it)")
+				wantFindings(t, d, []string{"fault cgroup-driver"}, "the kubelet cgroupfs (reported by CRI)")
 			default:
 				wantFindings(t, d, []string{})
 			}
@@ -295,7 +295,7 @@ func TestDoctorNotes(t *testing.T) {
 	own.Pod(nil)
 	wantFindings(t, h.Daemon, []string{})
 	bed.InstallFrom(t, bed.BinDir(t), bin, "containerd-shim-lifecycle-v2") // a new file in its place
-	wantFindings(t, h.Daemon, []string{"note other-build"}, "1 shims that run")
+	wantFindings(t, h.Daemon, []string{"note other-build"}, "(1, such as process")
 }
 
 // An operator reads it as a table.

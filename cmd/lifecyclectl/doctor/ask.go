@@ -18,13 +18,13 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/trust"
 )
 
-// server is a process of the node's that listens on a socket.
+// server is a trusted process that listens on a socket.
 type server struct {
 	process *trust.Process
 	address string
 }
 
-// ask connects to the socket for some questions.
+// ask connects to the socket and calls questions.
 func (s server) ask(ctx context.Context, questions func(context.Context, *grpc.ClientConn) error) error {
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
@@ -39,19 +39,19 @@ func (s server) ask(ctx context.Context, questions func(context.Context, *grpc.C
 	return nil
 }
 
-// version also shows that a containerd is there.
+// version also shows that the server is a containerd.
 func (s server) version(ctx context.Context) (string, error) {
 	answer := ""
 	err := s.ask(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
 		response, err := version.NewVersionClient(conn).Version(ctx, &emptypb.Empty{})
-		// Debian's is v1.6.20~ds1, others 2.4.2+unknown, or empty.
+		// For example v1.6.20~ds1 (Debian), 2.4.2+unknown, or empty.
 		answer = strings.TrimPrefix(response.GetVersion(), "v")
 		return err
 	})
 	return answer, err
 }
 
-// cri asks the CRI plugin for the configuration that it runs with.
+// cri asks the CRI plugin for the configuration that it uses.
 func (s server) cri(ctx context.Context) (found *CRI, failure string) {
 	err := s.ask(ctx, func(ctx context.Context, conn *grpc.ClientConn) error {
 		client := cri.NewRuntimeServiceClient(conn)
@@ -62,7 +62,7 @@ func (s server) cri(ctx context.Context) (found *CRI, failure string) {
 		if found, err = parseStatus(response.Info["config"]); err != nil {
 			return err
 		}
-		driver, err := client.RuntimeConfig(ctx, &cri.RuntimeConfigRequest{}) // containerd 1.x has no such question
+		driver, err := client.RuntimeConfig(ctx, &cri.RuntimeConfigRequest{}) // containerd 1.x does not have this call
 		if err == nil && driver.GetLinux() != nil {
 			found.CgroupDriver = strings.ToLower(driver.Linux.CgroupDriver.String())
 		}
@@ -74,7 +74,7 @@ func (s server) cri(ctx context.Context) (found *CRI, failure string) {
 	return found, ""
 }
 
-// parseStatus reads the configuration that CRI's verbose status has: JSON, of one form in 1.6, 1.7 and 2.x.
+// parseStatus parses the configuration in CRI's verbose status: JSON, in the same form in 1.6, 1.7 and 2.x.
 func parseStatus(text string) (*CRI, error) {
 	var config struct {
 		Containerd struct {
@@ -86,7 +86,7 @@ func parseStatus(text string) (*CRI, error) {
 		}
 	}
 	if err := json.Unmarshal([]byte(text), &config); err != nil {
-		return nil, fmt.Errorf("its configuration cannot be read: %w", err)
+		return nil, fmt.Errorf("cannot read CRI's configuration: %w", err)
 	}
 	found := &CRI{Runtimes: map[string]Runtime{}}
 	for name, r := range config.Containerd.Runtimes {
@@ -101,14 +101,14 @@ const (
 	newCRI = "io.containerd.cri.v1.runtime"
 )
 
-// parseDump reads what `containerd config dump` prints.
+// parseDump parses the output of `containerd config dump`.
 func parseDump(text []byte) (found *CRI, disabled bool, err error) {
 	var config struct {
 		DisabledPlugins []string `toml:"disabled_plugins"`
 		Plugins         map[string]any
 	}
 	if err := toml.Unmarshal(text, &config); err != nil {
-		return nil, false, fmt.Errorf("containerd config dump: %w", err)
+		return nil, false, fmt.Errorf("cannot read the output of containerd config dump: %w", err)
 	}
 	found = &CRI{Runtimes: map[string]Runtime{}}
 	for _, section := range []string{oldCRI, newCRI} {
@@ -125,7 +125,7 @@ func parseDump(text []byte) (found *CRI, disabled bool, err error) {
 	return found, disabled, nil
 }
 
-// table is nil for what is none: reading from it is fine.
+// table returns nil, which can be read like an empty table, if the value is not a table.
 func table(value any) map[string]any {
 	t, _ := value.(map[string]any)
 	return t

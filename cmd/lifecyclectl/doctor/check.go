@@ -8,16 +8,16 @@ import (
 	"strings"
 )
 
-// ourType is the shim's own.
+// ourType is the shim's runtime type.
 const ourType = "io.containerd.lifecycle.v2"
 
-// runcType is the type of runc's shim, which runtime_path may replace by ours.
+// runcType is the type of runc's shim, which runtime_path may replace with ours.
 const runcType = "io.containerd.runc.v2"
 
-// Check judges the facts. Without a fault the node runs handlers.
+// Check judges the facts. If it finds no fault, the node runs handlers.
 func Check(f Facts) []Finding {
 	if !f.Root {
-		return []Finding{{Fault, "root", "", "a node is looked at by root: sockets and processes are closed to others", "run this as root"}}
+		return []Finding{{Fault, "root", "", "cannot check the node: only root can see its sockets and processes", "run this as root"}}
 	}
 	findings := checkKernel(f.Kernel)
 	if len(f.Containerds) == 0 {
@@ -40,12 +40,12 @@ func checkKernel(release string) []Finding {
 	case older(release, 5, 10):
 		return []Finding{{Fault, "kernel", "", "Linux " + release + " is older than 5.10", "install Linux 5.10 or newer"}}
 	case older(release, 6, 9):
-		return []Finding{{Note, "kernel", "", "Linux " + release + " has no pidfd of a process group (6.9 has): handlers are ended by their number, while it is shown to be theirs", ""}}
+		return []Finding{{Note, "kernel", "", "Linux " + release + " cannot signal a process group by pidfd (6.9 can): handlers get signals by pid, after a check that it is still theirs", ""}}
 	}
 	return nil
 }
 
-// older compares the first two numbers of a version. One that has none is not judged.
+// older compares the first two numbers of a version. It returns false if there are none.
 func older(version string, major, minor int) bool {
 	gotMajor, gotMinor, ok := numbers(version)
 	return ok && (gotMajor < major || gotMajor == major && gotMinor < minor)
@@ -71,7 +71,7 @@ func (c *Containerd) check(f Facts) []Finding {
 		findings = append(findings, checkAnnotations(f.Handler, *handler)...)
 		findings = append(findings, c.checkCgroups(f, *handler)...)
 	}
-	if handler != nil || !c.CRIDisabled { // docker's own containerd finds the shim in the same way, if at all
+	if handler != nil || !c.CRIDisabled { // docker's containerd has no CRI, and need not have this shim
 		findings = append(findings, c.checkPrograms(f.Version)...)
 		findings = append(findings, c.checkSettings()...)
 		findings = append(findings, c.checkNotes()...)
@@ -85,12 +85,12 @@ func (c *Containerd) checkVersion() []Finding {
 	case older(c.Version, 1, 6):
 		return []Finding{{Fault, "containerd-version", "", "containerd " + c.Version + " is older than 1.6", "install containerd 1.6 or newer"}}
 	case known && !older(c.Version, 2, 5):
-		return []Finding{{Note, "containerd-version", "", "containerd " + c.Version + " is newer than 2.4, the newest that this build was tested with", ""}}
+		return []Finding{{Note, "containerd-version", "", "containerd " + c.Version + " is newer than 2.4, the newest version that this build was tested with", ""}}
 	}
 	return nil
 }
 
-// findHandler returns the handler that is in effect, or why there is none.
+// findHandler returns the handler that containerd uses, or findings if there is none.
 func (c *Containerd) findHandler(name string) (*Runtime, []Finding) {
 	fault := func(message, cure string) (*Runtime, []Finding) {
 		return nil, []Finding{{Fault, "handler", "", message, cure}}
@@ -98,12 +98,12 @@ func (c *Containerd) findHandler(name string) (*Runtime, []Finding) {
 	if c.CRI == nil {
 		switch {
 		case c.CRIDisabled:
-			return nil, []Finding{{Note, "handler", "", "its CRI plugin is switched off: this containerd serves no Kubernetes, and needs no runtime handler", ""}}
+			return nil, []Finding{{Note, "handler", "", "its CRI plugin is switched off: this containerd does not serve Kubernetes and needs no runtime handler", ""}}
 		case c.File != nil && len(c.File.Runtimes) > 0 && c.File.Runtimes["runc"].Type == "":
-			return fault("its CRI plugin did not start: "+c.CRIErr+". Its configuration names runtimes, but not runc, which is then forgotten",
+			return fault("its CRI plugin did not start: "+c.CRIErr+". If its configuration names any runtime, it must name runc too, and it does not",
 				"append containerd/1.x/runc.toml of the examples to "+c.Config+", and restart containerd")
 		}
-		return fault("its CRI plugin does not answer: "+c.CRIErr, "its log says why: journalctl -u containerd | grep cri")
+		return fault("its CRI plugin does not answer: "+c.CRIErr, "look for the reason in its log: journalctl -u containerd | grep cri")
 	}
 	if handler, ok := c.CRI.Runtimes[name]; ok {
 		return &handler, nil
@@ -111,13 +111,13 @@ func (c *Containerd) findHandler(name string) (*Runtime, []Finding) {
 	message := fmt.Sprintf("there is no runtime handler %q", name)
 	if c.File != nil {
 		if _, ok := c.File.Runtimes[name]; ok {
-			return fault(message+" in effect, but its configuration files have one", "restart containerd: it has read them before that was written")
+			return fault(message+" in use, but the configuration files have one", "restart containerd: it has not read the new configuration")
 		}
 	}
 	return fault(message, fmt.Sprintf("add it to containerd's configuration: %s of the examples, or node/install", c.example()))
 }
 
-// example is the file of deploy/ that fits.
+// example is the file of deploy/ for this version.
 func (c *Containerd) example() string {
 	if older(c.Version, 2, 0) {
 		return "containerd/1.x/lifecycle.toml"
@@ -133,7 +133,7 @@ func (c *Containerd) checkRuntime(name string, r Runtime) []Finding {
 		return fault(fmt.Sprintf("the runtime handler %q is runc's own shim, which runs no handlers", name),
 			fmt.Sprintf("set its runtime_type to %q, or its runtime_path to that of %s", ourType, ShimBinary))
 	case r.Type == runcType && ignoresRuntimePath(c.Version):
-		return fault("containerd "+c.Version+" takes no notice of runtime_path (1.6.21 does): pods run under runc's own shim, without handlers",
+		return fault("containerd "+c.Version+" ignores runtime_path (1.6.21 does not): pods run under runc's own shim, without handlers",
 			fmt.Sprintf("set runtime_type to %q and remove runtime_path, or install a newer containerd", ourType))
 	case r.Path != "" && filepath.Base(r.Path) != ShimBinary || isPath && filepath.Base(r.Type) != ShimBinary:
 		return fault(fmt.Sprintf("the runtime handler %q runs %s, which is not %s", name, cmp.Or(r.Path, r.Type), ShimBinary),
@@ -142,20 +142,20 @@ func (c *Containerd) checkRuntime(name string, r Runtime) []Finding {
 		return fault(fmt.Sprintf("the runtime handler %q has the type %q, which is not this shim's", name, r.Type),
 			fmt.Sprintf("set its runtime_type to %q", ourType))
 	case r.Type != runcType && older(c.Version, 1, 7) && len(r.Options) > 0 && r.Options["ConfigPath"] == nil:
-		return fault("containerd "+c.Version+" passes options to runc's own runtime type only: the options table has no effect",
-			"write them into a file and name it in the table: ConfigPath = \"/etc/lifecycle-shim/options.toml\"")
+		return fault("containerd "+c.Version+" passes options only to runc's own runtime type: the options table has no effect",
+			"write the options into a file and name it in the table: ConfigPath = \"/etc/lifecycle-shim/options.toml\"")
 	}
 	return nil
 }
 
-// ignoresRuntimePath says whether CRI of that version does not pass the path on. 1.6.21 is the first of its line that does.
+// ignoresRuntimePath reports whether CRI of that version ignores the path. 1.6.21 is the first 1.6 that passes it on.
 func ignoresRuntimePath(version string) bool {
 	patch := 0
 	n, _ := fmt.Sscanf(version, "1.6.%d", &patch)
 	return n == 1 && patch < 21
 }
 
-// What must be let through, by one of the patterns.
+// Keys of annotations that containerd has to pass to the shim. One of the patterns must match each.
 var (
 	podKeys       = []string{"lifecycle-shim.io/lifecycle", "container.lifecycle-shim.io/lifecycle"}
 	containerKeys = []string{"io.kubernetes.pod.terminationGracePeriod"}
@@ -166,21 +166,21 @@ func checkAnnotations(name string, r Runtime) []Finding {
 	if missing := unmatched(podKeys, r.PodAnnotations); len(missing) > 0 {
 		findings = append(findings, Finding{
 			Fault, "pod-annotations", "",
-			fmt.Sprintf("the runtime handler %q lets no annotation %s through: the shim would see no handlers", name, strings.Join(missing, " and ")),
+			fmt.Sprintf("the runtime handler %q does not pass the annotation %s: the shim does not see handlers", name, strings.Join(missing, " and ")),
 			"set its pod_annotations = ['lifecycle-shim.io/*', '*.lifecycle-shim.io/*']",
 		})
 	}
 	if missing := unmatched(containerKeys, r.ContainerAnnotations); len(missing) > 0 {
 		findings = append(findings, Finding{
 			Fault, "container-annotations", "",
-			fmt.Sprintf("the runtime handler %q lets no annotation %s through: after a failed postStart the shim would not know the pod's grace period", name, strings.Join(missing, " and ")),
+			fmt.Sprintf("the runtime handler %q does not pass the annotation %s: after a failed postStart the shim does not know the pod's grace period", name, strings.Join(missing, " and ")),
 			"set its container_annotations = ['io.kubernetes.*']",
 		})
 	}
 	return findings
 }
 
-// unmatched are the keys that no pattern lets through. containerd matches with path.Match.
+// unmatched returns the keys that no pattern matches. containerd uses path.Match.
 func unmatched(keys, patterns []string) []string {
 	var missing []string
 	for _, key := range keys {
@@ -201,13 +201,13 @@ const (
 	cgroupfs = "cgroupfs"
 )
 
-// driver that a handler insists on. Empty: it follows the cgroups path, whatever the kubelet asks for.
+// driver returns the cgroup driver that a handler requires, or "" if it follows the cgroups path that it is given.
 func (r Runtime) driver() string {
 	value, named := r.Options["SystemdCgroup"].(bool)
 	switch {
 	case value:
 		return systemd
-	case named || r.Type == runcType && r.Options != nil: // runc's typed options always say so
+	case named || r.Type == runcType && r.Options != nil: // runc's options always have the field
 		return cgroupfs
 	}
 	return ""
@@ -220,34 +220,34 @@ func (c *Containerd) checkCgroups(f Facts, r Runtime) []Finding {
 	}
 	cure := "set SystemdCgroup = " + map[string]string{systemd: "false", cgroupfs: "true"}[driver] + " in the handler's options"
 	if driver == systemd && !f.SystemdRuns {
-		return []Finding{{Fault, "cgroup-driver", "", "the handler asks for systemd's cgroups, but systemd is not this machine's init", cure}}
+		return []Finding{{Fault, "cgroup-driver", "", "the handler uses systemd's cgroups, but systemd is not this machine's init", cure}}
 	}
-	told := ""
+	reported := ""
 	if c.CRI != nil {
-		told = c.CRI.CgroupDriver
+		reported = c.CRI.CgroupDriver
 	}
 	configured := ""
 	if f.Kubelet != nil {
 		configured = f.Kubelet.CgroupDriver
 	}
 	switch {
-	case configured == "" && told == "":
+	case configured == "" && reported == "":
 		if driver == cgroupfs && f.SystemdRuns && f.CgroupV2 {
-			return []Finding{{Note, "cgroup-driver", "", "the handler uses cgroupfs where systemd manages cgroup v2; kubelets use systemd there as a rule", cure}}
+			return []Finding{{Note, "cgroup-driver", "", "the handler uses cgroupfs, but systemd manages cgroup v2; kubelets normally use systemd there", cure}}
 		}
-	case driver == configured || driver == told:
-		if configured != "" && told != "" && configured != told {
+	case driver == configured || driver == reported:
+		if configured != "" && reported != "" && configured != reported {
 			return []Finding{{
 				Note, "cgroup-driver", "",
-				fmt.Sprintf("CRI tells the kubelet %s, %s says %s: kubelets from 1.34 on follow CRI, older ones their file", told, f.Kubelet.Source, configured),
-				"let both say the same",
+				fmt.Sprintf("CRI reports %s, %s sets %s: kubelets from 1.34 on follow CRI, older ones their configuration", reported, f.Kubelet.Source, configured),
+				"set both to the same driver",
 			}}
 		}
 	default:
 		return []Finding{{
 			Fault, "cgroup-driver", "",
-			fmt.Sprintf("the handler uses %s, the kubelet %s (%s)", driver, cmp.Or(configured, told), c.sourceOf(f, configured)),
-			cure + ", or let the kubelet, and containerd's default runtime, say the same",
+			fmt.Sprintf("the handler uses %s, the kubelet %s (%s)", driver, cmp.Or(configured, reported), c.sourceOf(f, configured)),
+			cure + ", or change the driver of the kubelet and of containerd's default runtime",
 		}}
 	}
 	return nil
@@ -257,7 +257,7 @@ func (c *Containerd) sourceOf(f Facts, configured string) string {
 	if configured != "" {
 		return f.Kubelet.Source
 	}
-	return "as CRI tells it"
+	return "reported by CRI"
 }
 
 func (c *Containerd) checkPrograms(version string) []Finding {
@@ -280,15 +280,15 @@ func (c *Containerd) checkPrograms(version string) []Finding {
 			where = ""
 		}
 		switch {
-		case program.Name == "": // not known where the shim is not
+		case program.Name == "": // unknown, because there is no shim
 		case program.Path == "" && program.ours:
-			fault("there is no "+program.Name+where, install+"; into a directory that containerd looks in")
+			fault("there is no "+program.Name+where, install+", into a directory on that PATH")
 		case program.Path == "":
 			fault("there is no "+program.Name+where, "install it there, or name another with BinaryName in the handler's options")
 		case program.Err != "":
-			fault(program.Path+" does not run: "+program.Err, cureOf(program.ours, install))
+			fault(program.Path+" cannot run: "+program.Err, cureOf(program.ours, install))
 		case program.ours && program.Version == "":
-			fault(program.Path+" is of a build that tells no version", install)
+			fault(program.Path+" is an old build that reports no version", install)
 		case program.ours && program.Version != version:
 			fault(fmt.Sprintf("%s is version %s, lifecyclectl is %s", program.Path, program.Version, version), install)
 		}
@@ -300,18 +300,18 @@ func cureOf(ours bool, install string) string {
 	if ours {
 		return install
 	}
-	return "install it again from where it came"
+	return "install it again from its original source"
 }
 
 func (c *Containerd) checkSettings() []Finding {
 	const file = "/etc/lifecycle-shim/config.toml"
 	switch {
 	case c.Settings.Err != "":
-		return []Finding{{Fault, "settings", "", "containers with handlers are refused: " + c.Settings.Err, "correct " + file + " (config.toml of the examples has the settings); nothing has to be restarted"}}
+		return []Finding{{Fault, "settings", "", "containers with handlers are refused: " + c.Settings.Err, "correct " + file + " (config.toml of the examples has all settings); nothing needs a restart"}}
 	case c.Settings.MetricsErr != "":
 		return []Finding{{
-			Fault, "metrics", "", fmt.Sprintf("nothing can be counted in %s: %s", c.Settings.MetricsFile, c.Settings.MetricsErr),
-			fmt.Sprintf("make %s, or name another MetricsFile in %s", filepath.Dir(c.Settings.MetricsFile), file),
+			Fault, "metrics", "", fmt.Sprintf("cannot write counters to %s: %s", c.Settings.MetricsFile, c.Settings.MetricsErr),
+			fmt.Sprintf("make %s a directory that root can write, or set another MetricsFile in %s", filepath.Dir(c.Settings.MetricsFile), file),
 		}}
 	}
 	return nil
@@ -321,14 +321,14 @@ func (c *Containerd) checkNotes() []Finding {
 	var findings []Finding
 	if c.NRIPlugins > 0 {
 		findings = append(findings, Finding{
-			Note, "nri", "", fmt.Sprintf("NRI plugins are connected (%d): one that registers while a start is held waits for it", c.NRIPlugins),
+			Note, "nri", "", fmt.Sprintf("NRI plugins are connected (%d): a plugin that registers while a start is held waits for the start", c.NRIPlugins),
 			"give postStart handlers a short timeoutSeconds",
 		})
 	}
 	if len(c.OtherShims) > 0 {
 		findings = append(findings, Finding{
-			Note, "other-build", "", fmt.Sprintf("%d shims that run are of another build than %s, such as process %d: an upgrade leaves them alone", len(c.OtherShims), c.Shim.Path, c.OtherShims[0]),
-			"nothing, if that was an upgrade: their pods get the new build when they are made anew",
+			Note, "other-build", "", fmt.Sprintf("shims of another build than %s are running (%d, such as process %d): an upgrade does not replace running shims", c.Shim.Path, len(c.OtherShims), c.OtherShims[0]),
+			"nothing after an upgrade: pods get the new build when they are created again",
 		})
 	}
 	return findings

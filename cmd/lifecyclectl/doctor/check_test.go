@@ -64,7 +64,7 @@ var cases = map[string]struct {
 	"healthy, by path":          {change: all(runcPath, options(map[string]any{"SystemdCgroup": true}))},
 	"healthy, type is a path":   {change: handler(func(r *Runtime) { r.Type = "/opt/" + ShimBinary })},
 	"healthy, 1.6":              {change: ofVersion("1.6.20~ds1")},
-	"healthy, no version told":  {change: ofVersion("")},
+	"healthy, no version":       {change: ofVersion("")},
 	"healthy, 1.6.21 by path":   {change: all(ofVersion("1.6.21"), runcPath)},
 	"healthy, follows the path": {change: all(runcPath, func(f *Facts) { f.Kubelet = nil })},
 	"healthy, runtime handler else": {change: func(f *Facts) {
@@ -106,13 +106,13 @@ var cases = map[string]struct {
 	"systemd without systemd":   {all(runcPath, options(map[string]any{"SystemdCgroup": true}), func(f *Facts) { f.SystemdRuns = false }), "fault cgroup-driver", []string{"SystemdCgroup = false"}},
 	"the kubelet's is systemd":  {all(runcPath, options(map[string]any{}), containerd(func(c *Containerd) { c.CRI.CgroupDriver = "" })), "fault cgroup-driver", []string{"config.yaml", "SystemdCgroup = true"}},
 	"the kubelet's is cgroupfs": {all(options(map[string]any{"SystemdCgroup": true}), func(f *Facts) { f.Kubelet.CgroupDriver = cgroupfs; f.Containerds[0].CRI.CgroupDriver = cgroupfs }), "fault cgroup-driver", []string{"SystemdCgroup = false"}},
-	"CRI tells otherwise":       {all(options(map[string]any{"SystemdCgroup": true}), func(f *Facts) { f.Kubelet.CgroupDriver = cgroupfs }), "note cgroup-driver", []string{"1.34"}},
-	"nobody says":               {all(options(map[string]any{"SystemdCgroup": false}), func(f *Facts) { f.Kubelet = nil; f.Containerds[0].CRI.CgroupDriver = "" }), "note cgroup-driver", []string{"SystemdCgroup = true"}},
+	"CRI reports another":       {all(options(map[string]any{"SystemdCgroup": true}), func(f *Facts) { f.Kubelet.CgroupDriver = cgroupfs }), "note cgroup-driver", []string{"1.34"}},
+	"neither says":              {all(options(map[string]any{"SystemdCgroup": false}), func(f *Facts) { f.Kubelet = nil; f.Containerds[0].CRI.CgroupDriver = "" }), "note cgroup-driver", []string{"SystemdCgroup = true"}},
 
 	"no shim":          {containerd(func(c *Containerd) { c.Shim = Program{Name: ShimBinary}; c.Host = Program{} }), "fault shim", []string{"PATH, which is /usr/bin", "make install"}},
 	"no shim at path":  {all(runcPath, containerd(func(c *Containerd) { c.Shim = Program{Name: "/x/" + ShimBinary}; c.Host = Program{} })), "fault shim", []string{"there is no /x/"}},
 	"shim of another":  {containerd(func(c *Containerd) { c.Shim.Version = "1.2.2" }), "fault shim", []string{"1.2.2", "1.2.3"}},
-	"shim without":     {containerd(func(c *Containerd) { c.Shim.Version = "" }), "fault shim", []string{"tells no version"}},
+	"shim without":     {containerd(func(c *Containerd) { c.Shim.Version = "" }), "fault shim", []string{"reports no version"}},
 	"shim of arm":      {containerd(func(c *Containerd) { c.Shim.Err = "exec format error" }), "fault shim", []string{"exec format error"}},
 	"no host":          {containerd(func(c *Containerd) { c.Host = Program{Name: hostBinary} }), "fault hookexec", []string{"beside the shim"}},
 	"host of another":  {containerd(func(c *Containerd) { c.Host.Version = "1.2.4" }), "fault hookexec", []string{"1.2.4"}},
@@ -121,7 +121,7 @@ var cases = map[string]struct {
 	"settings":         {containerd(func(c *Containerd) { c.Settings.Err = "unknown setting" }), "fault settings", []string{"unknown setting", "refused"}},
 	"metrics":          {containerd(func(c *Containerd) { c.Settings.MetricsFile, c.Settings.MetricsErr = "/x/y.prom", "no such directory" }), "fault metrics", []string{"make /x"}},
 	"NRI":              {containerd(func(c *Containerd) { c.NRIPlugins = 2 }), "note nri", []string{"timeoutSeconds"}},
-	"after an upgrade": {containerd(func(c *Containerd) { c.OtherShims = []int{8, 9} }), "note other-build", []string{"2 shims", "8"}},
+	"after an upgrade": {containerd(func(c *Containerd) { c.OtherShims = []int{8, 9} }), "note other-build", []string{"(2, such as process 8)"}},
 	"two faults":       {containerd(func(c *Containerd) { c.Host = Program{Name: hostBinary}; c.Shim.Version = "0" }), "fault shim, fault hookexec", nil},
 }
 

@@ -9,21 +9,21 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/trust"
 )
 
-// containerdNames match the programs that may be a containerd: k3s and rke2 are one
-// program with many names each, and some nodes have several versions of containerd.
+// containerdNames match the programs that may be a containerd. k3s and rke2 are programs
+// with many names each, and some nodes have several versions of containerd.
 var containerdNames = regexp.MustCompile(`^(containerd(-[0-9].*)?|k3s|rke2)$`)
 
-// defaultConfig is what containerd reads if it is given no file.
+// defaultConfig is the file that containerd reads by default.
 const defaultConfig = "/etc/containerd/config.toml"
 
-// Daemon is a containerd of this node that runs.
+// Daemon is a running containerd of this node.
 type Daemon struct {
 	PID             int
 	Program, Config string
 }
 
-// Daemons returns the containerds that run, whether they answer or not. A Program is to
-// be executed only if trust.Program takes it.
+// Daemons returns the running containerds, including those that do not answer. Execute a
+// Program only if trust.Program accepts it.
 func Daemons() ([]Daemon, error) {
 	processes, err := trust.FindRoots(containerdNames.MatchString)
 	if err != nil {
@@ -31,7 +31,7 @@ func Daemons() ([]Daemon, error) {
 	}
 	var found []Daemon
 	for _, process := range processes {
-		// Those of many names say by their first argument what they are.
+		// k3s and rke2 act on the name in their first argument.
 		if !strings.HasPrefix(filepath.Base(process.Executable), "containerd") && filepath.Base(process.Args[0]) != "containerd" {
 			continue
 		}
@@ -42,11 +42,11 @@ func Daemons() ([]Daemon, error) {
 	return found, nil
 }
 
-// containerdValues are containerd's flags that take a value. All others are switches.
+// containerdValues are containerd's flags that have a value. All others are switches.
 var containerdValues = []string{"a", "address", "c", "config", "l", "log-level", "root", "state"}
 
-// configOf returns the configuration that a containerd with these arguments reads. It
-// returns false for a process that is no daemon, such as `containerd config dump`.
+// configOf returns the path of the configuration that a containerd process reads. It returns
+// false if the process is not a daemon, such as `containerd config dump`.
 func configOf(process *trust.Process) (string, bool) {
 	config := defaultConfig
 	args := process.Args[1:]

@@ -1,6 +1,6 @@
-// Package doctor looks at a node and says what is wrong with it, and what to do.
+// Package doctor finds out what is wrong with a node, and what to do about it.
 //
-// Gather collects facts and judges nothing. Check judges facts and looks at nothing.
+// Gather collects facts without judging them. Check judges facts and does no I/O.
 package doctor
 
 // Names of the product's programs.
@@ -9,55 +9,54 @@ const (
 	hostBinary = "lifecycle-hookexec"
 )
 
-// Facts are what a node is like, as far as it can be seen. What could not be read is the zero value, with the reason
-// beside it where that matters.
+// Facts describe a node. A fact that could not be read is the zero value, with an error beside it if that matters.
 type Facts struct {
 	// Version of lifecyclectl.
 	Version string
-	// Handler is the CRI runtime handler that is looked for.
+	// Handler is the CRI runtime handler to look for.
 	Handler string
 	Root    bool
-	// Kernel is its release, such as 6.1.0-28-amd64.
+	// Kernel is the kernel's release, such as 6.1.0-28-amd64.
 	Kernel string
-	// SystemdRuns: systemd is this machine's init. CgroupV2: its only hierarchy is that one.
+	// SystemdRuns is set if systemd is this machine's init, CgroupV2 if it has only cgroup v2.
 	SystemdRuns, CgroupV2 bool
-	Kubelet               *Kubelet // nil: none is found
+	Kubelet               *Kubelet // nil if there is no configuration of a kubelet
 	Containerds           []Containerd
 }
 
 // Kubelet is the node's kubelet.
 type Kubelet struct {
-	// CgroupDriver that its configuration names, cgroupfs or systemd, and the file that says so.
+	// CgroupDriver is cgroupfs or systemd, Source the flag or file that sets it.
 	CgroupDriver, Source string
 }
 
-// Containerd is one that runs, or was asked for.
+// Containerd is a containerd that runs, or that --address names.
 type Containerd struct {
 	// Address of its socket.
 	Address string
 	PID     int
 	Version string
-	// Err: it does not answer.
+	// Err is set if it does not answer.
 	Err string
 	// Path is its own PATH.
 	Path string
 	// Config is its configuration file.
 	Config string
-	// CRI is what its CRI plugin has in effect. nil: there is none, and CRIErr says what it answers.
+	// CRI is the configuration that its CRI plugin uses. It is nil if the plugin does not answer, and CRIErr is the error.
 	CRI    *CRI
 	CRIErr string
-	// CRIDisabled: by its configuration.
+	// CRIDisabled is set if its configuration disables CRI.
 	CRIDisabled bool
-	// File is what its configuration files say by now. nil: they cannot be read, and FileErr says why.
+	// File is the present content of its configuration files. It is nil if they cannot be read, and FileErr is the error.
 	File    *CRI
 	FileErr string
-	// Shim is the program that serves the handler, Host the one of handlers beside it, and OCIRuntime what the shim runs.
+	// Shim is the program of the runtime handler, Host runs its exec handlers, and OCIRuntime is the runtime that the shim runs.
 	Shim, Host, OCIRuntime Program
-	// Settings are the node's, as that shim reads them.
+	// Settings are the node's settings as Shim reads them.
 	Settings Settings
-	// NRIPlugins that are connected.
+	// NRIPlugins is the number of connected NRI plugins.
 	NRIPlugins int
-	// OtherShims are shims that run, of another build than Shim.
+	// OtherShims are the pids of running shims whose build differs from Shim.
 	OtherShims []int
 }
 
@@ -65,7 +64,7 @@ type Containerd struct {
 type CRI struct {
 	// Runtimes by handler.
 	Runtimes map[string]Runtime
-	// CgroupDriver that it tells the kubelet, cgroupfs or systemd; empty where it tells none (1.x).
+	// CgroupDriver is the one that it reports to the kubelet, cgroupfs or systemd, or "" if it reports none (1.x).
 	CgroupDriver string
 }
 
@@ -73,43 +72,43 @@ type CRI struct {
 type Runtime struct {
 	Type, Path                           string
 	PodAnnotations, ContainerAnnotations []string
-	// Options are nil without such a table.
+	// Options is nil if the handler has no such table.
 	Options map[string]any
 }
 
-// Program is an executable file, as containerd would find it.
+// Program is an executable file as containerd finds it.
 type Program struct {
-	// Name that is looked for, and Path at which containerd finds it. Empty: nowhere.
+	// Name is searched for, and found at Path. Path is empty if it is not found.
 	Name, Path string
-	// Version it tells. Empty: none, and Err says why.
+	// Version is what it reports. Err is set if it cannot run.
 	Version, Err string
 }
 
 // Settings are those of /etc/lifecycle-shim/config.toml.
 type Settings struct {
-	// Err: the shim refuses them.
+	// Err is the shim's error if they are not valid.
 	Err string
-	// MetricsFile is empty where nothing is counted. MetricsErr: nothing can be written there.
+	// MetricsFile is empty if there are no counters. MetricsErr is set if the file cannot be written.
 	MetricsFile, MetricsErr string
 }
 
-// A Level says how bad a finding is.
+// Level is the severity of a finding.
 type Level string
 
-// A Fault keeps handlers from working; a Note is worth to know.
+// A Fault prevents handlers from working. A Note does not.
 const (
 	Fault Level = "fault"
 	Note  Level = "note"
 )
 
-// Finding is one thing that is wrong.
+// Finding is one result of Check.
 type Finding struct {
 	Level Level `json:"level"`
-	// Check that has found it: a word for programs, which stays.
+	// Check names the check for programs. The names do not change.
 	Check string `json:"check"`
-	// Where: the containerd's address; empty for the machine.
+	// Where is the containerd's address, empty if the finding is about the machine.
 	Where   string `json:"where,omitempty"`
 	Message string `json:"message"`
-	// Cure is what to do. Empty for what only is to be known.
+	// Cure is what to do, empty if nothing has to be done.
 	Cure string `json:"cure,omitempty"`
 }

@@ -15,18 +15,18 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/trust"
 )
 
-// answerWithin bounds each question, to a socket or to a program.
+// answerWithin bounds each call to a socket or a program.
 const answerWithin = 5 * time.Second
 
-// Machine is what Gather looks at.
+// Machine is what Gather inspects.
 type Machine struct {
-	// Address of containerd's socket. Empty: of every containerd that runs.
+	// Address of containerd's socket. Empty means every running containerd.
 	Address string
 	// Handler is the CRI runtime handler to look for.
 	Handler string
 	// Version of lifecyclectl.
 	Version string
-	// Shims are the pids of the shims that run, by the address of their containerd.
+	// Shims are the pids of the running shims, by the address of their containerd.
 	Shims map[string][]int
 }
 
@@ -82,11 +82,11 @@ func findContainerds(ctx context.Context) []string {
 // nriSocket is the name under which containerd listens for NRI plugins.
 const nriSocket = "nri.sock"
 
-// look at one containerd.
+// look collects the facts about one containerd.
 func (m Machine) look(ctx context.Context, address string) Containerd {
 	c := Containerd{Address: address}
 	process, err := trust.Server(ctx, address)
-	if err != nil { // its programs would be run
+	if err != nil { // not trusted, so its programs are not run
 		c.Err = err.Error()
 		return c
 	}
@@ -100,7 +100,7 @@ func (m Machine) look(ctx context.Context, address string) Containerd {
 	c.CRI, c.CRIErr = server.cri(ctx)
 	readFiles(ctx, process, &c)
 	m.findPrograms(ctx, process, &c)
-	if c.Shim.Version != "" { // older builds would take the question for something else
+	if c.Shim.Version != "" { // builds without a version would misread the argument
 		c.Settings = settings(ctx, c.Shim.Path)
 	}
 	c.NRIPlugins = plugins(process)
@@ -109,17 +109,17 @@ func (m Machine) look(ctx context.Context, address string) Containerd {
 			c.OtherShims = append(c.OtherShims, pid)
 		}
 	}
-	if _, err := server.version(ctx); err != nil { // then nothing of the above is true
-		return Containerd{Address: address, Err: "it has ended meanwhile"}
+	if _, err := server.version(ctx); err != nil { // the facts above may be of another process
+		return Containerd{Address: address, Err: "it exited during the check"}
 	}
 	return c
 }
 
-// readFiles asks containerd's own program what its files say.
+// readFiles runs containerd's own program to read its configuration files.
 func readFiles(ctx context.Context, process *trust.Process, c *Containerd) {
-	c.Config, _ = configOf(process) // whose first word is no command: it answers
+	c.Config, _ = configOf(process) // false for k3s, whose containerd is part of another program
 	if c.Config == "" {
-		c.Config = defaultConfig // of one that is part of another program
+		c.Config = defaultConfig
 	}
 	text, err := run(ctx, process.Executable, "--config", c.Config, "config", "dump")
 	if err != nil {
@@ -131,7 +131,7 @@ func readFiles(ctx context.Context, process *trust.Process, c *Containerd) {
 	}
 }
 
-// findPrograms looks as containerd and the shim do.
+// findPrograms finds the programs as containerd and the shim do.
 func (m Machine) findPrograms(ctx context.Context, process *trust.Process, c *Containerd) {
 	name, runc := ShimBinary, "runc"
 	if c.CRI != nil {
@@ -156,14 +156,14 @@ func (m Machine) findPrograms(ctx context.Context, process *trust.Process, c *Co
 	askVersion(ctx, &c.OCIRuntime, "--version")
 }
 
-// maxConfig bounds a configuration, in bytes: real ones have a few thousand.
+// maxConfig bounds a configuration, in bytes. Real ones have a few thousand.
 const maxConfig = 1 << 20
 
-// findKubelet returns the cgroup driver of the kubelet that runs, or else of the configuration that kubeadm writes.
-// It returns nil if there is no such file, or it cannot be read.
+// findKubelet returns the cgroup driver of the running kubelet, or else the one in the configuration that kubeadm writes.
+// It returns nil if that file does not exist or cannot be read.
 func findKubelet() *Kubelet {
 	path := "/var/lib/kubelet/config.yaml"
-	kubelets, _ := trust.Find(func(name string) bool { return name == "kubelet" || name == "hyperkube" }) // on error the file has to do
+	kubelets, _ := trust.Find(func(name string) bool { return name == "kubelet" || name == "hyperkube" }) // on error only the file is used
 	for _, kubelet := range kubelets {
 		if driver := kubelet.Flag("cgroup-driver"); driver != "" {
 			return &Kubelet{CgroupDriver: driver, Source: "the kubelet's --cgroup-driver"}
@@ -180,7 +180,7 @@ func findKubelet() *Kubelet {
 	return &Kubelet{CgroupDriver: kubeletDriver(text), Source: path}
 }
 
-// kubeletDriver is cgroupfs where a KubeletConfiguration names none: the kubelet's own default.
+// kubeletDriver returns the driver of a KubeletConfiguration. The kubelet's default is cgroupfs.
 func kubeletDriver(text []byte) string {
 	var config struct {
 		CgroupDriver string `json:"cgroupDriver"`
@@ -194,7 +194,7 @@ func kubeletDriver(text []byte) string {
 func sameFile(a, b string) bool {
 	first, err := os.Stat(a)
 	if err != nil {
-		return true // it has ended
+		return true // the process has exited
 	}
 	second, err := os.Stat(b)
 	return err == nil && os.SameFile(first, second)

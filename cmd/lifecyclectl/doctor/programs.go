@@ -14,8 +14,8 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/trust"
 )
 
-// lookup finds a program on a PATH, then in other directories, as containerd does. An absolute name is taken as it is.
-// It returns "" if there is none.
+// lookup finds a program on a PATH, then in other directories, as containerd does. An absolute name is not searched for.
+// It returns "" if the program is not found.
 func lookup(name, path string, more ...string) string {
 	if filepath.IsAbs(name) {
 		if executable(name) {
@@ -36,7 +36,7 @@ func executable(path string) bool {
 	return err == nil && info.Mode().IsRegular() && info.Mode()&0o111 != 0
 }
 
-// beside finds the handler host as the shim does: beside itself, links resolved, then on PATH.
+// beside finds the handler host as the shim does: beside the shim with its links resolved, then on PATH.
 func beside(shim, path string) string {
 	if resolved, err := filepath.EvalSymlinks(shim); err == nil {
 		shim = resolved
@@ -48,13 +48,13 @@ func beside(shim, path string) string {
 	return lookup(hostBinary, path)
 }
 
-// Bounds of what a program may print, in bytes. A configuration has some thousand.
+// Bounds of a program's output, in bytes. A configuration has a few thousand.
 const (
 	maxOutput = 4 << 20
 	maxError  = 4 << 10
 )
 
-// run runs a program that only root can replace, wherever its path comes from.
+// run runs a program if only root can replace it, regardless of where its path comes from.
 func run(ctx context.Context, path string, args ...string) ([]byte, error) {
 	resolved, err := trust.Program(path)
 	if err != nil {
@@ -64,7 +64,7 @@ func run(ctx context.Context, path string, args ...string) ([]byte, error) {
 	defer cancel()
 	out, errOut := &trust.Head{Most: maxOutput}, &trust.Head{Most: maxError}
 	command := exec.CommandContext(ctx, resolved, args...)
-	command.Args[0] = path // busybox and k3s look at it
+	command.Args[0] = path // busybox and k3s act on this name
 	command.Env = []string{"PATH=/usr/sbin:/usr/bin:/sbin:/bin"}
 	command.Dir = "/"
 	command.Stdout, command.Stderr = out, errOut
@@ -78,7 +78,7 @@ func run(ctx context.Context, path string, args ...string) ([]byte, error) {
 	return []byte(out.String()), nil
 }
 
-// askVersion runs a program for its version, which also shows that it runs here. Ours answer in one line with it.
+// askVersion runs a program to get its version, which also shows that it can run here. The last word of its first line is the version.
 func askVersion(ctx context.Context, p *Program, flag string) {
 	if p.Path == "" {
 		return
@@ -86,7 +86,7 @@ func askVersion(ctx context.Context, p *Program, flag string) {
 	out, err := run(ctx, p.Path, flag)
 	if err != nil {
 		if p.Name == hostBinary && strings.HasPrefix(err.Error(), "usage: ") {
-			return // it runs, and is older than its answer
+			return // it runs, but its build cannot report a version
 		}
 		p.Err = err.Error()
 		return
@@ -97,7 +97,7 @@ func askVersion(ctx context.Context, p *Program, flag string) {
 	}
 }
 
-// settings are the node's, as that shim reads them.
+// settings returns the node's settings as the shim reads them.
 func settings(ctx context.Context, shim string) Settings {
 	out, err := run(ctx, shim, "settings")
 	if err != nil {
@@ -105,7 +105,7 @@ func settings(ctx context.Context, shim string) Settings {
 	}
 	var s Settings
 	if err := json.Unmarshal(out, &s); err != nil {
-		return Settings{} // of a build that does not tell
+		return Settings{} // its build cannot report them
 	}
 	if s.MetricsFile == "" {
 		return s
@@ -113,12 +113,12 @@ func settings(ctx context.Context, shim string) Settings {
 	if err := unix.Access(filepath.Dir(s.MetricsFile), unix.W_OK); err != nil {
 		s.MetricsErr = filepath.Dir(s.MetricsFile) + ": " + err.Error()
 	} else if info, err := os.Stat(s.MetricsFile); err == nil && !info.Mode().IsRegular() {
-		s.MetricsErr = "it is no file"
+		s.MetricsErr = "it is not a regular file"
 	}
 	return s
 }
 
-// plugins counts the NRI plugins that are connected.
+// plugins counts the connected NRI plugins.
 func plugins(process *trust.Process) int {
 	sockets, err := trust.ReadSockets()
 	if err != nil {
