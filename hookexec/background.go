@@ -151,8 +151,7 @@ func (b *Background) run(drain *drain) {
 		timer.Reset(drainPeriod)
 		select {
 		case <-timer.C:
-		case <-drain.done:
-			return
+		case <-drain.done: // wait fails now
 		}
 	}
 }

@@ -256,6 +256,46 @@ func TestThreadsGoOn(t *testing.T) {
 	}
 }
 
+// TestThreadThatCannotComeBack ends: no other goroutine may find itself in a foreign namespace.
+func TestThreadThatCannotComeBack(t *testing.T) {
+	n := newNetNS(t)
+	thread := 0
+	err := n.do(func() error {
+		thread = unix.Gettid()
+		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
+		return unix.Capset(&header, &new([2]unix.CapUserData)[0]) // of this thread alone: setns(2) is not permitted then
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool {
+		_, err := os.Stat(fmt.Sprintf("/proc/self/task/%d", thread))
+		return os.IsNotExist(err)
+	})
+}
+
+// TestNamespaceWithoutDescriptors: where there is no way back nothing is run.
+func TestNamespaceWithoutDescriptors(t *testing.T) {
+	n := newNetNS(t)
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	lowered := limit
+	lowered.Cur = 0
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lowered); err != nil {
+		t.Fatal(err)
+	}
+	ran := false
+	err := n.do(func() error { ran = true; return nil })
+	if restored := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); restored != nil {
+		t.Fatal(restored)
+	}
+	if !errors.Is(err, unix.EMFILE) || !strings.Contains(err.Error(), "open the shim's own network namespace") || ran {
+		t.Errorf("got %v, it runs: %t", err, ran)
+	}
+}
+
 // count of this process's threads, of those among them that are not in its own
 // network namespace, and of its descriptors.
 func count(t *testing.T) (threads, foreign, descriptors int) {
