@@ -332,6 +332,70 @@ func TestBackgroundWithoutDescriptors(t *testing.T) {
 	}
 }
 
+// newPipe returns a pipe that does not block. The test's end closes the write end.
+func newPipe(t *testing.T) (reader, writer int) {
+	t.Helper()
+	var pipe [2]int
+	if err := unix.Pipe2(pipe[:], unix.O_NONBLOCK|unix.O_CLOEXEC); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { closeFD(pipe[1]) })
+	return pipe[0], pipe[1]
+}
+
+// TestLeftoverIsReadToItsEnd, and no empty pipe is taken for one that has ended.
+func TestLeftoverIsReadToItsEnd(t *testing.T) {
+	reader, writer := newPipe(t)
+	defer closeFD(reader)
+	left, buffer := &leftover{fd: reader}, make([]byte, 4096)
+	for _, size := range []int{0, 1, 5000} {
+		if _, err := unix.Write(writer, make([]byte, size)); err != nil {
+			t.Fatal(err)
+		}
+		if !left.read(drainSize, buffer) {
+			t.Errorf("%d bytes: it has ended", size)
+		}
+		if waiting, err := unix.IoctlGetInt(reader, unix.TIOCINQ); waiting > 0 || err != nil {
+			t.Errorf("%d bytes: %d are left, %v", size, waiting, err)
+		}
+	}
+	if err := unix.Dup3(reader, writer, unix.O_CLOEXEC); err != nil { // nobody writes to it any more
+		t.Fatal(err)
+	}
+	if left.read(drainSize, buffer) {
+		t.Error("it has not ended")
+	}
+}
+
+// TestReleasedOutputIsNotWaitedFor, although somebody has a copy of it, as a process that is being forked has: it would be
+// reported for ever.
+func TestReleasedOutputIsNotWaitedFor(t *testing.T) {
+	background, _ := newBackground(t, nil)
+	first, writer := newPipe(t)
+	second, _ := newPipe(t)
+	for _, fd := range []int{first, second} {
+		if ok, _ := background.add(&leftover{fd: fd}); !ok {
+			t.Fatal("it is not kept")
+		}
+	}
+	duplicate, err := unix.FcntlInt(uintptr(first), unix.F_DUPFD_CLOEXEC, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer closeFD(duplicate)
+	if err := unix.Dup3(second, writer, unix.O_CLOEXEC); err != nil { // which ends the first one
+		t.Fatal(err)
+	}
+	waitFor(t, func() bool { return background.count() == 1 })
+	var info []byte
+	if err := background.drain.raw.Control(func(fd uintptr) { info, err = os.ReadFile(fmt.Sprintf("/proc/self/fdinfo/%d", fd)) }); err != nil {
+		t.Fatal(err)
+	}
+	if waited := strings.Count(string(info), "tfd:"); waited != 1 || err != nil {
+		t.Errorf("%d outputs are waited for, %v:\n%s", waited, err, info)
+	}
+}
+
 // TestBackgroundOfAFile, which epoll refuses: it is not kept, and no goroutine is.
 func TestBackgroundOfAFile(t *testing.T) {
 	goroutines := runtime.NumGoroutine()

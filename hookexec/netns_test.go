@@ -218,6 +218,13 @@ func TestNamespaceOfAProcessThatHasGone(t *testing.T) {
 	}
 }
 
+// TestThreadThatHasNotLeft is in its own namespace, and goes on.
+func TestThreadThatHasNotLeft(t *testing.T) {
+	if back, err := (NetNS{Pidfd: -1}).visit(nil); !back || !errors.Is(err, unix.EBADF) {
+		t.Errorf("got %t, %v", back, err)
+	}
+}
+
 func TestPanicInANamespaceIsContained(t *testing.T) {
 	err := newNetNS(t).do(func() error { panic("x") })
 	if err == nil || err.Error() != "panic: x" {
