@@ -157,7 +157,7 @@ growth: deps build $(BIN)/.servers ## what 200 containers cost, one by one, in o
 	$(STEP) 'growth' go run $(IN_INTEGRATION) -tags '$(TAGS)' ./lab/growth -bin $(abspath $(BIN)) -tables $(abspath $(DIST))/growth.md
 
 .PHONY: faults
-faults: build servers ## every fault in every phase, and every pair of requests at once (root); test runs a part, each day another
+faults: build servers ## every fault in every phase, and every pair of requests at once (root); test runs an eighth
 	$(STEP) 'every fault in every phase (10 min)' go $(IN_INTEGRATION) test -race -count=1 -tags '$(TAGS)' -timeout 40m ./faults -whole
 
 # How often `make repeat` runs everything, and how many of them beside each other.

@@ -2,52 +2,40 @@ package faults
 
 import (
 	"flag"
-	"fmt"
-	"hash/fnv"
-	"os"
-	"strconv"
+	"slices"
 	"testing"
-	"time"
 )
 
 var whole = flag.Bool("whole", false, "run every cell and every pair, not a part of them")
 
-// parts is into how many the cells and pairs are divided.
+// parts is how many parts the cells and pairs are divided into. `make test` runs one of them, always the same, `make faults` runs
+// all.
 const parts = 8
 
-// partVariable of the environment says which part is run: any whole number, of which the remainder counts. Without it the day
-// says it, so that a few days have them all.
-const partVariable = "LIFECYCLE_FAULTS_PART"
+// isChosen reports whether the cell in this row and column is run. The part is every eighth diagonal, so that it has each row and
+// each column.
+func isChosen(row, column int) bool { return *whole || (row+column)%parts == 0 }
 
-var part = mustPart(os.Getenv(partVariable))
-
-// mustPart panics, as nothing that a test could do with a wrong number would be what was meant.
-func mustPart(text string) int {
-	if text == "" {
-		return time.Now().YearDay()
+// TestPart: the part that `make test` runs has each fault and each phase.
+func TestPart(t *testing.T) {
+	for row, f := range faults {
+		if !slices.ContainsFunc(phases, func(p *phase) bool { return isChosen(row, slices.Index(phases, p)) }) {
+			t.Errorf("the part has no cell of the fault %q", f.name)
+		}
 	}
-	number, err := strconv.Atoi(text)
-	if err != nil || number < 0 {
-		panic(fmt.Sprintf("%s=%s: allowed are whole numbers from 0", partVariable, text))
+	for column, p := range phases {
+		if !slices.ContainsFunc(faults, func(f *fault) bool { return isChosen(slices.Index(faults, f), column) }) {
+			t.Errorf("the part has no cell of the phase %s", p.name)
+		}
 	}
-	return number
 }
 
-// isChosen says whether it is run.
-func isChosen(name string) bool { return *whole || isOf(name, part) }
-
-func isOf(name string, part int) bool {
-	sum := fnv.New32a()
-	_, _ = sum.Write([]byte(name)) // never fails
-	return int(sum.Sum32()%parts) == part%parts
-}
-
-// TestMatrix is every cell, or those of the part.
+// TestMatrix runs the cells with runc.
 func TestMatrix(t *testing.T) {
-	for _, f := range faults {
+	for row, f := range faults {
 		t.Run(f.name, func(t *testing.T) {
-			for _, p := range phases {
-				if isChosen(f.name + " in " + p.name) {
+			for column, p := range phases {
+				if isChosen(row, column) {
 					t.Run(p.name, func(t *testing.T) {
 						t.Parallel()
 						meetFault(t, f, p, "runc")
@@ -58,16 +46,16 @@ func TestMatrix(t *testing.T) {
 	}
 }
 
-// TestMatrixOnCrun is the faults of a runtime, of a handler host and of a shim with another runtime. Its daemon does not see the
-// filesystem in which a process can be stuck.
+// TestMatrixOnCrun runs the cells with crun, except those of faults that need a daemon for the test alone, or a filesystem that
+// crun's daemon does not see.
 func TestMatrixOnCrun(t *testing.T) {
-	for _, f := range faults {
+	for row, f := range faults {
 		if f.own || f.mayLose { // crun has no threads: it finds room in a process table that is full for runc
 			continue
 		}
 		t.Run("crun "+f.name, func(t *testing.T) {
-			for _, p := range phases {
-				if !p.stuck && isChosen("crun, "+f.name+" in "+p.name) {
+			for column, p := range phases {
+				if !p.stuck && isChosen(row, column+parts/2) { // other cells than runc's
 					t.Run(p.name, func(t *testing.T) {
 						t.Parallel()
 						meetFault(t, f, p, "crun")
