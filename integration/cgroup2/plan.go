@@ -46,7 +46,6 @@ var elsewhere = []exclusion{
 	{"integration/docker", "a dockerd of its own; what it gives the shim is the same as in parity's systemd cgroups and in integration/task"},
 	{"integration/debian", "the package on a Debian of its own; no part in cgroups"},
 	{"integration/lab", measures},
-	{"integration/demo", noContainer},
 	{"integration/image", noContainer},
 	{"integration/cgroup2", noContainer},
 	{"integration/house", noContainer},
