@@ -227,10 +227,10 @@ demo: deps build $(BIN)/.servers ## watch the Kubernetes example happen, without
 	@go run $(IN_INTEGRATION) -tags '$(TAGS)' ./demo -bin $(abspath $(BIN)) -cache $(abspath .cache)
 
 .PHONY: bench
-bench: deps build $(BIN)/.servers ## measure what handlers cost beside the other ways (root; 10 min on an idle machine); dist/bench.json, .svg
+bench: deps build $(BIN)/.servers ## measure what handlers cost beside the other ways (root; 10 min on an idle machine); dist/bench.txt, for benchstat
 	@mkdir -p $(DIST)
-	@go run $(IN_INTEGRATION) -tags '$(TAGS)' ./lab/bench -bin $(abspath $(BIN)) -json $(abspath $(DIST))/bench.json -tables $(abspath $(DIST))/bench.md $(BENCHFLAGS)
-	@go run -C tools ./benchplot $(abspath $(DIST))/bench.json $(abspath $(DIST))/bench.svg
+	@go run $(IN_INTEGRATION) -tags '$(TAGS)' ./lab/bench -bin $(abspath $(BIN)) -out $(abspath $(DIST))/bench.txt $(BENCHFLAGS)
+	@$(TOOL) benchstat -row /what -col /scene $(DIST)/bench.txt >$(DIST)/benchstat.txt
 
 .PHONY: ci
 ci: ## what CI runs

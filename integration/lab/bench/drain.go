@@ -6,8 +6,8 @@ import (
 	"fmt"
 	"time"
 
-	"github.com/lifecycle-shim/lifecycle-shim/integration/lab/bench/report"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+	"github.com/lifecycle-shim/lifecycle-shim/integration/lab/bench/report"
 )
 
 // drainSeconds is how long each preStop handler takes.
@@ -24,7 +24,7 @@ func drainPlan(quick bool) plan {
 		pods = 20
 	}
 	return plan{
-		name: report.SceneDrain, unit: "s", measure: measureDrain, pods: pods,
+		name: report.SceneDrain, measure: measureDrain, pods: pods,
 		title: fmt.Sprintf("%d pods are stopped at once, each with a preStop handler of %d s; from the first Kill to the last exit", pods, drainSeconds),
 	}
 }

@@ -12,8 +12,8 @@ import (
 	"github.com/containerd/containerd/v2/contrib/seccomp"
 	"github.com/opencontainers/runtime-spec/specs-go"
 
-	"github.com/lifecycle-shim/lifecycle-shim/integration/lab/bench/report"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+	"github.com/lifecycle-shim/lifecycle-shim/integration/lab/bench/report"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 

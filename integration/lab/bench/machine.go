@@ -10,38 +10,38 @@ import (
 	"runtime"
 	"strconv"
 	"strings"
+	"time"
 
 	"golang.org/x/sys/unix"
-
-	"github.com/lifecycle-shim/lifecycle-shim/integration/lab/bench/report"
 )
 
 // machine says what the numbers belong to.
-func (s *site) machine(ctx context.Context) (m report.Machine, err error) {
-	m.CPUs, m.CPU, m.Cgroups = runtime.NumCPU(), cpuModel(), cgroupLayout()
+func (s *site) machine(ctx context.Context) (map[string]string, error) {
 	var info unix.Sysinfo_t
 	if err := unix.Sysinfo(&info); err != nil {
-		return m, err
+		return nil, err
 	}
-	m.Memory = int64(info.Totalram) * int64(info.Unit)
 	var name unix.Utsname
 	if err := unix.Uname(&name); err != nil {
-		return m, err
+		return nil, err
 	}
-	m.Kernel = unix.ByteSliceToString(name.Release[:])
-	if m.LoadBefore, err = loadAverage(); err != nil {
-		return m, err
+	load, err := loadAverage()
+	if err != nil {
+		return nil, err
 	}
-	m.Commit = commit(ctx)
-	m.Versions = map[string]string{}
+	machine := map[string]string{
+		"began": time.Now().UTC().Format(time.RFC3339), "commit": commit(ctx), "load-before": load,
+		"cpu": cpuModel(), "cpus": strconv.Itoa(runtime.NumCPU()), "memory": strconv.FormatUint(uint64(info.Totalram)*uint64(info.Unit), 10),
+		"kernel": unix.ByteSliceToString(name.Release[:]), "cgroups": cgroupLayout(),
+	}
 	for program, flag := range map[string]string{
 		"containerd": "--version", "containerd-shim-runc-v2": "-v", "containerd-shim-lifecycle-v2": "-v", "runc": "--version", "crun": "--version", "nsenter": "--version",
 	} {
-		if m.Versions[program], err = s.version(ctx, program, flag); err != nil {
-			return m, err
+		if machine[program], err = s.version(ctx, program, flag); err != nil {
+			return nil, err
 		}
 	}
-	return m, nil
+	return machine, nil
 }
 
 // version is what a program says of itself, in one line. The shims write theirs as a table.
@@ -78,13 +78,11 @@ func cgroupLayout() string {
 	return "v1"
 }
 
-func loadAverage() (float64, error) {
+// loadAverage returns the load average of the last minute.
+func loadAverage() (string, error) {
 	text, err := os.ReadFile("/proc/loadavg")
-	if err != nil {
-		return 0, err
-	}
 	first, _, _ := strings.Cut(string(text), " ")
-	return strconv.ParseFloat(first, 64)
+	return first, err
 }
 
 // commit is of the directory that we run in, which may be no checkout.

@@ -30,9 +30,9 @@ import (
 const tooLong = time.Hour
 
 type flags struct {
-	bin, rows, json, tables string
-	rounds                  int
-	quick                   bool
+	bin, rows, out string
+	rounds         int
+	quick          bool
 }
 
 func main() {
@@ -40,8 +40,7 @@ func main() {
 	flag.StringVar(&f.bin, "bin", "../bin", "folder with containerd, ctr, runc and the shims")
 	flag.IntVar(&f.rounds, "rounds", 25, "rounds on the idle machine; slower scenes take a part of them")
 	flag.StringVar(&f.rows, "rows", "", "measure only what gives rows named so, as SCENE: RATIO (a regular expression)")
-	flag.StringVar(&f.json, "json", "../dist/bench.json", "file for the result")
-	flag.StringVar(&f.tables, "tables", "../dist/bench.md", "file for the tables of the result, as Markdown")
+	flag.StringVar(&f.out, "out", "../dist/bench.txt", "file for the results, for benchstat")
 	flag.BoolVar(&f.quick, "quick", false, "few rounds, few pods: to see that it works")
 	flag.Parse()
 	if err := run(f); err != nil {
@@ -72,18 +71,27 @@ func run(f flags) error {
 	if err != nil {
 		return err
 	}
-	if err := os.MkdirAll(filepath.Dir(f.json), 0o755); err != nil {
+	if err := write(r, f.out); err != nil {
 		return err
 	}
-	if err := errors.Join(r.Write(f.json), os.WriteFile(f.tables, []byte(r.Markdown()), 0o644)); err != nil {
-		return err
-	}
-	fmt.Fprintf(os.Stdout, "\n%s\n\n", "Medians of the ratios of single rounds; lower is better.")
+	fmt.Fprintf(os.Stdout, "\nMedians of the ratios of single rounds; lower is better.\n\n")
 	if err := r.WriteText(os.Stdout); err != nil {
 		return err
 	}
-	fmt.Fprintf(os.Stdout, "\nwritten to %s, with every single value, and %s, with all tables\n", f.json, f.tables)
+	fmt.Fprintf(os.Stdout, "\nEvery value is in %s.\n", f.out)
 	return nil
+}
+
+func write(r *report.Report, name string) (err error) {
+	if err := os.MkdirAll(filepath.Dir(name), 0o755); err != nil {
+		return err
+	}
+	out, err := os.Create(name)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, out.Close()) }()
+	return r.WriteBenchmarks(out)
 }
 
 // measure sets the site up, measures all scenes that are wanted, and takes the site down whatever happened.
@@ -93,7 +101,7 @@ func measure(ctx context.Context, f flags, match *regexp.Regexp) (_ *report.Repo
 		return nil, err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
-	r := &report.Report{Began: time.Now().UTC().Truncate(time.Second)}
+	r := &report.Report{}
 	if r.Machine, err = s.machine(ctx); err != nil {
 		return nil, err
 	}
@@ -103,7 +111,7 @@ func measure(ctx context.Context, f flags, match *regexp.Regexp) (_ *report.Repo
 		}
 		began := time.Now()
 		s.say("== %s: %s", plan.name, plan.title)
-		scene := &report.Scene{Name: plan.name, Title: plan.title, Unit: plan.unit}
+		scene := &report.Scene{Name: plan.name}
 		if err := plan.measure(ctx, s, plan, scene); err != nil {
 			return nil, fmt.Errorf("%s: %w", plan.name, errors.Join(err, context.Cause(ctx)))
 		}
@@ -113,7 +121,6 @@ func measure(ctx context.Context, f flags, match *regexp.Regexp) (_ *report.Repo
 	if len(r.Scenes) == 0 {
 		return nil, errors.New("-rows names no row: they look like \"paced: no-op exec handler / crun exec\"")
 	}
-	r.Machine.LoadAfter, err = loadAverage()
-	r.Seconds = time.Since(r.Began).Round(time.Second).Seconds()
+	r.Machine["load-after"], err = loadAverage()
 	return r, err
 }

@@ -16,8 +16,8 @@ import (
 
 	"github.com/containerd/containerd/api/services/tasks/v1"
 
-	"github.com/lifecycle-shim/lifecycle-shim/integration/lab/bench/report"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+	"github.com/lifecycle-shim/lifecycle-shim/integration/lab/bench/report"
 )
 
 const (
@@ -41,13 +41,13 @@ func memoryPlans(quick bool) []plan {
 	var all []plan
 	for _, count := range counts {
 		all = append(all, plan{
-			name: fmt.Sprintf("%s-%d", report.SceneMemory, count), unit: "MB", measure: measureMemory, pods: count,
+			name: fmt.Sprintf("%s-%d", report.SceneMemory, count), measure: measureMemory, pods: count,
 			title:  fmt.Sprintf("pods side by side: %d of ours, %[1]d of the stock shim, %v after the last start; a round is a pair", count, settled),
 			rounds: max(1, 5/count),
 		})
 	}
 	return append(all, plan{
-		name: report.SceneRunning, unit: "MB", measure: measureRunning, pods: 10,
+		name: report.SceneRunning, measure: measureRunning, pods: 10,
 		title: "10 pods of each shim; ours have had a postStart handler and have a preStop handler; then each preStop runs, and an exec in each of stock's",
 	})
 }

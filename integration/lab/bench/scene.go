@@ -7,8 +7,8 @@ import (
 	"math/rand/v2"
 	"time"
 
-	"github.com/lifecycle-shim/lifecycle-shim/integration/lab/bench/report"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+	"github.com/lifecycle-shim/lifecycle-shim/integration/lab/bench/report"
 )
 
 // pace is the rest before each step of a paced scene. The first write to a v1 cgroup after some rest costs the kernel 5 to 21 ms:
@@ -17,8 +17,8 @@ const pace = 200 * time.Millisecond
 
 // plan is how a scene is measured.
 type plan struct {
-	name, title, unit string
-	measure           func(ctx context.Context, s *site, p plan, scene *report.Scene) error
+	name, title string
+	measure     func(ctx context.Context, s *site, p plan, scene *report.Scene) error
 
 	rounds, warmUp int // rounds that count, and those before them that do not
 	pause          time.Duration
@@ -47,9 +47,6 @@ func plans(rounds int, quick bool) []plan {
 		{name: report.SceneLoad, title: load, measure: measureLives, rounds: part(3), warmUp: 1, pause: pace, loaded: true},
 		{name: report.SceneLoad + report.Seccomp, title: load + filter, measure: measureLives, rounds: part(3), warmUp: 1, pause: pace, loaded: true, containers: profile},
 		{name: report.SceneThrottled, title: throttled, measure: measureLives, rounds: part(4), warmUp: 1, pause: pace, containers: circumstances{throttled: true}},
-	}
-	for i := range all {
-		all[i].unit = "ms"
 	}
 	return append(append(all, memoryPlans(quick)...), drainPlan(quick))
 }

@@ -18,8 +18,8 @@ import (
 	"github.com/opencontainers/runtime-spec/specs-go"
 	"google.golang.org/protobuf/types/known/anypb"
 
-	"github.com/lifecycle-shim/lifecycle-shim/integration/lab/bench/report"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+	"github.com/lifecycle-shim/lifecycle-shim/integration/lab/bench/report"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 

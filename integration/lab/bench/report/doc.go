@@ -1,6 +1,7 @@
-// Package report says what was measured, and what follows from it.
+// Package report turns what was measured into results in the format of Go's benchmarks, which benchstat reads, and compares the
+// ratios that matter with their targets.
 //
-// A Report holds machine, scenes and every single value. Rows divides them, round by round, and compares the medians
-// with the targets; WriteText and Markdown show it. Nothing here measures, and nothing depends on when or where it runs: the
-// same values always give the same tables.
+// A ratio is taken in each round, of values that were measured within seconds of each other, so that what comes and goes on the
+// machine changes both. It is a metric of its own in the results. Nothing here measures, and the same values always give the same
+// results.
 package report

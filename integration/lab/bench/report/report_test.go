@@ -1,27 +1,16 @@
 package report
 
 import (
-	"math"
-	"path/filepath"
-	"reflect"
+	"slices"
 	"strings"
 	"testing"
-)
 
-func TestSummarize(t *testing.T) {
-	// R: quantile(c(5, 1, 4, 2), c(0, .25, .5, .75, 1))
-	want := Spread{N: 4, Min: 1, Q1: 1.75, Median: 3, Q3: 4.25, Max: 5}
-	if got := Summarize([]float64{5, 1, 4, 2}); got != want {
-		t.Errorf("got %+v, want %+v", got, want)
-	}
-	if got := Summarize([]float64{7}); got != (Spread{N: 1, Min: 7, Q1: 7, Median: 7, Q3: 7, Max: 7}) {
-		t.Errorf("of one value: %+v", got)
-	}
-}
+	"golang.org/x/perf/benchfmt"
+)
 
 // lived is a scene in which the handlers add 10, 20 and 60 ms to starts, an exec takes 100, and the rest 1.
 func lived(name string) *Scene {
-	s := &Scene{Name: name, Unit: "ms"}
+	s := &Scene{Name: name}
 	for round, added := range []float64{60, 10, 20} {
 		values := map[string]float64{}
 		for _, ratio := range lives {
@@ -31,7 +20,7 @@ func lived(name string) *Scene {
 				}
 			}
 		}
-		values[NoneStart] = float64(5 * (round + 1)) // what differs from round to round goes out
+		values[NoneStart] = float64(5 * (round + 1)) // a change from round to round cancels out
 		values[WithStart] = values[NoneStart] + added
 		values[StockExec] = 100
 		s.Add(values)
@@ -41,56 +30,76 @@ func lived(name string) *Scene {
 
 func rowOf(t *testing.T, r *Report, what string) Row {
 	t.Helper()
-	for _, row := range r.Ratios() {
-		if strings.Contains(row.What, what) {
-			return row
-		}
+	rows := r.Rows()
+	i := slices.IndexFunc(rows, func(row Row) bool { return strings.Contains(row.What, what) })
+	if i < 0 {
+		t.Fatalf("there is no row %q", what)
 	}
-	t.Fatalf("there is no row %q", what)
-	return Row{}
+	return rows[i]
 }
 
 func TestRatiosAreOfRounds(t *testing.T) {
 	row := rowOf(t, &Report{Scenes: []*Scene{lived(ScenePaced)}}, "addition to Start /")
-	want := Row{
-		What: row.What, Scene: ScenePaced, Spread: Spread{N: 3, Min: 0.1, Q1: 0.15, Median: 0.2, Q3: 0.4, Max: 0.6},
-		Target: 0.5, Beyond: 0.15, Met: true,
-	}
-	if row != want {
-		t.Errorf("got %+v, want %+v", row, want)
+	if row.Scene != ScenePaced || row.Rounds != 3 || row.Center != 0.2 || row.Target != 0.5 || row.Aim != 0.15 || row.met() != "yes" {
+		t.Errorf("got %+v, want the median 0.2 of 3 rounds", row)
 	}
 }
 
 func TestTargets(t *testing.T) {
-	r := &Report{Scenes: []*Scene{lived(ScenePaced), lived(SceneLoad)}}
-	for _, row := range r.Ratios() {
-		if row.Target > 0 && row.Scene != ScenePaced {
+	for _, row := range (&Report{Scenes: []*Scene{lived(ScenePaced), lived(SceneLoad)}}).Rows() {
+		if row.Scene != ScenePaced {
 			t.Errorf("%s has a target under %s", row.What, row.Scene)
 		}
-		if strings.HasSuffix(row.What, "/ crun exec") && row.Scene == ScenePaced && (!row.Met || row.met() != "yes") {
-			t.Errorf("a ratio of 1 does not meet a target of 1, or its aim: %+v", row)
-		}
-		if row.Target == 0 && row.Met {
-			t.Errorf("a target is met that there is none of: %+v", row)
-		}
 	}
-	missed := lived(ScenePaced)
-	for i := range missed.Series[PreStop] {
-		missed.Series[PreStop][i] = 5
-	}
-	row := rowOf(t, &Report{Scenes: []*Scene{missed}}, "/ nsenter")
-	if row.Met || row.met() != "**no**" {
-		t.Errorf("a ratio of 5 meets a target of 4: %+v", row)
+	for value, want := range map[float64]string{5: "no", 4: "yes", 1.5: "yes, and the aim"} {
+		scene := lived(ScenePaced)
+		for i := range scene.Series[PreStop] {
+			scene.Series[PreStop][i] = value
+		}
+		if row := rowOf(t, &Report{Scenes: []*Scene{scene}}, "/ nsenter"); row.met() != want {
+			t.Errorf("a ratio of %v meets its target: %q, want %q", value, row.met(), want)
+		}
 	}
 }
 
-// TestMissingSeries: a scene that has not measured something gives no row of it, and no wrong one.
+// TestMissingSeries: a scene gives no ratio of a series that it lacks.
 func TestMissingSeries(t *testing.T) {
 	s := lived(ScenePaced)
 	delete(s.Series, CrunExec)
-	for _, row := range (&Report{Scenes: []*Scene{s}}).Ratios() {
-		if strings.HasSuffix(row.What, "/ crun exec") || math.IsNaN(row.Median) {
+	for _, row := range (&Report{Scenes: []*Scene{s}}).Rows() {
+		if strings.HasSuffix(row.What, "/ crun exec") {
 			t.Errorf("%+v", row)
+		}
+	}
+}
+
+// TestWriteBenchmarks: benchstat's reader gets every value and every ratio, in base units, with the machine.
+func TestWriteBenchmarks(t *testing.T) {
+	var text strings.Builder
+	r := &Report{Machine: map[string]string{"cpu": "a", "runc": "1.5"}, Scenes: []*Scene{lived(ScenePaced), {Name: SceneMemory + "-10", Series: map[string][]float64{OursPSS: {2}}}}}
+	if err := r.WriteBenchmarks(&text); err != nil {
+		t.Fatal(err)
+	}
+	got := map[string][]float64{}
+	reader := benchfmt.NewReader(strings.NewReader(text.String()), "bench.txt")
+	for reader.Scan() {
+		result, ok := reader.Result().(*benchfmt.Result)
+		if !ok {
+			t.Fatalf("got %v", reader.Result())
+		}
+		if result.GetConfig("runc") != "1.5" || result.GetConfig("cpu") != "a" {
+			t.Errorf("the configuration of %s is %v", result.Name, result.Config)
+		}
+		key := result.Name.String() + " " + result.Values[0].Unit
+		got[key] = append(got[key], result.Values[0].Value)
+	}
+	for key, want := range map[string][]float64{
+		"Lifecycle/scene=paced/what=stock-exec-RPCs sec":                                                        {0.1, 0.1, 0.1},
+		"Lifecycle/scene=paced/what=no-op-postStart's-addition-to-Start-per-stock-Exec+Start+Wait+Delete ratio": {0.6, 0.1, 0.2},
+		"Lifecycle/scene=memory-10/what=PSS-ours B":                                                             {2e6},
+	} {
+		if !slices.Equal(got[key], want) {
+			t.Errorf("%s: got %v, want %v", key, got[key], want)
 		}
 	}
 }
@@ -104,19 +113,7 @@ func TestWanted(t *testing.T) {
 			t.Errorf("%s does not give %q", scene, row)
 		}
 		if Wanted(scene, func(string) bool { return false }) {
-			t.Errorf("%s is wanted by nobody, and measured", scene)
+			t.Errorf("%s is wanted although no row is", scene)
 		}
-	}
-}
-
-func TestWriteAndRead(t *testing.T) {
-	file := filepath.Join(t.TempDir(), "bench.json")
-	wrote := &Report{Machine: Machine{CPU: "a", Versions: map[string]string{"runc": "1"}}, Scenes: []*Scene{lived(ScenePaced)}}
-	if err := wrote.Write(file); err != nil {
-		t.Fatal(err)
-	}
-	read, err := Read(file)
-	if err != nil || !reflect.DeepEqual(read, wrote) {
-		t.Errorf("read %+v, %v; wrote %+v", read, err, wrote)
 	}
 }

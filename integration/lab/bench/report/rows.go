@@ -1,9 +1,10 @@
 package report
 
 import (
-	"math"
 	"slices"
 	"strings"
+
+	"golang.org/x/perf/benchmath"
 )
 
 // Names of scenes. Those with a profile have Seccomp appended.
@@ -29,7 +30,7 @@ const (
 	Nsenter      = "nsenter"
 	Trial        = "lifecycle Run RPC"
 	TrialCrun    = "lifecycle Run RPC, crun's container"
-	PostStart    = "postStart handler" // as HandlerFinished tells
+	PostStart    = "postStart handler" // from HandlerFinished
 	PreStop      = "preStop handler"
 	NoneCreate   = "create, no handlers"
 	NoneStart    = "start, no handlers"
@@ -59,13 +60,12 @@ const (
 	DrainPreStop = "preStop"
 )
 
-// ratio says how a row comes from the series of a scene: in each round, what is in plus less what is in minus, divided by what
-// is in over.
+// ratio is a quotient of series of a scene, taken in each round: the sum of plus, less the sum of minus, divided by the sum of over.
 type ratio struct {
 	what              string
 	plus, minus, over []string
-	// target and beyond are upper limits by scene; a scene without has none.
-	target, beyond map[string]float64
+	// target and aim are upper limits, by scene. Other scenes have none.
+	target, aim map[string]float64
 }
 
 var lives = []ratio{
@@ -73,17 +73,17 @@ var lives = []ratio{
 		what: "no-op postStart's addition to Start / stock Exec+Start+Wait+Delete",
 		plus: []string{WithStart}, minus: []string{NoneStart}, over: []string{StockExec},
 		target: map[string]float64{ScenePaced: 0.5, ScenePaced + Seccomp: 0.4},
-		beyond: map[string]float64{ScenePaced: 0.15, ScenePaced + Seccomp: 0.1},
+		aim:    map[string]float64{ScenePaced: 0.15, ScenePaced + Seccomp: 0.1},
 	},
 	{
 		what: "no-op exec handler / crun exec",
 		plus: []string{PreStop}, over: []string{CrunExec},
-		target: map[string]float64{ScenePaced: 1}, beyond: map[string]float64{ScenePaced: 0.3},
+		target: map[string]float64{ScenePaced: 1}, aim: map[string]float64{ScenePaced: 0.3},
 	},
 	{
 		what: "no-op exec handler / nsenter",
 		plus: []string{PreStop}, over: []string{Nsenter},
-		target: map[string]float64{ScenePaced: 4}, beyond: map[string]float64{ScenePaced: 1.5},
+		target: map[string]float64{ScenePaced: 4}, aim: map[string]float64{ScenePaced: 1.5},
 	},
 	{what: "no-op exec handler / runc exec", plus: []string{PreStop}, over: []string{RuncExec}},
 	{what: "no-op exec handler / stock Exec+Start+Wait+Delete", plus: []string{PreStop}, over: []string{StockExec}},
@@ -109,7 +109,7 @@ var lives = []ratio{
 var runs = []ratio{{
 	what: "ctr run --rm, no handlers, ours / stock",
 	plus: []string{RunOurs}, over: []string{RunStock},
-	target: map[string]float64{SceneRun: 1.02}, beyond: map[string]float64{SceneRun: 1},
+	target: map[string]float64{SceneRun: 1.02}, aim: map[string]float64{SceneRun: 1},
 }}
 
 var idle = []ratio{
@@ -117,7 +117,7 @@ var idle = []ratio{
 		what: "idle PSS, ours / stock",
 		plus: []string{OursPSS}, over: []string{StockPSS},
 		target: map[string]float64{SceneMemory + "-1": 1.05, SceneMemory + "-10": 1.05, SceneMemory + "-100": 1.05},
-		beyond: map[string]float64{SceneMemory + "-1": 1, SceneMemory + "-10": 1, SceneMemory + "-100": 1},
+		aim:    map[string]float64{SceneMemory + "-1": 1, SceneMemory + "-10": 1, SceneMemory + "-100": 1},
 	},
 	{what: "idle private memory, ours / stock", plus: []string{OursPrivate}, over: []string{StockPrivate}},
 }
@@ -130,7 +130,7 @@ var running = []ratio{
 var drains = []ratio{{
 	what: "all pods stopped at once: wall / preStop's 5 s",
 	plus: []string{DrainSeconds}, over: []string{DrainPreStop},
-	target: map[string]float64{SceneDrain: 1.5}, beyond: map[string]float64{SceneDrain: 1.1},
+	target: map[string]float64{SceneDrain: 1.5}, aim: map[string]float64{SceneDrain: 1.1},
 }}
 
 // ratiosOf lists what a scene of that name can give.
@@ -149,48 +149,36 @@ func ratiosOf(scene string) []ratio {
 	}
 }
 
-// Row is a ratio in one scene: the spread of what its rounds give.
+// Row is a ratio that has a target in its scene: the median of the rounds' ratios, and its confidence interval.
 type Row struct {
-	What  string `json:"what"`
-	Scene string `json:"scene"`
-	Spread
-	// Target is the most that the median may be, and Beyond what is aimed at; 0: none is set.
-	Target float64 `json:"target,omitempty"`
-	Beyond float64 `json:"beyond,omitempty"`
-	Met    bool    `json:"met"`
+	What, Scene string
+	Rounds      int
+	benchmath.Summary
+	// Target is the most that the median may be, Aim what it should become.
+	Target, Aim float64
 }
 
-// Ratios are the rows of all scenes, those with a target first.
-func (r *Report) Ratios() []Row {
+// Rows returns those of all scenes.
+func (r *Report) Rows() []Row {
+	const confidence = 0.95
 	var rows []Row
 	for _, scene := range r.Scenes {
 		for _, ratio := range ratiosOf(scene.Name) {
-			if values := ratio.of(scene); len(values) > 0 {
-				rows = append(rows, ratio.row(scene, values))
+			values := ratio.of(scene)
+			if len(values) == 0 || ratio.target[scene.Name] == 0 {
+				continue
 			}
+			sample := benchmath.NewSample(values, &benchmath.DefaultThresholds)
+			rows = append(rows, Row{
+				What: ratio.what, Scene: scene.Name, Rounds: len(values), Summary: benchmath.AssumeNothing.Summary(sample, confidence),
+				Target: ratio.target[scene.Name], Aim: ratio.aim[scene.Name],
+			})
 		}
 	}
-	slices.SortStableFunc(rows, func(a, b Row) int { return boolInt(a.Target == 0) - boolInt(b.Target == 0) })
 	return rows
 }
 
-func boolInt(b bool) int {
-	if b {
-		return 1
-	}
-	return 0
-}
-
-func (q ratio) row(scene *Scene, values []float64) Row {
-	row := Row{What: q.what, Scene: scene.Name, Spread: Summarize(values), Target: q.target[scene.Name], Beyond: q.beyond[scene.Name]}
-	row.Met = row.Target > 0 && row.Median <= row.Target
-	for _, value := range []*float64{&row.Min, &row.Q1, &row.Median, &row.Q3, &row.Max} {
-		*value = math.Round(*value*1e4) / 1e4
-	}
-	return row
-}
-
-// of returns the ratio in each round, or nothing where the scene lacks a series.
+// of returns the ratio of each round, or nothing if the scene lacks a series.
 func (q ratio) of(scene *Scene) []float64 {
 	top, ok := scene.sum(q.plus, q.minus)
 	bottom, also := scene.sum(q.over, nil)
@@ -221,7 +209,7 @@ func (s *Scene) sum(plus, minus []string) ([]float64, bool) {
 	return total, true
 }
 
-// Wanted says whether any row that such a scene gives is named by match, as "SCENE: ROW".
+// Wanted reports whether match accepts any ratio of the scene, as "SCENE: RATIO".
 func Wanted(scene string, match func(row string) bool) bool {
 	return slices.ContainsFunc(ratiosOf(scene), func(q ratio) bool { return match(scene + ": " + q.what) })
 }
