@@ -14,25 +14,25 @@ DESTDIR ?=
 FUZZTIME ?= 5m
 # Such as -quick, -rounds 50, -rows '^paced: '.
 BENCHFLAGS ?=
-# Where govulncheck looks: Go's own database, or a copy (file:///…) where there is no way to it.
+# The database of govulncheck: Go's, or a copy of it (file:///…).
 GOVULNDB ?= https://vuln.go.dev
-# The time of the files in a package, and the date of the man pages: the commit's.
+# The time of the files in a package and the date of the man pages are the commit's.
 export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct 2>/dev/null)
 # seccomp: without it a handler cannot run in a container that has a seccomp profile.
 # netgo, osusergo: no glibc name service in a static binary.
-# grpcnotrace: without gRPC's own traces, which nobody could look at, the linker leaves out what is never called: a quarter of the shim.
+# grpcnotrace: without gRPC's traces, which no program reads, the linker drops code that is never called: a quarter of the shim.
 TAGS := seccomp netgo osusergo grpcnotrace
-# What the tests never use of containerd, and would take long to build or need more headers.
+# Parts of containerd that no test uses, and that take long to build or need more headers.
 SERVER_TAGS := no_btrfs no_zfs no_devmapper no_aufs no_tracing
 LDFLAGS := -s -w $(LINK) -X github.com/lifecycle-shim/lifecycle-shim/shim/version.Version=$(VERSION)
-# Only the handler host has C in it, libseccomp, and with it the C library.
+# Only the handler host has C in it: libseccomp, and therefore the C library.
 STATIC := -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS)'
 STATIC_C := -trimpath -tags '$(TAGS)' -ldflags '$(LDFLAGS) -linkmode external -extldflags "-static"'
 STEP := @tools/step
 TOOL := go tool -modfile=tools/go.mod
 # The tests of the built product are a module: their dependencies are not the product's.
 IN_INTEGRATION := -C integration
-# Packages that need other servers or another machine have targets of their own.
+# Packages that need other servers or another machine have separate targets.
 INTEGRATION = $$(go $(IN_INTEGRATION) list -tags '$(TAGS)' ./... | grep -vE '/integration/(kubernetes|debian|docker|apparmor)' | xargs)
 
 .PHONY: help
@@ -54,7 +54,7 @@ install: build ## install the product, with completions, man pages and examples,
 	@tools/install $(BIN) '$(DESTDIR)$(PREFIX)'
 
 .PHONY: uninstall
-uninstall: ## remove what install has put there; running containers go on
+uninstall: ## remove what install has put there; running containers continue
 	@tools/install --remove '$(DESTDIR)$(PREFIX)'
 
 .PHONY: deps-package
@@ -81,7 +81,7 @@ servers: $(BIN)/.servers $(BIN)/.containerd-1.7 $(BIN)/criu $(BIN)/previous $(BI
 $(BIN)/testreader: integration/testreader/reader.c
 	@mkdir -p $(BIN) && gcc -O2 -static -nostdlib -ffreestanding -fno-stack-protector -o $@ $<
 
-# Stamps, as the modules alone decide what these binaries are.
+# Stamps, as these binaries depend on the module's pins alone.
 $(BIN)/.servers: integration/go.mod integration/go.sum
 	$(STEP) 'building containerd 2.4 with ctr, shim and runc (5 min the first time)' \
 		go $(IN_INTEGRATION) build -tags 'seccomp $(SERVER_TAGS)' -o $(abspath $(BIN))/ github.com/opencontainers/runc \
@@ -100,7 +100,7 @@ $(BIN)/.kubernetes: tools/kubernetes integration/kubernetes/servers/go.mod integ
 	$(STEP) 'building etcd and Kubernetes (10 min the first time)' tools/kubernetes $(BIN)/kubernetes
 	@touch $@
 
-# The language version is for docker's client, whose module has no go.mod.
+# The language version is for docker's client, which is not a Go module.
 $(BIN)/.docker: integration/docker/servers/go.mod integration/docker/servers/go.sum
 	$(STEP) 'building dockerd and docker (4 min the first time)' \
 		go -C integration/docker/servers build -tags 'seccomp $(SERVER_TAGS)' -gcflags 'github.com/docker/cli/...=-lang=go1.26' \
@@ -126,7 +126,7 @@ test: deps build unit servers integration ## everything that must pass: unit and
 unit: ## unit tests only: no root, no containers
 	$(STEP) 'unit tests' go test -race -tags '$(TAGS)' ./...
 
-# One package at a time: they measure time, and look for leaks on the same machine.
+# One package at a time: the tests measure time, and look for leaks on the whole machine.
 .PHONY: integration
 integration: build servers ## integration tests only: root, containers under a private containerd
 	$(STEP) 'integration tests' go $(IN_INTEGRATION) test -race -tags '$(TAGS)' -p 1 -timeout 30m $(INTEGRATION)
@@ -178,7 +178,7 @@ repeat: build servers ## all tests TIMES times (20), AT_ONCE (4) beside each oth
 deps-cgroup2: deps ## install what cgroup2 needs on top of deps (as root)
 	@.ci/deps cgroup2
 
-# A program, so that it ends in order whatever ends make.
+# A built program, and not `go run`: it ends in order if make is interrupted.
 .PHONY: cgroup2
 cgroup2: build servers ## the integration tests on cgroup v2, in an emulated Debian with systemd (root; an hour; RUN=regexp: those that match)
 	@go $(IN_INTEGRATION) build -o $(abspath $(BIN))/ ./cgroup2
@@ -204,7 +204,7 @@ check-generated: ## fail if the generated code is not what proto/ gives
 	$(STEP) 'comparing generated code' tools/check-generated
 
 .PHONY: foreign
-foreign: ## convert 10,000 documents of other YAML emitters (PyYAML, Ruby, js-yaml, Go), each in styles of its own
+foreign: ## convert 10,000 documents of other YAML emitters (PyYAML, Ruby, js-yaml, Go), each in several styles
 	@FOREIGN_DOCUMENTS=1600 go test -tags '$(TAGS)' -count 1 -timeout 30m -run TestForeign ./cmd/internal/convert
 
 .PHONY: fuzz

@@ -1,5 +1,5 @@
 // Tools that developers and CI run, pinned: `go tool -modfile=tools/go.mod NAME` from the top of the repository.
-// A module of its own keeps what a linter depends on out of the product's module graph.
+// As a separate module it keeps what a linter depends on out of the product's module graph.
 module github.com/lifecycle-shim/lifecycle-shim/tools
 
 go 1.26.0

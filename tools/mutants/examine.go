@@ -151,7 +151,7 @@ func exactly(names ...string) string {
 	return "^(" + strings.Join(quoted, "|") + ")$"
 }
 
-// parallel runs f in each worker, with a binary of its own.
+// parallel runs f in each worker, each with its own binary.
 func (x *examiner) parallel(f func(worker int, copied *binaryCopy) error) error {
 	errs := make(chan error, workers)
 	for worker := range workers {
@@ -195,7 +195,7 @@ func (x *examiner) judgeAll() error {
 	})
 }
 
-// judge finds out what becomes of one mutant.
+// judge finds the result of one mutant.
 func (x *examiner) judge(m *mutant, copied *binaryCopy, alone string) error {
 	binary := copied.path
 	if m.before == "" {

@@ -65,7 +65,7 @@ var errFound = errors.New("see above")
 
 func main() {
 	root := flag.String("root", "..", "the top of the repository")
-	verbose := flag.Bool("v", false, "print every mutant and what became of it as soon as it is known")
+	verbose := flag.Bool("v", false, "print every mutant and its result as soon as it is known")
 	match := flag.String("match", "", "make only mutants whose name this regular expression matches")
 	quick := flag.Bool("quick", false, "run only short tests, and only those that reach a mutant")
 	flag.Parse()

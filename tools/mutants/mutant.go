@@ -25,10 +25,10 @@ type mutant struct {
 	plain string
 
 	state   state
-	reached []string // the tests that come to it
+	reached []string // the tests that execute it
 }
 
-// state is what became of a mutant.
+// state is the result of a mutant.
 type state int
 
 const (
@@ -81,7 +81,7 @@ func load(root string, c choice) ([]*mutant, *packages.Package, error) {
 	return all, p, nil
 }
 
-// number gives each mutant its number, and each key of its own to those that would have the same.
+// number gives each mutant its number, and makes equal keys different.
 func number(all []*mutant) {
 	seen := map[string]int{}
 	for i, m := range all {

@@ -9,7 +9,7 @@ import (
 	"time"
 )
 
-// report is what became of a package's mutants.
+// report has the results of a package's mutants.
 type report struct {
 	choice
 	part      bool // not all mutants of the package were made

@@ -12,7 +12,7 @@ import (
 // memory that a mutant's tests may have, in bytes: one that never ends may want all there is.
 const memory = 4 << 30
 
-// sandbox runs test binaries in a process namespace of their own: a mutant may signal anybody, and leave anything behind.
+// sandbox runs test binaries in separate process namespaces: a mutant may signal any process, and leave processes behind.
 type sandbox struct {
 	ctx context.Context
 	dir string // the package's

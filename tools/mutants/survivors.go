@@ -99,7 +99,7 @@ func (r *reader) take(line string, n int) error {
 }
 
 func (r *reader) explain(text string) error {
-	if r.current != nil { // it goes on
+	if r.current != nil { // it continues
 		for _, e := range r.waiting {
 			e.text += " " + text
 		}
