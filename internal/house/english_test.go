@@ -49,9 +49,7 @@ var ceilings = map[string]float64{
 	"integration":       5.6,
 	"Makefile":          2.0,
 	"oci":               1.1,
-	"proto":             2.3,
 	"shim":              3.7,
-	"tools":             2.2,
 }
 
 // least is how many words a part needs for a rate. Below that, one occurrence is allowed.
