@@ -16,14 +16,14 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// behind is a process that a handler has left in the background, with its output.
+// behind is a process that a handler left in the background, with its output.
 type behind struct {
 	*exec.Cmd
 	output *output
 	stdin  io.WriteCloser
 }
 
-// leave starts a process that holds an output, whose handler then ends.
+// leave starts a process that holds an output open after its handler has ended.
 func leave(t *testing.T, background *Background, name string, args ...string) *behind {
 	t.Helper()
 	o, writer, err := newOutput(100, nil, background)
@@ -47,13 +47,13 @@ func leave(t *testing.T, background *Background, name string, args ...string) *b
 
 func (b *behind) isLeft() bool { left := b.output.left.Load(); return left != nil && left.open.Load() }
 
-// wantSIGPIPE: the process goes on writing, and its output is closed.
+// wantSIGPIPE checks that the process is killed by SIGPIPE when it writes again.
 func (b *behind) wantSIGPIPE(t *testing.T) {
 	t.Helper()
 	err := b.Wait()
 	status, ok := b.ProcessState.Sys().(syscall.WaitStatus)
 	if !ok || !status.Signaled() || status.Signal() != unix.SIGPIPE {
-		t.Errorf("it has ended with %v", err)
+		t.Errorf("it exited with %v", err)
 	}
 }
 
@@ -72,8 +72,8 @@ func (b *Background) count() int {
 	return len(b.left)
 }
 
-// FAULTS C1: what a handler leaves in the background goes on writing, far more than a pipe
-// holds, and is not ended by it. Its end is noticed, and nothing is left then.
+// FAULTS C1: a process that a handler leaves in the background can write far more than a
+// pipe holds, and survives. After its exit, its output is closed.
 func TestC1BackgroundChildGoesOnWriting(t *testing.T) {
 	goroutines, fds := runtime.NumGoroutine(), openFDs(t)
 	background, evicted := newBackground(t, nil)
@@ -84,28 +84,28 @@ func TestC1BackgroundChildGoesOnWriting(t *testing.T) {
 		}
 	}
 	if !child.isLeft() {
-		t.Error("it is not reported")
+		t.Error("Background does not count it")
 	}
 	if err := child.Wait(); child.ProcessState.ExitCode() != 3 {
-		t.Errorf("it has ended with %v", err)
+		t.Errorf("it exited with %v", err)
 	}
 	waitFor(t, func() bool { return !child.isLeft() })
 	waitFor(t, func() bool { return runtime.NumGoroutine() == goroutines })
 	if got := openFDs(t); got != fds || evicted.Load() != 0 {
 		t.Errorf("%d descriptors, %d before; %d evicted", got, fds, evicted.Load())
 	}
-	// Another one, when the goroutines have ended.
+	// A second one, after the goroutines have ended.
 	child = leave(t, background, "sh", "-c", "read line; echo more; exit 4")
 	if _, err := io.WriteString(child.stdin, "go on\n"); err != nil || !child.isLeft() {
-		t.Errorf("it is not reported, %v", err)
+		t.Errorf("Background does not count it: %v", err)
 	}
 	if err := child.Wait(); child.ProcessState.ExitCode() != 4 {
-		t.Errorf("it has ended with %v", err)
+		t.Errorf("it exited with %v", err)
 	}
 }
 
-// TestOutputThatNobodyHoldsIsClosed, also in the presence of a Background.
-func TestOutputThatNobodyHoldsIsClosed(t *testing.T) {
+// TestOutputWithoutWritersIsClosed: a Background does not keep it.
+func TestOutputWithoutWritersIsClosed(t *testing.T) {
 	background, _ := newBackground(t, nil)
 	fds := openFDs(t)
 	for _, text := range []string{"", "said\n"} {
@@ -126,7 +126,7 @@ func TestOutputThatNobodyHoldsIsClosed(t *testing.T) {
 	}
 }
 
-// TestC1OldestIsClosed: a 17th background output costs the first one.
+// TestC1OldestIsClosed: when a 17th background output is added, the first one is closed.
 func TestC1OldestIsClosed(t *testing.T) {
 	fds := openFDs(t)
 	background, evicted := newBackground(t, nil)
@@ -139,7 +139,7 @@ func TestC1OldestIsClosed(t *testing.T) {
 	if evicted.Load() != 0 || background.count() != most {
 		t.Errorf("%d evicted, %d left", evicted.Load(), background.count())
 	}
-	// One goroutine of each process's stdin is not there: it has a pipe. Two are the drain's.
+	// The drain has two goroutines. os/exec has none for a process's stdin, which is a pipe.
 	if got := runtime.NumGoroutine() - goroutines; got > 2 {
 		t.Errorf("%d goroutines for %d outputs", got, most)
 	}
@@ -166,8 +166,8 @@ func TestC1OldestIsClosed(t *testing.T) {
 	}
 }
 
-// TestBackgroundEnds with its container, and when it is closed; nothing is left, and
-// nothing is taken over afterwards.
+// TestBackgroundEnds: a Background closes all outputs when its container exits or when it is
+// closed. It takes over no output afterwards.
 func TestBackgroundEnds(t *testing.T) {
 	for name, how := range map[string]func(*Background, chan struct{}){
 		"with the container": func(_ *Background, exited chan struct{}) { close(exited) },
@@ -183,13 +183,13 @@ func TestBackgroundEnds(t *testing.T) {
 			for _, child := range []*behind{first, second} {
 				child.wantSIGPIPE(t)
 				if child.isLeft() {
-					t.Error("it is still reported")
+					t.Error("Background still counts it")
 				}
 			}
 			late := leave(t, background, "yes")
 			late.wantSIGPIPE(t)
 			if late.isLeft() {
-				t.Error("it is taken over too late")
+				t.Error("an output was taken over after the end")
 			}
 			waitFor(t, func() bool { return runtime.NumGoroutine() <= goroutines })
 			for _, child := range []*behind{first, second, late} {
@@ -202,15 +202,15 @@ func TestBackgroundEnds(t *testing.T) {
 	}
 }
 
-// TestNoBackground: without one the output is closed, as it is for who has none to close.
+// TestNoBackground: a nil Background takes over no output, and can be closed.
 func TestNoBackground(t *testing.T) {
 	leave(t, nil, "yes").wantSIGPIPE(t)
 	var none *Background
 	none.Close()
 }
 
-// TestBackgroundIsReadSlowly: a process that writes for ever costs little, in time and in
-// memory, and several share it, none of them kept waiting by the others.
+// TestBackgroundIsReadSlowly: endless writers cost little time and memory. They share the
+// limit fairly.
 func TestBackgroundIsReadSlowly(t *testing.T) {
 	background, _ := newBackground(t, nil)
 	const children = 3
@@ -226,7 +226,7 @@ func TestBackgroundIsReadSlowly(t *testing.T) {
 		}
 		return sum, least
 	}
-	waitFor(t, func() bool { _, least := total(); return least > 1<<17 }) // a pipe is full, and more
+	waitFor(t, func() bool { _, least := total(); return least > 1<<17 }) // more than a pipe holds
 	var before, after unix.Rusage
 	_ = unix.Getrusage(unix.RUSAGE_SELF, &before)
 	began := time.Now()
@@ -235,7 +235,7 @@ func TestBackgroundIsReadSlowly(t *testing.T) {
 	_ = unix.Getrusage(unix.RUSAGE_SELF, &after)
 	end, _ := total()
 	took := time.Since(began)
-	// A round more, and what each pipe held and holds.
+	// One more round, and what was and is in each pipe.
 	most := int64(took/(50*time.Millisecond)+2)*(64<<10) + children*(64<<10)
 	if end-start > most {
 		t.Errorf("%d bytes were read in %s, want at most %d", end-start, took, most)
@@ -243,7 +243,7 @@ func TestBackgroundIsReadSlowly(t *testing.T) {
 	t.Logf("%d bytes in %s, %s of user time", end-start, took, time.Duration(after.Utime.Nano()-before.Utime.Nano()))
 }
 
-// TestOutputLeftBehindALog: what a background child writes is not in the log.
+// TestOutputLeftBehindALog: output of a background child does not reach the log.
 func TestOutputLeftBehindALog(t *testing.T) {
 	background, _ := newBackground(t, nil)
 	log := &noting{}
@@ -266,12 +266,13 @@ func TestOutputLeftBehindALog(t *testing.T) {
 	}
 }
 
-// TestProgressCountsTheBackground of all attempts, and forgets what has ended.
+// TestProgressCountsTheBackground: the count includes all attempts, but only processes that
+// still run.
 func TestProgressCountsTheBackground(t *testing.T) {
 	background, _ := newBackground(t, nil)
 	progress := &Progress{}
 	if progress.Background() != 0 {
-		t.Error("something is in the background of nothing")
+		t.Error("a handler without attempts has background outputs")
 	}
 	var children []*behind
 	for attempt := range 3 {
@@ -280,12 +281,12 @@ func TestProgressCountsTheBackground(t *testing.T) {
 		progress.show(child.output)
 		children = append(children, child)
 		if got := progress.Background(); got != attempt+1 {
-			t.Errorf("attempt %d: %d are in the background", attempt+1, got)
+			t.Errorf("attempt %d: %d background outputs", attempt+1, got)
 		}
 	}
 	progress.begin(4)
 	if got := progress.Background(); got != 3 {
-		t.Errorf("%d are in the background", got)
+		t.Errorf("%d background outputs", got)
 	}
 	for i, child := range children {
 		_ = child.stdin.Close()
@@ -297,9 +298,10 @@ func TestProgressCountsTheBackground(t *testing.T) {
 	}
 }
 
-// TestBackgroundWithoutDescriptors closes what it cannot keep; nothing else fails.
+// TestBackgroundWithoutDescriptors: if descriptors run out, the output is closed. Nothing
+// else fails.
 func TestBackgroundWithoutDescriptors(t *testing.T) {
-	for spare := range 3 { // for the copy, for epoll, and for both
+	for spare := range 3 { // it needs one for the copy and one for epoll
 		t.Run(fmt.Sprint(spare), func(t *testing.T) {
 			background, _ := newBackground(t, nil)
 			o, writer, err := newOutput(100, nil, background)
@@ -411,8 +413,7 @@ func TestBackgroundOfAFile(t *testing.T) {
 	waitFor(t, func() bool { return runtime.NumGoroutine() <= goroutines })
 }
 
-// numberAfter returns the lowest number for a descriptor that so many lower ones are free
-// for.
+// numberAfter returns a limit for descriptor numbers below which exactly spare ones are free.
 func numberAfter(t *testing.T, spare int) uint64 {
 	t.Helper()
 	for {
@@ -428,7 +429,7 @@ func numberAfter(t *testing.T, spare int) uint64 {
 }
 
 // TestBackgroundPacketsCostLittle: a pipe in packet mode returns one write per read, and a
-// process can refill it with tee(2) faster than they can be read.
+// process can refill it with tee(2) faster than it can be read.
 func TestBackgroundPacketsCostLittle(t *testing.T) {
 	const packets, most = 250, drainSize / 4096
 	var pipe [2]int
@@ -445,9 +446,9 @@ func TestBackgroundPacketsCostLittle(t *testing.T) {
 		}
 	}
 	if left := (&leftover{fd: pipe[0]}); !left.read(drainSize, make([]byte, 4096)) {
-		t.Error("it has ended")
+		t.Error("it exited")
 	}
 	if waiting, err := unix.IoctlGetInt(pipe[0], unix.TIOCINQ); err != nil || packets-waiting > most {
-		t.Errorf("%d packets are read in one period, at most %d are allowed; %v", packets-waiting, most, err)
+		t.Errorf("%d packets were read in one period, want at most %d; %v", packets-waiting, most, err)
 	}
 }

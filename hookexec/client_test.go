@@ -21,12 +21,11 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// testMonitor reaps what it has started, as the shim's reaper does: before
-// anybody can wait for it.
+// testMonitor reaps the processes that it started, like the shim's reaper.
 type testMonitor struct {
 	unsubscribed int
-	// tell is closed when the exits may be told, nil where they may always be.
-	tell chan struct{}
+	// report delays the reports of exits until it is closed. If nil, there is no delay.
+	report chan struct{}
 }
 
 func (m *testMonitor) Start(cmd *exec.Cmd) (chan runc.Exit, error) {
@@ -35,7 +34,7 @@ func (m *testMonitor) Start(cmd *exec.Cmd) (chan runc.Exit, error) {
 	}
 	exits := make(chan runc.Exit, 2)
 	go func() {
-		exits <- runc.Exit{Pid: -1} // of some other child
+		exits <- runc.Exit{Pid: -1} // of another child
 		var status unix.WaitStatus
 		for {
 			_, err := unix.Wait4(cmd.Process.Pid, &status, 0, nil)
@@ -46,8 +45,8 @@ func (m *testMonitor) Start(cmd *exec.Cmd) (chan runc.Exit, error) {
 			if status.Signaled() {
 				code = 128 + int(status.Signal())
 			}
-			if m.tell != nil {
-				<-m.tell
+			if m.report != nil {
+				<-m.report
 			}
 			exits <- runc.Exit{Pid: cmd.Process.Pid, Status: code}
 			return
@@ -84,7 +83,7 @@ func openFDs(t *testing.T) int {
 	return len(entries)
 }
 
-// nothingIsLeft checks that one run of the host is over.
+// nothingIsLeft checks that a run of the host left no descriptor, process or subscription.
 func nothingIsLeft(t *testing.T, monitor *testMonitor, fds int) {
 	t.Helper()
 	if monitor.unsubscribed != 1 {
@@ -113,11 +112,11 @@ func TestFindHost(t *testing.T) {
 	t.Setenv("PATH", t.TempDir())
 	_, err = OpenHost(&testMonitor{})
 	if err == nil {
-		t.Fatal("a host was found that is nowhere")
+		t.Fatal("found a host that does not exist")
 	}
 	for _, word := range []string{HostBinary, self, "PATH", "install it"} {
 		if !strings.Contains(err.Error(), word) {
-			t.Errorf("%q does not say %q", err, word)
+			t.Errorf("%q does not contain %q", err, word)
 		}
 	}
 
@@ -127,7 +126,7 @@ func TestFindHost(t *testing.T) {
 		t.Errorf("got %q, %v", got, err)
 	}
 
-	install(t, beside) // wins: it is of the same installation
+	install(t, beside) // preferred, because it is of the same installation
 	if got, err := findHost(); err != nil || got != beside {
 		t.Errorf("got %q, %v", got, err)
 	}
@@ -159,7 +158,7 @@ func TestFindHost(t *testing.T) {
 	}
 }
 
-// TestHostStaysTheOneThatWasOpened: an upgrade replaces its file.
+// TestHostStaysTheOneThatWasOpened: an upgrade replaces the file while the shim runs.
 func TestHostStaysTheOneThatWasOpened(t *testing.T) {
 	host, _ := scriptHost(t, "exit 0")
 	path := host.file.Name()
@@ -169,7 +168,7 @@ func TestHostStaysTheOneThatWasOpened(t *testing.T) {
 	if err := os.WriteFile(path, []byte("#!/bin/sh\necho the new build >&2; exit 1\n"), 0o700); err != nil {
 		t.Fatal(err)
 	}
-	// A script is opened again by its interpreter, so it is not run here.
+	// A script cannot be used here, because its interpreter opens it again.
 	opened, err := os.ReadFile(host.command(wire.CommandPrepare).Path)
 	if err != nil || string(opened) != "#!/bin/sh\nexit 0\n" {
 		t.Errorf("got %q, %v", opened, err)
@@ -191,7 +190,7 @@ func TestHostIsGivenNothingOfTheShims(t *testing.T) {
 	}
 }
 
-// prepare does all of it at once.
+// prepare calls Prepare and Finish.
 func prepare(ctx context.Context, host *Host, request wire.PrepareRequest, init wire.Init) error {
 	preparation, err := host.Prepare(ctx, request)
 	if err != nil {
@@ -229,10 +228,10 @@ func TestPrepareHandsTheRequestOver(t *testing.T) {
 
 func TestPrepareSaysWhyItFailed(t *testing.T) {
 	for name, test := range map[string]struct{ script, says string }{
-		"in the host's words":      {"echo no such bundle >&2; exit 3", "lifecycle-hookexec prepare: exit status 3: no such bundle"},
-		"without a word":           {"exit 1", "lifecycle-hookexec prepare: exit status 1"},
-		"without reading its task": {"exec 0<&-; echo refused >&2; exit 1", "refused"},
-		"by a signal":              {"kill -9 $$", "exit status 137"},
+		"with the host's error":       {"echo no such bundle >&2; exit 3", "lifecycle-hookexec prepare: exit status 3: no such bundle"},
+		"without an error text":       {"exit 1", "lifecycle-hookexec prepare: exit status 1"},
+		"without reading its request": {"exec 0<&-; echo refused >&2; exit 1", "refused"},
+		"by a signal":                 {"kill -9 $$", "exit status 137"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			host, monitor := scriptHost(t, test.script)
@@ -255,7 +254,7 @@ func TestPrepareSaysWhyItFailed(t *testing.T) {
 	})
 }
 
-// TestPrepareIsCancelled where the container could not be created.
+// TestPrepareIsCancelled if the container could not be created.
 func TestPrepareIsCancelled(t *testing.T) {
 	host, monitor := scriptHost(t, "cat")
 	before := openFDs(t)
@@ -270,7 +269,7 @@ func TestPrepareIsCancelled(t *testing.T) {
 	nothingIsLeft(t, monitor, before)
 }
 
-// TestPrepareIsEndedWithItsContext, and what the host has started with it.
+// TestPrepareIsEndedWithItsContext: the host and its children are killed.
 func TestPrepareIsEndedWithItsContext(t *testing.T) {
 	ready := filepath.Join(t.TempDir(), "ready")
 	host, monitor := scriptHost(t, "sleep 1000 & echo $! > "+ready+".new; mv "+ready+".new "+ready+"; wait")
@@ -291,9 +290,9 @@ func TestPrepareIsEndedWithItsContext(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	case <-time.After(10 * time.Second):
-		t.Fatal("it does not come to an end")
+		t.Fatal("it did not end")
 	}
-	waitFor(t, func() bool { // whoever reaps it
+	waitFor(t, func() bool { // the test is not its parent
 		stat, err := os.ReadFile("/proc/" + string(bytes.TrimSpace(child)) + "/stat")
 		return err != nil || bytes.Contains(stat, []byte(") Z "))
 	})
@@ -302,22 +301,21 @@ func TestPrepareIsEndedWithItsContext(t *testing.T) {
 	}
 }
 
-// TestExecSaysWhyNothingWasStarted: the host ends without having started the
-// handler.
+// TestExecSaysWhyNothingWasStarted: the host exits before it has started the handler.
 func TestExecSaysWhyNothingWasStarted(t *testing.T) {
 	for name, test := range map[string]struct{ script, says string }{
-		"in the host's words":     {`head -n 1 <&3 >/dev/null; echo '{"Error": "no such program"}' >&3; exit 1`, "cannot start: no such program"},
-		"without an answer":       {"exit 1", "cannot start: the handler host exited without an answer"},
-		"with a broken answer":    {"echo nonsense >&3", "cannot start: the handler host exited without an answer"},
-		"by a signal":             {"kill -9 $$", "cannot start: the handler host exited without an answer"},
-		"with a pid and no pidfd": {`head -n 1 <&3 >/dev/null; echo '{"Pid": 1}' >&3`, "cannot start: the handler host sent no pidfd of the handler's process"},
-		"reading not all":         {`head -c 10 <&3 >/dev/null; exit 1`, "cannot start: the handler host exited without an answer"},
+		"with the host's error":             {`head -n 1 <&3 >/dev/null; echo '{"Error": "no such program"}' >&3; exit 1`, "cannot start: no such program"},
+		"without an answer":                 {"exit 1", "cannot start: the handler host exited without an answer"},
+		"with a broken answer":              {"echo nonsense >&3", "cannot start: the handler host exited without an answer"},
+		"by a signal":                       {"kill -9 $$", "cannot start: the handler host exited without an answer"},
+		"with a pid and no pidfd":           {`head -n 1 <&3 >/dev/null; echo '{"Pid": 1}' >&3`, "cannot start: the handler host sent no pidfd of the handler's process"},
+		"without reading the whole request": {`head -c 10 <&3 >/dev/null; exit 1`, "cannot start: the handler host exited without an answer"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			host, monitor := scriptHost(t, test.script)
 			before := openFDs(t)
 			action := &Exec{Host: host, OutputLimit: 100, Progress: &Progress{}, Request: wire.StartRequest{
-				ID: "c1", Args: []string{strings.Repeat("x", 500_000)}, // more than the socket holds
+				ID: "c1", Args: []string{strings.Repeat("x", 500_000)}, // more than the socket's buffer
 			}}
 			result := action.Attempt(t.Context())
 			if result.Outcome != Failed || result.ExitCode != -1 || !strings.Contains(result.Err.Error(), test.says) {
@@ -328,8 +326,8 @@ func TestExecSaysWhyNothingWasStarted(t *testing.T) {
 	}
 }
 
-// TestExecOfACancelledHandlerStartsNothing: the host may have been stopped for a
-// reason.
+// TestExecOfACancelledHandlerStartsNothing: Attempt starts no host after its context was
+// cancelled.
 func TestExecOfACancelledHandlerStartsNothing(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(ErrContainerExited)
@@ -339,7 +337,7 @@ func TestExecOfACancelledHandlerStartsNothing(t *testing.T) {
 	}
 }
 
-// TestExecEndsAHostThatHangs: a hung one would make a container unkillable.
+// TestExecEndsAHostThatHangs: otherwise a container could not be stopped.
 func TestExecEndsAHostThatHangs(t *testing.T) {
 	ready := filepath.Join(t.TempDir(), "ready")
 	host, monitor := scriptHost(t, "echo said before; : > "+ready+"; exec sleep 1000")
@@ -356,7 +354,7 @@ func TestExecEndsAHostThatHangs(t *testing.T) {
 			t.Errorf("got %+v", result)
 		}
 	case <-time.After(10 * time.Second):
-		t.Fatal("it does not come to an end")
+		t.Fatal("it did not end")
 	}
 	nothingIsLeft(t, monitor, before)
 }
@@ -374,6 +372,6 @@ func TestChannelEndsAreInherited(t *testing.T) {
 		t.Errorf("got %q, %v", data, err)
 	}
 	if _, err := channel.handler(0); !errors.Is(err, unix.EAGAIN) {
-		t.Errorf("nothing was sent, and yet: %v", err)
+		t.Errorf("closing without data: %v", err)
 	}
 }

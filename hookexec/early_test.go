@@ -19,8 +19,8 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// staged is a run whose processes end, and whose exits are reported, when the test says
-// so. The test is the host's end of the channel too.
+// staged is a run in which the test decides when processes exit and when their exits are
+// reported. The test also writes to the host's end of the channel.
 type staged struct {
 	*execRun
 	t               *testing.T
@@ -31,7 +31,7 @@ type staged struct {
 	ended           chan Result
 }
 
-// sleeping starts a process in a group of its own.
+// sleeping starts a process in a new process group.
 func sleeping(t *testing.T) (*exec.Cmd, *process) {
 	t.Helper()
 	pidfd := -1
@@ -44,7 +44,7 @@ func sleeping(t *testing.T) (*exec.Cmd, *process) {
 	return cmd, &process{pid: cmd.Process.Pid, pidfd: pidfd}
 }
 
-// stage begins the run. Its handler exists and has sent its pidfd.
+// stage begins the run. The handler's process exists and has sent its pidfd.
 func stage(ctx context.Context, t *testing.T) *staged {
 	t.Helper()
 	channel, files, err := newChannel()
@@ -75,7 +75,7 @@ func stage(ctx context.Context, t *testing.T) *staged {
 	return s
 }
 
-// say is what the host says.
+// say sends a message of the host.
 func (s *staged) say(response wire.StartResponse) {
 	s.t.Helper()
 	if err := json.NewEncoder(s.control).Encode(response); err != nil {
@@ -83,7 +83,7 @@ func (s *staged) say(response wire.StartResponse) {
 	}
 }
 
-// reap ends a process, so that its exit can be reported.
+// reap kills and reaps a process, so that its exit can be reported.
 func (s *staged) reap(cmd *exec.Cmd) {
 	s.t.Helper()
 	_ = cmd.Process.Kill()
@@ -94,24 +94,25 @@ func (s *staged) reap(cmd *exec.Cmd) {
 	}
 }
 
-// report an exit. It is taken in when the next one is taken, or the run ends.
+// report reports an exit. The run has handled it when it accepts the next one, or has ended.
 func (s *staged) report(pid, status int) {
 	s.t.Helper()
 	select {
 	case s.reports <- runc.Exit{Pid: pid, Status: status}:
 	case result := <-s.ended:
-		s.t.Fatalf("it has ended too early: %+v", result)
+		s.t.Fatalf("it ended too early: %+v", result)
 	}
 }
 
-// stale reports an exit of an earlier process with a pid, and waits until it is taken in.
+// stale reports an exit of an earlier process with the same pid, and waits until the run has
+// handled it.
 func (s *staged) stale(pid int) {
 	s.t.Helper()
 	s.report(pid, 9)
 	s.report(1<<22, 9)
 }
 
-// wantEnd: the run has ended with that status, or is about to.
+// wantEnd waits for the run's end, with that status.
 func (s *staged) wantEnd(status int) {
 	s.t.Helper()
 	select {
@@ -120,12 +121,12 @@ func (s *staged) wantEnd(status int) {
 			s.t.Errorf("got %+v, want the status %d", result, status)
 		}
 	case <-time.After(10 * time.Second):
-		s.t.Fatal("it does not come to an end")
+		s.t.Fatal("it did not end")
 	}
 }
 
-// TestA10ExitsOfOthersAreNotKept: while a handler is parked its pod may see any number
-// of exits, at no cost in memory, and none of the handler's own is lost.
+// TestA10ExitsOfOthersAreNotKept: while a handler is parked, any number of other processes
+// may exit. That costs no memory, and the handler's own exit is not lost.
 func TestA10ExitsOfOthersAreNotKept(t *testing.T) {
 	s := stage(t.Context(), t)
 	heap := func() uint64 {
@@ -137,7 +138,7 @@ func TestA10ExitsOfOthersAreNotKept(t *testing.T) {
 	before := heap()
 	exits := 1_000_000
 	if testing.Short() {
-		exits = 100_000 // 3.5 MiB, when all were kept
+		exits = 100_000 // 3.5 MiB if all were kept
 	}
 	for i := range exits {
 		s.report(1<<22+i, i) // above every pid (PID_MAX_LIMIT)
@@ -148,14 +149,15 @@ func TestA10ExitsOfOthersAreNotKept(t *testing.T) {
 	}
 	s.say(wire.StartResponse{Pid: s.process.Process.Pid})
 	s.reap(s.process)
-	s.report(s.process.Process.Pid, 7) // the reaper may meet the handler before its host
+	s.report(s.process.Process.Pid, 7) // the reaper may report the handler before its host
 	s.report(1<<22, 9)
 	s.reap(s.host)
 	s.report(s.host.Process.Pid, 0)
 	s.wantEnd(7)
 }
 
-// TestEarlyExits: what is reported before the host's exit is judged by it.
+// TestEarlyExits: an exit that is reported before the host's counts only if it is the
+// handler's.
 func TestEarlyExits(t *testing.T) {
 	for name, test := range map[string]struct {
 		announced bool // an onExit's
@@ -170,7 +172,7 @@ func TestEarlyExits(t *testing.T) {
 			s.reap(s.process)
 			s.report(handler, 3)
 		}, 3},
-		"another process's exit when the handler has been reaped": {false, func(s *staged, host, handler int) {
+		"another process's exit after the handler was reaped": {false, func(s *staged, host, handler int) {
 			s.say(wire.StartResponse{Pid: handler})
 			s.reap(s.host)
 			s.report(host, 0)
@@ -186,7 +188,7 @@ func TestEarlyExits(t *testing.T) {
 			s.reap(s.process)
 			s.report(handler, 3)
 		}, 3},
-		"of an announced one": {true, func(s *staged, host, handler int) {
+		"after the announcement": {true, func(s *staged, host, handler int) {
 			s.reap(s.process)
 			s.report(handler, 4)
 			s.report(1<<22, 9)
@@ -235,13 +237,13 @@ func TestEarlyExits(t *testing.T) {
 			s.reap(s.host)
 			s.report(host, 1)
 			s.report(1<<22, 9)
-			s.reap(s.process) // which has been killed
+			s.reap(s.process) // it was killed
 			s.report(handler, 137)
 		}, 137},
 		"a host that ends after its announcement": {true, func(s *staged, host, handler int) {
 			_ = s.control.Close()
 			s.reap(s.host)
-			s.stale(host) // it is taken in: the handler is still there
+			s.stale(host) // ignored, because the handler is still running
 			s.reap(s.process)
 			s.report(handler, 137)
 		}, 137},
@@ -261,12 +263,12 @@ func TestEarlyExits(t *testing.T) {
 	}
 }
 
-// TestHandlerOfAKilledHostIsKilled: it may have begun all the same.
+// TestHandlerOfAKilledHostIsKilled: the host may have started it before it was killed.
 func TestHandlerOfAKilledHostIsKilled(t *testing.T) {
 	for name, says := range map[string]wire.StartResponse{
-		"after its answer":   {},
-		"with an error":      {Error: "no"},
-		"before it can tell": {Announced: true},
+		"after its answer":     {},
+		"with an error":        {Error: "no"},
+		"before it can answer": {Announced: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			ctx, cancel := context.WithCancelCause(t.Context())
@@ -276,7 +278,7 @@ func TestHandlerOfAKilledHostIsKilled(t *testing.T) {
 				says.Pid = handler
 			}
 			s.say(says)
-			if says.Error == "" { // else the error alone has it killed
+			if says.Error == "" { // with an error it is killed anyway
 				cancel(ErrTimedOut)
 				wantKilled(t, s.host)
 			}
@@ -307,28 +309,29 @@ func wantKilled(t *testing.T, cmd *exec.Cmd) {
 	select {
 	case status := <-killed:
 		if status.Signal() != unix.SIGKILL {
-			t.Errorf("it has ended with %v", status)
+			t.Errorf("it exited with %v", status)
 		}
 	case <-time.After(10 * time.Second):
-		t.Fatal("it is not killed")
+		t.Fatal("it was not killed")
 	}
 }
 
-// TestRunningHandlerIsKilled, not its host, which has left, and all of its group.
+// TestRunningHandlerIsKilled: after the host's exit, the handler's process group is killed,
+// not the host's.
 func TestRunningHandlerIsKilled(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	s := stage(ctx, t)
 	s.say(wire.StartResponse{Pid: s.process.Process.Pid})
 	s.reap(s.host)
 	s.report(s.host.Process.Pid, 0)
-	s.report(1<<22, 9) // so that it has taken in the one before
+	s.report(1<<22, 9) // once it is accepted, the one before has been handled
 	cancel(ErrTimedOut)
 	wantKilled(t, s.process)
 	s.report(s.process.Process.Pid, 137)
 	s.wantEnd(137)
 }
 
-// TestReaperThatIsGone ends a run: nobody else learns of exits.
+// TestReaperThatIsGone: the run fails, because it would never learn of the exit.
 func TestReaperThatIsGone(t *testing.T) {
 	s := stage(t.Context(), t)
 	close(s.reports)
@@ -338,11 +341,12 @@ func TestReaperThatIsGone(t *testing.T) {
 			t.Errorf("got %+v", result)
 		}
 	case <-time.After(10 * time.Second):
-		t.Fatal("it does not come to an end")
+		t.Fatal("it did not end")
 	}
 }
 
-// TestAnnouncements: only a whole one counts, and nothing is taken from the answer.
+// TestAnnouncements: only a complete announcement counts, and reading it leaves the answer in
+// the socket.
 func TestAnnouncements(t *testing.T) {
 	for name, test := range map[string]struct {
 		says   []string
@@ -350,14 +354,14 @@ func TestAnnouncements(t *testing.T) {
 		answer int
 		err    string
 	}{
-		"nothing":                 {nil, 0, 0, "without an answer"},
-		"an answer":               {[]string{`{"Pid":7}`}, 7, 7, ""},
-		"an announcement":         {[]string{`{"Pid":7,"Announced":true}`}, 7, 0, "without an answer"},
-		"both":                    {[]string{`{"Pid":7,"Announced":true}`, `{"Pid":8}`}, 7, 8, ""},
-		"an error after it":       {[]string{`{"Pid":7,"Announced":true}`, `{"Error":"no"}`}, 7, 0, "cannot start: no"},
-		"a half":                  {[]string{`{"Pid":7`}, 0, 0, "without an answer"},
-		"an error":                {[]string{`{"Error":"no"}`}, 0, 0, "cannot start: no"},
-		"an error that is longer": {[]string{`{"Error":"` + strings.Repeat("x", 1000) + `","Pid":7}`}, 0, 0, "cannot start: xxx"},
+		"nothing":           {nil, 0, 0, "without an answer"},
+		"an answer":         {[]string{`{"Pid":7}`}, 7, 7, ""},
+		"an announcement":   {[]string{`{"Pid":7,"Announced":true}`}, 7, 0, "without an answer"},
+		"both":              {[]string{`{"Pid":7,"Announced":true}`, `{"Pid":8}`}, 7, 8, ""},
+		"an error after it": {[]string{`{"Pid":7,"Announced":true}`, `{"Error":"no"}`}, 7, 0, "cannot start: no"},
+		"half a message":    {[]string{`{"Pid":7`}, 0, 0, "without an answer"},
+		"an error":          {[]string{`{"Error":"no"}`}, 0, 0, "cannot start: no"},
+		"a long error":      {[]string{`{"Error":"` + strings.Repeat("x", 1000) + `","Pid":7}`}, 0, 0, "cannot start: xxx"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			channel, files, err := newChannel()
@@ -383,7 +387,7 @@ func TestAnnouncements(t *testing.T) {
 			}
 			_ = channel.control.Close()
 			if got := channel.announced(); got != 0 {
-				t.Errorf("%d is announced on a closed socket", got)
+				t.Errorf("a closed socket announces %d", got)
 			}
 		})
 	}

@@ -23,16 +23,16 @@ import (
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
-// How a hostile server behaves, beside what it says.
+// How a hostile server behaves.
 const (
-	asksHTTPS = 1 << iota // the handler asks by HTTPS
-	speaksTLS             // the server does
-	stalls                // it keeps the connection open when it has said all
-	repeats               // it says it again and again
-	onceEach              // only the first connection gets it, the others a plain answer
+	asksHTTPS = 1 << iota // the handler sends an HTTPS request
+	speaksTLS             // the server uses TLS
+	stalls                // it keeps the connection open after its response
+	repeats               // it repeats the response for ever
+	onceEach              // only the first connection gets the response, others get a valid one
 )
 
-// hostileServer says the same to everybody.
+// hostileServer sends the same response on every connection.
 type hostileServer struct {
 	text []byte
 	how  byte
@@ -41,7 +41,7 @@ type hostileServer struct {
 	serving           sync.WaitGroup
 }
 
-// mostSent bounds what an endless server is let send.
+// mostSent bounds how much an endless server may send.
 const mostSent = 64 << 20
 
 func (s *hostileServer) serve(listener net.Listener, certificate *tls.Config) {
@@ -79,12 +79,12 @@ func (s *hostileServer) say(conn net.Conn, first bool) {
 		}
 	}
 	if s.how&stalls != 0 {
-		_, _ = io.Copy(io.Discard, conn) // until the handler has closed it
+		_, _ = io.Copy(io.Discard, conn) // until the handler closes it
 	}
 }
 
-// loopback is a namespace of its own, so that no redirect leads to what else listens
-// on the machine.
+// loopback returns a new namespace, so that redirects cannot reach other servers of the
+// machine.
 func loopback(tb testing.TB) NetNS {
 	tb.Helper()
 	type made struct {
@@ -111,9 +111,8 @@ func loopback(tb testing.TB) NetNS {
 	return NetNS{Pidfd: int(m.handle)} // setns(2) takes either
 }
 
-// FuzzHTTPGet: whatever a server sends, in whatever way, a handler has one result soon
-// after its limit at the latest, in words that are fit for a terminal, and no
-// connection is left.
+// FuzzHTTPGet: for any response, the handler has a result soon after its timeout at the
+// latest. Its text is safe for a terminal, and no connection stays open.
 func FuzzHTTPGet(f *testing.F) {
 	for _, text := range []string{
 		"", "HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\nhello", "HTTP/1.1 200 OK\r\nContent-Length: 999999999999\r\n\r\n",
@@ -131,7 +130,7 @@ func FuzzHTTPGet(f *testing.F) {
 		}
 	}
 	space := loopback(f)
-	signed := httptest.NewTLSServer(nil) // for its certificate
+	signed := httptest.NewTLSServer(nil) // provides the certificate
 	signed.Close()
 	f.Fuzz(func(t *testing.T, text []byte, how byte) {
 		listener := space.listen(t, "127.0.0.1:0")
@@ -141,7 +140,7 @@ func FuzzHTTPGet(f *testing.F) {
 		if how&asksHTTPS != 0 {
 			get.Scheme = "HTTPS"
 		}
-		const limit, slack = 100 * time.Millisecond, 20 * time.Second // a busy machine's
+		const limit, slack = 100 * time.Millisecond, 20 * time.Second // slack for a busy machine
 		ctx, cancel := context.WithTimeoutCause(t.Context(), limit, ErrTimedOut)
 		defer cancel()
 		began := time.Now()
@@ -156,15 +155,15 @@ func FuzzHTTPGet(f *testing.F) {
 		select {
 		case <-left:
 		case <-time.After(slack):
-			t.Fatal("a connection is left")
+			t.Fatal("a connection is still open")
 		}
 		// Two requests (HTTPS, then HTTP) of maxRedirects each.
 		if made := server.connections.Load(); made > 2*maxRedirects {
 			t.Errorf("%d connections", made)
 		}
-		// The sockets' buffers, and what net/http reads ahead, are far below this.
+		// The sockets' buffers and what net/http reads ahead are far below this.
 		if sent := server.sent.Load(); sent >= mostSent {
-			t.Errorf("%d bytes were taken", sent)
+			t.Errorf("%d bytes were sent", sent)
 		}
 	})
 }
@@ -194,8 +193,8 @@ func wantOneResult(t *testing.T, result Result) {
 	}
 }
 
-// A handler's host is of our own build, and yet: whatever it answers is read within
-// bounds, or refused.
+// FuzzHostAnswer: the host is of our own build; even so, any answer is read with limits, or
+// refused.
 func FuzzHostAnswer(f *testing.F) {
 	for _, text := range []string{"", "{}", `{"Error": "x"}`, `{"Pid": 1}`, `{"Pid": -1}`, `{"Pid": 1e99}`, "[", "null", "\x00", `{"Error": "\u001b[2J"}`} {
 		f.Add([]byte(text))
@@ -208,7 +207,7 @@ func FuzzHostAnswer(f *testing.F) {
 		defer channel.close()
 		defer closeAll(files[1])
 		go func() {
-			_, _ = io.Copy(files[0], bytes.NewReader(text)) // it is not all read where it is too long
+			_, _ = io.Copy(files[0], bytes.NewReader(text)) // if it is too long, not all of it is read
 			_ = files[0].Close()
 		}()
 		pid, err := channel.response()
@@ -216,10 +215,10 @@ func FuzzHostAnswer(f *testing.F) {
 			t.Errorf("pid %d with %v", pid, err)
 		}
 		if err != nil && !strings.HasPrefix(err.Error(), "cannot start: ") {
-			t.Errorf("%q does not say what failed", err)
+			t.Errorf("%q does not begin with what failed", err)
 		}
 		if _, err := channel.handler(pid); err == nil {
-			t.Error("a handler without a process")
+			t.Error("no error and no process")
 		}
 	})
 }

@@ -22,7 +22,7 @@ import (
 
 const inside = "10.1.2.3" // of the container in these tests
 
-// web is a server in a container's namespace. It notes what it is asked.
+// web is a server in a container's namespace. It records the requests.
 type web struct {
 	netns NetNS
 	port  int32
@@ -38,7 +38,7 @@ func newWeb(t *testing.T, secure bool, answer http.HandlerFunc) *web {
 	return w
 }
 
-// serve one more port of the container, and return its number.
+// serve adds another port of the container, and returns its number.
 func (w *web) serve(t *testing.T, secure bool, answer http.HandlerFunc) int32 {
 	t.Helper()
 	server := httptest.NewUnstartedServer(http.HandlerFunc(func(response http.ResponseWriter, request *http.Request) {
@@ -49,7 +49,7 @@ func (w *web) serve(t *testing.T, secure bool, answer http.HandlerFunc) int32 {
 			answer(response, request)
 		}
 	}))
-	_ = server.Listener.Close() // it is outside
+	_ = server.Listener.Close() // it is outside of the namespace
 	server.Listener = w.netns.listen(t, inside+":0")
 	server.Config.ErrorLog = log.New(io.Discard, "", 0)
 	if secure {
@@ -80,7 +80,7 @@ func (w *web) only(t *testing.T) *http.Request {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if len(w.requests) != 1 {
-		t.Fatalf("%d requests came", len(w.requests))
+		t.Fatalf("got %d requests", len(w.requests))
 	}
 	return w.requests[0]
 }
@@ -98,7 +98,7 @@ func wantFailure(t *testing.T, result Result, says string) {
 		t.Fatalf("got %+v", result)
 	}
 	if !strings.Contains(result.Err.Error(), says) {
-		t.Errorf("%q does not say %q", result.Err, says)
+		t.Errorf("%q does not contain %q", result.Err, says)
 	}
 }
 
@@ -110,8 +110,8 @@ func TestAnyResponseIsASuccess(t *testing.T) {
 	}
 }
 
-// TestWhatIsAsked: KUBERNETES.md A9, A11 and A13.
-func TestWhatIsAsked(t *testing.T) {
+// TestRequest: KUBERNETES.md A9, A11 and A13.
+func TestRequest(t *testing.T) {
 	fields := func(pairs ...string) []*lifecyclev1.HTTPHeader {
 		var headers []*lifecyclev1.HTTPHeader
 		for pair := range slices.Chunk(pairs, 2) {
@@ -128,14 +128,14 @@ func TestWhatIsAsked(t *testing.T) {
 		"the defaults": {&lifecyclev1.HTTPGetAction{}, "/", inside, http.Header{
 			"User-Agent": {"lifecycle-shim/1.2.3"}, "Accept": {"*/*"}, "Connection": {"close"},
 		}},
-		"a path":                         {get: &lifecyclev1.HTTPGetAction{Path: "/a/b"}, uri: "/a/b"},
-		"a path without its slash":       {get: &lifecyclev1.HTTPGetAction{Path: "a"}, uri: "/a"},
-		"a query":                        {get: &lifecyclev1.HTTPGetAction{Path: "/a?b=c&d"}, uri: "/a?b=c&d"},
-		"a fragment is not for a server": {get: &lifecyclev1.HTTPGetAction{Path: "/a#b"}, uri: "/a"},
-		"a path that is no URL":          {get: &lifecyclev1.HTTPGetAction{Path: "/50%"}, uri: "/50%25"},
-		"no URL, without its slash":      {get: &lifecyclev1.HTTPGetAction{Path: "1:2?3"}, uri: "/1:2%3F3"},
-		"an escaped path":                {get: &lifecyclev1.HTTPGetAction{Path: "/a%2Fb%20c"}, uri: "/a%2Fb%20c"},
-		"another host in the path":       {get: &lifecyclev1.HTTPGetAction{Path: "http://192.0.2.1/a"}, uri: "/a", host: inside},
+		"a path":                     {get: &lifecyclev1.HTTPGetAction{Path: "/a/b"}, uri: "/a/b"},
+		"a path without a slash":     {get: &lifecyclev1.HTTPGetAction{Path: "a"}, uri: "/a"},
+		"a query":                    {get: &lifecyclev1.HTTPGetAction{Path: "/a?b=c&d"}, uri: "/a?b=c&d"},
+		"a fragment is not sent":     {get: &lifecyclev1.HTTPGetAction{Path: "/a#b"}, uri: "/a"},
+		"a path that is not a URL":   {get: &lifecyclev1.HTTPGetAction{Path: "/50%"}, uri: "/50%25"},
+		"not a URL, without a slash": {get: &lifecyclev1.HTTPGetAction{Path: "1:2?3"}, uri: "/1:2%3F3"},
+		"an escaped path":            {get: &lifecyclev1.HTTPGetAction{Path: "/a%2Fb%20c"}, uri: "/a%2Fb%20c"},
+		"another host in the path":   {get: &lifecyclev1.HTTPGetAction{Path: "http://192.0.2.1/a"}, uri: "/a", host: inside},
 		"a header": {get: &lifecyclev1.HTTPGetAction{HttpHeaders: fields("X-A", "b")}, uri: "/", header: http.Header{
 			"X-A": {"b"}, "User-Agent": {"lifecycle-shim/1.2.3"}, "Accept": {"*/*"}, "Connection": {"close"},
 		}},
@@ -143,24 +143,24 @@ func TestWhatIsAsked(t *testing.T) {
 			"X-A": {"b", "c"}, "User-Agent": {"lifecycle-shim/1.2.3"}, "Accept": {"*/*"}, "Connection": {"close"},
 		}},
 		"a host": {get: &lifecyclev1.HTTPGetAction{HttpHeaders: fields("Host", "example.com")}, uri: "/", host: "example.com"},
-		"its own agent and accept": {
+		"its own User-Agent and Accept": {
 			get: &lifecyclev1.HTTPGetAction{HttpHeaders: fields("user-agent", "me", "accept", "text/plain")}, uri: "/",
 			header: http.Header{"User-Agent": {"me"}, "Accept": {"text/plain"}, "Connection": {"close"}},
 		},
-		"an accept that is empty": {
+		"an empty Accept": {
 			get: &lifecyclev1.HTTPGetAction{HttpHeaders: fields("Accept", "")}, uri: "/",
 			header: http.Header{"User-Agent": {"lifecycle-shim/1.2.3"}, "Connection": {"close"}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			// Nothing of the shim's environment may lead a handler elsewhere.
+			// The shim's environment must not redirect a handler's request.
 			t.Setenv("HTTP_PROXY", "http://127.0.0.1:1")
 			t.Setenv("HTTPS_PROXY", "http://127.0.0.1:1")
 			w := newWeb(t, false, nil)
 			wantSuccess(t, w.get(t, test.get))
 			request := w.only(t)
 			if request.Method != http.MethodGet || request.RequestURI != test.uri && test.uri != "" {
-				t.Errorf("asked %s %s, want %s", request.Method, request.RequestURI, test.uri)
+				t.Errorf("requested %s %s, want %s", request.Method, request.RequestURI, test.uri)
 			}
 			host, _, err := net.SplitHostPort(request.Host)
 			if err != nil {
@@ -181,19 +181,19 @@ func TestSchemes(t *testing.T) {
 	secret := []*lifecyclev1.HTTPHeader{{Name: "Authorization", Value: "secret"}, {Name: "X-A", Value: "b"}}
 	for name, test := range map[string]struct {
 		scheme string
-		secure bool // the server speaks TLS
-		sent   bool // the secret came
+		secure bool // the server uses TLS
+		sent   bool // the secret was sent
 	}{
-		"HTTP":                           {"HTTP", false, true},
-		"HTTPS, signed by nobody":        {"HTTPS", true, true},
-		"HTTPS that is answered in HTTP": {"HTTPS", false, false},
+		"HTTP":                    {"HTTP", false, true},
+		"HTTPS, self-signed":      {"HTTPS", true, true},
+		"HTTPS to an HTTP server": {"HTTPS", false, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWeb(t, test.secure, nil)
 			wantSuccess(t, w.get(t, &lifecyclev1.HTTPGetAction{Scheme: test.scheme, Path: "/a?b", HttpHeaders: secret}))
 			request := w.only(t)
 			if (request.TLS != nil) != test.secure || request.RequestURI != "/a?b" || request.Header.Get("X-A") != "b" {
-				t.Errorf("asked for %+v", request)
+				t.Errorf("requested %+v", request)
 			}
 			if sent := request.Header.Get("Authorization") == "secret"; sent != test.sent {
 				t.Errorf("Authorization was sent: %t, want %t", sent, test.sent)
@@ -204,12 +204,12 @@ func TestSchemes(t *testing.T) {
 		w := newWeb(t, false, nil)
 		wantSuccess(t, w.get(t, &lifecyclev1.HTTPGetAction{Scheme: "HTTPS", Path: "//me:secret@x/a"}))
 		if request := w.only(t); request.Header.Get("Authorization") != "" || request.RequestURI != "/a" {
-			t.Errorf("asked for %+v", request)
+			t.Errorf("requested %+v", request)
 		}
 	})
 	t.Run("HTTP to a server that wants TLS is answered", func(t *testing.T) {
 		w := newWeb(t, true, nil)
-		wantSuccess(t, w.get(t, &lifecyclev1.HTTPGetAction{Scheme: "HTTP"})) // 400, by net/http's server
+		wantSuccess(t, w.get(t, &lifecyclev1.HTTPGetAction{Scheme: "HTTP"})) // net/http's server responds with 400
 	})
 }
 
@@ -238,7 +238,7 @@ func TestRedirects(t *testing.T) {
 			t.Errorf("requests %v", w.requests)
 		}
 	})
-	t.Run("to another host is an answer", func(t *testing.T) {
+	t.Run("to another host is a response", func(t *testing.T) {
 		w := newWeb(t, false, to(func() string { return "http://127.0.0.1:1/" }))
 		wantSuccess(t, w.get(t, &lifecyclev1.HTTPGetAction{}))
 		w.only(t)
@@ -250,14 +250,14 @@ func TestRedirects(t *testing.T) {
 			t.Errorf("%d requests", len(w.requests))
 		}
 	})
-	t.Run("to what is no web", func(t *testing.T) {
+	t.Run("to a scheme other than HTTP", func(t *testing.T) {
 		w := newWeb(t, false, to(func() string { return "file://" + inside + "/etc/passwd" }))
 		wantFailure(t, w.get(t, &lifecyclev1.HTTPGetAction{}), "unsupported protocol scheme")
 	})
 }
 
-// TestNoResponseIsAFailure, in words that are fit for a terminal and tell
-// nothing of a URL's query.
+// TestNoResponseIsAFailure: the error's text is safe for a terminal and does not contain the
+// URL's query.
 func TestNoResponseIsAFailure(t *testing.T) {
 	says := func(text string) http.HandlerFunc {
 		return func(response http.ResponseWriter, _ *http.Request) {
@@ -277,7 +277,7 @@ func TestNoResponseIsAFailure(t *testing.T) {
 		"another protocol":  {says("220 \x1b[31mmail\x1b[0m ready\r\n"), "malformed HTTP"},
 		"bytes":             {says("\x00\xff\xfe\r\n\r\n"), "malformed HTTP"},
 		"half of one":       {says("HTTP/1.1 200"), "unexpected EOF"},
-		"a header for ever": {says("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 1<<20)), "exceeded"},
+		"an endless header": {says("HTTP/1.1 200 OK\r\nX: " + strings.Repeat("x", 1<<20)), "exceeded"},
 		"a long word":       {says(strings.Repeat("\"\x01", 3000) + "\r\n"), "malformed HTTP"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -303,7 +303,7 @@ func TestNoResponseIsAFailure(t *testing.T) {
 	})
 }
 
-// raw answers with a text, to the byte, and then keeps the connection open until the handler closes it.
+// raw responds with exactly this text, and then keeps the connection open until the handler closes it.
 func raw(text string) http.HandlerFunc {
 	return func(response http.ResponseWriter, _ *http.Request) {
 		conn, _, err := response.(http.Hijacker).Hijack()
@@ -316,15 +316,15 @@ func raw(text string) http.HandlerFunc {
 	}
 }
 
-// TestMostOfAnAnswer: a header of up to 64 KiB is an answer, and no more of a body than 10 KiB is waited for.
-func TestMostOfAnAnswer(t *testing.T) {
+// TestLargestResponse: a header may have 64 KiB, and at most 10 KiB of a body are read.
+func TestLargestResponse(t *testing.T) {
 	header := func(size int) string {
 		const before, after = "HTTP/1.1 200 OK\r\nContent-Length: 999999\r\nX: ", "\r\n\r\n"
 		return before + strings.Repeat("x", size-len(before)-len(after)) + after
 	}
 	for name, test := range map[string]struct{ text, fails string }{
-		"the longest header":    {header(64<<10) + strings.Repeat("x", 10<<10), ""},
-		"a header that is more": {header(64<<10+1) + strings.Repeat("x", 10<<10), "exceeded"},
+		"the longest header":        {header(64<<10) + strings.Repeat("x", 10<<10), ""},
+		"a header that is too long": {header(64<<10+1) + strings.Repeat("x", 10<<10), "exceeded"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			w := newWeb(t, false, raw(test.text))
@@ -338,7 +338,7 @@ func TestMostOfAnAnswer(t *testing.T) {
 					wantFailure(t, result, test.fails)
 				}
 			case <-time.After(10 * time.Second):
-				t.Fatal("it waits for more")
+				t.Fatal("it waits for more of the body")
 			}
 		})
 	}
@@ -371,7 +371,7 @@ func TestRequestsThatCannotBeMade(t *testing.T) {
 	wantFailure(t, (&HTTPGet{NetNS: newNetNS(t), Get: &lifecyclev1.HTTPGetAction{Host: "a b", Port: 80}}).Attempt(t.Context()), "invalid URL escape")
 }
 
-// TestEndlessBody: 10 KiB of it are read.
+// TestEndlessBody: only 10 KiB of it are read.
 func TestEndlessBody(t *testing.T) {
 	ended := make(chan error, 1)
 	w := newWeb(t, false, func(response http.ResponseWriter, _ *http.Request) {
@@ -388,7 +388,7 @@ func TestEndlessBody(t *testing.T) {
 	}
 }
 
-// TestHTTPEndsWithItsContext, wherever it stands.
+// TestHTTPEndsWithItsContext at any step of the request.
 func TestHTTPEndsWithItsContext(t *testing.T) {
 	for name, secure := range map[string]bool{"waiting for the answer": false, "waiting for the answer, TLS": true} {
 		t.Run(name, func(t *testing.T) {
@@ -404,7 +404,7 @@ func TestHTTPEndsWithItsContext(t *testing.T) {
 			}
 		})
 	}
-	t.Run("after a switch of protocols", func(t *testing.T) {
+	t.Run("after a protocol switch", func(t *testing.T) {
 		// net/http leaves such a connection to its caller.
 		ctx, cancel := context.WithTimeoutCause(t.Context(), 500*time.Millisecond, ErrTimedOut)
 		defer cancel()
@@ -422,7 +422,7 @@ func TestHTTPEndsWithItsContext(t *testing.T) {
 		select {
 		case <-ended:
 		case <-time.After(10 * time.Second):
-			t.Fatal("it does not come to an end")
+			t.Fatal("it did not end")
 		}
 	})
 	t.Run("in the TLS handshake", func(t *testing.T) {

@@ -12,8 +12,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestStatOfOddlyNamedCommands: a program names itself, with brackets, spaces
-// and new lines if it wants to.
+// TestStatOfOddlyNamedCommands: a program can set its name, with brackets, spaces and
+// newlines.
 func TestStatOfOddlyNamedCommands(t *testing.T) {
 	sleep, err := exec.LookPath("sleep")
 	if err != nil {
@@ -44,7 +44,7 @@ func TestStatOfOddlyNamedCommands(t *testing.T) {
 	}
 }
 
-// TestParseStat takes three numbers, or nothing.
+// TestParseStat: all three numbers must be valid.
 func TestParseStat(t *testing.T) {
 	const before, middle = "1 (x) R 2 3 4 5 6 ", " 8 9 10 11 12 13 14 15 16 17 "
 	for text, want := range map[string]procStat{
@@ -68,7 +68,7 @@ func TestOwnProcessIsNotExiting(t *testing.T) {
 		t.Fatal(err)
 	}
 	if init.exiting() || init.Ended(t.Context()) {
-		t.Error("this process is said to be exiting")
+		t.Error("this process is reported as exiting")
 	}
 }
 
@@ -86,34 +86,34 @@ func TestZombieIsExiting(t *testing.T) {
 		t.Fatal(err)
 	}
 	if init.exiting() {
-		t.Error("a process that waits is said to be exiting")
+		t.Error("a sleeping process is reported as exiting")
 	}
 	_ = stdin.Close()
-	// It has exited and is not reaped.
+	// It has exited, and is not reaped yet.
 	if err := unix.Waitid(unix.P_PID, init.Pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
 		t.Fatal(err)
 	}
 	if !init.exiting() || init.lives() {
-		t.Error("a zombie is said to live")
+		t.Error("a zombie is reported as alive")
 	}
 	known := make(chan struct{})
 	close(known)
 	began := time.Now()
 	if exits, err := NewInit(init.Pid, known); err != nil || !exits.Ended(t.Context()) || time.Since(began) > exitWait/2 {
-		t.Errorf("an exit that is known is waited for: %v, %s", err, time.Since(began))
+		t.Errorf("it waited although the exit is known: %v, %s", err, time.Since(began))
 	}
 	if err := cmd.Wait(); err != nil {
 		t.Error(err)
 	}
 	if !init.exiting() {
-		t.Error("a process that is gone is said not to be exiting")
+		t.Error("a process that is gone is reported as not exiting")
 	}
 	if _, err := NewInit(init.Pid, nil); err == nil {
-		t.Error("a process that is gone can be an init")
+		t.Error("NewInit accepts a process that is gone")
 	}
 }
 
-// TestAnotherProcessOfThatNumberIsNotTheInit: numbers are given again.
+// TestAnotherProcessOfThatNumberIsNotTheInit: pids are reused.
 func TestAnotherProcessOfThatNumberIsNotTheInit(t *testing.T) {
 	init, err := NewInit(os.Getpid(), nil)
 	if err != nil {
@@ -125,8 +125,7 @@ func TestAnotherProcessOfThatNumberIsNotTheInit(t *testing.T) {
 	}
 }
 
-// TestEndedWaitsForTheExit, at most exitWait, even if the handler's own time is
-// up.
+// TestEndedWaitsForTheExit: at most exitWait, even if the handler's context is cancelled.
 func TestEndedWaitsForTheExit(t *testing.T) {
 	const never = -1
 	for name, test := range map[string]struct{ exits, want time.Duration }{
@@ -148,7 +147,7 @@ func TestEndedWaitsForTheExit(t *testing.T) {
 				cancel()
 				began := time.Now()
 				if !init.Ended(ctx) {
-					t.Error("a process that is gone is said to run")
+					t.Error("a process that is gone is reported as running")
 				}
 				if waited := time.Since(began); waited != test.want {
 					t.Errorf("it waited %s, want %s", waited, test.want)

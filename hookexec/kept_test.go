@@ -15,7 +15,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestOOMKills: the container's own count while there is one, and what was counted around it since it began.
+// TestOOMKills: the container's own count while its cgroup exists, and the parent's since the container was created.
 func TestOOMKills(t *testing.T) {
 	slice := t.TempDir()
 	scope := filepath.Join(slice, "scope")
@@ -171,7 +171,7 @@ func TestSawOOM(t *testing.T) {
 	}
 }
 
-// TestOOMOfRemovedCgroup: of processes whose cgroup is removed as soon as they have ended, as systemd does with a scope.
+// TestOOMOfRemovedCgroup: the cgroup is removed as soon as its processes have exited, as systemd does with a scope.
 func TestOOMOfRemovedCgroup(t *testing.T) {
 	mount, limit := cgroupMount, "memory.max"
 	if cgroups.Mode() != cgroups.Unified {
@@ -191,7 +191,7 @@ func TestOOMOfRemovedCgroup(t *testing.T) {
 	for _, test := range []struct {
 		name, script string
 		oom          bool
-		late         bool // asked for only when the kernel has told of the cgroup's end
+		late         bool // read only after the kernel has reported the cgroup's removal
 	}{
 		{name: "killed for want of memory", script: "exec tail /dev/zero", oom: true},
 		{name: "killed from outside", script: "kill -KILL $$"},
@@ -212,7 +212,7 @@ func TestOOMOfRemovedCgroup(t *testing.T) {
 		must(err)
 		_, err = io.WriteString(stdin, "\n")
 		must(err)
-		_ = cmd.Wait() // as the script says
+		_ = cmd.Wait() // the script decides the status
 		for end := time.Now().Add(10 * time.Second); ; {
 			err := os.Remove(scope)
 			if err == nil {
@@ -222,17 +222,17 @@ func TestOOMOfRemovedCgroup(t *testing.T) {
 				t.Fatal(err)
 			}
 		}
-		if test.late && r.oomEvents != nil { // then what the kernel tells is this end
+		if test.late && r.oomEvents != nil { // the next event is the removal
 			conn, err := r.oomEvents.SyscallConn()
 			must(err)
 			must(conn.Control(func(fd uintptr) { _, err = unix.Poll([]unix.PollFd{{Fd: int32(fd), Events: unix.POLLIN}}, 10_000) }))
 			must(err)
 		}
 		if _, known := r.OOMKills(); known {
-			t.Errorf("%s: its cgroup's count is known, which was removed", test.name)
+			t.Errorf("%s: the count of a removed cgroup is known", test.name)
 		}
 		if got := r.OOMAround(); got != test.oom {
-			t.Errorf("%s: an OOM around it: %v, want %v", test.name, got, test.oom)
+			t.Errorf("%s: OOMAround: %v, want %v", test.name, got, test.oom)
 		}
 		r.Close()
 	}

@@ -50,7 +50,7 @@ func (n NetNS) visit(f func() error) (back bool, err error) {
 	return false, contained(f)
 }
 
-// contained returns a panic as an error: f runs in a goroutine of its own, where no caller
+// contained returns a panic as an error: f runs in a separate goroutine, where no caller
 // can recover it.
 func contained(f func() error) (err error) {
 	defer func() {

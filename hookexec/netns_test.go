@@ -26,12 +26,12 @@ import (
 
 var netnsTime = flag.Duration("netns.time", 5*time.Second, "how long TestManyNamespaces goes on")
 
-// The process's first thread, which never ends, is the main goroutine's, so that
-// no other is met by it.
+// The main goroutine locks the process's first thread, which never ends, so that no other
+// goroutine runs on it.
 func init() { runtime.LockOSThread() }
 
-// TestMain gives the tests a user namespace of their own where they are not
-// root's: only there may they make network namespaces.
+// TestMain runs the tests in a user namespace unless they run as root: only there can they
+// create network namespaces.
 func TestMain(m *testing.M) {
 	flag.Parse()
 	if os.Geteuid() == 0 {
@@ -50,7 +50,7 @@ func TestMain(m *testing.M) {
 	}
 }
 
-// newNetNS makes a network namespace with loopback up, these addresses beside
+// newNetNS creates a network namespace with loopback up, these addresses in addition to
 // loopback's own, and a process in it.
 func newNetNS(t *testing.T, addresses ...string) NetNS {
 	t.Helper()
@@ -91,7 +91,7 @@ func newNetNS(t *testing.T, addresses ...string) NetNS {
 	}
 	t.Cleanup(func() {
 		_ = inside.Process.Kill()
-		_ = inside.Wait() // ended by the signal
+		_ = inside.Wait() // killed by the signal
 		_ = unix.Close(pidfd)
 	})
 	n := NetNS{Pidfd: pidfd}
@@ -101,9 +101,9 @@ func newNetNS(t *testing.T, addresses ...string) NetNS {
 	return n
 }
 
-// reaches says whether the namespace takes the address for its own. The kernel makes an IPv6 address' local route after the address,
-// and after its prefix' route, in a thread (net/ipv6/addrconf.c, addrconf_dad_work; with IFA_F_NODAD too), which has to wait where
-// the processors are busy.
+// reaches reports whether the address is local in the namespace. The kernel adds an IPv6 address's local route after the address
+// and its prefix's route, in a worker (net/ipv6/addrconf.c, addrconf_dad_work; with IFA_F_NODAD too), which takes longer if the
+// processors are busy.
 func (n NetNS) reaches(address string) bool {
 	var routes []netlink.Route
 	err := n.do(func() error {
@@ -117,7 +117,7 @@ func (n NetNS) reaches(address string) bool {
 	return err == nil && len(routes) == 1 && routes[0].Type == unix.RTN_LOCAL
 }
 
-// listen in the namespace. The test's end closes the listener.
+// listen listens in the namespace until the end of the test.
 func (n NetNS) listen(t testing.TB, address string) net.Listener {
 	t.Helper()
 	var listener net.Listener
@@ -141,8 +141,8 @@ func TestDefaultHost(t *testing.T) {
 		named     string
 		want      string
 	}{
-		"a named one":                  {[]string{"10.1.2.3/24"}, "192.0.2.1", "192.0.2.1"},
-		"none but loopback":            {nil, "", "localhost"},
+		"a named host":                 {[]string{"10.1.2.3/24"}, "192.0.2.1", "192.0.2.1"},
+		"only loopback":                {nil, "", "localhost"},
 		"one":                          {[]string{"10.1.2.3/24"}, "", "10.1.2.3"},
 		"the first of two":             {[]string{"10.1.2.3/24", "10.1.2.4/24"}, "", "10.1.2.3"},
 		"IPv6":                         {[]string{"fd00::7/64"}, "", "fd00::7"},
@@ -160,7 +160,7 @@ func TestDefaultHost(t *testing.T) {
 
 func TestTCPSocket(t *testing.T) {
 	n := newNetNS(t, "10.1.2.3/24", "fd00::7/64")
-	// The same port is open outside, and must not be found.
+	// The same port is open outside; the handler must not reach it.
 	outside, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -203,7 +203,7 @@ func TestTCPSocket(t *testing.T) {
 	}
 }
 
-// TestNamespaceOfAProcessThatHasGone: its number leads nowhere else.
+// TestNamespaceOfAProcessThatHasGone: its pid is not used, as it may be reused.
 func TestNamespaceOfAProcessThatHasGone(t *testing.T) {
 	pidfd := -1
 	gone := exec.Command("true")
@@ -212,7 +212,7 @@ func TestNamespaceOfAProcessThatHasGone(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer unix.Close(pidfd)
-	err := NetNS{Pidfd: pidfd}.do(func() error { t.Error("it runs all the same"); return nil })
+	err := NetNS{Pidfd: pidfd}.do(func() error { t.Error("the function was called"); return nil })
 	if !errors.Is(err, unix.ESRCH) {
 		t.Errorf("got %v", err)
 	}
@@ -232,8 +232,8 @@ func TestPanicInANamespaceIsContained(t *testing.T) {
 	}
 }
 
-// TestThreadsGoOn: the shim's runc is killed when the thread ends that has started it, so no handler may end one. Here
-// the thread in the namespace is the one that starts something.
+// TestThreadsGoOn: the shim's runc is killed when the thread that started it ends, so a handler must not end a thread. Here
+// the thread in the namespace starts the process.
 func TestThreadsGoOn(t *testing.T) {
 	n := newNetNS(t)
 	for range 20 {
@@ -247,7 +247,7 @@ func TestThreadsGoOn(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		for range 20 { // a thread that ends has done so by then
+		for range 20 { // enough for a thread to end
 			if err := n.do(func() error { return nil }); err != nil {
 				t.Fatal(err)
 			}
@@ -256,9 +256,9 @@ func TestThreadsGoOn(t *testing.T) {
 			t.Errorf("the thread has ended: %v", err)
 		}
 		_ = child.Process.Signal(syscall.SIGTERM)
-		_ = child.Wait() // ended by a signal
+		_ = child.Wait() // killed by a signal
 		if signal := child.ProcessState.Sys().(syscall.WaitStatus).Signal(); signal != syscall.SIGTERM {
-			t.Fatalf("it was ended by %v", signal)
+			t.Fatalf("it was killed by %v", signal)
 		}
 	}
 }
@@ -303,8 +303,8 @@ func TestNamespaceWithoutDescriptors(t *testing.T) {
 	}
 }
 
-// count of this process's threads, of those among them that are not in its own
-// network namespace, and of its descriptors.
+// count returns the number of this process's threads, how many of them are in another
+// network namespace, and the number of its descriptors.
 func count(t *testing.T) (threads, foreign, descriptors int) {
 	t.Helper()
 	own, err := os.Readlink("/proc/self/ns/net")
@@ -318,7 +318,7 @@ func count(t *testing.T) (threads, foreign, descriptors int) {
 	for _, path := range tasks {
 		link, err := os.Readlink(path)
 		if err != nil {
-			continue // the thread has ended meanwhile
+			continue // the thread has ended
 		}
 		threads++
 		if link != own {
@@ -328,9 +328,8 @@ func count(t *testing.T) (threads, foreign, descriptors int) {
 	return threads, foreign, openFDs(t)
 }
 
-// TestManyNamespaces: handlers of many containers at once reach their own
-// container each, and leave no thread, no descriptor, and nobody in a foreign
-// namespace.
+// TestManyNamespaces: handlers of many containers at once reach each its own container.
+// They leave no thread, no descriptor, and no thread in another namespace.
 func TestManyNamespaces(t *testing.T) {
 	const namespaces = 20
 	const address, port = "10.1.2.3", 8080 // the same in all of them
@@ -340,7 +339,7 @@ func TestManyNamespaces(t *testing.T) {
 		listener := n.listen(t, fmt.Sprintf("%s:%d", address, port))
 		server := &http.Server{Handler: http.HandlerFunc(func(_ http.ResponseWriter, r *http.Request) {
 			if want := fmt.Sprintf("/%d", i); r.URL.Path != want {
-				t.Errorf("a request for %s came to %s", r.URL.Path, want)
+				t.Errorf("a request for %s reached %s", r.URL.Path, want)
 			}
 		})}
 		go func() { _ = server.Serve(listener) }()
@@ -353,7 +352,7 @@ func TestManyNamespaces(t *testing.T) {
 		case 0:
 			socket := &lifecyclev1.TCPSocketAction{Port: port}
 			return (&TCPSocket{NetNS: n, Socket: socket}).Attempt(t.Context())
-		case 1: // one that must fail
+		case 1: // must fail
 			socket := &lifecyclev1.TCPSocketAction{Port: port + 1}
 			result := (&TCPSocket{NetNS: n, Socket: socket}).Attempt(t.Context())
 			if result.Outcome != Failed {
@@ -371,18 +370,17 @@ func TestManyNamespaces(t *testing.T) {
 	threadsAfter, descriptorsAfter := settled(t)
 	t.Logf("%d handlers; threads %d before and %d after, descriptors %d and %d",
 		total, threadsBefore, threadsAfter, descriptorsBefore, descriptorsAfter)
-	// The runtime keeps threads for later, as many as were in system calls at once: one for each handler that runs, and
-	// some of its own. How many that were until now is the machine's load.
+	// Go's runtime keeps idle threads, as many as were in system calls at once: one for each handler that ran, and some of
+	// its own. How many there are depends on the machine's load.
 	if most := max(threadsBefore, parallel) + 10; threadsAfter > most || descriptorsAfter > descriptorsBefore {
-		t.Error("something is left")
+		t.Error("threads or descriptors are left")
 	}
 }
 
-// parallel is how many handlers run at once.
+// parallel is how many handlers run at the same time.
 const parallel = 100
 
-// inParallel runs that many at a time until the time is over, and returns how many it
-// has run.
+// inParallel calls f in parallel until the time is over, and returns the number of calls.
 func inParallel(t *testing.T, d time.Duration, run func(number int) Result) int64 {
 	t.Helper()
 	var (
@@ -404,7 +402,7 @@ func inParallel(t *testing.T, d time.Duration, run func(number int) Result) int6
 	return total.Load()
 }
 
-// settled counts when the last of the threads that are ending have ended.
+// settled waits until ending threads have ended, and then counts.
 func settled(t *testing.T) (threads, descriptors int) {
 	t.Helper()
 	same := 0

@@ -22,27 +22,27 @@ func TestTailKeepsTheLastBytes(t *testing.T) {
 		want    string
 		dropped int64
 	}{
-		"nothing":                       {4, nil, "", 0},
-		"less than the limit":           {4, []string{"abc"}, "abc", 0},
-		"the limit":                     {4, []string{"abcd"}, "abcd", 0},
-		"one more":                      {4, []string{"abcde"}, "bcde", 1},
-		"one more, byte by byte":        {4, strings.Split("abcde", ""), "bcde", 1},
-		"twice the limit":               {4, []string{"abcd", "efgh"}, "efgh", 4},
-		"more than twice":               {4, []string{"abcd", "efgh", "i"}, "fghi", 5},
-		"a write that is long":          {4, []string{"ab", strings.Repeat("x", 100) + "yz"}, "xxyz", 100},
-		"empty writes":                  {4, []string{"", "ab", "", "cde"}, "bcde", 1},
-		"a limit of 0":                  {0, []string{"abc", "d"}, "", 4},
-		"a limit of 0, nothing":         {0, nil, "", 0},
-		"a limit of 1":                  {1, []string{"abc"}, "c", 2},
-		"a cut before a letter of 2":    {3, []string{"aéb"}, "éb", 1},
-		"a cut inside a letter of 2":    {2, []string{"aéb"}, "b", 3},
-		"a cut inside a letter of 3":    {4, []string{"€ab"}, "ab", 3},
-		"a cut at its last byte":        {3, []string{"€ab"}, "ab", 3},
-		"a cut inside a letter of 4":    {4, []string{"😀a"}, "a", 4},
-		"a letter in two writes":        {4, []string{"abc\xe2", "\x82\xac"}, "c€", 2},
-		"no cut keeps what came":        {8, []string{"\x82\xacab"}, "\ufffdab", 0},
-		"bytes that are never a letter": {5, []string{"x\x82\x82\x82\x82\x82"}, "\ufffd", 4},
-		"control characters":            {9, []string{"a\x1b[1m\n\tb\x00"}, "a\ufffd[1m\n\tb\ufffd", 0},
+		"nothing":                    {4, nil, "", 0},
+		"less than the limit":        {4, []string{"abc"}, "abc", 0},
+		"the limit":                  {4, []string{"abcd"}, "abcd", 0},
+		"one more":                   {4, []string{"abcde"}, "bcde", 1},
+		"one more, byte by byte":     {4, strings.Split("abcde", ""), "bcde", 1},
+		"twice the limit":            {4, []string{"abcd", "efgh"}, "efgh", 4},
+		"more than twice":            {4, []string{"abcd", "efgh", "i"}, "fghi", 5},
+		"a long write":               {4, []string{"ab", strings.Repeat("x", 100) + "yz"}, "xxyz", 100},
+		"empty writes":               {4, []string{"", "ab", "", "cde"}, "bcde", 1},
+		"a limit of 0":               {0, []string{"abc", "d"}, "", 4},
+		"a limit of 0, nothing":      {0, nil, "", 0},
+		"a limit of 1":               {1, []string{"abc"}, "c", 2},
+		"a cut before a letter of 2": {3, []string{"aéb"}, "éb", 1},
+		"a cut inside a letter of 2": {2, []string{"aéb"}, "b", 3},
+		"a cut inside a letter of 3": {4, []string{"€ab"}, "ab", 3},
+		"a cut at its last byte":     {3, []string{"€ab"}, "ab", 3},
+		"a cut inside a letter of 4": {4, []string{"😀a"}, "a", 4},
+		"a letter in two writes":     {4, []string{"abc\xe2", "\x82\xac"}, "c€", 2},
+		"invalid bytes, no cut":      {8, []string{"\x82\xacab"}, "\ufffdab", 0},
+		"invalid bytes":              {5, []string{"x\x82\x82\x82\x82\x82"}, "\ufffd", 4},
+		"control characters":         {9, []string{"a\x1b[1m\n\tb\x00"}, "a\ufffd[1m\n\tb\ufffd", 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			tail := tail{limit: test.limit}
@@ -58,8 +58,7 @@ func TestTailKeepsTheLastBytes(t *testing.T) {
 	}
 }
 
-// TestTailIsBounded: a handler that writes for ever costs no memory, however it
-// writes.
+// TestTailIsBounded: an endless writer costs no memory, with any size of writes.
 func TestTailIsBounded(t *testing.T) {
 	const limit = 1000
 	for _, size := range []int{1, 7, limit, limit + 1, 10 * limit} {
@@ -73,7 +72,7 @@ func TestTailIsBounded(t *testing.T) {
 			}
 		}
 		if cap(tail.kept) > 8*limit {
-			t.Errorf("writes of %d: room for %d bytes is held", size, cap(tail.kept))
+			t.Errorf("writes of %d: the capacity is %d bytes", size, cap(tail.kept))
 		}
 		if _, dropped := tail.text(); dropped != int64(total-limit) {
 			t.Errorf("writes of %d: %d of %d dropped", size, dropped, total)
@@ -81,7 +80,7 @@ func TestTailIsBounded(t *testing.T) {
 	}
 }
 
-// FuzzTail: the count is right, and the text is the end of what was written.
+// FuzzTail: the text is the end of what was written, and the count of dropped bytes is right.
 func FuzzTail(f *testing.F) {
 	f.Add("aé€😀", 3, 2)
 	f.Add("\x82\x82\x82", 1, 1)
@@ -98,7 +97,7 @@ func FuzzTail(f *testing.F) {
 			t.Errorf("%q: got %q with %d dropped", text, got, dropped)
 		}
 		if !utf8.ValidString(got) {
-			t.Errorf("%q is no UTF-8", got)
+			t.Errorf("%q is not UTF-8", got)
 		}
 	})
 }
@@ -113,12 +112,12 @@ func collecting(t *testing.T, limit int) (*output, *os.File) {
 	return o, writer
 }
 
-// noting is a Log.
+// noting is a Log that records what it receives.
 type noting struct{ strings.Builder }
 
 func (n *noting) EndLine() { n.WriteString("|") }
 
-// TestOutputGoesToTheLog, all of it, also what is still in the pipe at the end.
+// TestOutputGoesToTheLog: all of it, including what is still in the pipe at the end.
 func TestOutputGoesToTheLog(t *testing.T) {
 	log := &noting{}
 	for _, text := range []string{"", strings.Repeat("x", 60_000) + "the end"} {
@@ -129,7 +128,7 @@ func TestOutputGoesToTheLog(t *testing.T) {
 		if _, err := io.WriteString(writer, text); err != nil {
 			t.Fatal(err)
 		}
-		o.finish() // the writer is still open, as a background child's would be
+		o.finish() // the writer is still open, as with a background child
 		_ = writer.Close()
 	}
 	if want := "|" + strings.Repeat("x", 60_000) + "the end|"; log.String() != want {
@@ -148,8 +147,8 @@ func TestOutputOfAProcessThatHasEnded(t *testing.T) {
 	}
 }
 
-// TestOutputDoesNotWaitForAHeldPipe: a background child of the handler may hold
-// it for as long as the container lives.
+// TestOutputDoesNotWaitForAHeldPipe: a background child of the handler may hold it open as
+// long as the container runs.
 func TestOutputDoesNotWaitForAHeldPipe(t *testing.T) {
 	o, writer := collecting(t, 100)
 	holder := exec.Command("sh", "-c", "echo said before; exec cat")
@@ -161,7 +160,7 @@ func TestOutputDoesNotWaitForAHeldPipe(t *testing.T) {
 	if err := holder.Start(); err != nil {
 		t.Fatal(err)
 	}
-	waitFor(t, func() bool { // it has said it, and holds the pipe
+	waitFor(t, func() bool { // it has written, and holds the pipe
 		comm, _ := os.ReadFile(fmt.Sprintf("/proc/%d/comm", holder.Process.Pid))
 		return string(comm) == "cat\n"
 	})
@@ -180,8 +179,7 @@ func TestOutputDoesNotWaitForAHeldPipe(t *testing.T) {
 	}
 }
 
-// TestOutputOfAnEndlessWriter: it neither keeps the reader busy nor fills its
-// memory.
+// TestOutputOfAnEndlessWriter: finish returns, and memory does not grow.
 func TestOutputOfAnEndlessWriter(t *testing.T) {
 	o, writer := collecting(t, 1000)
 	endless := exec.Command("yes", "again")
@@ -201,18 +199,18 @@ func TestOutputOfAnEndlessWriter(t *testing.T) {
 	select {
 	case <-ended:
 	case <-time.After(10 * time.Second):
-		t.Fatal("it does not come to an end")
+		t.Fatal("it did not end")
 	}
 	if !strings.Contains(got, "again") || len(got) > 1000 || dropped == 0 {
 		t.Errorf("%d bytes kept, %d dropped: %q", len(got), dropped, got)
 	}
-	// The pipe is closed, so that the writer ends, if only by a signal.
+	// The pipe is closed, so the writer exits, by SIGPIPE.
 	if err := endless.Wait(); err == nil {
-		t.Error("yes has succeeded")
+		t.Error("yes succeeded")
 	}
 }
 
-// written is how many bytes a process has written, proc_pid_io(5).
+// written returns how many bytes a process has written, proc_pid_io(5).
 func written(t *testing.T, pid int) int64 {
 	t.Helper()
 	data, err := os.ReadFile(fmt.Sprintf("/proc/%d/io", pid))
@@ -228,7 +226,7 @@ func written(t *testing.T, pid int) int64 {
 	return number
 }
 
-// waitFor polls for what another process does.
+// waitFor polls for a condition that another process causes.
 func waitFor(t *testing.T, happened func() bool) {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 10*time.Second)
@@ -239,12 +237,12 @@ func waitFor(t *testing.T, happened func() bool) {
 		select {
 		case <-ticker.C:
 		case <-ctx.Done():
-			t.Fatal("it did not happen")
+			t.Fatal("the condition did not become true")
 		}
 	}
 }
 
-// TestDrainTakesOnlyWhatWaits, although more can be read.
+// TestDrainTakesOnlyWhatWaits: bytes that arrive during drain are not read.
 func TestDrainTakesOnlyWhatWaits(t *testing.T) {
 	var fds [2]int
 	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
@@ -253,7 +251,7 @@ func TestDrainTakesOnlyWhatWaits(t *testing.T) {
 	defer unix.Close(fds[0])
 	defer unix.Close(fds[1])
 	o := &output{tail: tail{limit: 1 << 20}}
-	o.drain(fds[0]) // nothing waits, and it does not block
+	o.drain(fds[0]) // the pipe is empty: it must not block
 	for _, size := range []int{1, 4095, 4096, 4097, 60_000} {
 		o.tail.kept = nil
 		if n, err := unix.Write(fds[1], make([]byte, size)); n != size || err != nil {

@@ -10,7 +10,8 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestStuffedSocketHoldsItsWriter, until it is read, and loses nothing of what it says.
+// TestStuffedSocketHoldsItsWriter: a writer blocks until the socket is read, and its message
+// arrives completely.
 func TestStuffedSocketHoldsItsWriter(t *testing.T) {
 	channel, files, err := newChannel()
 	if err != nil {
@@ -51,8 +52,8 @@ func TestStuffedSocketHoldsItsWriter(t *testing.T) {
 	}
 }
 
-// TestWhatCannotBeStuffed: no socket, and one that nobody reads.
-func TestWhatCannotBeStuffed(t *testing.T) {
+// TestStuffErrors: a file that is not a socket, and a socket whose peer is closed.
+func TestStuffErrors(t *testing.T) {
 	null, err := os.Open("/dev/null")
 	if err != nil {
 		t.Fatal(err)
@@ -68,14 +69,14 @@ func TestWhatCannotBeStuffed(t *testing.T) {
 	defer own.Close()
 	_ = other.Close()
 	if n, err := stuff(own); n != 0 || !errors.Is(err, unix.EPIPE) || !strings.Contains(err.Error(), "fill a socket") {
-		t.Errorf("a socket that nobody reads: %d, %v", n, err)
+		t.Errorf("a socket whose peer is closed: %d, %v", n, err)
 	}
 	if err := (&channel{pidfds: own}).unstuff(1); err == nil || !strings.Contains(err.Error(), "empty a socket") {
 		t.Errorf("read from: %v", err)
 	}
 }
 
-// TestParkedHostThatFails costs the handler nothing but time.
+// TestParkedHostThatFails: the handler is started again.
 func TestParkedHostThatFails(t *testing.T) {
 	runs := filepath.Join(t.TempDir(), "runs")
 	host, monitor := scriptHost(t, "echo run >> "+runs+"; exit 1")
@@ -100,15 +101,16 @@ func TestParkedHostThatFails(t *testing.T) {
 	}
 }
 
-// TestParkedHostThatHasJustEnded is known to have, though no exit has been told yet.
+// TestParkedHostThatHasJustEnded: resume notices that although the exit has not been reported
+// yet.
 func TestParkedHostThatHasJustEnded(t *testing.T) {
 	for name, script := range map[string]string{
-		"without a word":  "exit 1",
-		"with its answer": "cat <&3; echo '{\"Error\":\"no\"}' >&3; exit 1",
+		"without an error text": "exit 1",
+		"with its answer":       "cat <&3; echo '{\"Error\":\"no\"}' >&3; exit 1",
 	} {
 		t.Run(name, func(t *testing.T) {
 			host, monitor := scriptHost(t, script)
-			monitor.tell = make(chan struct{})
+			monitor.report = make(chan struct{})
 			before := openFDs(t)
 			parked, err := (&Exec{Host: host, OutputLimit: 100}).Park(t.Context(), nil)
 			if err != nil {
@@ -125,17 +127,17 @@ func TestParkedHostThatHasJustEnded(t *testing.T) {
 				case <-decided:
 				case <-parked.resumed:
 				}
-				close(monitor.tell)
+				close(monitor.report)
 			}()
 			if result, ok := parked.resume(t.Context(), &Progress{}); ok {
-				t.Errorf("what has ended is resumed: %+v", result)
+				t.Errorf("an exited command was resumed: %+v", result)
 			}
 			nothingIsLeft(t, monitor, before)
 		})
 	}
 }
 
-// TestParkedEndsWithItsContainer, and so does what waits for it.
+// TestParkedEndsWithItsContainer: so does the attempt that waits for it.
 func TestParkedEndsWithItsContainer(t *testing.T) {
 	host, monitor := scriptHost(t, "exec sleep 1000")
 	before := openFDs(t)
@@ -148,6 +150,6 @@ func TestParkedEndsWithItsContainer(t *testing.T) {
 	<-parked.done
 	nothingIsLeft(t, monitor, before)
 	if _, ok := parked.resume(t.Context(), &Progress{}); ok {
-		t.Error("what has been ended is resumed")
+		t.Error("a killed command was resumed")
 	}
 }

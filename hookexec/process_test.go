@@ -23,34 +23,34 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// TestProcessIsKnownByItsPidfd, also where its pid was not told; not when it has been reaped.
+// TestProcessIsKnownByItsPidfd: newProcess finds the pid of a pidfd until the process is reaped.
 func TestProcessIsKnownByItsPidfd(t *testing.T) {
 	cmd, own := sleeping(t)
 	defer own.close()
 	for _, pid := range []int{0, own.pid} {
 		if got, err := newProcess(own.pidfd, pid); err != nil || got.pid != own.pid || got.pidfd != own.pidfd {
-			t.Errorf("told %d: got %+v, %v", pid, got, err)
+			t.Errorf("newProcess with pid %d: got %+v, %v", pid, got, err)
 		}
 	}
 	if own.isReaped() {
-		t.Error("a process that runs is said to be reaped")
+		t.Error("a running process is reported as reaped")
 	}
 	_ = cmd.Process.Kill()
 	if err := unix.Waitid(unix.P_PID, own.pid, nil, unix.WEXITED|unix.WNOWAIT, nil); err != nil {
 		t.Fatal(err)
 	}
 	if own.isReaped() {
-		t.Error("a zombie is said to be reaped")
+		t.Error("a zombie is reported as reaped")
 	}
 	_ = cmd.Wait()
 	if !own.isReaped() {
-		t.Error("a process that has been reaped is said not to be")
+		t.Error("a reaped process is reported as not reaped")
 	}
 	if got, err := newProcess(own.pidfd, 0); err == nil || !strings.Contains(err.Error(), "has been reaped") {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	if err := own.killGroup(); err != nil {
-		t.Errorf("there is nothing to kill, and yet: %v", err)
+		t.Errorf("killGroup of a reaped process: %v", err)
 	}
 	if got, err := newProcess(1<<30, 0); !os.IsNotExist(err) {
 		t.Errorf("no pidfd: got %+v, %v", got, err)
@@ -61,14 +61,14 @@ func TestProcessIsKnownByItsPidfd(t *testing.T) {
 	}
 	defer file.Close()
 	if got, err := newProcess(int(file.Fd()), 0); err == nil {
-		t.Errorf("of a file: got %+v", got)
+		t.Errorf("newProcess of a file: got %+v", got)
 	}
 	if err := (&process{pid: 1 << 22, pidfd: int(file.Fd())}).killGroup(); !errors.Is(err, unix.EBADF) || !strings.Contains(err.Error(), "kill process group 4194304") {
-		t.Errorf("killed by a file: %v", err)
+		t.Errorf("killGroup with a file: %v", err)
 	}
 }
 
-// TestKillGroup takes all of the group, and nothing beside it.
+// TestKillGroup kills all processes of the group, and no others.
 func TestKillGroup(t *testing.T) {
 	_, beside := sleeping(t)
 	defer beside.close()
@@ -86,12 +86,12 @@ func TestKillGroup(t *testing.T) {
 	wantKilled(t, leader)
 	wantKilled(t, member)
 	if stat, err := readStat(beside.pid); err != nil || stat.flags&0x4 != 0 {
-		t.Errorf("who is beside the group: %+v, %v", stat, err)
+		t.Errorf("the process outside of the group: %+v, %v", stat, err)
 	}
 }
 
-// newCgroup makes a cgroup below parent, which the caller removes. Its name is not made of this process's number:
-// tests in a pid namespace, as those of mutants, have the same numbers.
+// newCgroup creates a cgroup below parent, which the caller removes. Its name does not contain this process's pid: tests in
+// pid namespaces, such as those of mutants, have equal pids.
 func newCgroup(t *testing.T, parent string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp(parent, "lcs-hookexec-test-")
@@ -101,7 +101,7 @@ func newCgroup(t *testing.T, parent string) string {
 	return dir
 }
 
-// freezer is a cgroup of the v1 freezer.
+// freezer creates a cgroup of the v1 freezer.
 func freezer(t *testing.T) (dir string) {
 	t.Helper()
 	if cgroups.Mode() == cgroups.Unified {
@@ -115,7 +115,7 @@ func freezer(t *testing.T) (dir string) {
 	return dir
 }
 
-// TestKillOfAFrozenGroup: it dies, and what else is in the frozen cgroup stays there.
+// TestKillOfAFrozenGroup: the group exits, and other processes stay in the frozen cgroup.
 func TestKillOfAFrozenGroup(t *testing.T) {
 	dir := freezer(t)
 	other, _ := sleeping(t)
@@ -140,7 +140,7 @@ func TestKillOfAFrozenGroup(t *testing.T) {
 		return strings.Fields(string(data))
 	}
 	if err := own.thaw(); err != nil || len(in()) != 2 {
-		t.Errorf("not frozen, and yet: %v, %q", err, in())
+		t.Errorf("thaw of a group that is not frozen: %v, %q", err, in())
 	}
 	if err := os.WriteFile(filepath.Join(dir, "freezer.state"), []byte("FROZEN"), 0); err != nil {
 		t.Fatal(err)
@@ -150,18 +150,18 @@ func TestKillOfAFrozenGroup(t *testing.T) {
 	}
 	wantKilled(t, leader)
 	if got := in(); !slices.Equal(got, []string{strconv.Itoa(other.Process.Pid)}) {
-		t.Errorf("in the frozen cgroup are %q, want %d alone", got, other.Process.Pid)
+		t.Errorf("the frozen cgroup has the processes %q, want only %d", got, other.Process.Pid)
 	}
 	if state, err := os.ReadFile(filepath.Join(dir, "freezer.state")); string(state) != "FROZEN\n" || err != nil {
 		t.Errorf("the cgroup is %q, %v", state, err)
 	}
 }
 
-// losesItsFirstThread makes this test's binary a process that does.
+// losesItsFirstThread, in the environment, makes this test's binary end its first thread.
 const losesItsFirstThread = "HOOKEXEC_TEST_FIRST_THREAD"
 
-// TestProcessWithoutItsFirstThread looks as if it were exiting, and is not. It is asked
-// again after a second, as a process that exits may look so too.
+// TestProcessWithoutItsFirstThread: such a process looks as if it were exiting. Ended checks
+// again after a second, because a process that really exits can look the same.
 func TestProcessWithoutItsFirstThread(t *testing.T) {
 	child := exec.Command(os.Args[0], "-test.run=^$")
 	child.Env = append(os.Environ(), losesItsFirstThread+"=1")
@@ -182,15 +182,15 @@ func TestProcessWithoutItsFirstThread(t *testing.T) {
 	}
 	waitFor(t, init.exiting)
 	if !init.lives() {
-		t.Error("it does not live")
+		t.Error("it is reported as not alive")
 	}
 	if init.Ended(t.Context()) {
-		t.Error("its container is said to have ended")
+		t.Error("its container is reported as exited")
 	}
 	another := *init
 	another.startTime += "1"
 	if another.lives() {
-		t.Error("another process with that pid lives in its place")
+		t.Error("another process with that pid is reported as alive")
 	}
 }
 
@@ -204,14 +204,14 @@ func init() {
 		_, _ = os.Stdout.WriteString("going\n")
 		select {}
 	}()
-	go func() { // else the runtime takes this for a deadlock
+	go func() { // else Go's runtime reports a deadlock
 		for range time.Tick(time.Hour) {
 		}
 	}()
 	_, _, _ = unix.RawSyscall(unix.SYS_EXIT, 0, 0, 0)
 }
 
-// TestMessagesThatAreNoHandler leave no descriptor.
+// TestMessagesThatAreNoHandler: wrong messages are refused, and their descriptors are closed.
 func TestMessagesThatAreNoHandler(t *testing.T) {
 	cmd, own := sleeping(t)
 	wantNoHandler(t, "nothing", nil, "sent no pidfd")
@@ -247,7 +247,8 @@ func wantNoHandler(t *testing.T, name string, rights []int, says string) {
 	}
 }
 
-// TestCancelledHandlerEndsWhatIsParked of it: nobody else would.
+// TestCancelledHandlerEndsWhatIsParked: Attempt kills the parked command if its context was
+// cancelled.
 func TestCancelledHandlerEndsWhatIsParked(t *testing.T) {
 	host, monitor := scriptHost(t, "exec sleep 1000")
 	before := openFDs(t)
@@ -265,12 +266,12 @@ func TestCancelledHandlerEndsWhatIsParked(t *testing.T) {
 	select {
 	case <-parked.done:
 	case <-time.After(10 * time.Second):
-		t.Fatal("what is parked does not end")
+		t.Fatal("the parked command did not end")
 	}
 	nothingIsLeft(t, monitor, before)
 }
 
-// TestParkedIsEndedWithItsContext.
+// TestParkedIsEndedWithItsContext: the context of Park kills the command.
 func TestParkedIsEndedWithItsContext(t *testing.T) {
 	host, monitor := scriptHost(t, "exec sleep 1000")
 	before, goroutines := openFDs(t), runtime.NumGoroutine()
@@ -285,7 +286,7 @@ func TestParkedIsEndedWithItsContext(t *testing.T) {
 	waitFor(t, func() bool { return runtime.NumGoroutine() <= goroutines })
 }
 
-// TestExecWithoutAHost fails, and leaves nothing.
+// TestExecWithoutAHost: the attempt fails, and leaves nothing behind.
 func TestExecWithoutAHost(t *testing.T) {
 	host, _ := scriptHost(t, "")
 	if err := host.file.Chmod(0o600); err != nil {
@@ -305,7 +306,8 @@ func TestExecWithoutAHost(t *testing.T) {
 	}
 }
 
-// TestExecWithoutDescriptors fails in words, wherever they run out, and leaves none open.
+// TestExecWithoutDescriptors: if descriptors run out at any step, the attempt fails with that
+// error, and leaves none open.
 func TestExecWithoutDescriptors(t *testing.T) {
 	host, _ := scriptHost(t, "exit 1")
 	var limit unix.Rlimit
@@ -327,23 +329,23 @@ func TestExecWithoutDescriptors(t *testing.T) {
 			t.Fatal(err)
 		}
 		if result.Outcome != Failed || !errors.Is(result.Err, unix.EMFILE) || result.ExitCode != -1 || !errors.Is(parkErr, unix.EMFILE) {
-			t.Errorf("%d to spare: got %+v, parked with %v", spare, result, parkErr)
+			t.Errorf("%d free descriptors: got %+v, Park: %v", spare, result, parkErr)
 		}
 		if got := openFDs(t); got != before {
-			t.Fatalf("%d to spare: %d descriptors, %d before", spare, got, before)
+			t.Fatalf("%d free descriptors: %d descriptors, %d before", spare, got, before)
 		}
 	}
 	waitFor(t, func() bool { return runtime.NumGoroutine() <= goroutines })
 }
 
-// goneMonitor is a reaper that ends without having reported anything.
+// goneMonitor is a reaper that stops before it has reported an exit.
 type goneMonitor struct{ testMonitor }
 
 func (m *goneMonitor) Start(cmd *exec.Cmd) (chan runc.Exit, error) {
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
-	for { // the process may not outlive the test
+	for { // the process must not outlive the test
 		if _, err := unix.Wait4(cmd.Process.Pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
 			break
 		}
@@ -354,7 +356,7 @@ func (m *goneMonitor) Start(cmd *exec.Cmd) (chan runc.Exit, error) {
 	return exits, nil
 }
 
-// TestHostWithoutAReaper: nobody would learn of its exit.
+// TestHostWithoutAReaper: the call fails, because it would never learn of the host's exit.
 func TestHostWithoutAReaper(t *testing.T) {
 	host, _ := scriptHost(t, "exit 0")
 	host.monitor = &goneMonitor{}
@@ -363,7 +365,7 @@ func TestHostWithoutAReaper(t *testing.T) {
 	}
 }
 
-// TestClean hands the request over, whatever becomes of the handler's context.
+// TestClean: the host gets the request, even after the handler's context was cancelled.
 func TestClean(t *testing.T) {
 	seen := filepath.Join(t.TempDir(), "seen")
 	host, monitor := scriptHost(t, "[ $1 = clean ] && cat > "+seen)
@@ -397,7 +399,7 @@ func TestClean(t *testing.T) {
 	}
 }
 
-// TestOnExitExecCleansUp after every attempt, and reports where it cannot.
+// TestOnExitExecCleansUp after every attempt, and reports errors.
 func TestOnExitExecCleansUp(t *testing.T) {
 	calls := filepath.Join(t.TempDir(), "calls")
 	for script, fails := range map[string]int{"": 0, "exit 1": 1} {
@@ -414,24 +416,24 @@ func TestOnExitExecCleansUp(t *testing.T) {
 	}
 }
 
-// TestCgroups: a host is started in the named one, and does without one that is not there.
+// TestCgroups: a host starts in the named cgroup if that exists.
 func TestOpenCgroup(t *testing.T) {
 	for _, path := range []string{"", filepath.Join(t.TempDir(), "none"), "/dev/null"} {
 		if fd := openCgroup(path); fd != -1 {
-			t.Errorf("%q is opened", path)
+			t.Errorf("%q was opened", path)
 		}
 	}
 	fd := openCgroup("/")
 	if fd < 0 {
-		t.Fatal("a directory cannot be opened")
+		t.Fatal("a directory was not opened")
 	}
 	defer unix.Close(fd)
 	if flags, err := unix.FcntlInt(uintptr(fd), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
-		t.Errorf("it is inherited: %#x, %v", flags, err)
+		t.Errorf("it is inheritable: %#x, %v", flags, err)
 	}
 }
 
-// TestHostInACgroup of the v2 hierarchy, from its first instruction.
+// TestHostInACgroup: a host is in the cgroup of the v2 hierarchy from its first instruction.
 func TestHostInACgroup(t *testing.T) {
 	mount := hybridMountpoint
 	if cgroups.Mode() == cgroups.Unified {
@@ -465,7 +467,7 @@ func TestHostInACgroup(t *testing.T) {
 	}
 }
 
-// TestKeep keeps namespaces of a process beyond its end: all, or the network's.
+// TestKeep: all namespaces, or only the network's, outlive their process.
 func TestKeep(t *testing.T) {
 	fds := openFDs(t)
 	cmd, own := sleeping(t)
@@ -484,7 +486,7 @@ func TestKeep(t *testing.T) {
 	for name, kind := range kinds {
 		mine, err := os.Stat("/proc/self/ns/" + name)
 		if err != nil {
-			continue // a kernel without it
+			continue // the kernel does not support it
 		}
 		kept, err := os.Stat(paths[kind])
 		if err != nil || !os.SameFile(mine, kept) || !strings.HasPrefix(paths[kind], "//") {
@@ -492,16 +494,16 @@ func TestKeep(t *testing.T) {
 		}
 	}
 	if got := network.Paths(); len(got) != 1 || got["network"] == "" || network.Network().Pidfd <= 0 {
-		t.Errorf("of the network alone: %v", got)
+		t.Errorf("only the network: %v", got)
 	}
 	if left, err := Keep(own.pid, true); err == nil || !strings.Contains(err.Error(), "keep the container's") {
-		t.Errorf("of no process: %+v, %v", left, err)
+		t.Errorf("Keep of a process that does not exist: %+v, %v", left, err)
 	}
 	for _, kept := range []*Kept{all, network} {
 		kept.Close()
 		kept.Close()
 		if kept.OOMAround() && kept.oomEvents != nil {
-			t.Error("an OOM is known of what is closed")
+			t.Error("a closed Kept reports an OOM")
 		}
 	}
 	if got := openFDs(t); got != fds {
@@ -549,7 +551,7 @@ func TestKeepWhatThereIs(t *testing.T) {
 	}
 }
 
-// TestWaitStatus of a process that has been reaped, where the kernel keeps it.
+// TestWaitStatus: kernels from Linux 6.15 keep the status of a reaped process.
 func TestWaitStatus(t *testing.T) {
 	cmd := exec.Command("sh", "-c", "read line; exit 7")
 	pidfd := -1
@@ -563,7 +565,7 @@ func TestWaitStatus(t *testing.T) {
 	}
 	defer unix.Close(pidfd)
 	if status, ok := WaitStatus(pidfd); ok {
-		t.Errorf("while it runs: %v", status)
+		t.Errorf("status of a running process: %v", status)
 	}
 	_, _ = io.WriteString(stdin, "go\n")
 	_ = cmd.Wait()

@@ -20,8 +20,8 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// init makes this test's binary a handler host that starts the command outside of any container: the process is started,
-// its pidfd is sent, which waits if it is parked, then the process goes on and the host answers and leaves.
+// init makes this test's binary a handler host that starts the command outside of any container. It starts the process and
+// sends its pidfd, which blocks if the command is parked. Then the process continues, and the host answers and exits.
 func init() {
 	if len(os.Args) != 2 || os.Args[0] != HostBinary || os.Args[1] != wire.CommandStart {
 		return
@@ -84,7 +84,7 @@ func reap() {
 			continue
 		}
 		if err != nil {
-			return // there is no child left
+			return // no child remains
 		}
 		code := status.ExitStatus()
 		if status.Signaled() {
@@ -104,7 +104,7 @@ func (reaper) Unsubscribe(exits chan runc.Exit) {
 	delete(subscribers.all, exits)
 }
 
-// realExec runs a command by a host that really starts it.
+// realExec runs a command with a host that really starts it.
 func realExec(t *testing.T, script string) *Exec {
 	t.Helper()
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -122,7 +122,7 @@ func realExec(t *testing.T, script string) *Exec {
 	}
 }
 
-// attempts of a command, begun at once and resumed after it was parked.
+// attempts of a command: started at once, and resumed after it was parked.
 var attemptsOf = map[string]func(*testing.T, context.Context, *Exec) Result{
 	"at once": func(_ *testing.T, ctx context.Context, e *Exec) Result { return e.Attempt(ctx) },
 	"parked": func(t *testing.T, ctx context.Context, e *Exec) Result {
@@ -134,7 +134,7 @@ var attemptsOf = map[string]func(*testing.T, context.Context, *Exec) Result{
 		e.Parked = parked
 		result := e.Attempt(ctx)
 		if e.Parked != nil {
-			t.Error("the next attempt would use it too")
+			t.Error("the parked command is still set after the attempt")
 		}
 		select {
 		case <-parked.resumed:
@@ -145,7 +145,7 @@ var attemptsOf = map[string]func(*testing.T, context.Context, *Exec) Result{
 	},
 }
 
-// TestExecRuns a command to its end, with its output and its status, whether or not it was parked.
+// TestExecRuns: a command's output and status are in the result, whether or not it was parked.
 func TestExecRuns(t *testing.T) {
 	for name, attempt := range attemptsOf {
 		for script, want := range map[string]Result{
@@ -161,7 +161,7 @@ func TestExecRuns(t *testing.T) {
 					t.Errorf("got %+v, want %+v", got, want)
 				}
 				if _, text, dropped := e.Progress.Look(); text != want.Output || dropped != want.Dropped {
-					t.Errorf("to be seen is %q, after %d bytes", text, dropped)
+					t.Errorf("Progress shows %q, after %d bytes", text, dropped)
 				}
 				waitFor(t, func() bool { return openFDs(t) == before })
 			})
@@ -169,7 +169,8 @@ func TestExecRuns(t *testing.T) {
 	}
 }
 
-// TestExecIsEnded with its context, and all of its process group; the cause is the attempt's, also of one that was parked.
+// TestExecIsEnded: when the attempt's context is cancelled, the command's process group is killed, even if it was parked
+// with another context. The cause is the attempt's.
 func TestExecIsEnded(t *testing.T) {
 	for name, attempt := range attemptsOf {
 		t.Run(name, func(t *testing.T) {
@@ -186,7 +187,7 @@ func TestExecIsEnded(t *testing.T) {
 					t.Errorf("got %+v", got)
 				}
 			case <-time.After(10 * time.Second):
-				t.Fatal("it does not come to an end")
+				t.Fatal("it did not end")
 			}
 			child, err := os.ReadFile(began)
 			if err != nil {
@@ -197,8 +198,8 @@ func TestExecIsEnded(t *testing.T) {
 	}
 }
 
-// hangs is a reaper whose processes are ended by the shim alone. It works in a synctest bubble: nothing reads or waits
-// for the process but ended.
+// hangs is a reaper whose processes run until the shim kills them. It works in a synctest bubble, because only ended reads
+// from or waits for the process.
 type hangs struct {
 	t     *testing.T
 	cmd   *exec.Cmd
@@ -206,7 +207,7 @@ type hangs struct {
 }
 
 func (h *hangs) Start(cmd *exec.Cmd) (chan runc.Exit, error) {
-	cmd.Stdin, cmd.Stderr = nil, nil // what os/exec copies is no wait that synctest knows
+	cmd.Stdin, cmd.Stderr = nil, nil // synctest would not consider os/exec's copying goroutines blocked
 	if err := cmd.Start(); err != nil {
 		return nil, err
 	}
@@ -222,7 +223,7 @@ func (h *hangs) runs() bool {
 	return err == nil && stat.flags&0x4 == 0
 }
 
-// ended reaps the process, which has been killed, and reports its exit.
+// ended reaps the killed process, and reports its exit.
 func (h *hangs) ended() {
 	h.t.Helper()
 	var status unix.WaitStatus
@@ -232,19 +233,19 @@ func (h *hangs) ended() {
 		}
 	}
 	if status.Signal() != unix.SIGKILL {
-		h.t.Errorf("it has ended with %v", status)
+		h.t.Errorf("it exited with %v", status)
 	}
 	h.exits <- runc.Exit{Pid: h.cmd.Process.Pid, Status: 137}
 }
 
-// TestHostsAreGivenTime, and no more: a preparation has 30 s when the container is there, a cleaning 10 s.
+// TestHostsAreGivenTime: a preparation has 30 s after the container was created, a clean-up has 10 s.
 func TestHostsAreGivenTime(t *testing.T) {
 	for name, test := range map[string]struct {
 		limit time.Duration
 		call  func(context.Context, *Host) error
 		says  string
 	}{
-		"a cleaning": {10 * time.Second, func(ctx context.Context, h *Host) error { return h.Clean(ctx, wire.OnExit{}) }, "deadline exceeded"},
+		"a clean-up": {10 * time.Second, func(ctx context.Context, h *Host) error { return h.Clean(ctx, wire.OnExit{}) }, "deadline exceeded"},
 		"a preparation": {30 * time.Second, func(ctx context.Context, h *Host) error {
 			return prepare(ctx, h, wire.PrepareRequest{}, wire.Init{})
 		}, "the preparation took longer than 30 s"},
@@ -259,7 +260,7 @@ func TestHostsAreGivenTime(t *testing.T) {
 				<-time.After(test.limit - time.Nanosecond)
 				synctest.Wait()
 				if !h.runs() {
-					t.Error("it is ended too early")
+					t.Error("it was ended too early")
 				}
 				<-time.After(time.Nanosecond)
 				synctest.Wait()
@@ -272,7 +273,7 @@ func TestHostsAreGivenTime(t *testing.T) {
 	}
 }
 
-// TestAnswerThatDoesNotCome: what the host has left behind may hold its socket. The shim does not wait for it.
+// TestAnswerThatDoesNotCome: a process that the host left behind may hold its socket open. The shim does not wait for it.
 func TestAnswerThatDoesNotCome(t *testing.T) {
 	left := filepath.Join(t.TempDir(), "left")
 	host, monitor := scriptHost(t, "sleep 1000 >/dev/null 2>&1 & echo $! > "+left+"; exit 0")
@@ -297,13 +298,13 @@ func TestAnswerThatDoesNotCome(t *testing.T) {
 	nothingIsLeft(t, monitor, before)
 }
 
-// TestTextOfAFailure is cut at 1024 bytes, and not before.
+// TestTextOfAFailure: a text of more than 1024 bytes is cut.
 func TestTextOfAFailure(t *testing.T) {
 	whole := strings.Repeat("x", 1024)
 	for text, want := range map[string]string{whole: whole, whole + "y": whole[3:] + "…"} {
 		got := transportFailure(errors.New(text))
 		if got.Err.Error() != want || got.Outcome != Failed || got.ExitCode != -1 {
-			t.Errorf("%d bytes are %d bytes: %+v", len(text), len(got.Err.Error()), got)
+			t.Errorf("%d bytes became %d bytes: %+v", len(text), len(got.Err.Error()), got)
 		}
 	}
 }

@@ -9,11 +9,10 @@ import (
 	"time"
 )
 
-// attempts is an action that ends as its results say, one after the other, each
-// at once.
+// attempts is an action that returns these results, one per attempt, at once.
 type attempts struct {
 	results []Result
-	at      []time.Duration // when each was begun
+	at      []time.Duration // when each began
 	began   time.Time
 }
 
@@ -22,7 +21,7 @@ func (a *attempts) Attempt(context.Context) Result {
 	return a.results[min(len(a.at), len(a.results))-1]
 }
 
-// untilCancelled is an action like a process that hangs: killed, it fails.
+// untilCancelled is an action like a process that hangs: it fails when it is killed.
 type untilCancelled struct{}
 
 // run runs a handler of a container that does not exit.
@@ -47,13 +46,13 @@ func TestRunTriesAgainUntilItSucceeds(t *testing.T) {
 		attempts int
 		took     time.Duration
 	}{
-		"a success":                     {[]Result{{}}, 0, Succeeded, 1, 0},
-		"a success needs no retry":      {[]Result{{}}, time.Second, Succeeded, 1, 0},
-		"a failure without a retry":     {[]Result{failure, {}}, 0, Failed, 1, 0},
-		"the second succeeds":           {[]Result{failure, {}}, time.Second, Succeeded, 2, time.Second},
-		"the fourth succeeds":           {[]Result{failure, failure, failure, {}}, 2 * time.Second, Succeeded, 4, 6 * time.Second},
-		"an abort is not tried again":   {[]Result{{Outcome: Aborted, Err: ErrContainerExited}, {}}, time.Second, Aborted, 1, 0},
-		"a time-out is not tried again": {[]Result{{Outcome: TimedOut, Err: ErrTimedOut}, {}}, time.Second, TimedOut, 1, 0},
+		"a success":                 {[]Result{{}}, 0, Succeeded, 1, 0},
+		"a success needs no retry":  {[]Result{{}}, time.Second, Succeeded, 1, 0},
+		"a failure without a retry": {[]Result{failure, {}}, 0, Failed, 1, 0},
+		"the second succeeds":       {[]Result{failure, {}}, time.Second, Succeeded, 2, time.Second},
+		"the fourth succeeds":       {[]Result{failure, failure, failure, {}}, 2 * time.Second, Succeeded, 4, 6 * time.Second},
+		"an abort is not retried":   {[]Result{{Outcome: Aborted, Err: ErrContainerExited}, {}}, time.Second, Aborted, 1, 0},
+		"a timeout is not retried":  {[]Result{{Outcome: TimedOut, Err: ErrTimedOut}, {}}, time.Second, TimedOut, 1, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -75,19 +74,19 @@ func TestRunTriesAgainUntilItSucceeds(t *testing.T) {
 	}
 }
 
-// TestRunIsEndedByItsContext: the cause tells a time-out from an abort.
+// TestRunIsEndedByItsContext: the cause decides between TimedOut and Aborted.
 func TestRunIsEndedByItsContext(t *testing.T) {
 	killed := errors.New("container killed")
 	for name, test := range map[string]struct {
 		cause   error
 		outcome Outcome
-		err     error // that the result's is
+		err     error // the result's, as errors.Is finds it
 	}{
-		"its time is up":          {ErrTimedOut, TimedOut, ErrTimedOut},
-		"its time is up, wrapped": {fmt.Errorf("%w after 5s", ErrTimedOut), TimedOut, ErrTimedOut},
-		"the container exited":    {ErrContainerExited, Aborted, ErrContainerExited},
-		"another cause":           {killed, Aborted, killed},
-		"no cause":                {nil, Aborted, context.Canceled},
+		"timed out":            {ErrTimedOut, TimedOut, ErrTimedOut},
+		"timed out, wrapped":   {fmt.Errorf("%w after 5s", ErrTimedOut), TimedOut, ErrTimedOut},
+		"the container exited": {ErrContainerExited, Aborted, ErrContainerExited},
+		"another cause":        {killed, Aborted, killed},
+		"no cause":             {nil, Aborted, context.Canceled},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -126,7 +125,7 @@ func TestRunIsEndedBetweenTwoAttempts(t *testing.T) {
 	})
 }
 
-// TestSuccessStandsAlthoughTheTimeIsUp: it has ended by itself.
+// TestSuccessStandsAlthoughTheTimeIsUp: the handler had ended before it was killed.
 func TestSuccessStandsAlthoughTheTimeIsUp(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(ErrTimedOut)
@@ -135,8 +134,7 @@ func TestSuccessStandsAlthoughTheTimeIsUp(t *testing.T) {
 	}
 }
 
-// TestExitIsNoFailure: what looks like a failure is the end of the container,
-// and is not tried again.
+// TestExitIsNoFailure: a failure that the container's exit caused is not retried.
 func TestExitIsNoFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		action := &attempts{results: []Result{{Outcome: Failed, Err: errKilled}}, began: time.Now()}

@@ -105,8 +105,8 @@ terminationGracePeriodSeconds: 30
 	}
 }
 
-// TestInvalid: values that are wrong whatever they say, and what Kubernetes does
-// not have. What it does have is in kubernetesRules.
+// TestInvalid: values that are not a block at all, and mistakes in the fields that
+// Kubernetes does not have. The fields that it has are in kubernetesRules.
 //
 // See docs/spec.md#invalid.
 func TestInvalid(t *testing.T) {
@@ -117,8 +117,8 @@ func TestInvalid(t *testing.T) {
 	}
 	for name, test := range map[string]struct {
 		key, value string
-		path       string // that the error names
-		says       string // and what it must say of it
+		path       string // in the error
+		says       string // in the error
 	}{
 		"empty":                     {KeyLifecycle, "", "", "is empty"},
 		"spaces":                    {KeyLifecycle, " \n\t\n", "", "YAML"},
@@ -190,8 +190,8 @@ func TestTogether(t *testing.T) {
 	}
 }
 
-// TestSidecarsKey: the key is for the tools that move handlers (FAULTS B8), so the
-// shim accepts it beside a block and by itself.
+// TestSidecarsKey: the key is for the tools that move handlers (FAULTS B8). The shim
+// accepts it with a block and without.
 func TestSidecarsKey(t *testing.T) {
 	for _, value := range []string{SidecarsMove, SidecarsKeep} {
 		got, err := (&Spec{Annotations: map[string]string{KeySidecars: value}}).Lifecycle()
@@ -205,8 +205,7 @@ func TestSidecarsKey(t *testing.T) {
 	}
 }
 
-// TestSchemaKinds fails when the schema gets a field that decode.go cannot
-// decode.
+// TestSchemaKinds fails if the schema gets a field of a kind that decode.go cannot decode.
 func TestSchemaKinds(t *testing.T) {
 	seen := map[protoreflect.FullName]bool{}
 	var walk func(protoreflect.MessageDescriptor)
@@ -232,8 +231,8 @@ func TestSchemaKinds(t *testing.T) {
 	walk((&lifecyclev1.Block{}).ProtoReflect().Descriptor())
 }
 
-// FuzzLifecycle: no value makes the parser panic, take long, or accept what it
-// then cannot hold to its own limits.
+// FuzzLifecycle: no value makes the parser panic or take long, and accepted values are
+// within the limits.
 func FuzzLifecycle(f *testing.F) {
 	for _, seed := range []string{
 		pageExample, "postStart: " + goodHandler, "{}", "", "a: &a [*a]", "preStop: {sleep: {seconds: 1e3}}",

@@ -6,12 +6,12 @@ import (
 	"testing"
 )
 
-// fill repeats a text up to the most bytes that a value may have, with what is around it.
+// fill repeats a text until the value, with what is around it, has the maximum length.
 func fill(before, unit, after string) string {
 	return before + strings.Repeat(unit, (maxText-len(before)-len(after))/len(unit)) + after
 }
 
-// number is fill for units that differ.
+// number is like fill, for units that differ.
 func number(before string, unit func(i int) string, after string) string {
 	var text strings.Builder
 	text.WriteString(before)
@@ -35,8 +35,8 @@ func laughs(levels int) string {
 	return bomb
 }
 
-// bombs are values that cost much with a reader that does not bound its work: the kinds of
-// FAULTS A1 and A2, other YAML bombs, and what costs most with ours.
+// bombs are values that are expensive for a reader without limits: the kinds of FAULTS A1
+// and A2, other YAML bombs, and the values that are most expensive for our reader.
 var bombs = map[string]string{
 	// FAULTS A1: an error for each pair of equal keys.
 	"A1 500 equal keys":           strings.Repeat("a:\n", 500),
@@ -226,7 +226,7 @@ var bombs = map[string]string{
 	"too long":              strings.Repeat("a:\n", 1<<20),
 }
 
-// TestBombsAreLong: most of them fill what a value may have.
+// TestBombsAreLong: most of them have the maximum length of a value.
 func TestBombsAreLong(t *testing.T) {
 	long := 0
 	for name, bomb := range bombs {

@@ -12,7 +12,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
-// problemsOf lists what is wrong with a block, as path and problem.
+// problemsOf returns the mistakes in a block, as path and problem.
 func problemsOf(t *testing.T, key, value string) []string {
 	t.Helper()
 	var all []string
@@ -29,7 +29,7 @@ func problemsOf(t *testing.T, key, value string) []string {
 	return all
 }
 
-// TestBoundaries: the last value that is accepted, and the first one that is not.
+// TestBoundaries: the last accepted value and the first refused one.
 func TestBoundaries(t *testing.T) {
 	const actions = "preStop must have exactly one of exec, httpGet, tcpSocket and sleep; it has "
 	for value, want := range map[string]string{
@@ -97,7 +97,7 @@ func TestBoundaries(t *testing.T) {
 	}
 }
 
-// TestFirstMistakeIsTheSame: for every order in which a tool writes the fields.
+// TestFirstMistakeIsTheSame for every order in which a tool writes the fields.
 func TestFirstMistakeIsTheSame(t *testing.T) {
 	for _, value := range []string{"{a: 1, b: 1, c: 1}", "{c: 1, b: 1, a: 1}", `{"b": 1, "c": 1, "a": 1}`} {
 		for i, problem := range problemsOf(t, KeyLifecycle, value) {
@@ -108,7 +108,7 @@ func TestFirstMistakeIsTheSame(t *testing.T) {
 	}
 }
 
-// TestB9MissingIsNotAValue: FAULTS B9. The errors of other fields are reported beside it.
+// TestB9MissingIsNotAValue: FAULTS B9. The mistakes in other fields are reported too.
 func TestB9MissingIsNotAValue(t *testing.T) {
 	value := "postStart: {exec: {}}\npreStop: {tcpSocket: {host: h}, timeoutSeconds: 0}\nonExit: {httpGet: {port: 0}}\npreStart: {exec: {command: ~}}"
 	want := []string{
@@ -124,8 +124,8 @@ func TestB9MissingIsNotAValue(t *testing.T) {
 	}
 }
 
-// TestB9Templates: FAULTS B9. A template that was not rendered is recognised where it can
-// only be one.
+// TestB9Templates: FAULTS B9. A template that was not rendered is recognised if the value
+// cannot be anything else.
 func TestB9Templates(t *testing.T) {
 	for value, path := range map[string]string{
 		"preStop: {{ .Values.preStop }}":                                            "preStop",
@@ -157,7 +157,7 @@ func TestB9Templates(t *testing.T) {
 	}
 }
 
-// TestB9PastedBlock: FAULTS B9. A block with its own key.
+// TestB9PastedBlock: FAULTS B9. A block that was pasted with its key.
 func TestB9PastedBlock(t *testing.T) {
 	got := problemsOf(t, KeyLifecycle, "lifecycle:\n  preStop: {sleep: {seconds: 1}}")
 	if len(got) != 1 || !strings.HasSuffix(got[0], "preStart, onExit; give only what is below lifecycle:") {
@@ -170,7 +170,7 @@ func TestB9PastedBlock(t *testing.T) {
 	}
 }
 
-// TestPodGracePeriod: nonsense is as good as none, and no number is too large.
+// TestPodGracePeriod: an invalid value is ignored, and no number is too large.
 func TestPodGracePeriod(t *testing.T) {
 	for text, want := range map[string]time.Duration{
 		"": 0, "0": 0, "1": time.Second, "30": 30 * time.Second, "-1": 0, "-9223372036854775808": 0, "x": 0, "30s": 0, "1.5": 0, "99999999999999999999": 0,
@@ -193,7 +193,7 @@ func TestSeconds(t *testing.T) {
 	}
 }
 
-// TestProblemsAreBounded: of one value, and of the keys.
+// TestProblemsAreBounded: in one value, and in the keys.
 func TestProblemsAreBounded(t *testing.T) {
 	for _, n := range []int{1, 19, 20, 21, 1000} {
 		want := min(n, 20)
@@ -218,7 +218,7 @@ func TestProblemsAreBounded(t *testing.T) {
 	}
 }
 
-// TestErrorsAreBounded: whatever a key, a path and a problem hold.
+// TestErrorsAreBounded for any key, path and problem.
 func TestErrorsAreBounded(t *testing.T) {
 	long := strings.Repeat("\x01", 100_000)
 	err := &InvalidError{Key: long, Path: long, Problem: long}
@@ -242,7 +242,7 @@ func TestErrorsAreBounded(t *testing.T) {
 	if err := invalidOf("", strings.Repeat("p", 600), strings.Repeat("q", 2000)); len(err.Path) != 512 || len(err.Problem) != 1024 {
 		t.Errorf("a path of %d bytes, a problem of %d", len(err.Path), len(err.Problem))
 	}
-	if other := errors.New("of another kind"); first(other) != other { //nolint:errorlint // the very same
+	if other := errors.New("of another kind"); first(other) != other { //nolint:errorlint // it must be the same value
 		t.Error("an error of another kind is lost")
 	}
 	for name, want := range map[string]string{
@@ -259,7 +259,7 @@ func invalidOf(key, path, problem string) *InvalidError {
 	return flatten(of(key, invalid(path, "%s", problem), nil))[0]
 }
 
-// TestNames: what the tools build upon.
+// TestNames: the tools rely on these.
 func TestNames(t *testing.T) {
 	if got := strings.Join(Keys(), " "); got != "lifecycle-shim.io/lifecycle lifecycle-shim.io/preStart lifecycle-shim.io/postStart lifecycle-shim.io/preStop lifecycle-shim.io/onExit" {
 		t.Error(got)
@@ -300,8 +300,8 @@ func TestNames(t *testing.T) {
 	}
 }
 
-// TestSingleKeys: each handler by itself, and what is wrong with several, in the order of
-// a container's life.
+// TestSingleKeys: each handler's key alone, and the mistakes in several, in the order of a
+// container's life.
 func TestSingleKeys(t *testing.T) {
 	for _, name := range Handlers {
 		got, err := (&Spec{Annotations: map[string]string{domain + "/" + name: "sleep: {seconds: 7}"}}).Lifecycle()

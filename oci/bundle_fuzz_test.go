@@ -7,8 +7,7 @@ import (
 	"testing"
 )
 
-// FuzzReadSpec: a bundle's config.json, whatever is in it, is read or refused, and what
-// is accepted of it has been checked.
+// FuzzReadSpec: any config.json is read or refused, and what is accepted has been checked.
 func FuzzReadSpec(f *testing.F) {
 	for _, text := range []string{
 		"", "null", "[]", "{", `{"annotations": null, "linux": null}`, `{"annotations": {"a": 1}}`, `{"annotations": []}`,

@@ -12,7 +12,7 @@ import (
 	"testing"
 )
 
-// bundleWith returns a bundle whose config.json is the text.
+// bundleWith returns a bundle with the text as its config.json.
 func bundleWith(t *testing.T, config string) string {
 	t.Helper()
 	bundle := t.TempDir()
@@ -87,7 +87,7 @@ func TestReadSpecRefuses(t *testing.T) {
 	}
 }
 
-// What encoding/json says of a file is cut, so that it does not fill a log.
+// The text of an encoding/json error is cut, so that it does not fill a log.
 func TestReadSpecErrorIsShort(t *testing.T) {
 	bundle := bundleWith(t, `{"annotations":{"lifecycle-shim.io/x":`+strings.Repeat("1", 100_000)+`}}`)
 	_, err := ReadSpec(bundle)
@@ -99,7 +99,7 @@ func TestReadSpecErrorIsShort(t *testing.T) {
 	}
 }
 
-// An error of reading is returned as it is, not as one of JSON.
+// A read error is returned unchanged, not as a JSON error.
 func TestReadSpecCannotRead(t *testing.T) {
 	bundle := t.TempDir()
 	if err := os.Mkdir(filepath.Join(bundle, configFile), 0o700); err != nil {
@@ -110,7 +110,7 @@ func TestReadSpecCannotRead(t *testing.T) {
 	}
 }
 
-// A shim reads a spec for each container of its pod: no descriptor stays open.
+// A shim reads a spec for each container of its pod, so no descriptor may stay open.
 func TestReadSpecClosesTheFile(t *testing.T) {
 	for name, config := range map[string]string{"read": "{}", "too long": strings.Repeat(" ", maxConfig+1)} {
 		bundle := bundleWith(t, config)

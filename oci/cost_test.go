@@ -16,21 +16,21 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
-// What one annotation value of at most 64 KiB may cost, whatever it says.
+// The maximum cost of any annotation value of at most 64 KiB.
 const (
 	maxWork   = 50 * time.Millisecond // of one processor
-	maxHeap   = 16 << 20              // bytes, all that is allocated, also what is freed at once
+	maxHeap   = 16 << 20              // bytes allocated, including those that are freed at once
 	maxAnswer = 4 << 10               // bytes of an error
 )
 
-// cost of reading a value.
+// cost is the cost of reading a value.
 type cost struct {
 	work time.Duration
 	heap uint64
 }
 
-// measure returns what Problems costs with the value: all that Lifecycle does, and the
-// list of errors. Other goroutines count for the heap, so nothing may run beside it.
+// measure returns the cost of Problems with the value: it does all that Lifecycle does, and
+// lists the errors. The heap includes other goroutines' allocations, so none may run.
 func measure(t testing.TB, key, value string) (cost, []*InvalidError) {
 	t.Helper()
 	runtime.LockOSThread()
@@ -45,8 +45,8 @@ func measure(t testing.TB, key, value string) (cost, []*InvalidError) {
 	return cost{work, after.TotalAlloc - before.TotalAlloc}, problems
 }
 
-// threadTime is the processor's time of this thread: on a busy machine a clock would
-// measure the others.
+// threadTime returns this thread's processor time: on a busy machine a clock would measure
+// other processes too.
 func threadTime(t testing.TB) time.Duration {
 	t.Helper()
 	var now unix.Timespec
@@ -56,8 +56,8 @@ func threadTime(t testing.TB) time.Duration {
 	return time.Duration(now.Nano())
 }
 
-// checkCost holds a value to the bounds. A measurement may be disturbed (a collection
-// that uses this thread, a cache that others empty), so the best of some counts.
+// checkCost checks a value's cost. A measurement may be disturbed (by a garbage collection on
+// this thread or by other processes that use the caches), so the best of several counts.
 func checkCost(t *testing.T, key, value string) {
 	t.Helper()
 	best := cost{math.MaxInt64, math.MaxUint64}
@@ -72,7 +72,7 @@ func checkCost(t *testing.T, key, value string) {
 	t.Errorf("%d bytes in %s cost %v and %d bytes of heap; allowed are %v and %d", len(value), key, best.work, best.heap, slower*maxWork, maxHeap)
 }
 
-// checkAnswer holds what is said of a value to the bounds.
+// checkAnswer checks the errors for a value.
 func checkAnswer(t *testing.T, problems []*InvalidError) {
 	t.Helper()
 	if len(problems) > 2*maxProblems {
@@ -99,7 +99,7 @@ func TestCost(t *testing.T) {
 	}
 }
 
-// TestA1OneMistakeOneError: keys that are there twice give one error, however many pairs.
+// TestA1OneMistakeOneError: repeated keys result in one error, for any number of pairs.
 func TestA1OneMistakeOneError(t *testing.T) {
 	for _, times := range []int{2, 500, 4000} {
 		problems := (&Spec{Annotations: map[string]string{KeyLifecycle: strings.Repeat("a:\n", times)}}).Problems()
@@ -109,7 +109,7 @@ func TestA1OneMistakeOneError(t *testing.T) {
 	}
 }
 
-// TestA2AliasesAreWrittenOut: 64 KiB is what a value has when its aliases are written out.
+// TestA2AliasesAreWrittenOut: the limit of 64 KiB applies to the value with its aliases written out.
 func TestA2AliasesAreWrittenOut(t *testing.T) {
 	for name, refused := range map[string]bool{
 		"A2 a command of aliases": true, "A2 a word and 2 aliases": true, "A2 headers of aliases": true, "A2 handlers of aliases": true,
@@ -126,9 +126,8 @@ func TestA2AliasesAreWrittenOut(t *testing.T) {
 	}
 }
 
-// FuzzCost: no value of any length costs more than the bounds, or makes an error longer
-// than allowed. It looks for the next kind of bomb: a value that is short is repeated until
-// it is as long as a value may be.
+// FuzzCost: no value costs more than the maximum, or results in an error that is too long. To
+// find new kinds of bombs, it repeats a short value until it has the maximum length.
 func FuzzCost(f *testing.F) {
 	for _, bomb := range bombs {
 		f.Add(bomb, 0)
@@ -148,7 +147,7 @@ func FuzzCost(f *testing.F) {
 }
 
 // BenchmarkWorst reads every bomb and every value that FuzzCost has kept (here and in Go's
-// cache), and reports the most that one of them costs.
+// cache), and reports the highest cost.
 func BenchmarkWorst(b *testing.B) {
 	values := corpus(b)
 	for name, bomb := range bombs {
@@ -174,11 +173,11 @@ func BenchmarkWorst(b *testing.B) {
 	b.ReportMetric(float64(len(values)), "values")
 	b.ReportMetric(float64(worst.work), "worst-ns")
 	b.ReportMetric(float64(worst.heap), "worst-B")
-	b.ReportMetric(0, "ns/op") // the sum says nothing
+	b.ReportMetric(0, "ns/op") // the sum is meaningless
 	b.Logf("slowest: %s, %v; largest: %s, %d bytes", slowest, worst.work, largest, worst.heap)
 }
 
-// corpus returns what FuzzCost has kept. Only the value of an entry counts.
+// corpus returns the values that FuzzCost has kept.
 func corpus(b *testing.B) map[string]string {
 	b.Helper()
 	dirs := []string{filepath.Join("testdata", "fuzz", "FuzzCost")}

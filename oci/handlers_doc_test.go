@@ -11,8 +11,8 @@ import (
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
-// TestHandlersPage: docs/use/handlers.md names every field of the schema, and what it
-// shows as an example is accepted.
+// TestHandlersPage: docs/use/handlers.md names every field of the schema, and its examples
+// are accepted.
 func TestHandlersPage(t *testing.T) {
 	page, err := os.ReadFile("../docs/use/handlers.md")
 	if err != nil {
@@ -39,7 +39,7 @@ func TestHandlersPage(t *testing.T) {
 	}
 }
 
-// fieldsBelow lists the paths of the fields that hold a value.
+// fieldsBelow returns the paths of the fields that are not messages.
 func fieldsBelow(message protoreflect.MessageDescriptor, path string) []string {
 	var found []string
 	for i := range message.Fields().Len() {

@@ -11,19 +11,18 @@ import (
 	"testing"
 )
 
-// rule is one value that is accepted or refused, and the rule that says so.
+// rule is a value that is accepted or refused, and the rule for it.
 type rule struct {
 	// row of part A of KUBERNETES.md.
 	row string
-	// spec is the rule of docs/spec.md that wins over the row, and why it does;
-	// empty where the row is followed.
+	// spec is the rule of docs/spec.md that has priority over the row, and why. It is
+	// empty if the row applies.
 	spec string
-	// handler is tried as postStart and as preStop. block, where handler is
-	// empty, is the whole value.
+	// handler is tested as postStart and as preStop. If it is empty, block is the whole
+	// value.
 	handler, block string
-	// refused is the path of the field that the error names, within the handler
-	// where there is one, and says what it must say. Both are empty where the
-	// value is accepted.
+	// refused is the path of the field in the error (within handler, if that is set), and
+	// says is part of the error's text. Both are empty if the value is accepted.
 	refused, says string
 }
 
@@ -41,9 +40,8 @@ const (
 	signalRule = "a Kubernetes `lifecycle:` block, verbatim: Kubernetes refuses it empty; templates write it so for no signal"
 )
 
-// kubernetesRules: each row of part A that concerns what is accepted. What is
-// wrong with a value before it is looked at as a handler, and the fields that
-// Kubernetes does not have, are in TestInvalid.
+// kubernetesRules has each row of part A about accepted values. Values that are not a block
+// at all, and the fields that Kubernetes does not have, are in TestInvalid.
 var kubernetesRules = map[string]rule{
 	"A1 exec":      {row: "A1", handler: "exec: {command: [a]}"},
 	"A1 httpGet":   {row: "A1", handler: "httpGet: {port: 80}"},
@@ -125,8 +123,8 @@ var kubernetesRules = map[string]rule{
 	"A10 a name":           {row: "A10", handler: "httpGet: {port: http}", spec: portRule, refused: "httpGet.port", says: `is the text "http"; ` + ports},
 	"A10 who knows a name": {row: "A10", handler: "httpGet: {port: http}", spec: portRule, refused: "httpGet.port", says: "resolved by lifecyclectl"},
 	"A10 a quoted number": {
-		// Not an exception to the row: to Kubernetes it is a name, and one that its
-		// API server refuses, because a port's name has at least one letter.
+		// This follows the row: Kubernetes reads it as a name, and its API server refuses
+		// the name, because a port's name has at least one letter.
 		row: "A10", handler: `httpGet: {port: "8080"}`, refused: "httpGet.port", says: `is the text "8080"; ` + ports + ", without quotes",
 	},
 
@@ -143,7 +141,7 @@ var kubernetesRules = map[string]rule{
 	"A11 no slash before a colon": {
 		row: "A11", handler: `httpGet: {port: 80, path: "items:drain"}`, spec: failsLate, refused: "httpGet.path", says: `scheme "items"; begin it with a slash`,
 	},
-	// Kubernetes sends these as a path, escaped ("it's too late to reject it",
+	// Kubernetes sends these escaped, as a path ("it's too late to reject it",
 	// pkg/probe/http/request.go).
 	"A11 no URL reference":     {row: "A11", handler: `httpGet: {port: 80, path: "/50%"}`},
 	"A11 no URL, and no slash": {row: "A11", handler: `httpGet: {port: 80, path: "1:2"}`},
@@ -178,8 +176,8 @@ var kubernetesRules = map[string]rule{
 	"A13 a null header":    {row: "A13", handler: "httpGet: {port: 80, httpHeaders: [null]}", spec: failsLate, refused: "httpGet.httpHeaders[0]", says: "must be a mapping, not null"},
 	"A13 an unknown field": {row: "A13", handler: "httpGet: {port: 80, httpHeaders: [{name: X, valueFrom: {}}]}", refused: "httpGet.httpHeaders[0].valueFrom", says: notAField + "; allowed are name, value"},
 
-	// Kubernetes accepts tcpSocket and never runs it; here it works (docs/spec.md#tcp-socket), so
-	// what holds for an httpGet's port and host holds for its own.
+	// Kubernetes accepts tcpSocket and never runs it. Here it works (docs/spec.md#tcp-socket),
+	// so its port and host have the same rules as those of httpGet.
 	"A19 a port and a host": {row: "A19", handler: "tcpSocket: {port: 65535, host: 127.0.0.1}"},
 	"A19 no port":           {row: "A19", handler: "tcpSocket: {host: 127.0.0.1}", refused: "tcpSocket.port", says: "is missing; " + ports},
 	"A19 above":             {row: "A19", handler: "tcpSocket: {port: 65536}", refused: "tcpSocket.port", says: "is 65536; " + ports},
@@ -213,8 +211,8 @@ var kubernetesRules = map[string]rule{
 		spec: "`sleep` from 0: with or without a grace period; Kubernetes looks only where it knows one",
 	},
 
-	// The names that are accepted are in stopSignals. SIGKILL and SIGSTOP are
-	// among them, as in Kubernetes.
+	// The accepted names are in stopSignals. As in Kubernetes, they include SIGKILL and
+	// SIGSTOP.
 	"A22 beside a handler":  {row: "A22", block: "{preStop: {sleep: {seconds: 1}}, stopSignal: SIGRTMIN+3}"},
 	"A22 empty":             {row: "A22", block: `{preStop: {sleep: {seconds: 1}}, stopSignal: ""}`, spec: signalRule},
 	"A22 no such name":      {row: "A22", block: "stopSignal: SIGNONE", refused: "stopSignal", says: `is "SIGNONE"; a signal's name is allowed, such as SIGQUIT`},
@@ -268,8 +266,8 @@ func (r rule) check(t *testing.T, block, path string) {
 	}
 }
 
-// TestKubernetesRulesAreWhole: each row has a value that is accepted and one
-// that is refused, and stands under its own name.
+// TestKubernetesRulesAreWhole: each row has an accepted and a refused value, under names that
+// begin with the row.
 func TestKubernetesRulesAreWhole(t *testing.T) {
 	accepted, refused := map[string]bool{}, map[string]bool{}
 	for name, rule := range kubernetesRules {
@@ -289,9 +287,8 @@ func TestKubernetesRulesAreWhole(t *testing.T) {
 	}
 }
 
-// stopSignals are the names that Kubernetes accepts on Linux (row A22), with
-// their numbers on amd64 and arm64 (signal(7); real-time ones as glibc and
-// musl's users know them, from 34).
+// stopSignals are the names that Kubernetes accepts on Linux (row A22), with their numbers on
+// amd64 and arm64 (signal(7); real-time signals as in glibc and musl, from 34).
 var stopSignals = map[string]uint32{
 	"SIGHUP": 1, "SIGINT": 2, "SIGQUIT": 3, "SIGILL": 4, "SIGTRAP": 5, "SIGABRT": 6, "SIGIOT": 6, "SIGBUS": 7, "SIGFPE": 8,
 	"SIGKILL": 9, "SIGUSR1": 10, "SIGSEGV": 11, "SIGUSR2": 12, "SIGPIPE": 13, "SIGALRM": 14, "SIGTERM": 15, "SIGSTKFLT": 16,
@@ -320,9 +317,8 @@ func TestStopSignals(t *testing.T) {
 	}
 }
 
-// TestStopSignalsOnEveryArchitecture: the numbers in the kernel's headers, also
-// for the architecture that the tests do not run on. Real-time signals have none
-// there.
+// TestStopSignalsOnEveryArchitecture: the numbers are those in the kernel's headers, including
+// the architecture that the tests do not run on. The headers lack real-time signals.
 func TestStopSignalsOnEveryArchitecture(t *testing.T) {
 	constant := regexp.MustCompile(`(?m)^\s+(SIG\w+)\s+= syscall\.Signal\((0x[0-9a-f]+)\)$`)
 	for _, arch := range []string{"amd64", "arm64"} {
@@ -343,7 +339,7 @@ func TestStopSignalsOnEveryArchitecture(t *testing.T) {
 	}
 }
 
-// source returns a file of a package that the module's graph has.
+// source returns a file of a package in the module's graph.
 func source(t *testing.T, pkg, file string) string {
 	t.Helper()
 	dir, err := exec.CommandContext(t.Context(), "go", "list", "-f", "{{.Dir}}", pkg).Output()

@@ -31,14 +31,14 @@ var extensions = []string{
 	"preStop.timeoutSeconds", "preStop.failurePolicy", "preStop.retryPeriodSeconds", "preStop.output",
 }
 
-// notTaken are fields of Kubernetes that are unknown here, so that a block with
-// one is refused, with the reason.
+// notTaken are Kubernetes' fields that the schema lacks, with the reason. A block with one is
+// refused.
 var notTaken = map[string]string{
 	"protocol": "for probes (h2c), alpha in 1.37: the API server drops it, and the kubelet's handlers never look at it",
 }
 
-// TestFieldsOfKubernetes: a field that a new release of Kubernetes brings, or
-// that our schema gets, has to be thought about.
+// TestFieldsOfKubernetes fails if a new release of Kubernetes, or our schema, has a field that
+// the other one lacks.
 func TestFieldsOfKubernetes(t *testing.T) {
 	used := map[string]bool{}
 	compareFields(t, "", reflect.TypeFor[corev1.Lifecycle](), (&lifecyclev1.Block{}).ProtoReflect().Descriptor(), used)
@@ -99,7 +99,7 @@ func compareKind(t *testing.T, path string, theirs reflect.Type, ours protorefle
 	}
 }
 
-// TestStopSignalsOfKubernetes: the constants of the API, no more and no fewer.
+// TestStopSignalsOfKubernetes: stopSignals are exactly the constants of the API.
 func TestStopSignalsOfKubernetes(t *testing.T) {
 	constant := regexp.MustCompile(`(?m)^\s+SIG\w+\s+Signal = "(\S+)"$`)
 	missing := map[string]bool{}
@@ -117,8 +117,8 @@ func TestStopSignalsOfKubernetes(t *testing.T) {
 	}
 }
 
-// TestBlocksOfKubernetes: what is written from Kubernetes' own types gives the
-// same values here.
+// TestBlocksOfKubernetes: blocks that are written from Kubernetes' types are read with the same
+// values.
 func TestBlocksOfKubernetes(t *testing.T) {
 	everything := slices.Concat(awkward, inJSON)
 	for name, form := range map[string]struct {
@@ -148,19 +148,19 @@ func TestBlocksOfKubernetes(t *testing.T) {
 					t.Errorf("Kubernetes reads %v, written was %v", read, block)
 				}
 				if t.Failed() {
-					t.FailNow() // one is enough to read
+					t.FailNow() // one failure is enough to read
 				}
 			}
 		})
 	}
 }
 
-// reader is how Kubernetes reads a text.
+// reader reads a text like Kubernetes.
 type reader func(text []byte, into any) error
 
 func readYAML(text []byte, into any) error { return yaml.UnmarshalStrict(text, into) }
 
-// checkReadAlike returns what Kubernetes reads.
+// checkReadAlike fails unless we read the same value as Kubernetes, which it returns.
 func checkReadAlike(t *testing.T, text []byte, read reader) *corev1.Lifecycle {
 	t.Helper()
 	theirs := &corev1.Lifecycle{}
@@ -182,7 +182,7 @@ func readOurs(text []byte) (*lifecyclev1.Block, error) {
 	return block, (&Spec{Annotations: map[string]string{KeyLifecycle: string(text)}}).decode(KeyLifecycle, "", block)
 }
 
-// inOurTypes goes through JSON, which protobuf reads by rules of its own.
+// inOurTypes converts by way of JSON, which protojson reads.
 func inOurTypes(t *testing.T, theirs *corev1.Lifecycle) *lifecyclev1.Block {
 	t.Helper()
 	text, err := json.Marshal(theirs)
@@ -196,7 +196,7 @@ func inOurTypes(t *testing.T, theirs *corev1.Lifecycle) *lifecyclev1.Block {
 	return ours
 }
 
-// marshalASCII writes JSON as Python and PHP do by default.
+// marshalASCII writes JSON like Python and PHP do by default.
 func marshalASCII(v any) ([]byte, error) {
 	text, err := json.Marshal(v)
 	var ascii []byte
@@ -212,7 +212,7 @@ func marshalASCII(v any) ([]byte, error) {
 	return ascii, err
 }
 
-// marshalRaw writes JSON that escapes only what it must.
+// marshalRaw writes JSON with as few escapes as possible.
 func marshalRaw(v any) ([]byte, error) {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)
@@ -222,7 +222,7 @@ func marshalRaw(v any) ([]byte, error) {
 	return bytes.ReplaceAll(raw, []byte(`\u2029`), []byte("\u2029")), err
 }
 
-// generator makes blocks that Kubernetes and we accept.
+// generator generates blocks that Kubernetes and we accept.
 type generator struct {
 	*rand.Rand
 	texts []string
@@ -245,7 +245,7 @@ func (g generator) lifecycle() *corev1.Lifecycle {
 func (g generator) handler() *corev1.LifecycleHandler {
 	switch g.IntN(4) {
 	case 0:
-		command := []string{pick(g, g.texts[1:])} // a program has a name
+		command := []string{pick(g, g.texts[1:])} // the program must not be empty
 		for range g.IntN(5) {
 			command = append(command, g.text())
 		}
@@ -256,7 +256,7 @@ func (g generator) handler() *corev1.LifecycleHandler {
 			Scheme: pick(g, []corev1.URIScheme{"", corev1.URISchemeHTTP, corev1.URISchemeHTTPS}),
 		}
 		for range g.IntN(4) {
-			value := strings.Map(func(r rune) rune { // control characters are no header's
+			value := strings.Map(func(r rune) rune { // a header must not have control characters
 				if r < ' ' || r == 0x7f {
 					return ' '
 				}
@@ -276,7 +276,7 @@ func (g generator) port() intstr.IntOrString {
 	return intstr.FromInt32(pick(g, []int32{1, 80, 65535, 1 + g.Int32N(65535)}))
 }
 
-// text is an awkward one, or a few of them in one another.
+// text returns an awkward text, or several nested ones.
 func (g generator) text() string {
 	text := pick(g, g.texts)
 	for range g.IntN(3) {
@@ -290,7 +290,7 @@ func (g generator) text() string {
 func pick[T any](g generator, from []T) T { return from[g.IntN(len(from))] }
 
 var (
-	// awkward: what YAML 1.1, YAML 1.2, JSON or a terminal have a meaning for.
+	// awkward texts have a meaning in YAML 1.1, YAML 1.2, JSON or on a terminal.
 	awkward = []string{
 		"", " ", "  a  ", "a", "/bin/sh", "-c", "--", "-", "- a", "?", "? a", ":", "a: b", ":a", "a:", "#", "a #b", "a#b", ",", "a, b",
 		"[", "]", "[a]", "{", "}", "{a: b}", "&", "&a", "*", "*a", "!", "!a", "!!str a", "|", "|-", ">", ">-", "@", "@a", "`", "`a`", "%", "%a",
@@ -304,7 +304,7 @@ var (
 		"größe", "大小", "😀", "👩‍👩‍👧", "e\u0301", "\u00a0", "\u2028", "\u2029", "\u200b", "\ufffd", "\U0010fffd",
 		strings.Repeat("long ", 60), strings.Repeat("x", 300),
 	}
-	// inJSON: what Kubernetes' YAML library refuses to write, or writes as a space.
+	// inJSON has texts that Kubernetes' YAML library refuses to write, or writes as a space.
 	inJSON = []string{"\u0001", "\u001b[31m", "\b", "\f", "\v", "\u007f", "\u0080", "\u0085", "\u009f", "\ufeff", "\uffff"}
 	paths  = []string{
 		"", "/", "/a", "a", "/a?b=c", "/a?b=c&d=%20#e", "?a", "#a", "//a", "/a b", "/größe", "/😀", "/a:b", "y", "no", "0o17", "1e3", "2026-01-01", "~", "null",
@@ -314,8 +314,7 @@ var (
 	headerNames = []string{"X", "X-Y", "Host", "Accept", "y", "no", "on", "null", "true", "0o17", "1e3", "1-000", "2026-01-01", "0x1F", "-", "--", "0"}
 )
 
-// TestTextsThatAreReadAlike: written by hand, where the versions of YAML might
-// differ, and do not.
+// TestTextsThatAreReadAlike: texts in which the versions of YAML might differ, but do not.
 func TestTextsThatAreReadAlike(t *testing.T) {
 	for _, text := range []string{
 		pageExample,
@@ -334,13 +333,13 @@ func TestTextsThatAreReadAlike(t *testing.T) {
 	}
 }
 
-// word and seconds are blocks around one value.
+// word and seconds are blocks with one value.
 func word(text string) string    { return "preStop: {exec: {command: [" + text + "]}}" }
 func seconds(text string) string { return "preStop: {sleep: {seconds: " + text + "}}" }
 
-// TestTextsThatAreReadOtherwise: every known difference to Kubernetes' YAML
-// library, and why it is one. It reads YAML 1.1, and knows what type is wanted;
-// kubectl does not use that, and sends what the API server then refuses.
+// TestTextsThatAreReadOtherwise: every known difference to Kubernetes' YAML library, with its
+// reason. The library reads YAML 1.1, and uses the type that is wanted; kubectl does not, and
+// sends values that the API server then refuses.
 func TestTextsThatAreReadOtherwise(t *testing.T) {
 	const (
 		booleans = "y, no and on are booleans in YAML 1.1 only; whoever writes them means the word (docs/understand/decisions.md)"
@@ -349,7 +348,7 @@ func TestTextsThatAreReadOtherwise(t *testing.T) {
 	)
 	for _, test := range []struct {
 		text         string
-		theirs, ours string // a text without traps, empty where the text is refused
+		theirs, ours string // an unambiguous text with the same value; empty if the text is refused
 		why          string
 	}{
 		{word("y"), word(`"true"`), word(`"y"`), booleans},
@@ -400,10 +399,10 @@ func checkReading(t *testing.T, where, text, want string, got *lifecyclev1.Block
 	}
 }
 
-// TestKubernetesStaysOutOfTheShim: a shim serves one pod, so what it links is in
-// memory once for each pod of a node. Kubernetes' modules and the converter are
-// for lifecyclectl, and for tests. Templates call methods by names that they get at
-// run time: where they are linked, the linker keeps every method of every type.
+// TestKubernetesStaysOutOfTheShim: each pod of a node has a shim, so everything that the shim
+// links is in memory once per pod. Kubernetes' modules and the converter are for lifecyclectl and
+// for tests. Templates are excluded too: they call methods by names that are known only at run
+// time, so the linker keeps every method of every type.
 func TestKubernetesStaysOutOfTheShim(t *testing.T) {
 	const ours = "github.com/lifecycle-shim/lifecycle-shim/"
 	for _, binary := range []string{"containerd-shim-lifecycle-v2", "lifecycle-hookexec"} {

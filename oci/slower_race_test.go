@@ -2,6 +2,6 @@
 
 package oci
 
-// slower is how many times the race detector makes code slower, at most (its documentation
-// says 2 to 20).
+// slower is by how much the race detector slows code down at most (its documentation says 2 to
+// 20 times).
 const slower = 20

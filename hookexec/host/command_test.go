@@ -17,7 +17,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// command runs the host as a program, and returns what it has on stderr.
+// command runs the host as a program, and returns its stderr.
 func command(t *testing.T, stdin string, args ...string) (stderr string, status int) {
 	t.Helper()
 	host := exec.Command("/proc/self/exe", args...)
@@ -30,7 +30,7 @@ func command(t *testing.T, stdin string, args ...string) (stderr string, status 
 	return string(out), host.ProcessState.ExitCode()
 }
 
-// TestCommands: an error is told on stderr, and by the exit status.
+// TestCommands: an error is reported on stderr and by the exit status.
 func TestCommands(t *testing.T) {
 	bundle := t.TempDir()
 	if err := writeJSON(filepath.Join(bundle, "config.json"), smallSpec()); err != nil {
@@ -65,14 +65,14 @@ func TestCommands(t *testing.T) {
 		"clean nothing":            {"", []string{"clean"}, "decode the request: EOF"},
 		"clean without a lock":     {encoded(wire.OnExit{Dir: bundle}), []string{"clean"}, ".lock"},
 		"clean":                    {encoded(wire.OnExit{Dir: filepath.Join(bundle, "none", "onExit")}), []string{"clean"}, ""},
-		"init, by hand":            {"", []string{"init"}, ""}, // libcontainer's own words, or none
+		"init, by hand":            {"", []string{"init"}, ""}, // libcontainer's own error, or none
 	} {
 		t.Run(name, func(t *testing.T) {
 			text, status := command(t, test.stdin, test.args...)
 			switch {
 			case name == "init, by hand":
 				if status == 0 {
-					t.Error("it succeeds")
+					t.Error("it succeeded")
 				}
 			case !strings.Contains(text, test.says), (text == "") != (test.says == ""), (status == 0) != (test.says == ""), status > 1:
 				t.Errorf("got %q, %d, want %q", text, status, test.says)
@@ -81,7 +81,7 @@ func TestCommands(t *testing.T) {
 	}
 }
 
-// TestRecovered makes an error of a panic, and nothing of anything else.
+// TestRecovered: a panic becomes an error. Without one the error is not changed.
 func TestRecovered(t *testing.T) {
 	attempt := func(panics bool) (err error) {
 		defer recovered(&err)
@@ -98,7 +98,7 @@ func TestRecovered(t *testing.T) {
 	}
 }
 
-// TestSpecsThatCannotBeUsed fail the preparation, in words, and leave no state.
+// TestSpecsThatCannotBeUsed: the preparation returns an error and writes no state.
 func TestSpecsThatCannotBeUsed(t *testing.T) {
 	for text, says := range map[string]string{
 		"":                             "decode the bundle's config.json",
@@ -116,10 +116,10 @@ func TestSpecsThatCannotBeUsed(t *testing.T) {
 			t.Errorf("%q: got %v, want %q", text, err, says)
 		}
 		if _, err := readSpec(bundle); (err == nil) != strings.Contains(says, "handlers") {
-			t.Errorf("%q: read with %v", text, err)
+			t.Errorf("%q: readConfig: %v", text, err)
 		}
 		if _, err := os.Stat(root); !os.IsNotExist(err) {
-			t.Errorf("%q: a state is left: %v", text, err)
+			t.Errorf("%q: a state was written: %v", text, err)
 		}
 	}
 	nowhere := filepath.Join(t.TempDir(), "none")
@@ -130,7 +130,7 @@ func TestSpecsThatCannotBeUsed(t *testing.T) {
 		t.Errorf("without a bundle: %v", err)
 	}
 	if err := Prepare(wire.PrepareRequest{}, func() (wire.Init, error) { panic("x") }); err == nil || err.Error() != "internal error: x" {
-		t.Errorf("of a panic: %v", err)
+		t.Errorf("after a panic: %v", err)
 	}
 	if _, err := newConfig(wire.PrepareRequest{Bundle: nowhere}, smallSpec()); !os.IsNotExist(err) {
 		t.Errorf("without a bundle: %v", err)
@@ -141,7 +141,8 @@ func TestSpecsThatCannotBeUsed(t *testing.T) {
 	}
 }
 
-// TestState of a container: what libcontainer reads, and nothing that only its making needs.
+// TestState: the state has what libcontainer reads, and nothing that is needed only to create
+// the container.
 func TestState(t *testing.T) {
 	spec := smallSpec()
 	spec.Mounts, spec.Hooks = []specs.Mount{{Destination: "/x", Type: "nonsense"}}, &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/x"}}}
@@ -150,7 +151,7 @@ func TestState(t *testing.T) {
 	spec.Linux.NetDevices = map[string]specs.LinuxNetDevice{"x": {}}
 	spec.Linux.Resources = &specs.LinuxResources{Devices: []specs.LinuxDeviceCgroup{{Type: "nonsense"}}}
 	spec.Linux.Namespaces = append(spec.Linux.Namespaces, specs.LinuxNamespace{Type: specs.NetworkNamespace})
-	spec.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0"} // the cgroups are in libcontainer's state then
+	spec.Process.ExecCPUAffinity = &specs.CPUAffinity{Initial: "0"} // then the cgroups are in libcontainer's state
 	bundle := t.TempDir()
 	if err := writeJSON(filepath.Join(bundle, "config.json"), spec); err != nil {
 		t.Fatal(err)
@@ -182,7 +183,7 @@ func TestState(t *testing.T) {
 	}
 	for controller, path := range own {
 		if got, ok := state.CgroupPaths[controller]; ok && (!strings.HasSuffix(got, strings.TrimSuffix(path, "/")) || !isCgroup(got)) {
-			t.Errorf("the cgroup of %q is %q, which is to end with %q", controller, got, path)
+			t.Errorf("the cgroup of %q is %q, want the suffix %q", controller, got, path)
 		}
 	}
 	if state.InitProcessPid != os.Getpid() || state.InitProcessStartTime == 0 || state.Created.IsZero() {
@@ -195,8 +196,8 @@ func isCgroup(path string) bool {
 	return err == nil
 }
 
-// TestStateWithoutCgroups, where the handler joins them itself: else it would be moved a
-// second time, which stops the machine.
+// TestStateWithoutCgroups: if the handler joins its cgroups itself, libcontainer must not
+// move it again, which would block the machine's forks.
 func TestStateWithoutCgroups(t *testing.T) {
 	b := newBox(t, smallSpec())
 	container, err := libcontainer.Load(b.request.Root, id)
@@ -216,7 +217,7 @@ func TestStateWithoutCgroups(t *testing.T) {
 	}
 }
 
-// TestStateThatCannotBeWritten fails the preparation, whichever file it is.
+// TestStateThatCannotBeWritten: the preparation fails if any of its files cannot be written.
 func TestStateThatCannotBeWritten(t *testing.T) {
 	spec := smallSpec()
 	spec.Linux.Seccomp = &specs.LinuxSeccomp{DefaultAction: specs.ActAllow, Syscalls: []specs.LinuxSyscall{{Names: []string{"mkdir", "mkdirat"}, Action: specs.ActErrno}}}
@@ -239,24 +240,24 @@ func TestStateThatCannotBeWritten(t *testing.T) {
 	}
 }
 
-// TestTakeFilter reduces a profile whose program is kept, and leaves one alone that has none.
+// TestTakeFilter: a profile is reduced if it has a program, and otherwise not changed.
 func TestTakeFilter(t *testing.T) {
 	if takeFilter(&configs.Config{}) != nil {
-		t.Error("there is a program of no profile")
+		t.Error("a program without a profile")
 	}
 	profile := &configs.Seccomp{DefaultAction: configs.Allow, Syscalls: []*configs.Syscall{{Name: "mkdir", Action: configs.Errno}, {Name: "mkdirat", Action: configs.Errno}}}
 	config := &configs.Config{Seccomp: profile}
 	if program := takeFilter(config); len(program) == 0 || len(config.Seccomp.Syscalls) != 1 || len(profile.Syscalls) != 2 {
-		t.Errorf("%d bytes, and the profile is %+v", len(program), config.Seccomp)
+		t.Errorf("program of %d bytes, profile %+v", len(program), config.Seccomp)
 	}
 	refused := &configs.Seccomp{DefaultAction: 99, Syscalls: profile.Syscalls}
 	config.Seccomp = refused
 	if program := takeFilter(config); program != nil || config.Seccomp != refused {
-		t.Errorf("%d bytes, and the profile is %+v", len(program), config.Seccomp)
+		t.Errorf("program of %d bytes, profile %+v", len(program), config.Seccomp)
 	}
 }
 
-// TestRDTGroup: a handler is in its container's, whose limits are not its to set.
+// TestRDTGroup: a handler is in its container's group, and must not set the group's limits.
 func TestRDTGroup(t *testing.T) {
 	for name, test := range map[string]struct {
 		own  *specs.LinuxIntelRdt
@@ -278,7 +279,7 @@ func TestRDTGroup(t *testing.T) {
 			onExit := onExitSpec(spec, wire.StartRequest{ID: id, OnExit: &wire.OnExit{}}).Linux.IntelRdt
 			if test.want == "" {
 				if config.IntelRdt != nil || onExit != nil {
-					t.Errorf("got %+v, and for an onExit %+v", config.IntelRdt, onExit)
+					t.Errorf("got %+v, for an onExit %+v", config.IntelRdt, onExit)
 				}
 				return
 			}
@@ -292,7 +293,7 @@ func TestRDTGroup(t *testing.T) {
 	}
 }
 
-// TestWriteFile replaces a file as a whole, for root's eyes only.
+// TestWriteFile: the file is replaced atomically, and only root can read it.
 func TestWriteFile(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "x")
 	if err := errorsOf(os.WriteFile(path, []byte("a longer one"), 0o644), writeFile(path, []byte("new"))); err != nil {
@@ -306,20 +307,20 @@ func TestWriteFile(t *testing.T) {
 		t.Errorf("got %q, %v, %v", data, info.Mode(), err)
 	}
 	if _, err := os.Stat(path + ".new"); !os.IsNotExist(err) {
-		t.Errorf("a file is left: %v", err)
+		t.Errorf("a temporary file is left: %v", err)
 	}
 	if err := writeFile(filepath.Join(t.TempDir(), "none", "x"), nil); !os.IsNotExist(err) {
 		t.Errorf("got %v", err)
 	}
-	for _, dir := range []string{path + "-1", path + "-2.new"} { // in the place of the file, and of what becomes it
+	for _, dir := range []string{path + "-1", path + "-2.new"} { // instead of the file, and of its temporary file
 		if err := os.MkdirAll(filepath.Join(dir, "full"), 0o700); err != nil {
 			t.Fatal(err)
 		}
 		if err := writeJSON(strings.TrimSuffix(dir, ".new"), 1); err == nil {
-			t.Errorf("%s is replaced", dir)
+			t.Errorf("the directory %s was replaced", dir)
 		}
 	}
 	if err := writeJSON(path, func() {}); err == nil {
-		t.Error("a function is written as JSON")
+		t.Error("writeJSON accepts a function")
 	}
 }

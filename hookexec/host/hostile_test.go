@@ -17,15 +17,15 @@ import (
 
 const id = "c1"
 
-// joinsUsers: what is at such a path is joined to be read, and the machine's files are
-// no input.
+// joinsUsers reports whether the spec joins a namespace by its path. libcontainer enters a user
+// namespace to read its mappings, and a fuzz input must not name the machine's files.
 func joinsUsers(spec *specs.Spec) bool {
 	return spec.Linux != nil && slices.ContainsFunc(spec.Linux.Namespaces, func(ns specs.LinuxNamespace) bool { return ns.Path != "" })
 }
 
-// FuzzPrepare: from a bundle's config.json, whatever is in it, comes a state that a
-// handler can be started from, for root's eyes only, or an error; and the handler may
-// do what the container's own process may.
+// FuzzPrepare: from any config.json, Prepare returns an error, or writes a state that a handler
+// can be started from and only root can read. The handler has no more rights than the
+// container's own process.
 func FuzzPrepare(f *testing.F) {
 	process := `"process": {"args": ["x"], "cwd": "/", "user": {"uid": 1, "gid": 2, "umask": 18, "additionalGids": [3]}, "capabilities": {"bounding": ["CAP_KILL"], "inheritable": ["CAP_X"]},
 		"rlimits": [{"type": "RLIMIT_NOFILE", "soft": 1, "hard": 18446744073709551615}], "noNewPrivileges": true, "apparmorProfile": "p", "selinuxLabel": "a:b:c", "oomScoreAdj": -999999999999}`
@@ -47,7 +47,7 @@ func FuzzPrepare(f *testing.F) {
 			t.Skip()
 		}
 		bundle := t.TempDir()
-		t.Chdir(bundle) // as Prepare does, and back
+		t.Chdir(bundle) // Prepare does too; this restores it afterwards
 		if err := os.WriteFile(filepath.Join(bundle, "config.json"), config, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -66,12 +66,12 @@ func FuzzPrepare(f *testing.F) {
 			wantNoMore(t, process, spec.Process)
 		}
 		if _, err := libcontainer.Load(root, id); err != nil {
-			t.Errorf("what was prepared cannot be loaded: %v", err)
+			t.Errorf("the prepared state cannot be loaded: %v", err)
 		}
 	})
 }
 
-// wantPrivate: the files hold the container's environment.
+// wantPrivate checks the modes: the files contain the container's environment.
 func wantPrivate(t *testing.T, root string) {
 	t.Helper()
 	files := 0
@@ -115,8 +115,8 @@ func wantNoMore(t *testing.T, process *libcontainer.Process, own *specs.Process)
 	}
 }
 
-// FuzzStateFiles: what the host has written it reads back, and nothing that may be
-// there instead makes it do more than fail.
+// FuzzStateFiles: the host can read the files that it wrote. Any other content results at most
+// in an error.
 func FuzzStateFiles(f *testing.F) {
 	dir := f.TempDir()
 	config := `{"process": {"cwd": "/", "user": {}}, "root": {"path": "r"}, "linux": {"namespaces": [{"type": "pid"}]}}`
@@ -155,7 +155,7 @@ func FuzzStateFiles(f *testing.F) {
 				t.Fatal(err)
 			}
 		}
-		_ = func() (err error) { // either is fine, an end of the process is not
+		_ = func() (err error) { // success and errors are fine, but it must not exit
 			defer recovered(&err) // as in Start
 			_, started, err := load(wire.StartRequest{Root: root, ID: id, Args: []string{"x"}})
 			if err == nil {

@@ -19,7 +19,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// names of files, as they were opened.
+// names returns the paths by which the files were opened.
 func names(files []*os.File) []string {
 	var all []string
 	for _, file := range files {
@@ -28,7 +28,7 @@ func names(files []*os.File) []string {
 	return all
 }
 
-// TestJoinFiles: one file for each hierarchy, in the order of the controllers.
+// TestJoinFiles: one file for each hierarchy, sorted by controller.
 func TestJoinFiles(t *testing.T) {
 	dir := t.TempDir()
 	group := func(name string, files ...string) string {
@@ -52,13 +52,13 @@ func TestJoinFiles(t *testing.T) {
 		paths map[string]string
 		want  []string
 	}{
-		"none":                  {nil, nil},
-		"each":                  {map[string]string{"memory": memory, "cpu": cpu}, []string{cpu + "/tasks", memory + "/tasks"}},
-		"mounted together":      {map[string]string{"cpuacct": cpu, "cpu": cpu}, []string{cpu + "/tasks"}},
-		"v2 beside them":        {map[string]string{"": unified, "cpu": cpu}, []string{unified + "/cgroup.procs", cpu + "/tasks"}},
-		"v2 that it is in":      {map[string]string{"": filepath.Join(hybridMountpoint, own[""]), "cpu": cpu}, []string{cpu + "/tasks"}},
-		"v2 that is not there":  {map[string]string{"": empty}, nil},
-		"one that is not there": {map[string]string{"cpu": cpu, "memory": empty}, nil},
+		"none":                   {nil, nil},
+		"each":                   {map[string]string{"memory": memory, "cpu": cpu}, []string{cpu + "/tasks", memory + "/tasks"}},
+		"mounted together":       {map[string]string{"cpuacct": cpu, "cpu": cpu}, []string{cpu + "/tasks"}},
+		"hybrid v2":              {map[string]string{"": unified, "cpu": cpu}, []string{unified + "/cgroup.procs", cpu + "/tasks"}},
+		"v2, already joined":     {map[string]string{"": filepath.Join(hybridMountpoint, own[""]), "cpu": cpu}, []string{cpu + "/tasks"}},
+		"v2 that is not mounted": {map[string]string{"": empty}, nil},
+		"a missing cgroup":       {map[string]string{"cpu": cpu, "memory": empty}, nil},
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := descriptors(t)
@@ -69,31 +69,31 @@ func TestJoinFiles(t *testing.T) {
 			}
 			for _, file := range files {
 				if _, err := file.Read(make([]byte, 1)); !errors.Is(err, unix.EBADF) {
-					t.Errorf("%s can be read: %v", file.Name(), err)
+					t.Errorf("%s is readable: %v", file.Name(), err)
 				}
 			}
 			if err != nil {
 				if after := descriptors(t); !errors.Is(err, fs.ErrNotExist) || !slices.Equal(after, before) {
-					t.Errorf("%v; the descriptors are %q, and were %q", err, after, before)
+					t.Errorf("%v; descriptors are %q, before %q", err, after, before)
 				}
 			}
 		})
 	}
 }
 
-// TestJoinsItself on cgroup v1, and not with a CPU affinity.
+// TestJoinsItself: only on cgroup v1, and not with a CPU affinity.
 func TestJoinsItself(t *testing.T) {
 	if got := joinsItself(&specs.Process{}); got == cgroups.IsCgroup2UnifiedMode() {
 		t.Errorf("got %t", got)
 	}
 	if joinsItself(&specs.Process{ExecCPUAffinity: &specs.CPUAffinity{}}) {
-		t.Error("with an affinity it joins itself")
+		t.Error("it joins itself although the spec has a CPU affinity")
 	}
 }
 
-// TestFrozen: what cannot be asked is not known to be.
+// TestFrozen: a state that cannot be read counts as not frozen.
 func TestFrozen(t *testing.T) {
-	cgroups.TestMode = true // any file is a cgroup's
+	cgroups.TestMode = true // accept any file as a cgroup's
 	defer func() { cgroups.TestMode = false }()
 	for state, want := range map[string]bool{"": false, "THAWED\n": false, "FROZEN\n": true, "nonsense": false} {
 		dir := t.TempDir()
@@ -111,11 +111,11 @@ func TestFrozen(t *testing.T) {
 		t.Fatal(err)
 	}
 	if frozen("") {
-		t.Error("no path is frozen")
+		t.Error("an empty path is reported as frozen")
 	}
 }
 
-// TestInherited opens the cgroups' files and then the program; if it fails, nothing.
+// TestInherited: the cgroups' files come first, then the program. On error no file stays open.
 func TestInherited(t *testing.T) {
 	root := t.TempDir()
 	tasks, program := filepath.Join(root, "tasks"), filepath.Join(root, id, filterFile)
@@ -132,7 +132,7 @@ func TestInherited(t *testing.T) {
 		}
 		closeFiles(files)
 		if after := descriptors(t); !slices.Equal(after, before) {
-			t.Errorf("the descriptors are %q, and were %q", after, before)
+			t.Errorf("descriptors are %q, before %q", after, before)
 		}
 	}
 	cgroup := map[string]string{"cpu": root}
@@ -146,10 +146,10 @@ func TestInherited(t *testing.T) {
 	want(&extraState{Cgroups: cgroup, Filter: true}, "", tasks, program)
 }
 
-// takes makes this test's binary a process that takes what it inherits.
+// takes, in the environment, makes this test's binary a process that calls take.
 const takes = "HOST_TEST_TAKES"
 
-// TestTake: what is inherited is used up and closed, up to the first file of another kind.
+// TestTake: inherited files are used and closed, up to the first file of another kind.
 func TestTake(t *testing.T) {
 	if count, err := strconv.Atoi(os.Getenv(takes)); err == nil {
 		err := take()
@@ -206,15 +206,15 @@ func TestTake(t *testing.T) {
 		files []*os.File
 		want  string
 	}{
-		"last words":                  {[]*os.File{writer, reader}, "a pipe is left\na pipe is left\n"},
-		"last words, a cgroup":        {[]*os.File{writer, cgroup, reader}, "a pipe is left\na pipe is left\n"},
-		"a cgroup":                    {[]*os.File{cgroup, reader}, "a pipe is left\n"},
-		"cgroups, a program, a pipe":  {[]*os.File{cgroup, cgroup, program, reader}, "a pipe is left\n"},
-		"nothing after a pipe":        {[]*os.File{writer, reader, program}, "a pipe is left\na pipe is left\na file is left\n"},
-		"a cgroup of v2":              {[]*os.File{unified, reader}, "a pipe is left\n"},
-		"a cgroup that is not joined": {[]*os.File{readOnly}, "error: join the container's cgroup: bad file descriptor\na file is left\n"},
-		"an empty program":            {[]*os.File{empty}, "error: the seccomp program is empty\na file is left\n"},
-		"a program that is not read":  {[]*os.File{unreadable}, "error: read the seccomp program: bad file descriptor\na file is left\n"},
+		"last words":                     {[]*os.File{writer, reader}, "a pipe is left\na pipe is left\n"},
+		"last words, a cgroup":           {[]*os.File{writer, cgroup, reader}, "a pipe is left\na pipe is left\n"},
+		"a cgroup":                       {[]*os.File{cgroup, reader}, "a pipe is left\n"},
+		"cgroups, a program, a pipe":     {[]*os.File{cgroup, cgroup, program, reader}, "a pipe is left\n"},
+		"nothing after a pipe":           {[]*os.File{writer, reader, program}, "a pipe is left\na pipe is left\na file is left\n"},
+		"a cgroup of v2":                 {[]*os.File{unified, reader}, "a pipe is left\n"},
+		"a cgroup that cannot be joined": {[]*os.File{readOnly}, "error: join the container's cgroup: bad file descriptor\na file is left\n"},
+		"an empty program":               {[]*os.File{empty}, "error: the seccomp program is empty\na file is left\n"},
+		"an unreadable program":          {[]*os.File{unreadable}, "error: read the seccomp program: bad file descriptor\na file is left\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			taker := exec.Command("/proc/self/exe", "-test.run=^TestTake$")

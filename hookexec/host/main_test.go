@@ -6,12 +6,12 @@ import (
 	"testing"
 )
 
-// asHost makes this test's binary the handler host, whose arguments follow.
+// asHost, as the first argument, makes this test's binary the handler host. The host's
+// arguments follow.
 const asHost = "HOST_TEST_IS_HOST"
 
-// As in the program itself: the process that becomes a handler is this binary too.
-// The first thread, which never ends, is the main goroutine's from then on, so that no test that needs a thread of its own
-// is given it.
+// As in the program itself, the process that becomes a handler runs this binary too.
+// The main goroutine keeps the first thread, which never ends, so that no test that needs a separate thread gets it.
 func init() {
 	Init(os.Args)
 	runtime.LockOSThread()

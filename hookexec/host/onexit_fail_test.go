@@ -15,7 +15,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// within runs StartOnExit in this process, on a thread that ends with it.
+// within runs StartOnExit in this process, on a thread that ends afterwards.
 func (e *ended) within(pidfds *os.File, announce func(int) error) (int, error) {
 	e.t.Helper()
 	null, err := os.OpenFile("/dev/null", os.O_RDWR, 0)
@@ -24,9 +24,9 @@ func (e *ended) within(pidfds *os.File, announce func(int) error) (int, error) {
 	}
 	defer null.Close()
 	stdout, stderr := os.Stdout, os.Stderr
-	os.Stdout, os.Stderr = null, null // the process that is made says something
+	os.Stdout, os.Stderr = null, null // the created process writes to them
 	defer func() { os.Stdout, os.Stderr = stdout, stderr }()
-	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil { // so that the process can be waited for
+	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil { // so that the test can wait for the process
 		e.t.Fatal(err)
 	}
 	e.onExit.Shim = os.Getppid()
@@ -43,11 +43,11 @@ func (e *ended) within(pidfds *os.File, announce func(int) error) (int, error) {
 	return got.pid, got.err
 }
 
-// TestStartOnExitThatIsNotKnown: a process that the shim does not learn of is not started. Nothing of the attempt is left
-// in this process: no descriptor, and no thread in a mount namespace of its own.
+// TestStartOnExitThatIsNotKnown: the process is not started if the shim cannot learn of it. No descriptor is left in this
+// process, and no thread in another mount namespace.
 func TestStartOnExitThatIsNotKnown(t *testing.T) {
 	for name, test := range map[string]struct {
-		deaf     bool // nobody takes the pidfd
+		deaf     bool // the socket for the pidfd has no peer
 		announce error
 		says     string
 	}{
@@ -62,7 +62,7 @@ func TestStartOnExitThatIsNotKnown(t *testing.T) {
 			}
 			before := descriptors(t)
 			pid, err := e.within(own, func(int) error { return test.announce })
-			e.write("started", "") // the process that has been made ends
+			e.write("started", "") // makes the created process exit
 			made, readErr := readPid(filepath.Join(e.onExit.Dir, "pid"))
 			if readErr != nil {
 				t.Fatal(readErr)
@@ -74,17 +74,17 @@ func TestStartOnExitThatIsNotKnown(t *testing.T) {
 				t.Errorf("got %d, %v", pid, err)
 			}
 			if calls := e.calls(); strings.Contains(calls, "start ") || !strings.HasPrefix(calls, "create ") {
-				t.Errorf("the runtime is called by %q", calls)
+				t.Errorf("the runtime's calls are %q", calls)
 			}
 			if after := descriptors(t); !slices.Equal(after, before) {
-				t.Errorf("the descriptors are %q, and were %q", after, before)
+				t.Errorf("descriptors are %q, before %q", after, before)
 			}
 			poll(t, func() bool { return len(foreignThreads(t)) == 0 })
 		})
 	}
 }
 
-// foreignThreads returns the mount namespaces of this process's threads that are not its own.
+// foreignThreads returns the mount namespaces of this process's threads that differ from its own.
 func foreignThreads(t *testing.T) []string {
 	t.Helper()
 	own, err := os.Readlink("/proc/self/ns/mnt")
@@ -104,8 +104,8 @@ func foreignThreads(t *testing.T) []string {
 	return foreign
 }
 
-// TestShimThatGoesMeanwhile: the host cannot tell it of the process that it makes. It starts no onExit then, and it fails
-// if a handler has begun.
+// TestShimThatGoesMeanwhile: the shim dies, so the host cannot report the process that it creates. The host then starts no
+// onExit, and fails if a handler has begun.
 func TestShimThatGoesMeanwhile(t *testing.T) {
 	run := func(request wire.StartRequest) (status int, output string) {
 		t.Helper()
@@ -114,7 +114,7 @@ func TestShimThatGoesMeanwhile(t *testing.T) {
 		if err := json.NewEncoder(control).Encode(request); err != nil {
 			t.Fatal(err)
 		}
-		_ = control.Close() // the host still reads the request
+		_ = control.Close() // the host can still read the request
 		host := exec.Command("/proc/self/exe", wire.CommandStart)
 		host.Env, host.ExtraFiles = []string{asHost + "=1", "GORACE=atexit_sleep_ms=0"}, []*os.File{controlHost, pidfdsHost}
 		text, err := host.Output()
@@ -126,7 +126,7 @@ func TestShimThatGoesMeanwhile(t *testing.T) {
 	t.Run("an onExit", func(t *testing.T) {
 		e := newEnded(t)
 		ended := make(chan struct{})
-		go func() { // the process that is made holds the host's stdout
+		go func() { // the created process holds the host's stdout open
 			defer close(ended)
 			poll(t, func() bool { _, err := os.Stat(filepath.Join(e.onExit.Dir, "pid")); return err == nil })
 			e.write("started", "")
@@ -134,7 +134,7 @@ func TestShimThatGoesMeanwhile(t *testing.T) {
 		status, _ := run(wire.StartRequest{ID: id, Args: []string{"its"}, OnExit: &e.onExit})
 		<-ended
 		if calls := e.calls(); status != 1 || strings.Contains(calls, "start ") {
-			t.Errorf("exit status %d; the runtime is called by %q", status, calls)
+			t.Errorf("exit status %d; the runtime's calls are %q", status, calls)
 		}
 	})
 	t.Run("a handler", func(t *testing.T) {
@@ -146,18 +146,18 @@ func TestShimThatGoesMeanwhile(t *testing.T) {
 	})
 }
 
-// TestStartLeaksNothing in the process that calls it, whether or not the handler starts.
+// TestStartLeaksNothing: no descriptor is left in the host, whether or not the handler starts.
 func TestStartLeaksNothing(t *testing.T) {
 	b := newBox(t, smallSpec())
 	own, _ := sockets(t)
 	b.request.Args = []string{filepath.Join(t.TempDir(), "program")}
-	_, _ = Start(b.request, own) // libcontainer keeps a descriptor of the cgroups' mount
+	_, _ = Start(b.request, own) // libcontainer keeps a descriptor of the cgroups' mount open
 	before := descriptors(t)
 	if pid, err := Start(b.request, own); err == nil {
-		t.Errorf("a program that is not there runs as %d", pid)
+		t.Errorf("a program that does not exist runs as %d", pid)
 	}
 	if after := descriptors(t); !slices.Equal(after, before) {
-		t.Errorf("the descriptors are %q, and were %q", after, before)
+		t.Errorf("descriptors are %q, before %q", after, before)
 	}
 	b.request.Args = []string{"/bin/true"}
 	pid, err := Start(b.request, own)
@@ -168,6 +168,6 @@ func TestStartLeaksNothing(t *testing.T) {
 		t.Error(err)
 	}
 	if after := descriptors(t); !slices.Equal(after, before) {
-		t.Errorf("the descriptors are %q, and were %q", after, before)
+		t.Errorf("descriptors are %q, before %q", after, before)
 	}
 }

@@ -17,10 +17,10 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// lockEnv makes this test's binary a process that holds the lock of that directory.
+// lockEnv, in the environment, makes this test's binary a process that holds the lock of that directory.
 const lockEnv = "HOST_TEST_HOLDS"
 
-// TestLockOfADeadShim: whoever removes a dead shim's onExit does not wait for a host that hangs; who has a shim waits.
+// TestLockOfADeadShim: the removal of a dead shim's onExit kills a host that hangs. A host with a shim waits for the lock.
 func TestLockOfADeadShim(t *testing.T) {
 	if dir := os.Getenv(lockEnv); dir != "" {
 		lock, err := lockOnExit(&wire.OnExit{Dir: dir, Shim: 1})
@@ -47,7 +47,7 @@ func TestLockOfADeadShim(t *testing.T) {
 	}
 	go func() {
 		defer close(ended)
-		_ = hung.Wait() // its state says how
+		_ = hung.Wait() // checked by its ProcessState
 	}()
 	waits := make(chan *os.File, 1)
 	go func() {
@@ -59,9 +59,9 @@ func TestLockOfADeadShim(t *testing.T) {
 	}()
 	select {
 	case <-waits:
-		t.Error("a host with a shim does not wait for the lock")
+		t.Error("a host with a shim did not wait for the lock")
 	case <-ended:
-		t.Error("a host with a shim kills who holds the lock")
+		t.Error("a host with a shim killed the holder of the lock")
 	case <-time.After(2 * holderWait):
 	}
 	lock, err := lockOnExit(&wire.OnExit{Dir: dir})
@@ -79,7 +79,7 @@ func TestLockOfADeadShim(t *testing.T) {
 	}
 }
 
-// pidfds counts those of this process.
+// pidfds returns the number of this process's pidfds.
 func pidfds(t *testing.T) (count int) {
 	t.Helper()
 	links, err := filepath.Glob("/proc/self/fd/*")
@@ -94,7 +94,8 @@ func pidfds(t *testing.T) (count int) {
 	return count
 }
 
-// TestHolderThatEndsInTime is not ended, and a lock that nobody holds is not waited for.
+// TestHolderThatEndsInTime: endHolder does not kill a process that releases the lock in time, and does not wait for a lock
+// without a holder.
 func TestHolderThatEndsInTime(t *testing.T) {
 	if dir := os.Getenv(briefEnv); dir != "" {
 		lock, err := lockOnExit(&wire.OnExit{Dir: dir, Shim: 1})
@@ -102,7 +103,7 @@ func TestHolderThatEndsInTime(t *testing.T) {
 			t.Fatal(err)
 		}
 		_, _ = os.Stdout.WriteString("locked\n")
-		<-time.After(holderWait / 3) // what it does takes so long
+		<-time.After(holderWait / 3) // the duration of its work
 		_ = lock.Close()
 		os.Exit(7)
 	}
@@ -125,29 +126,28 @@ func TestHolderThatEndsInTime(t *testing.T) {
 	}
 	_ = brief.Wait()
 	if got := brief.ProcessState.ExitCode(); got != 7 {
-		t.Errorf("it has ended with %v", brief.ProcessState)
+		t.Errorf("it exited with %v", brief.ProcessState)
 	}
 	began := time.Now()
 	if err := endHolder(lock); err != nil || time.Since(began) > holderWait/2 {
 		t.Errorf("%v after %s", err, time.Since(began))
 	}
 	if pid, err := holder(lock); pid != 0 || err != nil {
-		t.Errorf("it is held by %d, %v", pid, err)
+		t.Errorf("the holder is %d, %v", pid, err)
 	}
 	_ = lock.Close()
 	if pid, err := holder(lock); pid != 0 || err == nil {
-		t.Errorf("a closed lock is held by %d, %v", pid, err)
+		t.Errorf("holder of a closed lock: %d, %v", pid, err)
 	}
 	if err := endHolder(lock); err == nil {
-		t.Error("the holder of a closed lock can be ended")
+		t.Error("endHolder succeeded with a closed lock")
 	}
 }
 
-// briefEnv is as lockEnv, for a process that lets the lock go.
+// briefEnv is like lockEnv, for a process that releases the lock.
 const briefEnv = "HOST_TEST_HOLDS_BRIEFLY"
 
-// TestLockThatIsNotGiven: two processes that wait for each other are refused the lock, which is all that can fail. Nothing
-// is left open.
+// TestLockThatIsNotGiven: a deadlock of two processes is the only error of a lock. No descriptor is left open.
 func TestLockThatIsNotGiven(t *testing.T) {
 	if dirs, ok := strings.CutPrefix(os.Getenv(lockEnv), "both:"); ok {
 		first, second, _ := strings.Cut(dirs, ":")
@@ -156,7 +156,7 @@ func TestLockThatIsNotGiven(t *testing.T) {
 		}
 		_, _ = os.Stdout.WriteString("locked\n")
 		_, err := lockOnExit(&wire.OnExit{Dir: second, Shim: 1})
-		t.Fatalf("it has got both: %v", err)
+		t.Fatalf("it got both locks: %v", err)
 	}
 	ours, its := filepath.Join(t.TempDir(), "ours"), filepath.Join(t.TempDir(), "its")
 	lock, err := lockOnExit(&wire.OnExit{Dir: ours, Shim: 1})
@@ -188,6 +188,6 @@ func TestLockThatIsNotGiven(t *testing.T) {
 		t.Errorf("got %v, %v", refused, err)
 	}
 	if after := descriptors(t); !slices.Equal(after, before) {
-		t.Errorf("the descriptors are %q, and were %q", after, before)
+		t.Errorf("descriptors are %q, before %q", after, before)
 	}
 }

@@ -41,14 +41,14 @@ func fullSpec() *specs.Spec {
 	}
 }
 
-// TestOnExitSpec: an onExit has the container's identity and confinement, all of it, and of the rest what is left.
+// TestOnExitSpec: an onExit has all of the container's identity and confinement, and the kept namespaces and mounts.
 func TestOnExitSpec(t *testing.T) {
 	own := fullSpec()
 	derived := onExitSpec(own, wire.StartRequest{Args: []string{"its"}, Env: []string{"C=d"}, OnExit: &wire.OnExit{
 		Bundle: "/b", Cgroup: "/g/c1", Namespaces: map[string]string{"network": "//n", "user": "//u"},
 	}})
 	if !reflect.DeepEqual(own, fullSpec()) {
-		t.Error("the container's own spec is changed")
+		t.Error("the container's own spec was changed")
 	}
 	want := fullSpec()
 	want.Hostname, want.Domainname, want.Hooks, want.Process.ConsoleSize = "", "", nil, nil
@@ -79,7 +79,7 @@ func TestOnExitCgroupOfSystemd(t *testing.T) {
 	}
 }
 
-// TestOnExitCgroupOfAnother: a path that only looks like systemd's, and one that systemd's driver is given and does not.
+// TestOnExitCgroupOfAnother: a path that only looks like systemd's, and another path for systemd's driver.
 func TestOnExitCgroupOfAnother(t *testing.T) {
 	for _, onExit := range []wire.OnExit{{Cgroup: "a:b:c"}, {SystemdCgroup: true, Cgroup: "a"}} {
 		linux := fullSpec().Linux

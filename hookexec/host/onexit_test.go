@@ -18,8 +18,8 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// runtimeScript stands for an OCI runtime: it notes how it is called, makes a process that
-// waits for its start, and fails where a file says so.
+// runtimeScript replaces an OCI runtime. It records its calls, creates a process that waits for
+// its start, and fails if a certain file exists.
 const runtimeScript = `#!/bin/sh
 dir=$(dirname "$0")
 echo "$@" >> "$dir/calls"
@@ -50,7 +50,7 @@ start) : > "$dir/started" ;;
 esac
 `
 
-// ended is a container that has ended, with its runtime.
+// ended is a container that has exited, with its runtime.
 type ended struct {
 	t      *testing.T
 	dir    string
@@ -78,15 +78,15 @@ func newEnded(t *testing.T) *ended {
 	}}
 }
 
-// start runs an onExit. The process that a failed one leaves is made to end.
+// start runs an onExit. If it fails, the process that it left is made to exit.
 func (e *ended) start() started {
 	e.t.Helper()
 	request := wire.StartRequest{ID: id, Args: []string{"its"}, OnExit: &e.onExit}
 	return runHost(e.t, request, func() { e.write("started", "") })
 }
 
-// nowhere is a path that does not exist. It is below the test's directory, in case a mutant of the
-// program creates it.
+// nowhere returns a path that does not exist. It is below the test's directory, in case a mutant
+// of the program creates it.
 func (e *ended) nowhere() string { return filepath.Join(e.dir, "none") }
 
 func (e *ended) read(name string) string {
@@ -135,19 +135,19 @@ func emptyMounts(t *testing.T) string {
 	return fmt.Sprintf("//proc/%d/ns/mnt", process.Process.Pid)
 }
 
-// calls of the runtime, less the options that are always there.
+// calls returns the runtime's calls, without the options that they all have.
 func (e *ended) calls() string {
 	e.t.Helper()
 	always := fmt.Sprintf("--root %s/runtime --log %s/log.json --log-format json ", e.onExit.Dir, e.onExit.Dir)
 	text := e.read("calls")
 	if strings.Count(text, always) != strings.Count(text, "\n") {
-		e.t.Errorf("the runtime is called by %q", text)
+		e.t.Errorf("the runtime's calls are %q", text)
 	}
 	return strings.ReplaceAll(text, always, "")
 }
 
-// TestStartAfter: the runtime makes the onExit of what is left; its process is announced,
-// and known by its pidfd, before it runs.
+// TestStartOnExit: the runtime creates the onExit from the kept namespaces and mounts. Its
+// process is announced, and its pidfd is sent, before it runs.
 func TestStartAfter(t *testing.T) {
 	e := newEnded(t)
 	got := e.start()
@@ -165,18 +165,18 @@ func TestStartAfter(t *testing.T) {
 	if spec.Root.Path != filepath.Join(e.dir, "rootfs") || !slices.Equal(spec.Process.Args, []string{"its"}) || dev.Destination != "/dev" || dev.Source != filepath.Join(e.dir, "rootfs/dev") {
 		t.Errorf("the onExit's spec is %+v", spec)
 	}
-	if info, err := os.Stat(e.onExit.Dir); err != nil || info.Mode().Perm() != 0o700 { // it holds the container's environment
+	if info, err := os.Stat(e.onExit.Dir); err != nil || info.Mode().Perm() != 0o700 { // it contains the container's environment
 		t.Errorf("the onExit's directory: %v, %v", info.Mode(), err)
 	}
 	if got := strings.TrimSpace(e.read("directory")); got != e.onExit.Dir {
 		t.Errorf("the runtime runs in %q", got)
 	}
-	for line := range strings.Lines(e.read("environment")) { // the shell has two of its own
+	for line := range strings.Lines(e.read("environment")) { // the shell adds two
 		if name, _, _ := strings.Cut(line, "="); !slices.Contains([]string{"PATH", "LC_ALL", "PWD", "OLDPWD", "SHLVL", "_"}, name) {
 			t.Errorf("the runtime's environment has %q", line)
 		}
 	}
-	// The mounts were there for the runtime, and for nobody else.
+	// Only the runtime saw the mounts.
 	if got := strings.TrimSpace(e.read("mounts")); got != filepath.Join(e.dir, "rootfs/proc/self/cmdline") {
 		t.Errorf("the runtime has seen %q", got)
 	}
@@ -191,21 +191,21 @@ func TestStartOnExitFails(t *testing.T) {
 		says      string
 		announced bool
 	}{
-		"in the runtime's words":     {func(e *ended) { e.write("fails-create", `{"level":"error","msg":"no room"}`) }, "runtime create: no room", false},
-		"without a word":             {func(e *ended) { e.write("fails-create", "") }, "runtime create: exit status 9", false},
-		"at its start":               {func(e *ended) { e.write("fails-start", `{"level":"error","msg":"no start"}`) }, "runtime start: no start", true},
-		"without a pid":              {func(e *ended) { e.write("fails-pid", "") }, "onExit/pid: no such file", false},
-		"without a bundle":           {func(e *ended) { e.onExit.Bundle = e.nowhere() }, "/none/config.json", false},
-		"without a root":             {func(e *ended) { _ = os.Remove(filepath.Join(e.dir, "rootfs")) }, "the container's mounts: move_mount", false},
-		"without a mount namespace":  {func(e *ended) { e.onExit.Namespaces = nil }, "the container's mounts: open", false},
-		"with another one":           {func(e *ended) { e.onExit.Namespaces["mount"] = "/proc/self/ns/uts" }, "the container's mounts: setns", false},
-		"of an odd spec":             {func(e *ended) { e.write("config.json", `{"process": {}, "linux": {}}`) }, "internal error", false},
-		"without a /dev":             {func(e *ended) { e.onExit.Namespaces["mount"] = emptyMounts(e.t) }, "the container's /dev: it is not a directory", false},
-		"that cannot be described":   {func(e *ended) { e.mkdir("onExit/config.json.new") }, "config.json.new: is a directory", false},
-		"without a shim":             {func(e *ended) { e.onExit.Shim = 1 }, "the shim is gone", false},
-		"without a directory":        {func(e *ended) { e.onExit.Dir = e.nowhere() + "/onExit" }, "/none/onExit.lock", false},
-		"with a file in its place":   {func(e *ended) { e.write("onExit", "") }, "onExit: not a directory", false},
-		"with a runtime that is not": {func(e *ended) { e.onExit.Runtime = e.nowhere() + "/runc" }, "runc create: fork/exec", false},
+		"with the runtime's error":       {func(e *ended) { e.write("fails-create", `{"level":"error","msg":"no room"}`) }, "runtime create: no room", false},
+		"without an error text":          {func(e *ended) { e.write("fails-create", "") }, "runtime create: exit status 9", false},
+		"in the start":                   {func(e *ended) { e.write("fails-start", `{"level":"error","msg":"no start"}`) }, "runtime start: no start", true},
+		"without a pid":                  {func(e *ended) { e.write("fails-pid", "") }, "onExit/pid: no such file", false},
+		"without a bundle":               {func(e *ended) { e.onExit.Bundle = e.nowhere() }, "/none/config.json", false},
+		"without a root":                 {func(e *ended) { _ = os.Remove(filepath.Join(e.dir, "rootfs")) }, "the container's mounts: move_mount", false},
+		"without a mount namespace":      {func(e *ended) { e.onExit.Namespaces = nil }, "the container's mounts: open", false},
+		"with another kind of namespace": {func(e *ended) { e.onExit.Namespaces["mount"] = "/proc/self/ns/uts" }, "the container's mounts: setns", false},
+		"with an invalid spec":           {func(e *ended) { e.write("config.json", `{"process": {}, "linux": {}}`) }, "internal error", false},
+		"without a /dev":                 {func(e *ended) { e.onExit.Namespaces["mount"] = emptyMounts(e.t) }, "the container's /dev: it is not a directory", false},
+		"without its config.json":        {func(e *ended) { e.mkdir("onExit/config.json.new") }, "config.json.new: is a directory", false},
+		"without a shim":                 {func(e *ended) { e.onExit.Shim = 1 }, "the shim is gone", false},
+		"without a directory":            {func(e *ended) { e.onExit.Dir = e.nowhere() + "/onExit" }, "/none/onExit.lock", false},
+		"with a file in its place":       {func(e *ended) { e.write("onExit", "") }, "onExit: not a directory", false},
+		"without a runtime":              {func(e *ended) { e.onExit.Runtime = e.nowhere() + "/runc" }, "runc create: fork/exec", false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			e := newEnded(t)
@@ -221,7 +221,7 @@ func TestStartOnExitFails(t *testing.T) {
 	}
 }
 
-// TestCreateArgs are the container's own.
+// TestCreateArgs: the options are the container's own.
 func TestCreateArgs(t *testing.T) {
 	onExit := wire.OnExit{ID: "x", Dir: "/d"}
 	if got := strings.Join(createArgs(&onExit, "/p"), " "); got != "create --bundle /d --pid-file /p x" {
@@ -233,11 +233,11 @@ func TestCreateArgs(t *testing.T) {
 	}
 }
 
-// TestClean removes what the runtime knows of, and all files, also where that fails.
+// TestClean: Clean deletes the runtime's container, and removes all files even if that fails.
 func TestClean(t *testing.T) {
 	e := newEnded(t)
 	e.onExit.SystemdCgroup = true
-	if err := Clean(e.onExit); err != nil { // nothing was begun
+	if err := Clean(e.onExit); err != nil { // no onExit was started
 		t.Error(err)
 	}
 	if _, err := os.Stat(e.onExit.Dir + ".lock"); !os.IsNotExist(err) {
@@ -257,16 +257,16 @@ func TestClean(t *testing.T) {
 		t.Error(err)
 	}
 	if got := e.calls(); got != "--systemd-cgroup delete --force c1-onExit\n" {
-		t.Errorf("the runtime is called by %q", got)
+		t.Errorf("the runtime's calls are %q", got)
 	}
 	if _, err := os.Stat(e.onExit.Dir); !os.IsNotExist(err) {
-		t.Errorf("something is left: %v", err)
+		t.Errorf("files are left: %v", err)
 	}
 	if info, err := os.Stat(e.onExit.Dir + ".lock"); err != nil || info.Mode().Perm() != 0o600 {
 		t.Errorf("the lock: %v", err)
 	}
 	if after := descriptors(t); !slices.Equal(after, fds) {
-		t.Errorf("the descriptors are %q, and were %q", after, fds)
+		t.Errorf("descriptors are %q, before %q", after, fds)
 	}
 	begin()
 	e.write("fails-delete", `{"level":"error","msg":"busy"}`)
@@ -274,14 +274,14 @@ func TestClean(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	if _, err := os.Stat(e.onExit.Dir); !os.IsNotExist(err) {
-		t.Errorf("something is left: %v", err)
+		t.Errorf("files are left: %v", err)
 	}
 	begin()
 	request, err := json.Marshal(e.onExit)
 	if err != nil {
 		t.Fatal(err)
 	}
-	if text, status := command(t, string(request), wire.CommandClean); text != "runtime delete: busy\n" || status != 1 { // not the runtime's stderr
+	if text, status := command(t, string(request), wire.CommandClean); text != "runtime delete: busy\n" || status != 1 { // the error is from the log, not from the runtime's stderr
 		t.Errorf("the command says %q, %d", text, status)
 	}
 	if err := os.Remove(e.onExit.Dir + ".lock"); err != nil {
@@ -304,11 +304,11 @@ func errorsOf(errs ...error) error {
 	return nil
 }
 
-// TestLastError of a runtime's log, which may be cut anywhere.
+// TestLastError: a runtime's log may be cut anywhere.
 func TestLastError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
 	if got := lastError(path); got != "" {
-		t.Errorf("of no log: %q", got)
+		t.Errorf("lastError without a log: %q", got)
 	}
 	for text, want := range map[string]string{
 		"": "", "nonsense\n": "",
@@ -325,20 +325,21 @@ func TestLastError(t *testing.T) {
 	}
 }
 
-// TestKeepDev: with the flags that it has; a link in its place leads out of the container.
+// TestKeepDev: the mount keeps its flags. A symbolic link instead of /dev is refused, because it
+// may lead out of the container.
 func TestKeepDev(t *testing.T) {
 	needsRoot(t)
 	root := t.TempDir()
 	dev, fds := filepath.Join(root, "dev"), descriptors(t)
 	spec := &specs.Spec{Root: &specs.Root{Path: root}}
 	if err := keepDev(spec); err == nil {
-		t.Error("a /dev that is not there is kept")
+		t.Error("a missing /dev is accepted")
 	}
 	if err := os.Symlink("/dev", dev); err != nil {
 		t.Fatal(err)
 	}
 	if err := keepDev(spec); err == nil || !strings.Contains(err.Error(), "is not a directory") || len(spec.Mounts) > 0 {
-		t.Errorf("a link in its place: %v, %+v", err, spec.Mounts)
+		t.Errorf("a link instead of /dev: %v, %+v", err, spec.Mounts)
 	}
 	if err := errorsOf(os.Remove(dev), os.Mkdir(dev, 0o700)); err != nil {
 		t.Fatal(err)
@@ -366,11 +367,11 @@ func TestKeepDev(t *testing.T) {
 		}
 	}
 	if after := descriptors(t); !slices.Equal(after, fds) {
-		t.Errorf("the descriptors are %q, and were %q", after, fds)
+		t.Errorf("descriptors are %q, before %q", after, fds)
 	}
 }
 
-// TestOnExitNamespaces: one that was not kept, on an old kernel, is left out.
+// TestOnExitNamespaces: a type that was not kept, because the kernel lacks it, is left out.
 func TestOnExitNamespaces(t *testing.T) {
 	own := []specs.LinuxNamespace{{Type: specs.TimeNamespace}, {Type: specs.MountNamespace, Path: "/m"}, {Type: specs.PIDNamespace, Path: "/p"}, {Type: specs.IPCNamespace}}
 	got := onExitNamespaces(own, map[string]string{"ipc": "//i", "mount": "//m", "pid": "//p"})
@@ -380,11 +381,11 @@ func TestOnExitNamespaces(t *testing.T) {
 	}
 }
 
-// TestReadPid of a runtime.
+// TestReadPid: the runtime writes the pid file.
 func TestReadPid(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "pid")
 	if pid, err := readPid(path); pid != 0 || !os.IsNotExist(err) {
-		t.Errorf("of no file: %d, %v", pid, err)
+		t.Errorf("a missing file: %d, %v", pid, err)
 	}
 	for text, want := range map[string]int{"12": 12, "12\n": 12, "": 0, "x": 0} {
 		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
@@ -396,7 +397,7 @@ func TestReadPid(t *testing.T) {
 	}
 }
 
-// TestSendPidfd leaves no descriptor, and fails for a process that is gone.
+// TestSendPidfd: it leaves no descriptor open, and fails if the process is gone.
 func TestSendPidfd(t *testing.T) {
 	own, other := sockets(t)
 	count := func() int {
@@ -411,18 +412,18 @@ func TestSendPidfd(t *testing.T) {
 		t.Errorf("%v; %d descriptors, %d before", err, count(), before)
 	}
 	if got := receive(other); got != 1 {
-		t.Errorf("%d descriptors are received", got)
+		t.Errorf("received %d descriptors", got)
 	}
 	if err := sendPidfd(1<<22+1, own); err == nil || !strings.Contains(err.Error(), "open a pidfd") { // above every pid
-		t.Errorf("of no process: %v", err)
+		t.Errorf("a process that does not exist: %v", err)
 	}
 	_ = other.Close()
 	if err := sendPidfd(os.Getpid(), own); err == nil || !strings.Contains(err.Error(), "send the pidfd") || count() != before-1 {
-		t.Errorf("to nobody: %v, %d descriptors", err, count())
+		t.Errorf("a socket without a peer: %v, %d descriptors", err, count())
 	}
 }
 
-// TestCopyMounts leaves no descriptor, and nothing to anybody else.
+// TestCopyMounts: no descriptor stays open, and other namespaces do not see the mounts.
 func TestCopyMounts(t *testing.T) {
 	needsRoot(t)
 	target, before := t.TempDir(), descriptors(t)
@@ -433,21 +434,21 @@ func TestCopyMounts(t *testing.T) {
 	}
 	done := make(chan result)
 	go func() {
-		runtime.LockOSThread() // it ends with this goroutine, in a namespace of its own
+		runtime.LockOSThread() // the thread changes its namespace, and ends with this goroutine
 		err := copyMounts("/proc/self/ns/mnt", target)
 		_, seen := os.Stat(filepath.Join(target, "proc/self/cmdline"))
 		done <- result{err, seen == nil, descriptors(t)}
 	}()
 	got := <-done
 	if got.err != nil || !got.copied || !slices.Equal(got.left, before) {
-		t.Errorf("got %+v, and the descriptors were %q", got, before)
+		t.Errorf("got %+v, descriptors before: %q", got, before)
 	}
 	if entries, err := os.ReadDir(target); len(entries) > 0 || err != nil {
-		t.Errorf("others see it: %v, %v", entries, err)
+		t.Errorf("other namespaces see the mount: %v, %v", entries, err)
 	}
 }
 
-// TestRuntimeEndsWithItsHost: nobody else would end it.
+// TestRuntimeEndsWithItsHost: if the host is killed, the runtime is killed too.
 func TestRuntimeEndsWithItsHost(t *testing.T) {
 	e := newEnded(t)
 	e.write("hangs", "")
@@ -476,19 +477,19 @@ func TestRuntimeEndsWithItsHost(t *testing.T) {
 	})
 }
 
-// poll for what another process does.
+// poll waits for a condition that another process causes.
 func poll(t *testing.T, happened func() bool) {
 	t.Helper()
 	ticker := time.NewTicker(time.Millisecond)
 	defer ticker.Stop()
 	for end := time.Now().Add(10 * time.Second); !happened(); <-ticker.C {
 		if time.Now().After(end) {
-			t.Fatal("it did not happen")
+			t.Fatal("the condition did not become true")
 		}
 	}
 }
 
-// TestOnExitRoot that is absolute stays.
+// TestOnExitRoot: an absolute root path is not changed.
 func TestOnExitRoot(t *testing.T) {
 	spec := smallSpec()
 	spec.Root.Path = "/r"

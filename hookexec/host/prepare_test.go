@@ -10,8 +10,8 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// A handler has what config.json says when the container has been created: a runtime that wraps another edits it in place before, and
-// may be met in the middle of it.
+// TestPrepareReadsWhatTheRuntimeEdits: a handler is prepared from the config.json after the container was created. A runtime that
+// wraps another one edits it in place before that, and Prepare may read a half-written file.
 func TestPrepareReadsWhatTheRuntimeEdits(t *testing.T) {
 	const start = `{"process": {"args": ["x"], "cwd": "/", "user": {"uid": 1}, "env": ["A=`
 	config := func(env, seccomp string) string {
@@ -27,7 +27,7 @@ func TestPrepareReadsWhatTheRuntimeEdits(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			bundle := t.TempDir()
-			t.Chdir(bundle) // as Prepare does, and back
+			t.Chdir(bundle) // Prepare does too; this restores it afterwards
 			write := func(text string) {
 				if err := os.WriteFile("config.json", []byte(text), 0o600); err != nil {
 					t.Fatal(err)
@@ -47,7 +47,7 @@ func TestPrepareReadsWhatTheRuntimeEdits(t *testing.T) {
 				t.Fatal(err)
 			}
 			if own.Process.Env[0] != "A=after" || !own.Filter {
-				t.Errorf("a handler has %+v", own)
+				t.Errorf("the handler's process is %+v", own)
 			}
 			container, err := libcontainer.Load(root, id)
 			if err != nil {

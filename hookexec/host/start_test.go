@@ -23,7 +23,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// needsRoot: a handler joins cgroups and namespaces.
+// needsRoot skips the test without root: a handler joins cgroups and namespaces.
 func needsRoot(t *testing.T) {
 	t.Helper()
 	if os.Geteuid() != 0 {
@@ -31,7 +31,7 @@ func needsRoot(t *testing.T) {
 	}
 }
 
-// box is a container that has no more than a UTS namespace and a process.
+// box is a container with only a UTS namespace and a process.
 type box struct {
 	t       *testing.T
 	init    *exec.Cmd
@@ -46,7 +46,7 @@ func smallSpec() *specs.Spec {
 	}
 }
 
-// newBox prepares a container of that spec for handlers.
+// newBox prepares a container with that spec for handlers.
 func newBox(t *testing.T, spec *specs.Spec) *box {
 	t.Helper()
 	needsRoot(t)
@@ -60,7 +60,7 @@ func newBox(t *testing.T, spec *specs.Spec) *box {
 	if err := writeJSON(filepath.Join(bundle, "config.json"), spec); err != nil {
 		t.Fatal(err)
 	}
-	t.Chdir(bundle) // as Prepare does, and back
+	t.Chdir(bundle) // Prepare does too; this restores it afterwards
 	root := filepath.Join(bundle, "lifecycle")
 	prepared := wire.PrepareRequest{Root: root, ID: id, Bundle: bundle}
 	if err := Prepare(prepared, func() (wire.Init, error) { return wire.Init{Pid: init.Process.Pid}, nil }); err != nil {
@@ -71,18 +71,18 @@ func newBox(t *testing.T, spec *specs.Spec) *box {
 
 func (b *box) path(name string) string { return filepath.Join(b.request.Root, id, name) }
 
-// started is what a host has said and done.
+// started is the result of a run of the host.
 type started struct {
 	announced int // a pid
 	response  wire.StartResponse
 	status    int // the host's
 	output    string
-	pidfds    int // that were received
+	pidfds    int // number of pidfds that were received
 	handler   unix.WaitStatus
 }
 
-// runHost runs the host as the shim does, with whatever it is to read, until the handler
-// has ended too. What a failed one may have left is ended by failed.
+// runHost runs the host like the shim does, with the given input, until the handler has exited
+// too. If the host failed, failed ends what it may have left.
 func runHost(t *testing.T, request any, failed ...func()) started {
 	t.Helper()
 	if err := unix.Prctl(unix.PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0); err != nil {
@@ -119,10 +119,10 @@ func runHost(t *testing.T, request any, failed ...func()) started {
 		err = decoder.Decode(&result.response)
 	}
 	if err != nil {
-		t.Errorf("the host's answer: %v", err)
+		t.Errorf("read the host's answer: %v", err)
 	}
-	if rest, err := io.ReadAll(io.MultiReader(decoder.Buffered(), control)); err != nil || strings.TrimSpace(string(rest)) != "" { // nobody else may hold it
-		t.Errorf("the host also says %q, %v", rest, err)
+	if rest, err := io.ReadAll(io.MultiReader(decoder.Buffered(), control)); err != nil || strings.TrimSpace(string(rest)) != "" { // no other process may hold it
+		t.Errorf("the host also sent %q, %v", rest, err)
 	}
 	result.pidfds = receive(pidfds)
 	if result.response.Error != "" {
@@ -155,7 +155,7 @@ func sockets(t *testing.T) (own, other *os.File) {
 	return own, other
 }
 
-// receive counts the descriptors that a socket has for us.
+// receive returns the number of descriptors that can be received from a socket.
 func receive(socket *os.File) int {
 	oob := make([]byte, unix.CmsgSpace(4))
 	_, n, _, _, err := unix.Recvmsg(int(socket.Fd()), make([]byte, 64), oob, unix.MSG_DONTWAIT|unix.MSG_CMSG_CLOEXEC)
@@ -174,8 +174,8 @@ func receive(socket *os.File) int {
 	return count
 }
 
-// TestStart: the handler runs in the container, with what it is to have and nothing
-// more; it is known by its pidfd, and it outlives its host.
+// TestStart: the handler runs in the container, with the container's identity and limits and
+// nothing more. Its pidfd is sent, and it outlives the host.
 func TestStart(t *testing.T) {
 	spec := smallSpec()
 	spec.Process.User = specs.User{UID: 65534, GID: 65533, AdditionalGids: []uint32{7}}
@@ -186,7 +186,7 @@ func TestStart(t *testing.T) {
 	}
 	b.request.Args = []string{"/bin/sh", "-c", `echo $A $B; readlink /proc/self/ns/uts; id -u; id -G; grep -E 'CapEff|Seccomp:' /proc/self/status; echo error >&2; exec ls /proc/self/fd >&2`}
 	got := runHost(t, b.request)
-	want := "own handler\n" + name + "\n65534\n65533 7\nCapEff:\t0000000000000000\nSeccomp:\t0\nerror\n0\n1\n2\n3\n" // 3 is the directory
+	want := "own handler\n" + name + "\n65534\n65533 7\nCapEff:\t0000000000000000\nSeccomp:\t0\nerror\n0\n1\n2\n3\n" // 3 is the descriptor of the listing
 	if got.output != want || got.response.Error != "" || got.status != 0 || got.pidfds != 1 || got.handler.ExitStatus() != 0 {
 		t.Errorf("got %+v, want the output %q", got, want)
 	}
@@ -196,8 +196,8 @@ func TestStart(t *testing.T) {
 	}
 }
 
-// newCgroup makes a cgroup below parent, which the caller removes. Its name is not made of this process's number:
-// tests in a pid namespace, as those of mutants, have the same numbers.
+// newCgroup creates a cgroup below parent, which the caller removes. Its name does not contain this process's pid: tests in
+// pid namespaces, such as those of mutants, have equal pids.
 func newCgroup(t *testing.T, parent string) string {
 	t.Helper()
 	dir, err := os.MkdirTemp(parent, "hookexec-test-")
@@ -207,7 +207,8 @@ func newCgroup(t *testing.T, parent string) string {
 	return dir
 }
 
-// TestStartInTheCgroups of the container: its process may have been moved anywhere.
+// TestStartInTheCgroups: the handler joins the cgroups of the container's process, wherever that
+// was moved.
 func TestStartInTheCgroups(t *testing.T) {
 	b := newBox(t, smallSpec())
 	want := ""
@@ -216,7 +217,7 @@ func TestStartInTheCgroups(t *testing.T) {
 			continue
 		}
 		group := newCgroup(t, path)
-		t.Cleanup(func() { // the init has been ended before
+		t.Cleanup(func() { // the init has been killed before
 			_ = b.init.Process.Kill()
 			_ = b.init.Wait()
 			if err := os.Remove(group); err != nil {
@@ -255,8 +256,8 @@ func TestStartInTheCgroups(t *testing.T) {
 	}
 }
 
-// TestStartWithAFilter: the handler has the container's seccomp filter, and no
-// descriptor of how it came to it.
+// TestStartWithAFilter: the handler has the container's seccomp filter, and does not inherit the
+// file with its program.
 func TestStartWithAFilter(t *testing.T) {
 	spec := smallSpec()
 	spec.Linux.Seccomp = &specs.LinuxSeccomp{
@@ -282,7 +283,8 @@ func TestStartWithAFilter(t *testing.T) {
 	}
 }
 
-// TestStartFails in the host's answer, and no process is left. The output is the handler's alone.
+// TestStartFails: the host's answer has the error, and no process is left. The error is not in the
+// handler's output.
 func TestStartFails(t *testing.T) {
 	b := newBox(t, smallSpec())
 	nowhere := filepath.Join(t.TempDir(), "program")
@@ -300,7 +302,7 @@ func TestStartFails(t *testing.T) {
 		"no such container": {changed(func(r *wire.StartRequest) { r.ID = "c2" }), "read the container's process"},
 		"no request":        {"", "EOF"},
 		"a broken request":  {"nonsense", "invalid character"},
-		"an onExit without its shim": {changed(func(r *wire.StartRequest) {
+		"an onExit without a shim": {changed(func(r *wire.StartRequest) {
 			r.OnExit = &wire.OnExit{Shim: 1, Dir: filepath.Join(t.TempDir(), "onExit")}
 		}), "the shim is gone"},
 	} {
@@ -313,7 +315,7 @@ func TestStartFails(t *testing.T) {
 	}
 }
 
-// TestStartOfAnOddState: libcontainer panics on it, which is an answer all the same.
+// TestStartOfAnOddState: libcontainer panics on it, and the host answers with an error.
 func TestStartOfAnOddState(t *testing.T) {
 	b := newBox(t, smallSpec())
 	if err := os.WriteFile(b.path(stateFile), []byte(`{"config": {"cgroups": null}}`), 0o600); err != nil {
@@ -324,8 +326,8 @@ func TestStartOfAnOddState(t *testing.T) {
 	}
 }
 
-// TestReady: only the process that was prepared for is a handler's, and only while its
-// cgroup is not frozen.
+// TestReady: a handler starts only if the container's init is the process that was prepared for,
+// and its cgroup is not frozen.
 func TestReady(t *testing.T) {
 	b := newBox(t, smallSpec())
 	b.request.Args = []string{"/bin/true"}
@@ -364,12 +366,12 @@ func TestReady(t *testing.T) {
 		t.Fatal(err)
 	}
 	edit(func(state map[string]any) { state["cgroup_paths"] = map[string]string{"freezer": paused} })
-	cgroups.TestMode = true // any file is a cgroup's
+	cgroups.TestMode = true // accept any file as a cgroup's
 	want("the container is paused")
 	cgroups.TestMode = false
 	edit(func(state map[string]any) { state["cgroup_paths"] = map[string]string{} })
 	edit(func(state map[string]any) { state["init_process_start"] = 1 })
-	want("the container's process is gone") // another one has its pid
+	want("the container's process is gone") // the pid is reused
 	if err := os.WriteFile(b.path(stateFile), []byte("["), 0o600); err != nil {
 		t.Fatal(err)
 	}
@@ -386,7 +388,7 @@ func TestReady(t *testing.T) {
 	}
 }
 
-// inFrozenCgroup makes the container's freezer cgroup a frozen one meanwhile.
+// inFrozenCgroup calls do while the container's freezer cgroup is a frozen one.
 func (b *box) inFrozenCgroup(do func()) {
 	b.t.Helper()
 	group := newCgroup(b.t, "/sys/fs/cgroup/freezer")
@@ -414,27 +416,27 @@ func (b *box) inFrozenCgroup(do func()) {
 	}
 }
 
-// TestLoadLeaksNothing, whatever fails.
+// TestLoadLeaksNothing: no error leaves a descriptor open.
 func TestLoadLeaksNothing(t *testing.T) {
 	b := newBox(t, smallSpec())
 	own, err := readExtraState(b.request)
 	if err != nil {
 		t.Fatal(err)
 	}
-	own.Filter = true // and there is none
+	own.Filter = true // but the file does not exist
 	if err := writeJSON(b.path(handlerFile), own); err != nil {
 		t.Fatal(err)
 	}
 	before := descriptors(t)
 	if _, _, err := load(b.request); err == nil {
-		t.Error("it has loaded a filter that is not there")
+		t.Error("it loaded a filter that does not exist")
 	}
 	if after := descriptors(t); !slices.Equal(after, before) {
-		t.Errorf("the descriptors are %q, and were %q", after, before)
+		t.Errorf("descriptors are %q, before %q", after, before)
 	}
 }
 
-// descriptors of this process, less those of Go's poller and of the listing.
+// descriptors returns this process's descriptors, except those of Go's poller and of the listing.
 func descriptors(t *testing.T) []string {
 	t.Helper()
 	entries, err := os.ReadDir("/proc/self/fd")
@@ -451,7 +453,7 @@ func descriptors(t *testing.T) []string {
 	return links
 }
 
-// TestNewProcess: it is the container's own process with another command.
+// TestNewProcess: it is the container's own process with the handler's command.
 func TestNewProcess(t *testing.T) {
 	own := &specs.Process{
 		Args: []string{"own"}, Env: []string{"A=own"}, Cwd: "/w", SelinuxLabel: "l", NoNewPrivileges: true, ApparmorProfile: "p",

@@ -28,7 +28,7 @@ func TestWords(t *testing.T) {
 			if err != nil {
 				t.Fatal(err)
 			}
-			if _, err := writer.WriteString(test.written); err != nil { // nobody is waited for, whatever a pipe holds
+			if _, err := writer.WriteString(test.written); err != nil { // it must not block, although a pipe holds less
 				t.Fatal(err)
 			}
 			_ = writer.Close()
@@ -37,16 +37,16 @@ func TestWords(t *testing.T) {
 				t.Errorf("%d bytes: %.80q", len(got), got)
 			}
 			if most := min(len(test.written), 1<<20); len(w.text) != most {
-				t.Errorf("%d bytes are kept, want %d", len(w.text), most)
+				t.Errorf("kept %d bytes, want %d", len(w.text), most)
 			}
 			if after := descriptors(t); !slices.Equal(after, before) {
-				t.Errorf("the descriptors are %q, and were %q", after, before)
+				t.Errorf("descriptors are %q, before %q", after, before)
 			}
 		})
 	}
 }
 
-// TestWordsWithoutDescriptors fails.
+// TestWordsWithoutDescriptors: newWords returns an error.
 func TestWordsWithoutDescriptors(t *testing.T) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {

@@ -43,7 +43,7 @@ func TestShortTextsStayAsTheyAre(t *testing.T) {
 	}
 }
 
-// FuzzMiddle: whatever the text, the result is valid UTF-8 within the limit, and says how much it lacks.
+// FuzzMiddle: for any text, the result is valid UTF-8 within the limit.
 func FuzzMiddle(f *testing.F) {
 	f.Add("text", 64)
 	f.Add(strings.Repeat("\xe2\x82", 100), 80)
@@ -59,8 +59,8 @@ func FuzzMiddle(f *testing.F) {
 	})
 }
 
-// TestMiddleIsNotCutTooMuch: what is left has exactly the size that the longest mark leaves room for, a quarter of it before
-// the mark. An invalid byte is three bytes of it.
+// TestMiddleIsNotCutTooMuch: the kept text has exactly the size that the longest mark leaves room for, a quarter of it before
+// the mark. An invalid byte counts as three bytes.
 func TestMiddleIsNotCutTooMuch(t *testing.T) {
 	const mark = 41 // the longest
 	for text, want := range map[string]string{

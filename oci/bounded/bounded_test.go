@@ -11,13 +11,13 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// small limits make small examples of what passes them.
+// small limits allow short examples.
 var small = Limits{Bytes: 200, Nodes: 20, Depth: 3, Decoded: 40}
 
 func TestRead(t *testing.T) {
 	for name, test := range map[string]struct {
 		text string
-		says string // of the error; empty if the text is accepted
+		says string // part of the error; empty if the text is accepted
 	}{
 		"nothing":                           {"", ""},
 		"a comment":                         {"# a", ""},
@@ -118,7 +118,7 @@ func checkError(t *testing.T, err error, says string) {
 	}
 }
 
-// TestErrorsAreBounded: whatever an error quotes may be as long as the text.
+// TestErrorsAreBounded: everything that an error quotes may be as long as the text.
 func TestErrorsAreBounded(t *testing.T) {
 	long := strings.Repeat("\U0001F600", 10_000)
 	for _, text := range []string{
@@ -143,7 +143,7 @@ func TestErrorsAreBounded(t *testing.T) {
 	}
 	for text, want := range map[string]string{
 		"&" + long + " [*" + long + "]": `is not valid YAML: the value of the anchor "` + strings.Repeat("x", 59) + `…" contains itself (line 1)`,
-		long + ": 1\n" + long + ": 2":   "", // no simple key is as long
+		long + ": 1\n" + long + ": 2":   "", // YAML limits the length of a simple key
 		"? " + long + "\n? " + long:     `is not valid YAML: line 2: mapping key "` + strings.Repeat("x", 123) + `…" already defined at line 1`,
 	} {
 		if _, err := Read(text, Annotation); want != "" && (err == nil || err.Error() != want) {
@@ -152,7 +152,7 @@ func TestErrorsAreBounded(t *testing.T) {
 	}
 }
 
-// TestReadJSON: JSON gives the nodes that the YAML parser makes of the same text.
+// TestReadJSON: the nodes of JSON are those of the YAML parser for the same text.
 func TestReadJSON(t *testing.T) {
 	text := "{\n \"a\": [1, -2.5e3, true,\n  false, null], \"größe\": {\"b\": \"c\"}, \"d\" :\"e\"}"
 	ours, err := Read(text, small)
@@ -220,7 +220,7 @@ func TestExpand(t *testing.T) {
 	}
 }
 
-// checkExpanded: nothing is left of aliases and merge keys.
+// checkExpanded fails if a node contains an alias or a merge key.
 func checkExpanded(t *testing.T, node *yaml.Node, depth int) {
 	t.Helper()
 	if node == nil {
@@ -237,7 +237,7 @@ func checkExpanded(t *testing.T, node *yaml.Node, depth int) {
 	}
 }
 
-// TestExpandShares: what is without aliases is not copied, and what has some is copied
+// TestExpandShares: nodes without aliases are not copied, and those with aliases are copied
 // once.
 func TestExpandShares(t *testing.T) {
 	read := func(text string) *yaml.Node {
@@ -277,7 +277,7 @@ func TestExpandShares(t *testing.T) {
 	}
 }
 
-// TestJSONStops: JSON is not parsed further than the limits.
+// TestJSONStops: parsing of JSON stops at the limits.
 func TestJSONStops(t *testing.T) {
 	for text, says := range map[string]string{
 		"[" + strings.Repeat("1,", 20) + `"a","a"]`: "holds more than 20 values", "[[[[" + strings.Repeat("1,", 10) + "1]]]]": "has more than 3 mappings",
@@ -301,7 +301,7 @@ func TestJSONStops(t *testing.T) {
 	}
 }
 
-// A reader that takes a key twice, as kubectl's does, still refuses what cannot be merged.
+// TestRepeatedKeys: with Repeated, as kubectl's reader, invalid merge keys are still refused.
 func TestRepeatedKeys(t *testing.T) {
 	limits := small
 	limits.Repeated = true

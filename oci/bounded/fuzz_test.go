@@ -9,8 +9,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// FuzzRead: what Read accepts is within the limits, and means what the YAML library says;
-// what it refuses has an error within its bound.
+// FuzzRead: accepted texts are within the limits, and have the same value as in the YAML
+// library. The errors of refused ones are within MaxError.
 func FuzzRead(f *testing.F) {
 	for _, seed := range []string{
 		"", "# a", "a: [b, {c: d}]", `{"a": [1, 2.5, null, true, "\u00e4"]}`, "- &a {b: c}\n- {<<: *a, d: e}\n- *a", "<<: [{a: 1}, {a: 2}]", "&a [*a]",
@@ -35,8 +35,8 @@ func FuzzRead(f *testing.F) {
 			t.Fatalf("%d nodes by %d marks", nodes, marks(text))
 		}
 		var ours, theirs any
-		// Refused is a wrong base64 or a mapping for a key. What a merge makes of a key that is
-		// no text depends on the mapping's own keys.
+		// Decode refuses invalid base64, and a mapping as a key. How a key that is not a string
+		// is merged depends on the mapping's own keys.
 		if document.Decode(&theirs) != nil || !textKeys(value) {
 			return
 		}

@@ -8,7 +8,7 @@ import (
 	libseccomp "github.com/seccomp/libseccomp-golang"
 )
 
-// export returns what libcontainer would get.
+// export returns the program that libcontainer would get.
 func export(t *testing.T, filter *libseccomp.ScmpFilter) []byte {
 	t.Helper()
 	file, err := os.Create(t.TempDir() + "/program")

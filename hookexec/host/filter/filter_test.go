@@ -38,16 +38,16 @@ func TestCompile(t *testing.T) {
 		t.Errorf("programs of %d and %d bytes", len(one), len(two))
 	}
 	if !bytes.Equal(one, compile(t, allow("read", "write"))) {
-		t.Error("the same profile gives another program")
+		t.Error("compiling the same profile twice gives different programs")
 	}
 	if _, err := Compile(&configs.Seccomp{DefaultAction: configs.Allow, Architectures: []string{"none such"}}); err == nil {
-		t.Error("an unknown architecture is compiled")
+		t.Error("a profile with an unknown architecture was compiled")
 	}
 }
 
 func TestUse(t *testing.T) {
 	if err := Use(nil); err == nil {
-		t.Error("an empty program can be used")
+		t.Error("Use accepts an empty program")
 	}
 	program := compile(t, allow("read", "exit"))
 	t.Cleanup(forget)
@@ -83,6 +83,6 @@ func TestReduce(t *testing.T) {
 		t.Errorf("reduced to %+v", reduced)
 	}
 	if _, err := Reduce(&configs.Seccomp{Architectures: []string{"none such"}}); err == nil {
-		t.Error("an unknown architecture is reduced")
+		t.Error("a profile with an unknown architecture was reduced")
 	}
 }
