@@ -12,7 +12,6 @@ import (
 // first promise that is broken.
 type model struct {
 	machine Machine
-	old     *oldMachine // steps beside it, if not nil
 	config  Config
 	now     time.Time
 
@@ -66,9 +65,6 @@ func (w *model) clone() *model {
 			held.failure = &failure
 		}
 		c.machine.held = &held
-	}
-	if w.old != nil {
-		c.old = w.old.clone()
 	}
 	return &c
 }
@@ -240,11 +236,6 @@ func (w *model) step(event Event) []Effect {
 	if w.machine.Why() == "" {
 		w.breaks("%s in %s: the machine gives no reason", event.Kind, w.machine.Stage())
 	}
-	if w.old != nil {
-		if difference := compareStep(w.old, &w.machine, w.now, event, effects); difference != "" {
-			w.breaks("%s", difference)
-		}
-	}
 	for _, effect := range effects {
 		w.carryOut(effect)
 	}
@@ -402,7 +393,6 @@ type key struct {
 	deleteCalls                         int
 	used                                [6]int
 	counts                              [4]int
-	old                                 oldKey
 }
 
 func since(t time.Time) time.Duration {
@@ -431,9 +421,6 @@ func (w *model) key() key {
 			k.failure = *held.failure
 			k.held.failure = nil
 		}
-	}
-	if w.old != nil {
-		k.old = w.old.key()
 	}
 	return k
 }
