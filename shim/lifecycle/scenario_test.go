@@ -1,206 +1,119 @@
 package lifecycle
 
 import (
+	"flag"
 	"fmt"
 	"slices"
-	"strings"
 	"testing"
 	"time"
+
+	"github.com/cockroachdb/datadriven"
 )
 
-// at is something that happens a while after the container was created.
-type at struct {
-	after time.Duration
-	event Event
-}
-
-// play runs a script, letting time pass where the machine asks for it, for at
-// most two minutes, and returns the effects with their times.
-func play(config Config, script []at) string {
-	m := New(config)
-	var lines []string
-	step := func(now time.Time, event Event) {
-		for _, effect := range m.Step(now, event) {
-			if effect.Kind == Forward || effect.Kind == CallStart || (effect.Kind == Answer && effect.Err == nil) || effect.Kind == ReleaseStart {
-				continue
-			}
-			lines = append(lines, fmt.Sprintf("%s %s", now.Sub(epoch), effect.String()))
-		}
-	}
-	pass := func(until time.Time) {
-		for due := m.Deadline(); !due.IsZero() && !due.After(until); due = m.Deadline() {
-			step(due, Event{Kind: DeadlineReached})
-		}
-	}
-	for _, next := range script {
-		now := epoch.Add(next.after)
-		pass(now)
-		step(now, next.event)
-	}
-	pass(epoch.Add(2 * time.Minute))
-	return strings.Join(lines, "\n")
-}
-
+// TestScenarios runs the scenarios of testdata, whose form script_test.go describes.
+// -update rewrites what they lead to.
+//
+// start-answers.txt: every way in which a held start ends, and its words;
+// start-limits.txt: docs/spec.md#start-limit; stop.txt: docs/spec.md#stop;
+// prestop-limits.txt: docs/spec.md#grace-share and docs/spec.md#start-failure;
+// sigkill-once.txt: docs/spec.md#signal-once, after a client's SIGKILL the shim sends
+// none of its own; exit.txt: docs/spec.md#stop-exit and docs/spec.md#delete;
+// onexit-limits.txt: docs/spec.md#onexit-limit; status.txt: docs/spec.md#status.
 func TestScenarios(t *testing.T) {
-	const s = time.Second
-	start := at{0, Event{Kind: StartRequested, Request: 1}}
-	startBy := func(deadline time.Duration) at {
-		return at{0, Event{Kind: StartRequested, Request: 1, Deadline: epoch.Add(deadline)}}
+	if *update {
+		if err := flag.Set("rewrite", "true"); err != nil { // datadriven's
+			t.Fatal(err)
+		}
 	}
-	started := at{0, Event{Kind: StartReturned}}
-	kill := func(after time.Duration, number uint32) at {
-		return at{after, Event{Kind: KillRequested, Request: RequestID(after) + 2, Signal: Signal{Number: number}}}
-	}
-	ends := func(after time.Duration, result Result) at {
-		return at{after, Event{Kind: HandlerEnded, Result: result}}
-	}
-	exit := func(after time.Duration) at { return at{after, Event{Kind: ContainerExited}} }
-	preStop := func(config Config) Config {
-		config.PreStop = &Handler{}
-		config.DefaultGracePeriod = 10 * s
-		return config
-	}
-	postStart := func(config Config) Config {
-		config.PostStart = &Handler{}
-		config.DefaultGracePeriod, config.DefaultPostStartTimeout = 10*s, 120*s
-		return config
-	}
-	for name, test := range map[string]struct {
-		config Config
-		script []at
-		want   string
-	}{
-		"preStop uses all but the last 2 s, SIGKILL just before the deadline": {
-			preStop(Config{GracePeriod: 5 * s}),
-			[]at{start, started, kill(10*s, sigTERM)},
-			"10s RunHandler preStop\n13s AbortHandler: stop deadline\n13s SendSignal 15\n14.8s SendSignal 9",
-		},
-		"below 4 s preStop has half": {
-			preStop(Config{GracePeriod: 2 * s}),
-			[]at{start, started, kill(0, sigTERM)},
-			"0s RunHandler preStop\n1s AbortHandler: stop deadline\n1s SendSignal 15\n1.8s SendSignal 9",
-		},
-		"without a grace period in the block, no SIGKILL": {
-			preStop(Config{}),
-			[]at{start, started, kill(0, sigTERM)},
-			"0s RunHandler preStop\n8s AbortHandler: stop deadline\n8s SendSignal 15",
-		},
-		"the block's stop signal starts a stop, and is the one that is sent": {
-			preStop(Config{StopSignal: 3}),
-			[]at{start, started, kill(0, 3), ends(1*s, Result{})},
-			"0s RunHandler preStop\n1s SendSignal 3",
-		},
-		"SIGQUIT by itself is no stop signal elsewhere": {
-			preStop(Config{}), []at{start, started, kill(0, 3)}, "",
-		},
-		"SIGKILL is never delayed, also as the block's stop signal": {
-			preStop(Config{StopSignal: sigKILL}),
-			[]at{start, started, kill(0, sigKILL), exit(1 * s)},
-			"",
-		},
-		"SIGKILL as the block's stop signal under CRI": {
-			preStop(Config{StopSignal: sigKILL, CRI: true}),
-			[]at{start, started, kill(0, sigKILL), exit(1 * s)},
-			"",
-		},
-		"SIGKILL as the block's stop signal follows preStop after a failed postStart": {
-			preStop(postStart(Config{StopSignal: sigKILL})),
-			[]at{start, started, ends(1*s, Result{Outcome: Failed}), ends(2*s, Result{}), exit(2 * s)},
-			"0s RunHandler postStart\n1s RunHandler preStop\n2s SendSignal 9\n2s Answer with an error",
-		},
-		"a second stop joins": {
-			preStop(Config{}),
-			[]at{start, started, kill(0, sigTERM), kill(1*s, sigINT), ends(2*s, Result{Outcome: Failed})},
-			"0s RunHandler preStop\n2s SendSignal 15",
-		},
-		"the usual good end: the signal is dropped": {
-			preStop(Config{}),
-			[]at{start, started, kill(0, sigTERM), exit(1 * s), ends(1*s, ended(ContainerExit))},
-			"0s RunHandler preStop\n1s AbortHandler: container exited",
-		},
-		"a container that exits by itself has no preStop": {
-			preStop(Config{}), []at{start, started, exit(1 * s)}, "",
-		},
-		"CRI's SIGKILL is the deadline: the signal, and SIGKILL 2 s later": {
-			preStop(Config{CRI: true}),
-			[]at{start, started, kill(0, sigTERM), kill(6*s, sigKILL)},
-			"0s RunHandler preStop\n6s AbortHandler: stop deadline\n6s SendSignal 15\n8s SendSignal 9",
-		},
-		"under CRI preStop has no deadline of ours, and every signal stops": {
-			preStop(Config{CRI: true, GracePeriod: 5 * s}),
-			[]at{start, started, kill(0, 28), ends(60*s, Result{})},
-			"0s RunHandler preStop\n1m0s SendSignal 28",
-		},
-		"preStop's own time limit": {
-			func() Config { c := preStop(Config{CRI: true}); c.PreStop.Timeout = 3 * s; return c }(),
-			[]at{start, started, kill(0, sigTERM)},
-			"0s RunHandler preStop\n3s AbortHandler: time limit\n6s AbortHandler: stop deadline\n6s SendSignal 15",
-		},
-		"postStart without limits has the default": {
-			postStart(Config{GracePeriod: 5 * s}),
-			[]at{start, started, ends(119*s, Result{})},
-			"0s RunHandler postStart",
-		},
-		"postStart does not end": {
-			func() Config { c := postStart(Config{GracePeriod: 5 * s}); c.PostStart.Timeout = 3 * s; return c }(),
-			[]at{start, started},
-			"0s RunHandler postStart\n3s AbortHandler: time limit\n6s SendSignal 15\n10.8s SendSignal 9\n16s Answer with an error",
-		},
-		"postStart does not end, and half of what is left of the request is for the stop": {
-			postStart(Config{}),
-			[]at{startBy(60 * s), started},
-			"0s RunHandler postStart\n55s AbortHandler: time limit\n57.5s SendSignal 15\n59.55s SendSignal 9\n59.875s Answer with an error",
-		},
-		"the request's deadline wins over none, less 5 s; the stop ends before it": {
-			postStart(Config{}),
-			[]at{startBy(60 * s), started, ends(55*s, ended(TimeLimit))},
-			"0s RunHandler postStart\n55s AbortHandler: time limit\n55s SendSignal 15\n59.3s SendSignal 9\n59.75s Answer with an error",
-		},
-		"crictl's deadline of 2 s": {
-			postStart(Config{CRI: true}),
-			[]at{startBy(2 * s), started, ends(1*s, ended(TimeLimit))},
-			"0s RunHandler postStart\n1s AbortHandler: time limit\n1s SendSignal 15\n1.81s SendSignal 9\n1.95s Answer with an error",
-		},
-		"a failed postStart: preStop too, the block's signal, the default grace period": {
-			func() Config { c := preStop(postStart(Config{StopSignal: 3})); return c }(),
-			[]at{start, started, ends(1*s, Result{Outcome: Failed}), ends(2*s, Result{}), exit(3 * s)},
-			"0s RunHandler postStart\n1s RunHandler preStop\n2s SendSignal 3\n3s Answer with an error",
-		},
-		"a failed postStart under CRI: the pod's grace period": {
-			postStart(Config{CRI: true, PodGracePeriod: 20 * s}),
-			[]at{start, started, ends(1*s, Result{Outcome: Failed})},
-			"0s RunHandler postStart\n1s SendSignal 15\n20.8s SendSignal 9\n26s Answer with an error",
-		},
-		"a stop while postStart runs": {
-			preStop(postStart(Config{})),
-			[]at{start, started, kill(1*s, sigTERM), ends(1*s, ended(StopRequest)), ends(2*s, Result{}), exit(3 * s)},
-			"0s RunHandler postStart\n1s AbortHandler: stop requested\n1s RunHandler preStop\n2s SendSignal 15\n3s Answer with an error",
-		},
-		"a stop while a postStart runs that cannot be ended: no preStop beside it": {
-			preStop(postStart(Config{})),
-			[]at{start, started, kill(1*s, sigTERM), exit(7 * s)},
-			"0s RunHandler postStart\n1s AbortHandler: stop requested\n5s SendSignal 15\n7s AbortHandler: container exited\n7s Answer with an error",
-		},
-		"SIGKILL while postStart runs, under CRI too": {
-			preStop(postStart(Config{CRI: true})),
-			[]at{start, started, kill(1*s, sigKILL), exit(2 * s)},
-			"0s RunHandler postStart\n1s AbortHandler: container killed\n2s AbortHandler: container exited\n2s Answer with an error",
-		},
-		"the container exits while postStart runs: the start is a success": {
-			postStart(Config{}),
-			[]at{start, started, exit(1 * s)},
-			"0s RunHandler postStart\n1s AbortHandler: container exited",
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			if got := play(test.config, test.script); got != test.want {
-				t.Errorf("got\n%s\nwant\n%s", got, test.want)
+	datadriven.Walk(t, "testdata", func(t *testing.T, path string) {
+		datadriven.RunTest(t, path, func(t *testing.T, d *datadriven.TestData) string {
+			config, err := parseConfig(d.CmdArgs)
+			if err != nil || d.Cmd != "container" {
+				d.Fatalf(t, "%s: %v", d.Cmd, err)
 			}
+			effects, err := play(config, d.Input)
+			if err != nil {
+				d.Fatalf(t, "%v", err)
+			}
+			return effects
 		})
+	})
+}
+
+// TestStopSignals is docs/spec.md#stop-signal: what begins a stop, and what is forwarded.
+func TestStopSignals(t *testing.T) {
+	const tooLarge = 65
+	const begin = "0s CallStart 1\n0s ReleaseStart\n0s Answer 1\n"
+	for _, test := range []struct {
+		number, block uint32
+		cri, outside  bool // whether it begins a stop
+	}{
+		{number: 0}, // only tests whether the process exists
+		{number: 1, cri: true},
+		{number: 2, cri: true, outside: true},
+		{number: 3, cri: true},
+		{number: 3, block: 3, cri: true, outside: true},
+		{number: 15, cri: true, outside: true},
+		{number: 15, block: 3, cri: true, outside: true},
+		{number: 28, cri: true},
+		{number: 36, cri: true},
+		{number: 37, cri: true, outside: true},
+		{number: 38, cri: true},
+		{number: 64, cri: true},
+		{number: tooLarge},
+	} {
+		for _, cri := range []bool{false, true} {
+			want := begin + "1s Forward 2\n"
+			switch {
+			case cri && test.cri:
+				want = begin + fmt.Sprintf("1s Answer 2\n1s RunHandler preStop (CRI) before signal %d\n", test.number)
+			case !cri && test.outside:
+				want = begin + fmt.Sprintf("1s Answer 2\n1s RunHandler preStop until 9s (DefaultGracePeriod) before signal %d at 9s\n"+
+					"9s AbortHandler: stop deadline\n9s SendSignal %[1]d\n", test.number)
+			}
+			config := Config{CRI: cri, PreStop: &Handler{}, StopSignal: test.block, DefaultGracePeriod: 10 * time.Second}
+			got, err := play(config, fmt.Sprintf("0s start\n0s start returned\n1s kill %d", test.number))
+			if got != want || err != nil {
+				t.Errorf("signal %d, block %d, cri %t: got\n%s(%v), want\n%s", test.number, test.block, cri, got, err, want)
+			}
+		}
 	}
 }
 
-// TestNames: no value is without a name, and no name is there twice.
+// TestScripts: a script with a mistake is not run.
+func TestScripts(t *testing.T) {
+	for _, script := range []string{"start", "0s begin", "0s kill", "0s kill x", "0s start by x", "0s handler", "0s handler Ended", "0s handler Aborted: x"} {
+		if got, err := play(Config{}, script); err == nil {
+			t.Errorf("%q: got %q and no error", script, got)
+		}
+	}
+	for _, arg := range []datadriven.CmdArg{{Key: "prestop"}, {Key: "grace", Vals: []string{"x"}}, {Key: "preStop", Vals: []string{"Fail"}}} {
+		if _, err := parseConfig([]datadriven.CmdArg{arg}); err == nil {
+			t.Errorf("%s: no error", arg)
+		}
+	}
+}
+
+// TestEarlyDeadline: a deadline that is reported before its time, or again, does nothing.
+func TestEarlyDeadline(t *testing.T) {
+	const second = time.Second
+	m := come(Config{PreStop: &Handler{Timeout: second}, GracePeriod: 10 * second}, append(started, Event{Kind: KillRequested, Request: 2, Signal: Signal{Number: sigTERM}}))
+	for _, after := range []time.Duration{0, second - 1} {
+		if effects := m.Step(noon.Add(after), Event{Kind: DeadlineReached}); len(effects) > 0 {
+			t.Errorf("after %s: %v", after, effects)
+		}
+	}
+	for _, want := range []int{1, 0} {
+		if effects := m.Step(noon.Add(second), Event{Kind: DeadlineReached}); len(effects) != want || want == 1 && effects[0].Cause != TimeLimit {
+			t.Errorf("at the limit: %v, want %d effects", effects, want)
+		}
+	}
+	if effects := New(Config{}).Step(noon, Event{Kind: DeadlineReached}); len(effects) > 0 {
+		t.Errorf("of a container that was not started: %v", effects)
+	}
+}
+
+// TestNames: every value has a name, and no two have the same.
 func TestNames(t *testing.T) {
 	for what, names := range map[string][]string{
 		"stage": stageNames[:], "kind": kindNames[:], "outcome": outcomeNames[:], "cause": causeNames[:],
