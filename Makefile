@@ -183,7 +183,7 @@ deps-cgroup2: deps ## install what cgroup2 needs on top of deps (as root)
 cgroup2: build servers ## the integration tests on cgroup v2, in an emulated Debian with systemd (root; an hour; RUN=regexp: those that match)
 	@go $(IN_INTEGRATION) build -o $(abspath $(BIN))/ ./cgroup2
 	@mkdir -p $(DIST)
-	$(STEP) 'integration tests on cgroup v2' $(BIN)/cgroup2 -tags '$(TAGS)' -run '$(RUN)' -page $(DIST)/cgroup-v2.md
+	$(STEP) 'integration tests on cgroup v2' $(BIN)/cgroup2 -tags '$(TAGS)' -run '$(RUN)' -out $(DIST)/cgroup2.json
 
 .PHONY: lint
 lint: ## golangci-lint and gofumpt, pinned in tools/go.mod

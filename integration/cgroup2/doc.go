@@ -7,8 +7,8 @@
 //	make cgroup2                                      # all of it
 //	make cgroup2 RUN=Pause                            # the tests that match
 //
-// The result is in dist/cgroup-v2.md, with its data beside it: of several runs, each test has its last one. docs/measurements.md#cgroup-v2
-// has a summary.
+// dist/cgroup2.json has the events of the tests, as test2json has them, and gotestsum prints what has failed. A whole run must have
+// passed the tests that show a point of plan.go. docs/measurements.md#cgroup-v2 has the last result.
 //
 // A signal ends it, and with it the machine; nothing of either stays.
 package main

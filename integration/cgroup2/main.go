@@ -28,10 +28,10 @@ func main() {
 	repository := flag.String("repository", ".", "the repository's directory")
 	pattern := flag.String("run", "", "only the tests that match; all by default")
 	tags := flag.String("tags", "", "build tags of the tests")
-	page := flag.String("page", "", "put the results into this page, and its data beside it")
+	out := flag.String("out", "cgroup2.json", "file for the events of the tests, as test2json has them")
 	flag.Parse()
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM, syscall.SIGHUP)
-	err := cgroup2(ctx, *repository, *tags, *pattern, *page)
+	err := cgroup2(ctx, *repository, *tags, *pattern, *out)
 	stop()
 	end(err)
 }
@@ -43,7 +43,7 @@ func end(err error) {
 	}
 }
 
-func cgroup2(ctx context.Context, repository, tags, pattern, page string) (err error) {
+func cgroup2(ctx context.Context, repository, tags, pattern, out string) (err error) {
 	if err := possible(); err != nil {
 		return err
 	}
@@ -62,32 +62,15 @@ func cgroup2(ctx context.Context, repository, tags, pattern, page string) (err e
 		return err
 	}
 	fmt.Fprintln(os.Stdout, "cgroup2: building the tests")
-	now := newRun(ctx, repository)
-	var plan map[string][]string
-	if m.tests, plan, err = newTests(ctx, repository, dir, tags, pattern); err != nil {
+	if m.tests, err = newTests(ctx, repository, dir, tags, pattern); err != nil {
 		return err
 	}
 	fmt.Fprintln(os.Stdout, "cgroup2: booting")
 	began := time.Now()
-	console := &result{out: os.Stdout, speaks: func() { _ = os.RemoveAll(dir) }} // it has opened its disks: whatever ends us, nothing stays
+	console := &result{out: os.Stdout, speaks: func() { _ = os.RemoveAll(dir) }} // its disks are open: nothing stays, however this ends
 	err = m.boot(ctx, console)
-	took := time.Since(began).Round(time.Second)
-	fmt.Fprintf(os.Stdout, "cgroup2: the machine ran for %s: %s", took, console)
-	now.Machine, now.Packages, now.Seconds = console.machine, console.packages, int(took.Seconds())
-	return errors.Join(err, console.err(pattern != ""), put(now, plan, page))
-}
-
-// put the run's results into the page, if there is to be one: those too of a run that failed, or was ended.
-func put(now *machineRun, plan map[string][]string, page string) error {
-	if page == "" {
-		return nil
-	}
-	r, err := readReport(page)
-	if err != nil {
-		return err
-	}
-	r.add(now, plan)
-	return r.write(page)
+	fmt.Fprintf(os.Stdout, "cgroup2: the machine ran for %s\n", time.Since(began).Round(time.Second))
+	return errors.Join(err, console.err(), console.report(ctx, repository, out, pattern == ""))
 }
 
 // possible says what is missing for a run here.

@@ -2,42 +2,34 @@ package main
 
 import (
 	"bytes"
+	"context"
+	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
+	"os"
+	"path/filepath"
 	"slices"
 	"strings"
-	"time"
 )
 
-// result is what the machine says of itself and its tests. It is the writer that its console goes to, and passes everything on.
+// result is the writer for the machine's console. It passes everything on, and keeps what the tests of each package print, for
+// test2json.
 type result struct {
 	out io.Writer
-	// speaks is called at the machine's first word.
+	// speaks is called when the machine writes its first byte.
 	speaks func()
 
 	line     []byte
-	machine  string
-	packages []*outcome // one more than have ended, while one runs
+	packages []*outcome // in the order in which they begin
 	left     []string
 	ended    bool
 }
 
-// outcome of a package.
+// outcome is what a package's test program prints, and the status with which it exits; empty while it runs.
 type outcome struct {
-	Package string `json:"package"`
-	// Tests that have begun, by their names.
-	Tests map[string]*verdict `json:"tests"`
-	// Status of its program; empty until it ends. Seconds that it took.
-	Status  string `json:"status"`
-	Seconds int    `json:"seconds"`
-	// Wrong is what is wrong beside tests that failed: something was left behind, or the program broke.
-	Wrong string `json:"wrong,omitempty"`
-}
-
-// verdict on a test: how many passed, itself and those within it, and which failed. Of one that did not end there is neither.
-type verdict struct {
-	Passed int      `json:"passed"`
-	Failed []string `json:"failed,omitempty"`
+	name, status string
+	output       bytes.Buffer
 }
 
 func (r *result) Write(p []byte) (int, error) {
@@ -50,65 +42,41 @@ func (r *result) Write(p []byte) (int, error) {
 			r.line = append(r.line, b)
 			continue
 		}
-		r.note(string(bytes.TrimRight(r.line, "\r")))
+		r.note(strings.TrimRight(string(r.line), "\r"))
 		r.line = r.line[:0]
 	}
-	if _, err := r.out.Write(bytes.ReplaceAll(p, []byte("\r"), nil)); err != nil {
+	shown := bytes.Map(func(c rune) rune {
+		if c == '\r' || c == marker {
+			return -1
+		}
+		return c
+	}, p)
+	if _, err := r.out.Write(shown); err != nil {
 		return 0, err
 	}
 	return len(p), nil // fewer would end the copying
 }
 
-// note what testing, and guest/run, say in a line of its own.
+// marker is the byte by which test2json knows the lines of testing, under -test.v=test2json.
+const marker = 0x16
+
+// note a line: guest/run's words begin with "cgroup2: ", all others are of the package that runs.
 func (r *result) note(line string) {
-	if rest, ok := strings.CutPrefix(line, "cgroup2: "); ok {
-		what, value, _ := strings.Cut(rest, ": ")
-		r.noteMachine(what, value)
+	rest, ok := strings.CutPrefix(line, "cgroup2: ")
+	if !ok {
+		if len(r.packages) > 0 && r.packages[len(r.packages)-1].status == "" {
+			r.packages[len(r.packages)-1].output.WriteString(line + "\n")
+		}
 		return
 	}
-	if name, ok := strings.CutPrefix(line, "=== RUN   "); ok && !strings.Contains(name, "/") {
-		r.verdict(name)
-		return
-	}
-	said, name, found := strings.Cut(strings.TrimLeft(line, " "), ": ")
-	name, _, _ = strings.Cut(name, " ")
-	if found && (said == "--- PASS" || said == "--- FAIL") {
-		r.noteTest(name, said == "--- PASS")
-	}
-}
-
-func (r *result) noteTest(name string, passed bool) {
-	top, _, _ := strings.Cut(name, "/")
-	v := r.verdict(top)
-	if passed {
-		v.Passed++
-	} else {
-		v.Failed = append(v.Failed, name)
-	}
-}
-
-// verdict on a test of the package that runs; the machine says each package's name before.
-func (r *result) verdict(test string) *verdict {
-	if len(r.packages) == 0 {
-		return &verdict{}
-	}
-	tests := r.packages[len(r.packages)-1].Tests
-	if tests[test] == nil {
-		tests[test] = &verdict{}
-	}
-	return tests[test]
-}
-
-func (r *result) noteMachine(what, value string) {
-	switch what {
-	case "machine":
-		r.machine = value
+	switch what, value, _ := strings.Cut(rest, ": "); what {
 	case "begin":
-		r.packages = append(r.packages, &outcome{Package: value, Tests: map[string]*verdict{}})
+		r.packages = append(r.packages, &outcome{name: value})
 	case "package":
+		fields := strings.Fields(value) // the package, its status, its seconds
 		for _, o := range r.packages {
-			if rest, ok := strings.CutPrefix(value, o.Package+" "); ok {
-				o.end(rest)
+			if len(fields) > 1 && o.name == fields[0] {
+				o.status = fields[1]
 			}
 		}
 	case "left":
@@ -118,53 +86,23 @@ func (r *result) noteMachine(what, value string) {
 	}
 }
 
-func (v *verdict) ended() bool { return v.Passed > 0 || len(v.Failed) > 0 }
-
-// end of a package: the status of its program, and the seconds that it took.
-func (o *outcome) end(said string) {
-	if _, err := fmt.Sscan(said, &o.Status, &o.Seconds); err != nil {
-		o.Status = said
-	}
-	if _, failed := o.count(); o.Status != "0" && len(failed) == 0 {
-		o.Wrong = "its program ended with status " + o.Status
-	}
-}
-
-// count of a package's tests, those within tests included, that passed, and which failed.
-func (o *outcome) count() (passed int, failed []string) {
-	for name, v := range o.Tests {
-		passed, failed = passed+v.Passed, append(failed, v.Failed...)
-		if v.ended() {
-			continue
-		}
-		failed = append(failed, name+" (did not end)")
-	}
-	slices.Sort(failed)
-	return passed, failed
-}
-
-func seconds(n int) time.Duration { return time.Duration(n) * time.Second }
-
-// err says why the run is no success: every package must have been run to its end, and passed. Only where a part was asked for may one
-// have no test in it.
-func (r *result) err(part bool) error {
+// err is nil if every package's program has exited with success, nothing is left and the machine has ended in order.
+func (r *result) err() error {
 	var wrong []string
 	for _, pkg := range packages {
-		i := slices.IndexFunc(r.packages, func(o *outcome) bool { return o.Package == pkg && o.Status != "" })
-		if i < 0 {
-			wrong = append(wrong, pkg+" did not come to its end")
-			continue
-		}
-		o := r.packages[i]
-		if passed, failed := o.count(); o.Status != "0" || len(failed) > 0 || passed == 0 && !part {
-			wrong = append(wrong, fmt.Sprintf("%s: status %s, %d passed, failed: %v", pkg, o.Status, passed, failed))
+		i := slices.IndexFunc(r.packages, func(o *outcome) bool { return o.name == pkg && o.status != "" })
+		switch {
+		case i < 0:
+			wrong = append(wrong, pkg+" did not finish")
+		case r.packages[i].status != "0":
+			wrong = append(wrong, pkg+" exited with status "+r.packages[i].status)
 		}
 	}
 	for _, left := range r.left {
 		wrong = append(wrong, "left behind: "+left)
 	}
 	if !r.ended {
-		wrong = append(wrong, "the machine did not come to its end")
+		wrong = append(wrong, "the machine did not finish")
 	}
 	if len(wrong) > 0 {
 		return fmt.Errorf("cgroup v2:\n%s", strings.Join(wrong, "\n"))
@@ -172,12 +110,64 @@ func (r *result) err(part bool) error {
 	return nil
 }
 
-// String is the summary.
-func (r *result) String() string {
-	text := r.machine + "\n"
+// event is what is read of an event of test2json.
+type event struct{ Action, Package, Test string }
+
+// events converts what the tests printed to the events of test2json.
+func (r *result) events(ctx context.Context) ([]byte, error) {
+	var all bytes.Buffer
 	for _, o := range r.packages {
-		passed, failed := o.count()
-		text += fmt.Sprintf("%-22s %4d passed, %d failed, %s\n", o.Package, passed, len(failed), seconds(o.Seconds))
+		convert := command(ctx, "go", "tool", "test2json", "-p", o.name)
+		convert.Stdin, convert.Stdout, convert.Stderr = &o.output, &all, os.Stderr
+		if err := convert.Run(); err != nil {
+			return nil, fmt.Errorf("test2json: %w", err)
+		}
 	}
-	return text
+	return all.Bytes(), nil
+}
+
+// report writes the events into the file, and lets gotestsum print what has failed. A whole run must have passed every test of points.
+func (r *result) report(ctx context.Context, repository, file string, whole bool) error {
+	events, err := r.events(ctx)
+	if err != nil {
+		return err
+	}
+	if err := os.WriteFile(file, events, 0o644); err != nil {
+		return err
+	}
+	if file, err = filepath.Abs(file); err != nil {
+		return err
+	}
+	summary := command(ctx, "go", "-C", repository, "tool", "-modfile=tools/go.mod", "gotestsum", "--raw-command", "--format", "none", "--", "cat", file)
+	summary.Stdout, summary.Stderr = os.Stdout, os.Stderr
+	err = summary.Run()
+	if whole {
+		err = errors.Join(err, shown(events))
+	}
+	return err
+}
+
+// shown is nil if every test of points has passed.
+func shown(events []byte) error {
+	passed := map[string]bool{}
+	for decoder := json.NewDecoder(bytes.NewReader(events)); ; {
+		var e event
+		if err := decoder.Decode(&e); errors.Is(err, io.EOF) {
+			break
+		} else if err != nil {
+			return err
+		}
+		if e.Action == "pass" {
+			passed[e.Test] = true
+		}
+	}
+	var errs []error
+	for _, p := range points {
+		for _, test := range p.tests {
+			if !passed[test] {
+				errs = append(errs, fmt.Errorf("%s has not passed, which shows: %s", test, p.what))
+			}
+		}
+	}
+	return errors.Join(errs...)
 }

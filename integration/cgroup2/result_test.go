@@ -2,12 +2,13 @@ package main
 
 import (
 	"bytes"
+	"encoding/json"
 	"fmt"
 	"strings"
 	"testing"
 )
 
-// console is what a machine says whose tests pass, as its serial line gives it.
+// console is what a machine prints whose tests pass, as its serial line gives it.
 func console(lines ...string) string {
 	all := []string{"cgroup2: machine: Linux 6.1.0, cgroup2fs with cpu memory"}
 	for _, pkg := range packages {
@@ -15,7 +16,7 @@ func console(lines ...string) string {
 		if pkg == packages[0] {
 			all = append(all, lines...)
 		}
-		all = append(all, "=== RUN   TestA", "    --- PASS: TestA/b (0.10s)", "--- PASS: TestA (0.20s)", "PASS", "cgroup2: package: "+pkg+" 0 61")
+		all = append(all, "\x16=== RUN   TestA", "\x16--- PASS: TestA (0.20s)", "\x16PASS", "cgroup2: package: "+pkg+" 0 61")
 	}
 	return strings.Join(append(all, "cgroup2: end", ""), "\r\n")
 }
@@ -23,15 +24,12 @@ func console(lines ...string) string {
 func TestResult(t *testing.T) {
 	passed := console()
 	for name, test := range map[string]struct{ console, wrong string }{
-		"all pass":              {passed, ""},
-		"a test fails":          {console("    --- FAIL: TestX/y (1.00s)"), "failed: [TestX/y]"},
-		"its program fails":     {strings.Replace(passed, packages[0]+" 0", packages[0]+" 2", 1), packages[0] + ": status 2"},
-		"no test":               {strings.ReplaceAll(passed, "--- PASS", "--- SKIP"), "0 passed"},
-		"a package is missing":  {strings.Replace(passed, "cgroup2: package: "+packages[1]+" 0 61", "", 1), packages[1] + " did not come to its end"},
-		"a test does not end":   {strings.Replace(passed, "PASS\r", "=== RUN   TestX\r", 1), "failed: [TestX (did not end)]"},
-		"something stays":       {strings.Replace(passed, "cgroup2: end", "cgroup2: left: /sys/fs/cgroup/lcs", 1), "left behind: /sys/fs/cgroup/lcs"},
-		"the machine breaks":    {strings.Replace(passed, "cgroup2: end", "Kernel panic", 1), "the machine did not come to its end"},
-		"it never said a thing": {"", "the machine did not come to its end"},
+		"all pass":             {passed, ""},
+		"its program fails":    {strings.Replace(passed, packages[0]+" 0", packages[0]+" 2", 1), packages[0] + " exited with status 2"},
+		"a package is missing": {strings.Replace(passed, "cgroup2: package: "+packages[1]+" 0 61", "", 1), packages[1] + " did not finish"},
+		"something stays":      {strings.Replace(passed, "cgroup2: end", "cgroup2: left: /sys/fs/cgroup/lcs", 1), "left behind: /sys/fs/cgroup/lcs"},
+		"the machine breaks":   {strings.Replace(passed, "cgroup2: end", "Kernel panic", 1), "the machine did not finish"},
+		"it prints nothing":    {"", "the machine did not finish"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			var out bytes.Buffer
@@ -39,30 +37,45 @@ func TestResult(t *testing.T) {
 			r := &result{out: &out, speaks: func() { spoke++ }}
 			for _, piece := range strings.SplitAfter(test.console, "-") { // as it may come
 				if n, err := fmt.Fprint(r, piece); err != nil || n != len(piece) {
-					t.Fatalf("%d bytes of %d are written, %v", n, len(piece), err)
+					t.Fatalf("wrote %d of %d bytes, %v", n, len(piece), err)
 				}
 			}
-			err := r.err(false)
+			err := r.err()
 			if (err == nil) != (test.wrong == "") || err != nil && !strings.Contains(err.Error(), test.wrong) {
-				t.Errorf("%v, want one that says %q", err, test.wrong)
+				t.Errorf("got %v, want an error with %q", err, test.wrong)
 			}
-			if got, want := strings.ReplaceAll(out.String(), "\r", ""), strings.ReplaceAll(test.console, "\r", ""); got != want || spoke != 1 {
-				t.Errorf("of %q is passed on %q, spoke %d times", want, got, spoke)
+			want := strings.NewReplacer("\r", "", "\x16", "").Replace(test.console)
+			if out.String() != want || spoke != 1 {
+				t.Errorf("passed on %q, want %q; spoke %d times, want once", out.String(), want, spoke)
 			}
 		})
 	}
+}
+
+// TestEvents: test2json finds the packages and their tests in the console's text, also one that did not end.
+func TestEvents(t *testing.T) {
 	r := &result{out: &bytes.Buffer{}}
-	_, _ = fmt.Fprint(r, passed)
-	for _, o := range r.packages {
-		if o.Tests["TestA"].Passed != 2 || o.Wrong != "" {
-			t.Errorf("%+v", o)
+	fmt.Fprint(r, console("\x16=== RUN   TestX", "\x16--- FAIL: TestX (0.10s)"), "cgroup2: begin: x\r\n\x16=== RUN   TestB\r\n")
+	events, err := r.events(t.Context())
+	if err != nil {
+		t.Fatal(err)
+	}
+	got := map[event]bool{}
+	for line := range bytes.Lines(events) {
+		var e event
+		if err := json.Unmarshal(line, &e); err != nil {
+			t.Fatal(err)
+		}
+		got[e] = true
+	}
+	for _, want := range []event{
+		{"fail", packages[0], "TestX"}, {"pass", packages[0], "TestA"}, {"pass", packages[1], "TestA"}, {"run", "x", "TestB"},
+	} {
+		if !got[want] {
+			t.Errorf("there is no event %+v in:\n%s", want, events)
 		}
 	}
-	_, _ = fmt.Fprintf(r, "cgroup2: begin: x\n--- PASS: TestA (0.20s)\ncgroup2: package: x 1 5\n")
-	if last := r.packages[len(r.packages)-1]; last.Wrong != "its program ended with status 1" {
-		t.Errorf("%+v", last)
-	}
-	if text := r.String(); !strings.Contains(text, "Linux 6.1.0") || !strings.Contains(text, "   2 passed, 0 failed, 1m1s") {
-		t.Errorf("the summary is %q", text)
+	if err := shown(events); err == nil || !strings.Contains(err.Error(), points[0].tests[0]+" has not passed") {
+		t.Errorf("got %v, want an error with the test that shows the first point", err)
 	}
 }
