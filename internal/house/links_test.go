@@ -124,3 +124,13 @@ func TestNoOldQuotations(t *testing.T) {
 		}
 	}
 }
+
+// TestPagesAreListed: docs/README.md leads to every page.
+func TestPagesAreListed(t *testing.T) {
+	index := read(t, "docs/README.md")
+	for _, file := range files(t, func(path string) bool { return strings.HasPrefix(path, "docs/") }) {
+		if name := strings.TrimPrefix(file, "docs/"); name != "README.md" && !strings.Contains(index, "("+name+")") {
+			t.Errorf("docs/README.md does not list %s", name)
+		}
+	}
+}
