@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -200,6 +201,28 @@ func TestBackgroundEnds(t *testing.T) {
 			}
 		})
 	}
+}
+
+// TestCloseWaitsForTheGoroutines: what they use is gone afterwards.
+func TestCloseWaitsForTheGoroutines(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		background := NewBackground(nil, nil)
+		works, closed := make(chan struct{}), false
+		background.work.Go(func() { <-works })
+		go func() {
+			background.Close()
+			closed = true
+		}()
+		synctest.Wait()
+		if closed {
+			t.Error("it does not wait")
+		}
+		close(works)
+		synctest.Wait()
+		if !closed {
+			t.Error("it waits for nothing")
+		}
+	})
 }
 
 // TestNoBackground: a nil Background takes over no output, and can be closed.
@@ -395,6 +418,19 @@ func TestReleasedOutputIsNotWaitedFor(t *testing.T) {
 	}
 	if waited := strings.Count(string(info), "tfd:"); waited != 1 || err != nil {
 		t.Errorf("%d outputs are waited for, %v:\n%s", waited, err, info)
+	}
+}
+
+// TestDrainWaits while there is nothing to read, and fails when it is closed.
+func TestDrainWaits(t *testing.T) {
+	drain, err := newDrain()
+	if err != nil {
+		t.Fatal(err)
+	}
+	timer := time.AfterFunc(50*time.Millisecond, drain.close)
+	defer timer.Stop()
+	if ready, err := drain.wait(); err == nil || len(ready) > 0 {
+		t.Errorf("got %v, %v", ready, err)
 	}
 }
 

@@ -281,25 +281,41 @@ func TestThreadThatCannotComeBack(t *testing.T) {
 	})
 }
 
-// TestNamespaceWithoutDescriptors: where there is no way back nothing is run.
+// TestNamespaceWithoutDescriptors: where there is no way back nothing is run; where the addresses cannot be listed none is
+// made up.
 func TestNamespaceWithoutDescriptors(t *testing.T) {
 	n := newNetNS(t)
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	lowered := limit
-	lowered.Cur = 0
-	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lowered); err != nil {
-		t.Fatal(err)
+	limited := func(spare int, do func()) {
+		t.Helper()
+		lowered := limit
+		lowered.Cur = numberAfter(t, spare)
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lowered); err != nil {
+			t.Fatal(err)
+		}
+		defer func() { _ = unix.Setrlimit(unix.RLIMIT_NOFILE, &limit) }()
+		do()
 	}
-	ran := false
-	err := n.do(func() error { ran = true; return nil })
-	if restored := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); restored != nil {
-		t.Fatal(restored)
-	}
-	if !errors.Is(err, unix.EMFILE) || !strings.Contains(err.Error(), "open the shim's own network namespace") || ran {
-		t.Errorf("got %v, it runs: %t", err, ran)
+	limited(0, func() {
+		ran := false
+		err := n.do(func() error { ran = true; return nil })
+		if !errors.Is(err, unix.EMFILE) || !strings.Contains(err.Error(), "open the shim's own network namespace") || ran {
+			t.Fatalf("got %v, it runs: %t", err, ran)
+		}
+		if back, err := n.visit(nil); !back || err == nil {
+			t.Errorf("the thread is lost: %v", err)
+		}
+	})
+	limited(1, func() {
+		if host, err := n.host(""); !errors.Is(err, unix.EMFILE) || !strings.Contains(err.Error(), "list the addresses") {
+			t.Errorf("got %q, %v", host, err)
+		}
+	})
+	if host, err := (NetNS{Pidfd: -1}).host(""); !errors.Is(err, unix.EBADF) {
+		t.Errorf("of no namespace: got %q, %v", host, err)
 	}
 }
 
