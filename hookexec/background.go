@@ -239,16 +239,9 @@ func newDrain() (*drain, error) {
 	if err != nil {
 		return nil, err
 	}
-	if err := unix.SetNonblock(fd, true); err != nil { // makes os.File use the poller
-		closeFD(fd)
-		return nil, err
-	}
+	_ = unix.SetNonblock(fd, true) // makes os.File use the poller; of an open descriptor it does not fail
 	epoll := os.NewFile(uintptr(fd), "epoll of background outputs")
-	raw, err := epoll.SyscallConn()
-	if err != nil {
-		_ = epoll.Close()
-		return nil, err
-	}
+	raw, _ := epoll.SyscallConn() // it fails only without a file
 	return &drain{epoll: epoll, raw: raw, done: make(chan struct{})}, nil
 }
 
