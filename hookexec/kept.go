@@ -117,15 +117,15 @@ func (k *Kept) OOMAround() bool {
 	return known && count > k.before
 }
 
-// endWait is how long sawOOM waits for the kernel to report that a cgroup was removed. A
+// removalWait is how long sawOOM waits for the kernel to report that a cgroup was removed. A
 // kernel worker does that (memcg_event_remove, mm/memcontrol-v1.c).
-const endWait = time.Second
+const removalWait = time.Second
 
 // sawOOM reads the eventfd. It can be called once. A count of 0 means no OOM, because an
 // OOM is reported before the process is killed. A count of 1 may be the cgroup's removal,
 // so sawOOM then waits for a second event.
 func (k *Kept) sawOOM() bool {
-	_ = k.oomEvents.SetReadDeadline(time.Now().Add(endWait)) // it fails if the file is closed, and then so does Read
+	_ = k.oomEvents.SetReadDeadline(time.Now().Add(removalWait)) // it fails if the file is closed, and then so does Read
 	conn, _ := k.oomEvents.SyscallConn()                     // it fails only without a file
 	count := uint64(0)
 	_ = conn.Read(func(fd uintptr) (done bool) { // it fails at the deadline, and if the file is closed

@@ -153,14 +153,14 @@ func TestSawOOM(t *testing.T) {
 			kept := &Kept{oomEvents: os.NewFile(uintptr(fd), "eventfd")}
 			defer kept.Close()
 			if test.later {
-				timer := time.AfterFunc(endWait/10, func() { _, _ = unix.Write(fd, binary.NativeEndian.AppendUint64(nil, 1)) })
+				timer := time.AfterFunc(removalWait/10, func() { _, _ = unix.Write(fd, binary.NativeEndian.AppendUint64(nil, 1)) })
 				defer timer.Stop()
 			}
 			began := time.Now()
 			if saw := kept.OOMAround(); saw != test.saw {
 				t.Errorf("an OOM was seen: %t", saw)
 			}
-			if took := time.Since(began); (took >= endWait) != test.waits {
+			if took := time.Since(began); (took >= removalWait) != test.waits {
 				t.Errorf("it took %s", took)
 			}
 			kept.Close()

@@ -8,7 +8,7 @@ import (
 	"unicode/utf8"
 )
 
-// ErrTimedOut, as the cause of a cancelled context, makes the outcome TimedOut.
+// ErrTimedOut as the cause of a cancelled context makes the outcome TimedOut.
 var ErrTimedOut = errors.New("timed out")
 
 // ErrContainerExited is the error of a handler that ended because its container exited,
