@@ -1,5 +1,5 @@
-// Command containerd-shim-lifecycle-v2 is a containerd shim that gives every
-// container the Kubernetes lifecycle handlers. containerd starts it.
+// Command containerd-shim-lifecycle-v2 is a containerd shim that runs Kubernetes lifecycle
+// handlers for any container. containerd starts it.
 package main
 
 import (

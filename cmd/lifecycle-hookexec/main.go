@@ -1,5 +1,5 @@
-// Command lifecycle-hookexec is the handler host that
-// containerd-shim-lifecycle-v2 starts for exec handlers. It is not run by hand.
+// Command lifecycle-hookexec is the process that runs exec handlers. The shim starts it; it
+// is not run by hand.
 package main
 
 import (

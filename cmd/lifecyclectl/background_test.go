@@ -27,7 +27,7 @@ func TestBackgroundIsShown(t *testing.T) {
 			t.Errorf("%d outputs: the table is %q", count, table)
 		}
 		logs := print(func(out io.Writer) error { return printRun(out, run) })
-		if strings.Contains(logs, "left in the background holds its output") != (count > 0) {
+		if strings.Contains(logs, "left in the background still has its output open") != (count > 0) {
 			t.Errorf("%d outputs: the logs are %q", count, logs)
 		}
 	}

@@ -10,14 +10,14 @@ import (
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
-// Colours, as ECMA-48 has them.
+// Colours of ECMA-48.
 const (
 	red    = "\x1b[31m"
 	yellow = "\x1b[33m"
 	plain  = "\x1b[0m"
 )
 
-// colourOf a run: what runs now, and what went wrong.
+// colourOf marks runs that are in progress or have failed.
 func colourOf(run *lifecyclev1.HandlerRun) string {
 	switch run.Result {
 	case "":
@@ -28,8 +28,8 @@ func colourOf(run *lifecyclev1.HandlerRun) string {
 	return ""
 }
 
-// writeLines gives each line its colour, where somebody sees it: nothing else of
-// what is in them reaches a terminal as it is.
+// writeLines writes each line in its colour if out shows colours. All other escape
+// sequences in the lines are made inert.
 func writeLines(out io.Writer, text string, colours []string) error {
 	text = string(inert([]byte(text)))
 	if shown, ok := out.(terminal); ok {
@@ -50,7 +50,7 @@ func writeLines(out io.Writer, text string, colours []string) error {
 	return err
 }
 
-// colourful: a terminal that knows colours, of somebody who wants them
+// colourful reports whether out is a terminal that shows colours and its user wants them
 // (https://no-color.org).
 func colourful(out io.Writer) bool {
 	return isTerminal(out) && os.Getenv("NO_COLOR") == "" && os.Getenv("TERM") != "dumb"

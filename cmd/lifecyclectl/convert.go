@@ -15,17 +15,17 @@ func newConvert() *cobra.Command {
 		Short: "Move the lifecycle handlers of manifests into annotations of this shim",
 		Long: `Move the lifecycle handlers of manifests into annotations of this shim.
 
-The manifests come out as they went in, but for pods and pod templates (of Deployments, StatefulSets, DaemonSets,
-ReplicaSets, ReplicationControllers, Jobs, CronJobs; of other kinds with containers at spec.template.spec; in lists too) with a postStart or preStop handler: each container's
-handlers are moved into the annotation <container>.lifecycle-shim.io/lifecycle, so that the kubelet does not run them too,
-with named ports as numbers and the pod's terminationGracePeriodSeconds; and runtimeClassName is set.
-The preStop of a sidecar stays with the kubelet, unless the pod has the annotation lifecycle-shim.io/sidecars: Move; pods of
-another RuntimeClass, and those for Windows, stay as they are.
-Only the bytes of what moves change: comments, layout and quoting stay, and documents without handlers pass byte for byte.
+It changes pods and pod templates that have a postStart or preStop handler: pods, Deployments, StatefulSets, DaemonSets, ReplicaSets,
+ReplicationControllers, Jobs, CronJobs, other kinds with containers at spec.template.spec, and lists of these. It moves each container's handlers
+into the annotation <container>.lifecycle-shim.io/lifecycle, so that the kubelet does not run them too, with named ports as numbers and with
+the pod's terminationGracePeriodSeconds. It sets runtimeClassName.
+The preStop of a sidecar stays with the kubelet, unless the pod has the annotation lifecycle-shim.io/sidecars: Move. Pods of
+another RuntimeClass and pods for Windows are not changed.
+Only the text of what moves changes: comments, layout and quoting stay, and documents without handlers are copied byte for byte.
 Converting twice changes nothing.
 
-Manifests go to stdout, in YAML or JSON as they were; warnings and refusals go to stderr, with file and line. If anything is refused, nothing is written
-to stdout, and the exit status is 1.`,
+Manifests go to stdout, in YAML or JSON like the input. Warnings and refusals go to stderr, with file and line. If anything is refused, nothing is
+written to stdout, and the exit status is 1.`,
 		Example: `  lifecyclectl convert -f pod.yaml | kubectl apply -f -
   helm template web ./chart | lifecyclectl convert -f - > web.yaml
   lifecyclectl convert -R -f manifests/ --runtime-class my-lifecycle`,
@@ -46,7 +46,7 @@ to stdout, and the exit status is 1.`,
 				results = append(results, result)
 			}
 			if refusals > 0 {
-				return fmt.Errorf("nothing is converted: %s above", counted(refusals, "refusal"))
+				return fmt.Errorf("cannot convert the manifests, nothing is written: see the %s above", counted(refusals, "refusal"))
 			}
 			_, err = cmd.OutOrStdout().Write(convert.Join(results))
 			return err

@@ -17,14 +17,14 @@ func newDoctor(o *options) *cobra.Command {
 	var format, handler string
 	command := &cobra.Command{
 		Use:   "doctor",
-		Short: "Check that this node can run handlers, and say what to do if not",
-		Long: "Check that this node can run handlers, and say what to do if not.\n\n" +
-			"It looks at every containerd that runs, or at the one of --address: its version, the programs on its own PATH, its CRI runtime\n" +
-			"handler, the settings. It changes nothing. The exit status is 1 if there is a fault, 0 with notes only.",
+		Short: "Check that this node can run handlers, and say how to fix it if not",
+		Long: "Check that this node can run handlers, and say how to fix it if not.\n\n" +
+			"It checks every running containerd, or the one at --address: its version, the programs on its PATH, its CRI runtime\n" +
+			"handler, the settings. It changes nothing. The exit status is 1 if there is a fault, 0 if there are only notes.",
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if format != "table" && format != "json" {
-				return fmt.Errorf("--output %q: table and json are known", format)
+				return fmt.Errorf("--output %q is not known: use table or json", format)
 			}
 			shims, err := shimsByAddress()
 			if err != nil {
@@ -45,11 +45,11 @@ func newDoctor(o *options) *cobra.Command {
 		},
 	}
 	command.Flags().StringVarP(&format, "output", "o", "table", "table or json")
-	command.Flags().StringVar(&handler, "handler", "lifecycle", "CRI runtime handler, as a RuntimeClass names it")
+	command.Flags().StringVar(&handler, "handler", "lifecycle", "CRI runtime handler, which the RuntimeClass names")
 	return command
 }
 
-// shimsByAddress are the pids of the shims that run, by their containerd's socket.
+// shimsByAddress returns the pids of the running shims by their containerd's socket.
 func shimsByAddress() (map[string][]int, error) {
 	found, err := findShims(&options{})
 	pids := map[string][]int{}
@@ -59,7 +59,7 @@ func shimsByAddress() (map[string][]int, error) {
 	return pids, err
 }
 
-// faults is the error of the command where there are some.
+// faults returns an error if there are faults among the findings.
 func faults(findings []doctor.Finding) error {
 	count := 0
 	for _, finding := range findings {
@@ -71,9 +71,9 @@ func faults(findings []doctor.Finding) error {
 	case 0:
 		return nil
 	case 1:
-		return fmt.Errorf("1 fault: what is to be done is beside it")
+		return fmt.Errorf("this node has 1 fault: see its cure above")
 	}
-	return fmt.Errorf("%d faults: what is to be done is beside each", count)
+	return fmt.Errorf("this node has %d faults: see their cures above", count)
 }
 
 func printFindings(out io.Writer, facts doctor.Facts, findings []doctor.Finding) error {

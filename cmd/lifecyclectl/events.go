@@ -20,10 +20,10 @@ import (
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
-// defaultAddress is containerd's own.
+// defaultAddress is containerd's default.
 const defaultAddress = "/run/containerd/containerd.sock"
 
-// handlerTopics are the shim's own events on containerd's stream.
+// handlerTopics selects the shim's events on containerd's stream.
 const handlerTopics = `topic~="^/lifecycle/handler-"`
 
 func newEvents(o *options) *cobra.Command {
@@ -32,11 +32,11 @@ func newEvents(o *options) *cobra.Command {
 		Use:   "events",
 		Short: "Follow the handlers as they start and finish",
 		Long: `Follow the handlers as they start and finish, on the stream of one containerd:
-that of --address or $CONTAINERD_ADDRESS, else of ` + defaultAddress + `.`,
+the one at --address or $CONTAINERD_ADDRESS, or else at ` + defaultAddress + `.`,
 		Args: cobra.NoArgs,
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if format != "text" && format != "json" {
-				return fmt.Errorf("--output %q: text and json are known", format)
+				return fmt.Errorf("--output %q is not known: use text or json", format)
 			}
 			address := cmp.Or(o.address, defaultAddress)
 			server, err := trust.Server(cmd.Context(), address)
@@ -62,7 +62,7 @@ that of --address or $CONTAINERD_ADDRESS, else of ` + defaultAddress + `.`,
 				case cmd.Context().Err() != nil:
 					return nil // ^C
 				case errors.Is(err, io.EOF):
-					return fmt.Errorf("the containerd at %s has ended the stream", address)
+					return fmt.Errorf("cannot follow further events: the containerd at %s closed the stream", address)
 				case err != nil:
 					return unreachable(address, err)
 				}
@@ -78,7 +78,7 @@ that of --address or $CONTAINERD_ADDRESS, else of ` + defaultAddress + `.`,
 
 func unreachable(address string, err error) error {
 	if status.Code(err) == codes.Unavailable {
-		return fmt.Errorf("no containerd answers at %s (--address or $CONTAINERD_ADDRESS names another): %s", address, status.Convert(err).Message())
+		return fmt.Errorf("cannot reach a containerd at %s (--address or $CONTAINERD_ADDRESS names another): %s", address, status.Convert(err).Message())
 	}
 	return errors.New(status.Convert(err).Message())
 }
@@ -107,7 +107,7 @@ func decode(envelope *types.Envelope) (proto.Message, error) {
 		event = &lifecyclev1.HandlerFinished{}
 	}
 	if err := proto.Unmarshal(envelope.GetEvent().GetValue(), event); err != nil {
-		return nil, fmt.Errorf("event %s: %w", envelope.Topic, err)
+		return nil, fmt.Errorf("cannot decode event %s: %w", envelope.Topic, err)
 	}
 	return event, nil
 }

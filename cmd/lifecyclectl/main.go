@@ -1,4 +1,4 @@
-// Command lifecyclectl shows an operator what becomes of lifecycle handlers.
+// Command lifecyclectl shows an operator what lifecycle handlers do, and converts manifests.
 package main
 
 import (
@@ -26,9 +26,9 @@ func main() {
 
 // options are the flags of every command.
 type options struct {
-	// address of containerd's socket; empty: of any containerd of this machine.
+	// address of containerd's socket. Empty means every containerd of this machine.
 	address string
-	// namespace of containerd's; empty: all of them.
+	// namespace of containerd. Empty means all of them.
 	namespace string
 }
 
@@ -36,23 +36,23 @@ func newRoot() *cobra.Command {
 	o := &options{}
 	root := &cobra.Command{
 		Use:           "lifecyclectl",
-		Short:         "Show what becomes of containers' lifecycle handlers",
+		Short:         "Show what containers' lifecycle handlers do",
 		Version:       version.Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,
 		PersistentPreRun: func(*cobra.Command, []string) {
-			o.address = strings.TrimPrefix(o.address, "unix://") // as nerdctl and the kubelet have it
+			o.address = strings.TrimPrefix(o.address, "unix://") // nerdctl and the kubelet write it with this prefix
 		},
 	}
 	root.SetErr(terminal{os.Stderr})
 	flags := root.PersistentFlags()
-	flags.StringVarP(&o.address, "address", "a", os.Getenv("CONTAINERD_ADDRESS"), "containerd's socket, else $CONTAINERD_ADDRESS, else every containerd of this machine")
-	flags.StringVarP(&o.namespace, "namespace", "n", os.Getenv("CONTAINERD_NAMESPACE"), "containerd's namespace, else $CONTAINERD_NAMESPACE, else all of them")
+	flags.StringVarP(&o.address, "address", "a", os.Getenv("CONTAINERD_ADDRESS"), "containerd's socket; the default is $CONTAINERD_ADDRESS, or every containerd of this machine")
+	flags.StringVarP(&o.namespace, "namespace", "n", os.Getenv("CONTAINERD_NAMESPACE"), "containerd's namespace; the default is $CONTAINERD_NAMESPACE, or all of them")
 	root.AddCommand(newStatus(o), newLogs(o), newRun(o), newEvents(o), newDoctor(o), newConvert(), newValidate(), newWebhook(), newMan(),
 		newNodeContainerds(), newNodeShims(), newTrusted())
 	return root
 }
 
-// endAtSignals is for commands that have nothing to end in order: they only read, compute
-// and print.
+// endAtSignals lets signals kill a command at once. It is for commands that only read,
+// compute and print, and have nothing to clean up.
 func endAtSignals(*cobra.Command, []string) { signal.Reset(os.Interrupt, unix.SIGTERM) }

@@ -14,7 +14,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/convert"
 )
 
-// manifests are what -f, -R, --runtime-class and --pods-at say.
+// manifests holds the values of -f, -R, --runtime-class and --pods-at.
 type manifests struct {
 	names        []string
 	recursive    bool
@@ -23,15 +23,15 @@ type manifests struct {
 	podPaths     []convert.PodPath // of podsAt
 }
 
-// manifestExtensions are those that kubectl takes from a directory.
+// manifestExtensions are those that kubectl reads from a directory.
 var manifestExtensions = []string{"json", "yaml", "yml"}
 
 func (m *manifests) addFlags(command *cobra.Command) {
 	flags := command.Flags()
-	flags.StringSliceVarP(&m.names, "filename", "f", nil, "a file, a directory (its .yaml, .yml and .json files), or - for stdin; may be given again")
-	flags.BoolVarP(&m.recursive, "recursive", "R", false, "look into the directories below a directory too")
+	flags.StringSliceVarP(&m.names, "filename", "f", nil, "a file, a directory (its .yaml, .yml and .json files), or - for stdin; may be repeated")
+	flags.BoolVarP(&m.recursive, "recursive", "R", false, "read the directories below a directory too")
 	flags.StringVar(&m.runtimeClass, "runtime-class", convert.DefaultRuntimeClass, "name of the RuntimeClass whose handler is this shim")
-	flags.StringArrayVar(&m.podsAt, "pods-at", nil, "KIND[.GROUP]=PATH: where a kind that is not known has pod templates, such as RayCluster.ray.io=spec.workerGroupSpecs[*].template; may be given again")
+	flags.StringArrayVar(&m.podsAt, "pods-at", nil, "KIND[.GROUP]=PATH: where a kind that is not built in has pod templates, such as RayCluster.ray.io=spec.workerGroupSpecs[*].template; may be repeated")
 	_ = command.MarkFlagRequired("filename") // the flag is there
 	_ = command.MarkFlagFilename("filename", manifestExtensions...)
 }
@@ -45,7 +45,7 @@ type manifest struct {
 // read reads all files, in the order in which they are named.
 func (m *manifests) read(stdin io.Reader) ([]manifest, error) {
 	if m.runtimeClass == "" {
-		return nil, errors.New("--runtime-class is empty; it takes the name of a RuntimeClass, such as lifecycle")
+		return nil, errors.New("--runtime-class is empty: give the name of a RuntimeClass, such as lifecycle")
 	}
 	for _, text := range m.podsAt {
 		path, err := convert.ParsePodPath(text)
@@ -59,7 +59,7 @@ func (m *manifests) read(stdin io.Reader) ([]manifest, error) {
 		if name == "-" {
 			data, err := io.ReadAll(stdin)
 			if err != nil {
-				return nil, fmt.Errorf("read stdin: %w", err)
+				return nil, fmt.Errorf("cannot read stdin: %w", err)
 			}
 			all = append(all, manifest{"stdin", data})
 			continue
@@ -79,7 +79,7 @@ func (m *manifests) read(stdin io.Reader) ([]manifest, error) {
 	return all, nil
 }
 
-// files lists a directory's manifests; a file is its own.
+// files lists the manifests in a directory, or returns the file itself.
 func (m *manifests) files(name string) ([]string, error) {
 	var files []string
 	err := filepath.WalkDir(name, func(path string, entry fs.DirEntry, err error) error {
@@ -108,8 +108,7 @@ func trimDot(extension string) string {
 	return extension[1:]
 }
 
-// say writes what there is to say of a file, each finding with the file's name, and with
-// its line if that is known.
+// say writes findings, each with the file's name, and with the line if it is known.
 func say(to io.Writer, kind, name string, findings []convert.Finding) {
 	for _, finding := range findings {
 		place := name

@@ -99,7 +99,7 @@ func TestConvert(t *testing.T) {
 		"all below it": {
 			[]string{"-f", dir, "-R"},
 			[]string{"Pod/a lifecycle", "Pod/b lifecycle", "Pod/b2 lifecycle", "Pod/d lifecycle", "ConfigMap/"},
-			"warning: " + in("below/d.yaml") + ":4: Pod/d: container d: lifecycle.preStop: runs, under this shim, when the sidecar's turn",
+			"warning: " + in("below/d.yaml") + ":4: Pod/d: container d: lifecycle.preStop: runs later under this shim, when the sidecar is stopped",
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -125,7 +125,7 @@ func TestConvert(t *testing.T) {
 func TestConvertAllOrNothing(t *testing.T) {
 	dir := files(t, map[string]string{"a.yaml": podYAML, "c.yaml": refusedYAML, "x.yaml": "kind: ConfigMap\n---\n{lifecycle"})
 	stdout, stderr, err := cli("", "convert", "-f", dir)
-	if stdout != "" || err == nil || err.Error() != "nothing is converted: 3 refusals above" {
+	if stdout != "" || err == nil || err.Error() != "cannot convert the manifests, nothing is written: see the 3 refusals above" {
 		t.Errorf("got %q, %v", stdout, err)
 	}
 	for _, part := range []string{
@@ -153,8 +153,8 @@ func TestManifestErrors(t *testing.T) {
 		"a word too many":     {[]string{"convert", "-f", "-", "a.yaml"}, `unknown command "a.yaml"`},
 		"a path that is none": {[]string{"convert", "-f", "-", "--pods-at", "Batch"}, `--pods-at: "Batch" is not KIND[.GROUP]=PATH`},
 		"no certificate":      {[]string{"webhook"}, `"tls-cert-file", "tls-private-key-file" not set`},
-		"a bad one":           {[]string{"webhook", "--tls-cert-file", "/nowhere", "--tls-private-key-file", "/nowhere"}, "needs a certificate: open /nowhere"},
-		"a log in XML":        {[]string{"webhook", "--tls-cert-file", "x", "--tls-private-key-file", "x", "--log-format", "xml"}, "text and json are known"},
+		"a bad one":           {[]string{"webhook", "--tls-cert-file", "/nowhere", "--tls-private-key-file", "/nowhere"}, "cannot read the certificate, without which the webhook does not serve: open /nowhere"},
+		"a log in XML":        {[]string{"webhook", "--tls-cert-file", "x", "--tls-private-key-file", "x", "--log-format", "xml"}, "use text or json"},
 		"a loud log":          {[]string{"webhook", "--tls-cert-file", "x", "--tls-private-key-file", "x", "--log-level", "loud"}, "--log-level: "},
 		"no class":            {[]string{"webhook", "--tls-cert-file", "x", "--tls-private-key-file", "x", "--runtime-class", ""}, "--runtime-class is empty"},
 	} {
@@ -176,7 +176,7 @@ func TestValidate(t *testing.T) {
 		t.Errorf("got %q, %q, %v", stdout, stderr, err)
 	}
 	stdout, stderr, err = cli("", "validate", "-f", dir)
-	if err == nil || err.Error() != "2 problems above" || !strings.Contains(stdout, "good.yaml: document 1: preStop sleep\n") {
+	if err == nil || err.Error() != "the shim would refuse this: see the 2 problems above" || !strings.Contains(stdout, "good.yaml: document 1: preStop sleep\n") {
 		t.Errorf("got %q, %v", stdout, err)
 	}
 	for _, part := range []string{`bad.yaml:1: document 1: container a: annotation "a.lifecycle-shim.io/lifecycle": stopSignal is "X"`, "preStop must have exactly one of"} {

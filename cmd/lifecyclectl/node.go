@@ -12,13 +12,13 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/cmd/lifecyclectl/doctor"
 )
 
-// These commands are for deploy/node/install, so that package trust is the only place
-// that decides which process or file is believed. They are hidden.
+// These commands are for deploy/node/install, so that only package trust decides which
+// processes and files are trusted. They are hidden.
 
 func newNodeContainerds() *cobra.Command {
 	return &cobra.Command{
 		Use:    "node-containerds",
-		Short:  "Print the containerds of this node: pid, program and configuration, with tabs between",
+		Short:  "Print the containerds of this node: pid, program and configuration, separated by tabs",
 		Args:   cobra.NoArgs,
 		Hidden: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -36,7 +36,7 @@ func newNodeContainerds() *cobra.Command {
 func newNodeShims() *cobra.Command {
 	return &cobra.Command{
 		Use:    "node-shims",
-		Short:  "Print the shims of this node: pid and program, with tabs between",
+		Short:  "Print the shims of this node: pid and program, separated by tabs",
 		Args:   cobra.NoArgs,
 		Hidden: true,
 		RunE: func(cmd *cobra.Command, _ []string) error {
@@ -51,11 +51,11 @@ func newNodeShims() *cobra.Command {
 	}
 }
 
-// printFields refuses what would look like other fields or lines.
+// printFields refuses paths that would look like other fields or lines.
 func printFields(out io.Writer, pid int, paths ...string) error {
 	for _, path := range paths {
 		if strings.ContainsAny(path, "\t\n\r") {
-			return fmt.Errorf("process %d: %q has a tab or a line break in it", pid, path)
+			return fmt.Errorf("cannot print process %d: %q contains a tab or a line break", pid, path)
 		}
 	}
 	_, err := fmt.Fprintf(out, "%d\t%s\n", pid, strings.Join(paths, "\t"))
@@ -69,7 +69,7 @@ func newTrusted() *cobra.Command {
 		Short: "Check that only root can change a program",
 		Long: `Check that only root can change a program, and the directories above it.
 
-If others can, it prints which file or directory they can change, says how on stderr, and fails.`,
+If others can, it prints the file or directory that they can change, reports the reason on stderr, and fails.`,
 		Args:   cobra.ExactArgs(1),
 		Hidden: true,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -86,6 +86,6 @@ If others can, it prints which file or directory they can change, says how on st
 			return err
 		},
 	}
-	command.Flags().BoolVar(&place, "place", false, "FILE is a configuration, which may not be there yet; its links are resolved")
+	command.Flags().BoolVar(&place, "place", false, "FILE is a configuration that may not exist yet, a path without links")
 	return command
 }

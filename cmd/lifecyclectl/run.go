@@ -20,9 +20,9 @@ func newRun(o *options) *cobra.Command {
 		Short: "Try a handler in a running container, without starting or stopping it",
 		Long: `Try a handler in a running container, without starting or stopping it.
 
-The handler runs as it would for real, with its own time limit, else with DefaultPostStartTimeout.
-A preStart or onExit runs beside the entrypoint then, and LIFECYCLE_RESULT is completed.
-It ends with ^C, with the container, and when a stop of the container begins.`,
+The handler runs as in a real start or stop, with its own time limit or else DefaultPostStartTimeout.
+Unlike in reality, preStart and onExit run beside the entrypoint; LIFECYCLE_RESULT is "completed".
+The handler is aborted by ^C, when the container exits, and when a stop of the container begins.`,
 		Args:      cobra.ExactArgs(2),
 		ValidArgs: oci.Handlers,
 		RunE: func(cmd *cobra.Command, args []string) error {
@@ -33,12 +33,12 @@ It ends with ^C, with the container, and when a stop of the container begins.`,
 			response, err := shim.service().Run(cmd.Context(), &lifecyclev1.RunRequest{Id: container.Id, Handler: args[1]})
 			switch {
 			case cmd.Context().Err() != nil:
-				return errors.New("interrupted; the handler is ended")
+				return errors.New("interrupted: the handler was aborted")
 			case err != nil:
 				return errors.New(status.Convert(err).Message())
 			}
 			if response.Run == nil {
-				return fmt.Errorf("shim %d has not told how it went", shim.pid)
+				return fmt.Errorf("cannot show the result: shim %d answered without one; `lifecyclectl status` may list the run", shim.pid)
 			}
 			if err := printOutput(outOf(cmd), response.Run); err != nil {
 				return err
@@ -63,7 +63,7 @@ func newLogs(o *options) *cobra.Command {
 				return err
 			}
 			if len(container.Runs) == 0 {
-				return fmt.Errorf("no handler of container %s has run yet: it is %s", container.Id, container.Phase)
+				return fmt.Errorf("no handler of container %s has run yet: its phase is %s", container.Id, container.Phase)
 			}
 			for _, run := range container.Runs {
 				if err := printRun(outOf(cmd), run); err != nil {
@@ -104,7 +104,7 @@ func printOutput(out io.Writer, run *lifecyclev1.HandlerRun) error {
 		text += fmt.Sprintf("[%d lines are not in the container's log: %s]\n", run.LostLines, oneLine(run.LogError))
 	}
 	if run.BackgroundOutputs > 0 {
-		text += "[a process that it has left in the background holds its output: what that writes now is dropped]\n"
+		text += "[a process that the handler left in the background still has its output open: everything that it writes now is dropped]\n"
 	}
 	_, err := io.WriteString(out, text)
 	return err

@@ -25,26 +25,27 @@ import (
 // containerd, which may be the part that does not answer.
 func isShim(program string) bool { return program == doctor.ShimBinary }
 
-// answerWithin bounds a question to a shim, which answers at once or not at all.
+// answerWithin bounds a call to a shim. A shim answers at once or not at all.
 const answerWithin = 2 * time.Second
 
-// shimProcess is one shim that runs.
+// shimProcess is a running shim.
 type shimProcess struct {
 	pid                int
 	namespace, address string
-	// sockets that it listens on. One of them is its service's.
+	// sockets that it listens on. One of them is the socket of its service.
 	sockets []string
-	// elsewhere: its sockets cannot be seen from our network namespace.
+	// elsewhere is set if it is in another network namespace, so that its sockets cannot
+	// be listed.
 	elsewhere bool
 }
 
-// findShims lists the node's shims: see package trust for what is believed.
+// findShims lists the node's shims: see package trust for which processes are trusted.
 func findShims(o *options) ([]shimProcess, error) {
 	processes, err := trust.Find(isShim)
 	if err != nil {
 		return nil, err
 	}
-	sockets, err := trust.ReadSockets() // after the processes, whose sockets are older
+	sockets, err := trust.ReadSockets() // after Find, so that the sockets of all processes are in the table
 	if err != nil {
 		return nil, err
 	}
@@ -58,7 +59,7 @@ func findShims(o *options) ([]shimProcess, error) {
 	return found, nil
 }
 
-// sameSocket also knows one by another path, such as /var/run for /run.
+// sameSocket also accepts different paths of one socket, such as in /var/run and /run.
 func sameSocket(a, b string) bool {
 	if a == b {
 		return true
@@ -68,11 +69,11 @@ func sameSocket(a, b string) bool {
 	return errA == nil && errB == nil && os.SameFile(infoA, infoB)
 }
 
-// readShim returns false for a process that does not serve: one that starts or deletes
-// a container, or one that has ended.
+// readShim returns false for a process that does not serve: one that starts or deletes a
+// container, or that has exited.
 func readShim(process *trust.Process, sockets trust.Sockets) (shimProcess, bool) {
 	words := process.Args
-	action := words[len(words)-1] // a shim that serves has none
+	action := words[len(words)-1] // a shim that serves has no action
 	if action == "start" || action == "delete" {
 		return shimProcess{}, false
 	}
@@ -83,30 +84,30 @@ func readShim(process *trust.Process, sockets trust.Sockets) (shimProcess, bool)
 	return shim, shim.elsewhere || len(shim.sockets) > 0
 }
 
-// shim is one that answers.
+// shim is a shim that has answered.
 type shim struct {
 	shimProcess
 	client     *ttrpc.Client
 	containers []*lifecyclev1.ContainerStatus
-	// process is nil where the shim is of a build that does not tell.
+	// process is nil if the shim's build does not report it.
 	process *lifecyclev1.Process
 	// cut and leftOut are as in StatusResponse.
 	cut     bool
 	leftOut uint32
 }
 
-// limits reports what the shim's answer had no room for; nil if it was complete.
+// limits returns an error if the shim's answer was not complete.
 func (s *shim) limits() error {
 	switch {
 	case s.leftOut > 0:
-		return fmt.Errorf("shim %d has %d more containers than an answer holds: name one by its whole id", s.pid, s.leftOut)
+		return fmt.Errorf("cannot show all containers of shim %d: its answer left out %d; name one by its whole id", s.pid, s.leftOut)
 	case s.cut:
-		return fmt.Errorf("shim %d has cut long texts, which its answer had no room for: name one container by its whole id", s.pid)
+		return fmt.Errorf("cannot show all texts of shim %d: its answer shortened long ones; name one container by its whole id", s.pid)
 	}
 	return nil
 }
 
-// add asks for a container by its id if the answer had no room for all of it.
+// add asks for one container by its id if the answer was not complete.
 func (s *shim) add(ctx context.Context, id string) error {
 	if id == "" || s.limits() == nil {
 		return nil
@@ -131,11 +132,11 @@ func (s *shim) service() lifecyclev1.LifecycleService {
 	return lifecyclev1.NewLifecycleClient(s.client)
 }
 
-// ask connects to a shim and asks for its containers: on all its sockets at once,
-// as one that is another service's (a debugging shim has one) never answers.
+// ask connects to a shim and asks for its containers. It asks on all sockets at once,
+// because a socket of another service (a shim with debugging has one) never answers.
 func (p shimProcess) ask(ctx context.Context) (*shim, error) {
 	if p.elsewhere {
-		return nil, fmt.Errorf("shim %d runs in another network namespace: run lifecyclectl there (nsenter --net --target %d lifecyclectl …)", p.pid, p.pid)
+		return nil, fmt.Errorf("cannot ask shim %d, which runs in another network namespace: run lifecyclectl there (nsenter --net --target %d lifecyclectl …)", p.pid, p.pid)
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
@@ -154,14 +155,14 @@ func (p shimProcess) ask(ctx context.Context) (*shim, error) {
 	for range p.sockets {
 		a := <-answers
 		if a.err == nil {
-			return a.shim, nil // the others end with ctx: only one socket is the service's
+			return a.shim, nil // the other calls end with ctx: only one socket is the service's
 		}
 		if status.Code(a.err) == codes.Unimplemented {
-			return nil, fmt.Errorf("shim %d is of a build that tells no status: its containers are as before, newer ones will be told of", p.pid)
+			return nil, fmt.Errorf("cannot show the containers of shim %d: its build has no status service; its handlers are not affected, and new pods use the new build", p.pid)
 		}
 		errs = append(errs, a.err)
 	}
-	return nil, fmt.Errorf("shim %d does not answer: %w", p.pid, errors.Join(errs...))
+	return nil, fmt.Errorf("cannot show the containers of shim %d, which does not answer: %w", p.pid, errors.Join(errs...))
 }
 
 func (p shimProcess) askOn(ctx context.Context, socket string) (*shim, error) {
@@ -172,7 +173,7 @@ func (p shimProcess) askOn(ctx context.Context, socket string) (*shim, error) {
 	return p.askOver(ctx, conn)
 }
 
-// askOver takes the connection over.
+// askOver asks over a connection, which it closes on error.
 func (p shimProcess) askOver(ctx context.Context, conn net.Conn) (*shim, error) {
 	s := &shim{shimProcess: p, client: ttrpc.NewClient(conn)}
 	response, err := s.service().Status(ctx, &lifecyclev1.StatusRequest{})
@@ -188,22 +189,22 @@ func (p shimProcess) askOver(ctx context.Context, conn net.Conn) (*shim, error) 
 	return s, nil
 }
 
-// sane refuses an answer that could not be shown, such as a time that is none: it
-// would keep the others' from being shown too.
+// sane returns an error for an answer that cannot be printed, such as one with an invalid
+// time: it would prevent the answers of all shims from being printed.
 func sane(response *lifecyclev1.StatusResponse) error {
 	if _, err := protojson.Marshal(response); err != nil {
-		return fmt.Errorf("its answer makes no sense: %w", err)
+		return fmt.Errorf("its answer is not valid: %w", err)
 	}
 	return nil
 }
 
-// errRootOnly: nobody else may see which program a process runs, nor connect to a
-// shim, so to others there would seem to be none.
-var errRootOnly = errors.New("shims answer root only: run as root")
+// errRootOnly is returned to other users than root. They may not see which program a process
+// runs, nor connect to a shim, so for them there would seem to be no shims.
+var errRootOnly = errors.New("cannot ask the shims, which answer only root: run this as root")
 
-// askAll asks every shim, all at once, for a container by its id where one is named and
-// the answers have no room for all: one that does not answer does not keep the
-// others from it. Those that do not are told beside the others.
+// askAll asks all shims at once, so that one that does not answer does not delay the
+// others. If id is not empty and an answer was not complete, it asks for that container
+// alone. silent has the errors of the shims that did not answer.
 func askAll(ctx context.Context, o *options, id string) (shims []*shim, silent error) {
 	found, err := findShims(o)
 	if err != nil {
@@ -229,7 +230,7 @@ func closeAll(shims []*shim) {
 	}
 }
 
-// one finds the container that an id, or the beginning of one, names.
+// one finds the container with that id, or the only one whose id has that prefix.
 func one(ctx context.Context, o *options, id string) (*shim, *lifecyclev1.ContainerStatus, error) {
 	if os.Geteuid() != 0 {
 		return nil, nil, errRootOnly
@@ -254,16 +255,16 @@ func one(ctx context.Context, o *options, id string) (*shim, *lifecyclev1.Contai
 	case len(matches) == 1:
 		return matches[0].shim, matches[0].container, nil
 	case len(matches) > 1:
-		return nil, nil, fmt.Errorf("%q is the beginning of %d ids, such as %s and %s: give more of it", id, len(matches), matches[0].container.Id, matches[1].container.Id)
+		return nil, nil, fmt.Errorf("%q is the prefix of %d ids, such as %s and %s: give more of the id", id, len(matches), matches[0].container.Id, matches[1].container.Id)
 	}
 	return nil, nil, errors.Join(o.noSuch(id), silent)
 }
 
 func (o *options) noSuch(id string) error {
-	return fmt.Errorf("no container %q with handlers%s: `lifecyclectl status` lists those there are", id, o.where())
+	return fmt.Errorf("cannot find a container %q with handlers%s: `lifecyclectl status` lists them all", id, o.where())
 }
 
-// where the flags, or the environment, have looked.
+// where describes what the flags or the environment restrict the search to.
 func (o *options) where() string {
 	text := ""
 	if o.namespace != "" {

@@ -54,7 +54,7 @@ func TestAsk(t *testing.T) {
 		}
 		_ = s.client.Close()
 	}
-	if _, err := (shimProcess{pid: 7, sockets: []string{dir + "/silent", dir + "/none"}}).ask(t.Context()); err == nil || !strings.Contains(err.Error(), "shim 7 does not answer") {
+	if _, err := (shimProcess{pid: 7, sockets: []string{dir + "/silent", dir + "/none"}}).ask(t.Context()); err == nil || !strings.Contains(err.Error(), "cannot show the containers of shim 7") {
 		t.Errorf("got %v", err)
 	}
 }

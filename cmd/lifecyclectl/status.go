@@ -29,7 +29,7 @@ func newStatus(o *options) *cobra.Command {
 	)
 	command := &cobra.Command{
 		Use:   "status [ID|PREFIX]",
-		Short: "List the containers with handlers, and what their handlers do",
+		Short: "List the containers with handlers and the runs of their handlers",
 		Args:  cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			prefix := strings.Join(args, "")
@@ -44,18 +44,18 @@ func newStatus(o *options) *cobra.Command {
 		},
 	}
 	command.Flags().StringVarP(&format, "output", "o", "table", "table, json or yaml")
-	command.Flags().BoolVarP(&watch, "watch", "w", false, "show it again each second")
+	command.Flags().BoolVarP(&watch, "watch", "w", false, "show it again every second")
 	return command
 }
 
-// place is a container, and where it is.
+// place is a container with its namespace.
 type place struct {
 	namespace string
 	status    *lifecyclev1.ContainerStatus
 }
 
-// showStatus of the container of that id, or else of those whose id begins so.
-// What is silent is told on stderr: the others are not less true for it.
+// showStatus prints the container with that id, or else those whose id has that prefix.
+// Shims that do not answer are reported on stderr, and the others are still shown.
 func showStatus(ctx context.Context, out, errOut io.Writer, o *options, prefix string, print printer) error {
 	if os.Geteuid() != 0 {
 		return errRootOnly
@@ -77,14 +77,15 @@ func showStatus(ctx context.Context, out, errOut io.Writer, o *options, prefix s
 	return print(out, shimsOf(shims, prefix), places)
 }
 
-// shimsOf are the shims of what is shown, in the order of their processes: all of them, where nothing was named.
+// shimsOf returns the shims of the containers that are shown, sorted by pid. Without a prefix
+// it returns all shims.
 func shimsOf(shims []*shim, prefix string) []*shim {
 	shown := slices.DeleteFunc(slices.Clone(shims), func(s *shim) bool { return prefix != "" && len(meant([]*shim{s}, prefix)) == 0 })
 	slices.SortFunc(shown, func(a, b *shim) int { return cmp.Compare(a.pid, b.pid) })
 	return shown
 }
 
-// meant by an id, or by the beginning of some: in the order of their names.
+// meant returns the container with that id, or else those whose id has that prefix, sorted.
 func meant(shims []*shim, prefix string) []place {
 	var places, exact []place
 	for _, s := range shims {
@@ -113,7 +114,7 @@ func watchStatus(ctx context.Context, out, errOut io.Writer, o *options, prefix 
 	defer ticker.Stop()
 	for {
 		if isTerminal(out) {
-			fmt.Fprint(out, "\x1b[H\x1b[2J") // to the top of an empty screen
+			fmt.Fprint(out, "\x1b[H\x1b[2J") // clears the screen
 		}
 		if err := showStatus(ctx, terminal{out}, errOut, o, prefix, print); err != nil {
 			return err
@@ -126,7 +127,7 @@ func watchStatus(ctx context.Context, out, errOut io.Writer, o *options, prefix 
 	}
 }
 
-// printer writes containers, and where there is room for them their shims, in one of the formats.
+// printer writes containers in one of the formats, and their shims if the format has them.
 type printer func(io.Writer, []*shim, []place) error
 
 func printerOf(format string) (printer, error) {
@@ -138,17 +139,17 @@ func printerOf(format string) (printer, error) {
 	case "yaml":
 		return printYAML, nil
 	}
-	return nil, fmt.Errorf("--output %q: table, json and yaml are known", format)
+	return nil, fmt.Errorf("--output %q is not known: use table, json or yaml", format)
 }
 
-// printTable: a row for each run, the last one of a container being the last.
+// printTable prints a row for each run, in the order of the runs.
 func printTable(out io.Writer, _ []*shim, places []place) error {
 	if len(places) == 0 {
 		_, err := fmt.Fprintln(out, "no containers with handlers")
 		return err
 	}
 	var text bytes.Buffer
-	colours := []string{""} // of each line, the first one being the heads of the columns
+	colours := []string{""} // one per line; the first line has the names of the columns
 	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
 	fmt.Fprintln(table, "NAMESPACE\tCONTAINER\tPHASE\tHANDLER\tRESULT\tTOOK\tATTEMPTS\tENDS\tLAST WORDS")
 	for _, place := range places {
@@ -180,8 +181,8 @@ func handlerOf(run *lifecyclev1.HandlerRun) string {
 	return text
 }
 
-// resultOf also reports processes that the handler has left in the background, if they
-// still hold its output.
+// resultOf also counts the processes that the handler left in the background and that still
+// have its output open.
 func resultOf(run *lifecyclev1.HandlerRun) string {
 	text := cmp.Or(run.Result, "running")
 	if run.BackgroundOutputs > 0 {
@@ -190,7 +191,7 @@ func resultOf(run *lifecyclev1.HandlerRun) string {
 	return text
 }
 
-// endsOf says until when a handler may run, and who says so.
+// endsOf returns the time that a handler has left, and who set the limit.
 func endsOf(run *lifecyclev1.HandlerRun) string {
 	switch {
 	case run.FinishedAt != nil:
@@ -204,7 +205,7 @@ func endsOf(run *lifecyclev1.HandlerRun) string {
 // maxWords bounds the last column, in runes.
 const maxWords = 60
 
-// lastWords are why it failed, or the last line that it wrote.
+// lastWords returns the error and the last line of the output.
 func lastWords(run *lifecyclev1.HandlerRun) string {
 	lines := strings.Split(strings.TrimSpace(run.Output), "\n")
 	words := strings.TrimSpace(lines[len(lines)-1])
@@ -222,8 +223,8 @@ func signalName(number uint32) string {
 	return cmp.Or(unix.SignalName(unix.Signal(number)), fmt.Sprintf("signal %d", number))
 }
 
-// document is what json and yaml show: the messages of the status service, each
-// with its namespace. A shim of an earlier build tells nothing of itself.
+// document is what json and yaml show: the messages of the status service, each with its
+// namespace. Shims of builds that do not report their own process are left out.
 func document(shims []*shim, places []place) (map[string]any, error) {
 	containers, processes := []any{}, []any{}
 	for _, place := range places {

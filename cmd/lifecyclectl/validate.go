@@ -14,13 +14,13 @@ func newValidate() *cobra.Command {
 	m := &manifests{}
 	command := &cobra.Command{
 		Use:   "validate -f FILE|DIRECTORY|- [-f …]",
-		Short: "Check annotations as the shim would",
-		Long: `Check annotations as the shim would.
+		Short: "Check annotations as the shim does",
+		Long: `Check annotations as the shim does.
 
-A file may hold manifests (pods, pod templates, lists of them), an OCI spec (a bundle's config.json; its directory may be named
-too), a mapping of annotations, or a lifecycle block by itself. What was checked goes to stdout; warnings and problems go to stderr, each as
-FILE:LINE: kind/name: container: field: problem. All problems are reported, not only the first; with one or more the exit status is 1.
-A file without anything to check is no problem.`,
+A file may hold manifests (pods, pod templates, lists of them), an OCI spec (a bundle's config.json; the bundle's directory is
+accepted too), a mapping of annotations, or a single lifecycle block. What was checked goes to stdout. Warnings and problems go to stderr, each as
+FILE:LINE: kind/name: container: field: problem. All problems are reported, not only the first. If there are any, the exit status is 1.
+A file without anything to check is not a problem.`,
 		Example: `  lifecyclectl validate -f pod.yaml
   echo '{preStop: {sleep: {seconds: 5}}}' | lifecyclectl validate -f -
   lifecyclectl validate -f /run/containerd/io.containerd.runtime.v2.task/k8s.io/ID/config.json`,
@@ -44,7 +44,7 @@ A file without anything to check is no problem.`,
 				checked += len(report.Checked)
 			}
 			if problems > 0 {
-				return fmt.Errorf("%s above", counted(problems, "problem"))
+				return fmt.Errorf("the shim would refuse this: see the %s above", counted(problems, "problem"))
 			}
 			if checked == 0 {
 				fmt.Fprintln(outOf(cmd), "nothing to check: no pod, pod template, OCI spec, annotations or block")
@@ -56,7 +56,7 @@ A file without anything to check is no problem.`,
 	return command
 }
 
-// specOf returns the spec of a bundle, where a directory is one.
+// specOf returns the path of a bundle's spec if name is a bundle's directory.
 func specOf(name string) string {
 	spec := filepath.Join(name, "config.json")
 	if _, err := os.Stat(spec); err == nil {

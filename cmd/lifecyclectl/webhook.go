@@ -14,7 +14,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/webhook"
 )
 
-// serving is what the flags of webhook say.
+// serving holds the values of webhook's flags.
 type serving struct {
 	config              webhook.Config
 	listen              string
@@ -26,16 +26,16 @@ func newWebhook() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "webhook --tls-cert-file FILE --tls-private-key-file FILE",
 		Short: "Serve convert as a mutating admission webhook, for clusters before Kubernetes 1.36",
-		Long: fmt.Sprintf(`Serve convert as a mutating admission webhook (admission.k8s.io/v1), for clusters before Kubernetes 1.36;
-later ones need no server but a MutatingAdmissionPolicy.
+		Long: fmt.Sprintf(`Serve convert as a mutating admission webhook (admission.k8s.io/v1), for clusters before Kubernetes 1.36.
+Later clusters need no server: they have MutatingAdmissionPolicy.
 
-Pods that are created with the runtime class of this shim are admitted with their handlers moved into annotations, as
-"lifecyclectl convert" does it. What convert refuses is refused, in the same words; its warnings are shown by kubectl.
+When a pod is created with the runtime class of this shim, the webhook moves its handlers into annotations, as
+"lifecyclectl convert" does. It refuses the pods that convert refuses, with the same text. kubectl shows its warnings.
 
-POST %s takes AdmissionReviews and moves handlers. POST %s takes them when all plugins have changed the pod, and refuses one of this
-class whose handlers have not been moved: the kubelet would run them. /healthz says whether the process answers, /readyz whether it should be asked: not while it stops,
-nor with a certificate that has expired. It speaks TLS only. The certificate's files are read at each handshake, so it is renewed
-by replacing them. A request has at most %d MiB, and %s; SIGTERM and ^C let requests that have begun end.
+POST %s receives AdmissionReviews and moves handlers. POST %s receives them after all plugins have changed the pod, and refuses pods of
+this class whose handlers were not moved, because the kubelet would run them. /healthz reports whether the process answers. /readyz reports whether
+requests should be sent: not while the webhook stops, nor with an expired certificate. It serves TLS only. It reads the certificate's files at each
+handshake: replace them to renew it. A request may have %d MiB and take %s. After SIGTERM or ^C, requests that have begun are still answered.
 One line is logged for each pod that is changed or refused.`, webhook.Path, webhook.ValidatePath, s.config.Limits.Body>>20, s.config.Limits.Request),
 		Example: `  lifecyclectl webhook --tls-cert-file /certs/tls.crt --tls-private-key-file /certs/tls.key
   lifecyclectl webhook --listen 127.0.0.1:8443 --runtime-class my-lifecycle --log-format json --tls-cert-file c.pem --tls-private-key-file k.pem`,
@@ -43,15 +43,15 @@ One line is logged for each pod that is changed or refused.`, webhook.Path, webh
 		RunE: func(cmd *cobra.Command, _ []string) error { return s.run(cmd.Context()) },
 	}
 	flags := command.Flags()
-	flags.StringVar(&s.listen, "listen", ":8443", "address and port to listen on; without an address, on all")
-	flags.StringVar(&s.config.CertFile, "tls-cert-file", "", "the server's certificate, with what its authority is signed by, in PEM")
+	flags.StringVar(&s.listen, "listen", ":8443", "address and port to listen on; without an address, on all addresses")
+	flags.StringVar(&s.config.CertFile, "tls-cert-file", "", "the server's certificate and its intermediate authorities, in PEM")
 	flags.StringVar(&s.config.KeyFile, "tls-private-key-file", "", "the certificate's key, in PEM")
 	flags.StringVar(&s.config.RuntimeClass, "runtime-class", convert.DefaultRuntimeClass, "name of the RuntimeClass whose handler is this shim")
-	flags.DurationVar(&s.config.Limits.Stop, "shutdown-timeout", s.config.Limits.Stop, "how long requests that have begun may take when the webhook is stopped")
+	flags.DurationVar(&s.config.Limits.Stop, "shutdown-timeout", s.config.Limits.Stop, "how long requests that have begun may still take when the webhook stops")
 	flags.StringVar(&s.logFormat, "log-format", string(log.TextFormat), "text or json")
-	flags.StringVar(&s.logLevel, "log-level", log.InfoLevel.String(), "debug tells of every request, info of pods that are changed, warn of those that are refused")
+	flags.StringVar(&s.logLevel, "log-level", log.InfoLevel.String(), "debug logs every request, info the pods that are changed, warn those that are refused")
 	for _, name := range []string{"tls-cert-file", "tls-private-key-file"} {
-		_ = command.MarkFlagRequired(name) // the flags are there
+		_ = command.MarkFlagRequired(name) // fails only for an unknown flag
 		_ = command.MarkFlagFilename(name, "pem", "crt", "key")
 	}
 	_ = command.RegisterFlagCompletionFunc("log-format", cobra.FixedCompletions([]string{"text", "json"}, cobra.ShellCompDirectiveNoFileComp))
@@ -61,10 +61,10 @@ One line is logged for each pod that is changed or refused.`, webhook.Path, webh
 
 func (s *serving) run(ctx context.Context) error {
 	if s.config.RuntimeClass == "" {
-		return errors.New("--runtime-class is empty; it takes the name of a RuntimeClass, such as lifecycle")
+		return errors.New("--runtime-class is empty: give the name of a RuntimeClass, such as lifecycle")
 	}
 	if s.logFormat != string(log.TextFormat) && s.logFormat != string(log.JSONFormat) {
-		return fmt.Errorf("--log-format %q: text and json are known", s.logFormat)
+		return fmt.Errorf("--log-format %q is not known: use text or json", s.logFormat)
 	}
 	if err := errors.Join(log.SetFormat(log.OutputFormat(s.logFormat)), log.SetLevel(s.logLevel)); err != nil {
 		return fmt.Errorf("--log-level: %w", err)

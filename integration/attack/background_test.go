@@ -48,7 +48,7 @@ func TestC1BackgroundChildGoesOnWriting(t *testing.T) {
 				b.Errorf("output %s: the status reports %d outputs of background children", output, got)
 			}
 			b.WantCtl([]string{"postStart exec", "Succeeded (1 in background)"}, "status", c.ID)
-			b.WantCtl([]string{"a process that it has left in the background holds its output"}, "logs", c.ID)
+			b.WantCtl([]string{"a process that the handler left in the background still has its output open"}, "logs", c.ID)
 			c.Touch("enough")
 			c.WaitFor("written")
 			b.Poll("the end of the background child", func() bool { return backgroundOutputs(c) == 0 })

@@ -68,7 +68,7 @@ func TestFloodOfOutputIsCut(t *testing.T) {
 			})
 		}
 		shown, errOut, err := b.Ctl("status", "-o", "json")
-		if err != nil || !strings.Contains(shown, `"result": "Failed"`) || !strings.Contains(errOut, "has cut long texts") {
+		if err != nil || !strings.Contains(shown, `"result": "Failed"`) || !strings.Contains(errOut, "its answer shortened long ones") {
 			b.Fatalf("lifecyclectl status: %v, %s", err, errOut)
 		}
 		if got := strings.Count(shown, `the end\n"`); got != 4 { // one of the container that failed

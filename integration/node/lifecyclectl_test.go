@@ -196,7 +196,7 @@ func TestCtlLooksWhereItIsTold(t *testing.T) {
 				}
 			}
 		}
-		if out := ask(nowhere, "events"); !strings.Contains(out, "no containerd answers at /nowhere.sock") {
+		if out := ask(nowhere, "events"); !strings.Contains(out, "cannot reach a containerd at /nowhere.sock") {
 			b.Errorf("events of nowhere: %s", out)
 		}
 		if out := ask(nobody, "status", "x"); !strings.Contains(out, `in the namespace "nobodys"`) || !strings.Contains(out, b.Daemon.Address) {
@@ -278,7 +278,7 @@ func TestStatusForPrograms(t *testing.T) {
 			b.Errorf("got %+v, and it has %d threads (%v)", shim, len(threads), err)
 		}
 		b.WantCtl([]string{"phase: Running", "result: Failed", "exitCode: 3"}, "status", "-o", "yaml")
-		wantCtlError(b, []string{"table, json and yaml"}, "status", "-o", "xml")
+		wantCtlError(b, []string{"table, json or yaml"}, "status", "-o", "xml")
 	})
 }
 
@@ -287,13 +287,13 @@ func TestCtlErrors(t *testing.T) {
 	bed.On(t, []bed.Target{bed.Pinned}, func(b *bed.Bench) {
 		b.Start(bed.Annotations{bed.KeyPostStart: bed.Shell("true")}, bed.Forever)
 		b.Start(bed.Annotations{bed.KeyPreStop: bed.Shell("true")}, bed.Forever)
-		wantCtlError(b, []string{`no container "x"`, b.Client.Namespace, "lifecyclectl status"}, "status", "x")
-		wantCtlError(b, []string{`no container "x"`, "lifecyclectl status"}, "logs", "x")
-		wantCtlError(b, []string{`"c" is the beginning of 2 ids`, "c1", "c2"}, "logs", "c")
+		wantCtlError(b, []string{`cannot find a container "x"`, b.Client.Namespace, "lifecyclectl status"}, "status", "x")
+		wantCtlError(b, []string{`cannot find a container "x"`, "lifecyclectl status"}, "logs", "x")
+		wantCtlError(b, []string{`"c" is the prefix of 2 ids`, "c1", "c2"}, "logs", "c")
 		wantCtlError(b, []string{"no handler of container c2 has run yet"}, "logs", "c2")
 		wantCtlError(b, []string{`container "c1" has no handler "preStop"`}, "run", "c1", "preStop")
 		wantCtlError(b, []string{"accepts 2 arg(s)"}, "run", "c1")
-		wantCtlError(b, []string{"no containerd answers at /nowhere", "--address"}, "--address", "/nowhere", "events")
+		wantCtlError(b, []string{"cannot reach a containerd at /nowhere", "--address"}, "--address", "/nowhere", "events")
 	})
 }
 

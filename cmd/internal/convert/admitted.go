@@ -14,19 +14,19 @@ const (
 	// maxContainers bounds a pod in an admission request. etcd takes objects of
 	// 1.5 MiB, and the API server writes 120 bytes of defaults for each container.
 	maxContainers = 1 << 14
-	// maxRead bounds what is taken apart of such a pod: handlers, ports,
-	// annotations, affinity. Annotations may have half of it, and handlers become
-	// annotations.
+	// maxRead bounds the parts of such a pod that are decoded: handlers, ports,
+	// annotations, affinity. Annotations may take half of it, and so may handlers, which
+	// become annotations.
 	maxRead = 2 * maxAnnotations
 )
 
-// errTooLarge is for pods that no API server would store.
+// errTooLarge is the error for pods that no API server would store.
 var errTooLarge = fmt.Errorf("has more than %d containers, or more than %d bytes of handlers, ports, annotations and affinity, which no API server stores", maxContainers, maxRead)
 
-// Pod converts a Pod in JSON, as an admission request has it. Without operations
-// there is nothing to change. A pod of another RuntimeClass is left alone without a
-// word. It looks only at what it needs, so that its memory is bounded however large
-// the pod is. The error is ctx's, which ends the work early.
+// Pod converts a Pod in JSON, as in an admission request. It returns no operations if
+// nothing changes. A pod of another RuntimeClass is left alone without a warning. Pod decodes
+// only the parts that it needs, so its memory is bounded for a pod of any size. It returns
+// early with ctx's error when ctx ends.
 func Pod(ctx context.Context, data []byte, runtimeClass string) ([]Operation, *Report, error) {
 	report := &Report{}
 	tree, err := admitted(ctx, data, runtimeClass)
@@ -49,7 +49,7 @@ func Pod(ctx context.Context, data []byte, runtimeClass string) ([]Operation, *R
 	return operations, report, nil
 }
 
-// text is a part of the JSON that is read. It is not a copy.
+// text is a part of the JSON that is being read. It is not a copy.
 type text []byte
 
 func (t *text) UnmarshalJSON(data []byte) error {
@@ -57,7 +57,7 @@ func (t *text) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// podText is what is read of a pod. All else is skipped.
+// podText holds the parts of a pod that are read. All others are skipped.
 type podText struct {
 	Metadata *struct {
 		Name         text `json:"name"`
@@ -84,13 +84,13 @@ type securityText struct {
 // containerText is a list of containers.
 type containerText = text
 
-// reader makes values of texts, up to maxRead bytes.
+// reader decodes texts, up to maxRead bytes in total.
 type reader struct {
 	left int
 	err  error
 }
 
-// value keeps numbers as they are written.
+// value decodes a text and keeps numbers as they are written.
 func (r *reader) value(from text) any {
 	if r.left -= len(from); r.left < 0 {
 		r.err = errTooLarge
@@ -107,8 +107,8 @@ func (r *reader) value(from text) any {
 	return value
 }
 
-// admitted returns of the pod what convertPod looks at, nil where the pod is of
-// another class.
+// admitted returns the parts of the pod that convertPod reads, nil if the pod is of another
+// class.
 func admitted(ctx context.Context, data []byte, runtimeClass string) (map[string]any, error) {
 	var pod podText
 	if err := kjson.Unmarshal(data, &pod); err != nil {
@@ -144,11 +144,11 @@ func admitted(ctx context.Context, data []byte, runtimeClass string) (map[string
 	return tree, r.err
 }
 
-// bare is the name of a container of which nothing else matters. A mapping would take
-// 300 bytes.
+// bare is a container of which only the name matters. A mapping would take 300 bytes.
 type bare string
 
-// containers reads a list of them, all at their places. left is how many there may be.
+// containers reads a list of containers and keeps their order. left is how many more the
+// pod may have.
 func (r *reader) containers(ctx context.Context, from text, left *int) ([]any, error) {
 	var list []any
 	for item := range items(from) {
@@ -166,7 +166,7 @@ func (r *reader) containers(ctx context.Context, from text, left *int) ([]any, e
 			SecurityContext securityText `json:"securityContext"`
 		}
 		if err := kjson.Unmarshal(item, &one); err != nil {
-			return nil, errors.New("has a container that is none")
+			return nil, errors.New("has a container that is not a mapping")
 		}
 		name := r.value(one.Name)
 		tree := map[string]any{}
@@ -189,8 +189,8 @@ func (r *reader) containers(ctx context.Context, from text, left *int) ([]any, e
 	return list, nil
 }
 
-// items yields the items of a list, whose JSON is known to be valid. It allocates
-// nothing, so a list of a million empty ones costs no more than its text.
+// items yields the items of a list whose JSON is known to be valid. It allocates nothing,
+// so a list of a million empty items needs no more memory than its text.
 func items(list text) func(yield func(text) bool) {
 	return func(yield func(text) bool) {
 		if len(list) == 0 || list[0] != '[' {
@@ -200,7 +200,7 @@ func items(list text) func(yield func(text) bool) {
 		for i := 0; i < len(list); i++ {
 			switch char := list[i]; {
 			case quoted && char == '\\':
-				i++ // what is escaped ends no string
+				i++ // an escaped quote does not end the string
 			case char == '"':
 				quoted = !quoted
 			case quoted:

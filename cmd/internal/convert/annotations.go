@@ -10,12 +10,12 @@ import (
 // (apimachinery, TotalAnnotationSizeLimitB).
 const maxAnnotations = 256 << 10
 
-// sortAnnotations by whom they speak to, so that no container has to look at those
-// of the others.
+// sortAnnotations sorts the annotations by container, so that no container has to look at
+// those of the others.
 func (c *podConversion) sortAnnotations() {
 	c.general, c.own = map[string]string{}, map[string][]string{}
 	for key, value := range c.annotations {
-		text, _ := value.(string) // the API server refuses what is none
+		text, _ := value.(string) // the API server refuses all other types
 		c.size += len(key) + len(text)
 		switch name := named(key); {
 		case !ours(key):
@@ -27,8 +27,7 @@ func (c *podConversion) sortAnnotations() {
 	}
 }
 
-// seenBy returns the annotations that concern a container: its own, and the known
-// ones of the pod.
+// seenBy returns the annotations for a container: its own and the known general ones.
 func (c *podConversion) seenBy(name string) map[string]string {
 	seen := map[string]string{}
 	for _, key := range oci.Keys() {
@@ -42,17 +41,17 @@ func (c *podConversion) seenBy(name string) map[string]string {
 	return seen
 }
 
-// checkAnnotations looks at all annotations of the containers that change as they
-// will be, as the shim will.
+// checkAnnotations checks, as the shim does, the annotations that the changed containers
+// will have.
 func (c *podConversion) checkAnnotations() {
 	if c.size > maxAnnotations {
 		c.report.refuse(Finding{Object: c.object, Field: "metadata.annotations", Text: fmt.Sprintf(
-			"would have %d bytes or more with the handlers; the API server takes at most %d", c.size, maxAnnotations)})
+			"would have at least %d bytes with the handlers; the API server accepts at most %d", c.size, maxAnnotations)})
 		return
 	}
 	c.checkSpec("", oci.ContainerSpec(c.general, ""))
 	for _, one := range c.added {
-		if len(c.own[one.container]) > 0 { // keys that mean nothing; the block itself has been checked
+		if len(c.own[one.container]) > 0 { // for unknown keys; the block itself has been checked
 			c.checkSpec(one.container, oci.ContainerSpec(c.seenBy(one.container), one.container))
 		}
 	}

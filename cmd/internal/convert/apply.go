@@ -5,8 +5,8 @@ import (
 	"strconv"
 )
 
-// apply does an operation to a decoded object, as a JSON patch does. Tests compare it with
-// a library for these.
+// apply performs an operation on a decoded object. Tests compare it with a library for JSON
+// patches.
 func (o Operation) apply(tree any) error {
 	last := len(o.at) - 1
 	for _, token := range o.at[:last] {

@@ -17,8 +17,7 @@ import (
 // DefaultTerminationGracePeriodSeconds).
 const defaultGracePeriod = json.Number("30")
 
-// extensions are the fields of a handler that the shim knows and Kubernetes does not:
-// all but the actions.
+// extensions are the fields of a handler that only the shim has: all except the actions.
 var extensions = extensionsOf((&lifecyclev1.Handler{}).ProtoReflect().Descriptor().Fields())
 
 func extensionsOf(fields protoreflect.FieldDescriptors) []string {
@@ -31,8 +30,8 @@ func extensionsOf(fields protoreflect.FieldDescriptors) []string {
 	return names
 }
 
-// block returns the annotation's value for a container's handlers, and what it says.
-// What is wrong has the field's path below the container.
+// block returns the annotation's value for a container's handlers, and the same value
+// parsed. Findings have the field's path below the container.
 func block(container, lifecycle map[string]any, grace any) (string, *lifecyclev1.Block, []Finding) {
 	tree := map[string]any{"terminationGracePeriodSeconds": atLeastOne(grace)}
 	var problems []Finding
@@ -66,7 +65,7 @@ func block(container, lifecycle map[string]any, grace any) (string, *lifecyclev1
 	return text, parsed, nil
 }
 
-// fieldOf says where a block's field comes from.
+// fieldOf returns the manifest's field from which a block's field comes.
 func fieldOf(path string) string {
 	switch path {
 	case "":
@@ -78,8 +77,8 @@ func fieldOf(path string) string {
 	}
 }
 
-// atLeastOne: the API server takes 0 and less, and means 1 when it stops the pod
-// (kubelet's pod workers).
+// atLeastOne returns the grace period that is in effect: the API server accepts 0 and
+// negative numbers, and the kubelet's pod workers use 1 then.
 func atLeastOne(grace any) any {
 	switch number, ok := grace.(json.Number); {
 	case grace == nil:
@@ -91,8 +90,8 @@ func atLeastOne(grace any) any {
 	}
 }
 
-// handler returns what the block says of a handler: with the API's defaults, and
-// with numbers for named ports. Types are checked later, with the whole block.
+// handler returns a handler as the block holds it, with numbers for named ports. Types are
+// checked later, with the whole block.
 func handler(container map[string]any, kind string, from any) (any, []Finding) {
 	original, ok := from.(map[string]any)
 	if !ok {
@@ -102,8 +101,8 @@ func handler(container map[string]any, kind string, from any) (any, []Finding) {
 	copied := maps.Clone(original)
 	for _, name := range extensions {
 		if _, ok := copied[name]; ok {
-			problems = append(problems, Finding{Field: "lifecycle." + kind + "." + name, Text: "is a field of the annotation's, and none of Kubernetes': " +
-				"the API server refuses it here; write this container's annotation by hand (docs/use/handlers.md) and take the handler out of the manifest"})
+			problems = append(problems, Finding{Field: "lifecycle." + kind + "." + name, Text: "is not a field of Kubernetes, only of the annotation, so the API server refuses it here; " +
+				"write this container's annotation by hand (docs/use/handlers.md) and remove the handler from the manifest"})
 			delete(copied, name)
 		}
 	}
@@ -125,8 +124,7 @@ func handler(container map[string]any, kind string, from any) (any, []Finding) {
 	return copied, problems
 }
 
-// canonical forms: the order of the keys is part of the value, so that every tool
-// writes the same.
+// The canonical forms fix the order of the keys, so that every tool writes the same value.
 type (
 	blockForm struct {
 		PostStart  *handlerForm `json:"postStart,omitempty"`
@@ -163,7 +161,7 @@ type (
 	}
 )
 
-// equal reports whether two handlers do the same. Nil is equal to nothing.
+// equal reports whether two handlers do the same. Nil equals nothing, not even nil.
 func (h *handlerForm) equal(other *handlerForm) bool {
 	return h != nil && other != nil && reflect.DeepEqual(h, other)
 }
@@ -190,8 +188,8 @@ func canonicalHandler(handler *lifecyclev1.Handler) *handlerForm {
 	}
 }
 
-// canonicalHTTP has the API's defaults (core/v1 SetDefaults_HTTPGetAction), which
-// are already there when an object is admitted.
+// canonicalHTTP sets the API's defaults (core/v1 SetDefaults_HTTPGetAction), which an
+// object already has when it is admitted.
 func canonicalHTTP(get *lifecyclev1.HTTPGetAction) *httpForm {
 	form := &httpForm{Path: get.Path, Port: get.Port, Host: get.Host, Scheme: get.Scheme}
 	if form.Path == "" {
@@ -206,7 +204,7 @@ func canonicalHTTP(get *lifecyclev1.HTTPGetAction) *httpForm {
 	return form
 }
 
-// marshal writes JSON in one line, with <, > and & as they are.
+// marshal writes JSON in one line and does not escape <, > and &.
 func marshal(value any) (string, error) {
 	var text bytes.Buffer
 	encoder := json.NewEncoder(&text)

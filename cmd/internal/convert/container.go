@@ -13,11 +13,11 @@ import (
 // containerLists are the fields of a pod's spec with containers.
 var containerLists = []string{"containers", "initContainers", "ephemeralContainers"}
 
-// containerName is what the API server takes (RFC 1123 label), and all that an
-// annotation's key can carry.
+// containerName matches the names that the API server accepts (RFC 1123 label) and that fit
+// into an annotation's key.
 var containerName = regexp.MustCompile(`^[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?$`)
 
-// container is one of a pod's that has handlers.
+// container is a container of a pod.
 type container struct {
 	name      string
 	list      string // field of the pod's spec
@@ -30,9 +30,9 @@ func (c container) sidecar() bool {
 	return c.list == "initContainers" && c.tree["restartPolicy"] == "Always"
 }
 
-// movable returns which of the container's handlers are moved. A sidecar's preStop
-// stays with the kubelet, which alone knows when the pod's end begins, unless the
-// pod's annotation says otherwise.
+// movable returns which of the container's handlers are moved. A sidecar's preStop stays
+// with the kubelet, because only the kubelet knows when the pod starts to terminate, unless
+// the pod's annotation asks to move it.
 func (c container) movable(sidecarsToo bool) []string {
 	var kinds []string
 	for _, kind := range handlerKinds {
@@ -54,7 +54,7 @@ func (c container) only(kinds []string) map[string]any {
 	return lifecycle
 }
 
-// withHandlers lists the containers that have a handler, in the order in which they are annotated.
+// withHandlers lists the containers that have a handler, in the order of their annotations.
 func withHandlers(spec map[string]any, at pointer) []container {
 	var found []container
 	for _, list := range containerLists {
@@ -72,7 +72,7 @@ func withHandlers(spec map[string]any, at pointer) []container {
 	return found
 }
 
-// countNames of a pod's containers.
+// countNames returns the number of containers of each name.
 func countNames(spec map[string]any) map[string]int {
 	names := map[string]int{}
 	for _, list := range containerLists {
@@ -89,7 +89,8 @@ func countNames(spec map[string]any) map[string]int {
 	return names
 }
 
-// unknownField returns one of a lifecycle that Kubernetes does not have: a misspelt handler.
+// unknownField returns a field of a lifecycle that Kubernetes does not have, such as a
+// misspelt handler, or "".
 func unknownField(lifecycle map[string]any) string {
 	unknown := ""
 	for name := range lifecycle {
@@ -100,7 +101,7 @@ func unknownField(lifecycle map[string]any) string {
 	return unknown
 }
 
-// notKubernetes says what to do about a field that Kubernetes does not have.
+// notKubernetes returns the refusal of a field that Kubernetes does not have.
 func notKubernetes(field, container string) string {
 	text := "is not a known field; allowed are postStart, preStop and stopSignal"
 	if slices.Contains(oci.Handlers, field) {

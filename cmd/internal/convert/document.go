@@ -17,44 +17,44 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/oci/bounded"
 )
 
-// document is one of a stream: a line that separates it, if there is one, and its text.
+// document is one document of a stream: its separator line, if it has one, and its text.
 type document struct {
 	separator, text []byte
 	number          int // from 1
-	line            int // of the stream, on which text begins
+	line            int // of the stream, where text begins
 	json            bool
-	// hidden: a JSON value that kubectl does not see, because another one is before
-	// it without a separator, in a stream that has separators.
+	// hidden is set for a JSON value that kubectl does not read: it follows another one
+	// without a separator, in a stream that has separators.
 	hidden bool
-	// inline: it begins on the line of its separator, which kubectl skips.
+	// inline is set if it begins on the line of its separator, which kubectl skips.
 	inline bool
 }
 
-// parsed is what has been read of a document.
+// parsed is a document as read.
 type parsed struct {
-	// nodes keep the places in the text. They are nil if only kubectl's reader accepts the
+	// nodes hold the places in the text. They are nil if only kubectl's reader accepts the
 	// text; nodesErr is the reason.
 	nodes    *yaml.Node
 	nodesErr error
-	// tree is the JSON that kubectl would send, decoded: nil if it is not an object.
+	// tree is the decoded JSON that kubectl would send, nil if it is not an object.
 	tree map[string]any
 }
 
-// limits of a document. The work is linear in the text, but for what its aliases add: as
-// much as the API server takes for an object at most (etcd's limit is 1.5 MiB, that of a
-// request 3 MiB).
+// limits returns the limits for reading a document. The work is linear in the text. Its
+// aliases may add as much as the API server accepts for an object (etcd's limit is 1.5 MiB,
+// that of a request 3 MiB).
 func limits(text []byte) bounded.Limits {
 	const nodes, bytes, depth = 1 << 20, 3 << 20, 1000
 	return bounded.Limits{Bytes: len(text), Nodes: nodes + len(text), Depth: depth, Decoded: bytes + len(text), Repeated: true}
 }
 
-// words are those without which nothing in a document can be a handler, in lower case, and
-// with them all that can write them so that they cannot be seen: escapes and templates.
-// A percent sign counts behind an exclamation mark only, where it is an escape in a tag.
+// words lists, in lower case, the words of which every handler has at least one, and
+// everything that can spell them in another way: escapes and templates. An exclamation mark counts
+// only if a percent sign follows, which is an escape in a tag.
 var words = []string{"lifecycle", "poststart", "prestop", "binary", `\x`, `\u`, "\\\r", "\\\n", "{{", "!"}
 
-// mayHold reports whether a text may have handlers. What has none is not even read: it is
-// passed on as it is, also where kubectl could not read it.
+// mayHold reports whether a text may have handlers. A text without any is not parsed: it is
+// passed on unchanged, even if kubectl could not read it.
 func mayHold(text []byte) bool {
 	if bytes.IndexByte(text, 0) >= 0 { // UTF-16
 		text = bytes.ReplaceAll(text, []byte{0}, nil)
@@ -75,7 +75,7 @@ func mayHold(text []byte) bool {
 	return false
 }
 
-// wordsBy has the words by their first byte.
+// wordsBy indexes the words by their first byte.
 var wordsBy = func() (by [256][][]byte) {
 	for _, word := range words {
 		first := word[0]
@@ -90,10 +90,10 @@ var wordsBy = func() (by [256][][]byte) {
 
 func (d document) name() string { return fmt.Sprintf("document %d", d.number) }
 
-// whole returns the text with its separator.
+// whole returns the separator and the text.
 func (d document) whole() []byte { return append(append([]byte{}, d.separator...), d.text...) }
 
-// convert returns the document's text, with its separator.
+// convert returns the converted document with its separator.
 func (d document) convert(report *Report, runtimeClass string, more []PodPath) ([]byte, error) {
 	if !mayHold(d.text) {
 		return d.whole(), nil
@@ -117,12 +117,12 @@ func (d document) convert(report *Report, runtimeClass string, more []PodPath) (
 	if warning := d.repeated(p); warning != nil {
 		report.Warnings = append(report.Warnings[:warnings], append([]Finding{*warning}, report.Warnings[warnings:]...)...)
 	}
-	text, err := d.rewrite(report, p, operations)
+	text, err := d.patch(report, p, operations)
 	return append(append([]byte{}, d.separator...), text...), err
 }
 
-// read reads a document twice: by the library that kubectl reads it with, which says what
-// it means, and into nodes that have their places in the text.
+// read reads a document twice: with kubectl's library, which determines what it means, and
+// into nodes, which record their places in the text.
 func (d document) read() (*parsed, error) {
 	switch {
 	case d.inline:
@@ -135,7 +135,7 @@ func (d document) read() (*parsed, error) {
 	p := &parsed{}
 	p.nodes, p.nodesErr = bounded.Read(string(d.text), limits(d.text))
 	if p.nodesErr != nil {
-		// Kubectl's reader writes aliases out, so it gets only what has a bound.
+		// Kubectl's reader expands aliases, so it is given only text whose size is bounded.
 		if bytes.IndexByte(d.text, '*') >= 0 {
 			return nil, d.unreadable(p, p.nodesErr)
 		}
@@ -151,12 +151,12 @@ func (d document) read() (*parsed, error) {
 	return p, nil
 }
 
-// oneDocument looks for a second document, as kubectl's reader does not.
+// oneDocument returns an error if a second document follows, which kubectl's reader ignores.
 func oneDocument(text []byte) error {
 	decoder := goyaml.NewDecoder(bytes.NewReader(text))
 	var first, second any
 	if err := decoder.Decode(&first); err != nil {
-		return nil // whoever reads it next says so
+		return nil // kubectl's reader will report it
 	}
 	if err := decoder.Decode(&second); !errors.Is(err, io.EOF) {
 		return problem{1, "more follows the end of the document without a line ---, and kubectl does not read it; put one before it"}
@@ -172,9 +172,9 @@ func (d document) meaning(text []byte) ([]byte, error) {
 	return kyaml.YAMLToJSON(text)
 }
 
-// rewrite returns the text as the operations have it. Kubectl's reader is the judge of
-// every text that is made; one that means anything else is not used.
-func (d document) rewrite(report *Report, p *parsed, operations []Operation) ([]byte, error) {
+// patch returns the text after the operations. Kubectl's reader checks every result: a
+// text that does not mean the patched original is not used.
+func (d document) patch(report *Report, p *parsed, operations []Operation) ([]byte, error) {
 	for _, operation := range operations {
 		if err := operation.apply(p.tree); err != nil {
 			return nil, fmt.Errorf("cannot be patched: %w", err)
@@ -188,17 +188,17 @@ func (d document) rewrite(report *Report, p *parsed, operations []Operation) ([]
 	if d.json {
 		return nil, reason
 	}
-	text, err := d.writeAnew(p, operations, want)
+	text, err := d.rewrite(p, operations, want)
 	if err != nil {
 		return nil, err
 	}
 	warning := d.finding(reason)
-	warning.Text = "is written anew, because its text cannot be edited: " + warning.Text + ". It means the same; its comments and its layout may not be those that it had"
+	warning.Text = "is rewritten, because its text cannot be edited: " + warning.Text + ". It means the same, but its comments and its layout may have changed"
 	report.warn(warning)
 	return text, nil
 }
 
-// edit changes the text where something moves. The error says why that is not possible.
+// edit changes the text only where something moves. The error is the reason if it cannot.
 func (d document) edit(p *parsed, operations []Operation, want map[string]any) ([]byte, error) {
 	if p.nodesErr != nil {
 		return nil, d.unreadable(p, p.nodesErr)
@@ -227,9 +227,9 @@ func (d document) edit(p *parsed, operations []Operation, want map[string]any) (
 	}
 }
 
-// writeAnew writes a document from its nodes, which keeps comments and order, or else from
-// its meaning.
-func (d document) writeAnew(p *parsed, operations []Operation, want map[string]any) ([]byte, error) {
+// rewrite prints a document from its nodes, which keeps comments and order. If that does
+// not mean what it should, it prints the decoded values.
+func (d document) rewrite(p *parsed, operations []Operation, want map[string]any) ([]byte, error) {
 	if p.nodes != nil {
 		if text, err := printed(p.nodes, operations); err == nil && d.verify(text, want) == nil {
 			return text, nil
@@ -245,23 +245,23 @@ func (d document) writeAnew(p *parsed, operations []Operation, want map[string]a
 		if errors.As(err, &different) {
 			line = lineAt(p.nodes, different.at)
 		}
-		return nil, problem{line, "cannot be written in YAML without a change of meaning (" + err.Error() +
+		return nil, problem{line, "cannot be converted, because printing it as YAML would change its meaning (" + err.Error() +
 			"); write this value in double quotes, or convert the document from JSON (kubectl create --dry-run=client -o json)"}
 	}
 	return text, nil
 }
 
-// difference is the first place at which a text does not mean what it should.
+// difference is the first place at which the meaning of a text is wrong.
 type difference struct{ at pointer }
 
 func (d difference) Error() string { return fmt.Sprintf("%s would mean something else", d.at) }
 
-// verify compares what a text means with what it should.
+// verify returns an error unless the text means what it should.
 func (d document) verify(text []byte, want map[string]any) error {
 	meaning, err := d.meaning(text)
 	if err != nil {
 		_, why := problemOf(err)
-		return errors.New(why) // its line is one of a text that nobody sees
+		return errors.New(why) // without its line, which is one of the result, not of the input
 	}
 	if got, ok := decodeObject(meaning); !ok || !reflect.DeepEqual(got, want) {
 		return difference{firstDifference(want, got)}
@@ -269,7 +269,7 @@ func (d document) verify(text []byte, want map[string]any) error {
 	return nil
 }
 
-// decodeObject keeps numbers as they are written.
+// decodeObject decodes a JSON object and keeps numbers as they are written.
 func decodeObject(text []byte) (map[string]any, bool) {
 	decoder := json.NewDecoder(bytes.NewReader(text))
 	decoder.UseNumber()

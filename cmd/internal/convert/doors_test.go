@@ -73,7 +73,7 @@ func TestB4WrongPlaces(t *testing.T) {
 		"in the spec":                {pod("lifecycle: " + preStop + ", containers: [{name: web}]"), "Pod/p: spec.lifecycle: is not where"},
 		"beside the image":           {pod("containers: [{name: web, image: x, preStop: {exec: {command: [a]}}}]"), "Pod/p: container web: preStop: is not a field of a container"},
 		"beside it, misspelt":        {pod("containers: [{name: web, image: x, poststart: {exec: {command: [a]}}}]"), "Pod/p: container web: poststart: is not a field of a container"},
-		"lifeCycle":                  {pod("containers: [{name: web, lifeCycle: " + preStop + "}]"), "Pod/p: container web: lifeCycle: is not a field of a container, so Kubernetes ignores it; it is spelt lifecycle"},
+		"lifeCycle":                  {pod("containers: [{name: web, lifeCycle: " + preStop + "}]"), "Pod/p: container web: lifeCycle: is not a field of a container, so Kubernetes ignores it; write lifecycle"},
 		"a list":                     {pod("containers: [{name: web, lifecycle: [{preStop: {exec: {command: [a]}}}]}]"), "Pod/p: container web: lifecycle: must be a mapping, with postStart, preStop or both, not a list"},
 		"a text":                     {pod("containers: [{name: web, lifecycle: 'preStop: x'}]"), "Pod/p: container web: lifecycle: must be a mapping, with postStart, preStop or both, not a string"},
 		"below a field":              {pod("containers: [{name: web, livenessProbe: {lifecycle: " + preStop + "}}]"), "Pod/p: container web: spec.containers.0.livenessProbe.lifecycle: is not where"},
@@ -267,7 +267,7 @@ func TestA3Linear(t *testing.T) {
 		})
 	}
 	_, report, err := Pod(t.Context(), manyContainers(8000, `{"preStop":{"sleep":{"seconds":-1}}}`), class)
-	if err != nil || len(report.Refusals) != maxRefusals+1 || !strings.Contains(report.Refusals[maxRefusals].Text, "7900 more containers are not looked at") {
+	if err != nil || len(report.Refusals) != maxRefusals+1 || !strings.Contains(report.Refusals[maxRefusals].Text, "7900 more containers are not checked") {
 		t.Errorf("got %d refusals, %v", len(report.Refusals), err)
 	}
 }

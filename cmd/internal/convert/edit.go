@@ -11,23 +11,23 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// The editor applies a JSON patch to a document's text. It changes the bytes of what the
-// patch adds and removes, and no other:
+// The editor applies a JSON patch to a document's text. It changes only the bytes of what
+// the patch adds and removes:
 //
 //	text, err := newEditor(source).apply(operations)
 //
-// It follows aliases and merge keys: where two containers share a handler, it is removed
-// once. Whether the edited text then means what was asked for is not decided here, but by
-// kubectl's reader, in document.verify. So the editor may be wrong in a case that it does
-// not know, and such a document is written anew instead.
+// It follows aliases and merge keys: a handler that two containers share is removed once.
+// The editor does not decide whether the edited text means what it should; kubectl's reader
+// does, in document.verify. If the editor is wrong in a case that it does not know, the
+// document is rewritten from its nodes instead.
 type editor struct {
 	*source
-	// changes to mappings, in the order in which they were asked for.
+	// changes to mappings, in the order of the operations.
 	changes []*change
 	of      map[*value]*change
-	// indent of the document's first mapping within a mapping.
+	// indent of the document's first nested mapping.
 	indent int
-	// shared is the first alias or merge key on the way to what changes.
+	// shared is the first alias or merge key on the path to a change.
 	shared *value
 }
 
@@ -40,7 +40,7 @@ func newEditor(s *source) *editor {
 	return e
 }
 
-// change is what is to be done to one mapping of the text.
+// change is what the operations do to one mapping of the text.
 type change struct {
 	mapping  *value
 	removed  map[int]bool // entries
@@ -48,7 +48,7 @@ type change struct {
 	added    []addition
 }
 
-// fresh is a new value: a text, or a mapping if it has none.
+// fresh is a new value: a text if isText is set, otherwise a mapping.
 type fresh struct {
 	text    string
 	isText  bool
@@ -67,7 +67,7 @@ type textEdit struct {
 	text       string
 }
 
-// apply returns the text as the operations have it.
+// apply returns the text after the operations.
 func (e *editor) apply(operations []Operation) ([]byte, error) {
 	for _, operation := range operations {
 		if err := e.plan(operation); err != nil {
@@ -89,8 +89,8 @@ func (e *editor) apply(operations []Operation) ([]byte, error) {
 	return applyEdits(e.text, edits)
 }
 
-// applyEdits returns the edited text. Edits may not overlap; those at one place stay in
-// their order.
+// applyEdits returns the edited text. Edits must not overlap; those at one place keep their
+// order.
 func applyEdits(text []byte, edits []textEdit) ([]byte, error) {
 	slices.SortStableFunc(edits, func(a, b textEdit) int { return cmp.Compare(a.start, b.start) })
 	var result bytes.Buffer
@@ -107,7 +107,7 @@ func applyEdits(text []byte, edits []textEdit) ([]byte, error) {
 	return result.Bytes(), nil
 }
 
-// plan notes what an operation does to which mapping.
+// plan records what an operation does to which mapping.
 func (e *editor) plan(operation Operation) error {
 	last := len(operation.at) - 1
 	parent, made, err := e.find(operation.at[:last])
@@ -136,8 +136,8 @@ func (e *editor) plan(operation Operation) error {
 	return nil
 }
 
-// removeAll removes each entry of a key: if only the last one went, kubectl would take the
-// one before it.
+// removeAll removes every entry of a key: if only the last one were removed, kubectl would
+// take the one before it.
 func (e *editor) removeAll(owner *value, key string) {
 	for i := 0; i < len(owner.children); i += 2 {
 		if k := owner.children[i]; !k.merge && deref(k).kind == yaml.ScalarNode && deref(k).text == key {
@@ -146,7 +146,7 @@ func (e *editor) removeAll(owner *value, key string) {
 	}
 }
 
-// find returns the mapping at a pointer: one of the text, or a new one.
+// find returns the mapping at a pointer, which is one of the text or a new one.
 func (e *editor) find(at pointer) (*value, *fresh, error) {
 	current := deref(e.root)
 	var made *fresh
@@ -210,7 +210,7 @@ func (e *editor) change(mapping *value) *change {
 	return c
 }
 
-// set adds a key, or replaces its value.
+// set adds a key or replaces its value.
 func (e *editor) set(mapping *value, key string, to *fresh) {
 	c := e.change(mapping)
 	if owner, entry := lookup(mapping, key); owner == mapping {
@@ -231,7 +231,7 @@ func (f *fresh) get(key string) *fresh {
 	return nil
 }
 
-// set keeps what an equal mapping has been given already: two objects may share it.
+// set keeps a mapping that is already there: two objects may share it.
 func (f *fresh) set(key string, to *fresh) {
 	for i, a := range f.entries {
 		if a.key == key {
@@ -244,7 +244,7 @@ func (f *fresh) set(key string, to *fresh) {
 	f.entries = append(f.entries, addition{key, to})
 }
 
-// deref follows aliases. A tree that kubectl's reader has accepted has no cycle.
+// deref follows aliases. A tree that kubectl's reader accepted has no cycle.
 func deref(v *value) *value {
 	for v.kind == yaml.AliasNode && v.target != nil {
 		v = v.target
@@ -252,7 +252,7 @@ func deref(v *value) *value {
 	return v
 }
 
-// deref follows aliases, and notes the first one.
+// deref follows aliases and records the first one.
 func (e *editor) deref(v *value) *value {
 	if v.kind == yaml.AliasNode && e.shared == nil {
 		e.shared = v
@@ -260,7 +260,7 @@ func (e *editor) deref(v *value) *value {
 	return deref(v)
 }
 
-// lookup finds an entry, and notes the first merge key that it comes through.
+// lookup finds an entry and records the first merge key on the way to it.
 func (e *editor) lookup(mapping *value, key string) (owner *value, entry int) {
 	owner, entry = lookup(mapping, key)
 	if owner != nil && owner != mapping && e.shared == nil {
@@ -280,9 +280,9 @@ func (e *editor) firstLine() int {
 	return line
 }
 
-// lookup finds the entry that a mapping's key has its value from: in the mapping itself,
-// or in one that it merges. As in kubectl's reader the last one wins, and of a list of
-// merged mappings the first.
+// lookup finds the entry that gives a mapping's key its value, in the mapping itself or in
+// one that it merges. As in kubectl's reader the last entry wins, and the first mapping in
+// a list of merged mappings.
 func lookup(mapping *value, key string) (owner *value, entry int) {
 	mapping = deref(mapping)
 	if mapping.kind != yaml.MappingNode {
@@ -308,8 +308,8 @@ func lookup(mapping *value, key string) (owner *value, entry int) {
 	return owner, entry
 }
 
-// position returns the entry before which a new key goes: where one looks for it. Behind
-// all others it is their number.
+// position returns the entry before which a new key goes: where a reader would look for it.
+// The number of entries means the end.
 func position(mapping *value, key string) int {
 	switch key {
 	case "metadata":
@@ -366,8 +366,7 @@ func (c *change) addedAt(place int) []addition {
 	return added
 }
 
-// firstIndent returns the indentation of the first mapping within a mapping, 0 if there
-// is none.
+// firstIndent returns the indentation of the first nested mapping, 0 if there is none.
 func (e *editor) firstIndent(v *value) int {
 	if v.flow {
 		return 0

@@ -7,11 +7,11 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// blockEdits changes a mapping whose keys have lines of their own.
+// blockEdits changes a mapping in block style, where each key begins a line.
 func (e *editor) blockEdits(c *change) ([]textEdit, error) {
 	entries := len(c.mapping.children) / 2
 	if len(c.removed) == entries {
-		return nil, problem{c.mapping.line, "nothing would be left of a mapping"}
+		return nil, problem{c.mapping.line, "removing the handlers would leave a mapping empty"}
 	}
 	var edits []textEdit
 	err := c.runs(func(first, last int) error {
@@ -59,13 +59,13 @@ func (e *editor) removeLines(mapping *value, first, last int) (textEdit, error) 
 		return textEdit{}, err
 	}
 	if !e.restIsEmpty(end) {
-		return textEdit{}, problem{e.lineOf(end), "something follows on the last line of what is to be removed"}
+		return textEdit{}, problem{e.lineOf(end), "other text follows on the last line of a handler"}
 	}
 	end = e.withComments(e.nextLine(end), e.column(start))
 	if e.firstOnLine(start) {
 		return textEdit{start: e.lineStart(start), end: end}, nil
 	}
-	// The key stands behind the dash of its list: what follows the run takes its place.
+	// The key follows the dash of its list: the next entry takes its place.
 	if !e.behindDash(start) {
 		return textEdit{}, problem{key.line, "the key is not the first thing on its line"}
 	}
@@ -76,11 +76,11 @@ func (e *editor) removeLines(mapping *value, first, last int) (textEdit, error) 
 		}
 		return textEdit{start: start, end: next}, nil
 	}
-	return textEdit{}, problem{key.line, "nothing would be left of an item of a list"}
+	return textEdit{}, problem{key.line, "removing the handlers would leave an item of a list empty"}
 }
 
-// withComments goes below the comments that stand further to the right than a column, and
-// the empty lines between them.
+// withComments returns the offset after the comments that are indented further than a
+// column, and the empty lines between them.
 func (e *editor) withComments(at, column int) int {
 	end := at
 	for at < len(e.text) {
@@ -99,12 +99,12 @@ func (e *editor) withComments(at, column int) int {
 	return end
 }
 
-// behindDash reports whether only dashes of lists are before a key.
+// behindDash reports whether only dashes of lists precede a key on its line.
 func (e *editor) behindDash(key int) bool {
 	return len(bytes.TrimLeft(e.before(key), "- \t")) == 0
 }
 
-// insertBefore puts lines before an entry, above the comments that belong to it.
+// insertBefore inserts lines before an entry, above the comments that belong to it.
 func (e *editor) insertBefore(mapping *value, entry int, lines []string) (textEdit, error) {
 	key := e.entryStart(mapping, entry)
 	margin := strings.Repeat(" ", e.column(key))
@@ -127,21 +127,21 @@ func (e *editor) insertBefore(mapping *value, entry int, lines []string) (textEd
 	return textEdit{start: at, end: at, text: margin + strings.Join(lines, eol+margin) + eol}, nil
 }
 
-// insertBehind puts lines below the last entry.
+// insertBehind inserts lines below the last entry.
 func (e *editor) insertBehind(mapping *value, entries int, lines []string) (textEdit, error) {
 	end, err := e.entryEnd(mapping, entries-1)
 	if err != nil {
 		return textEdit{}, err
 	}
 	if !e.restIsEmpty(end) {
-		return textEdit{}, problem{e.lineOf(end), "something follows on the line below which a key is to be added"}
+		return textEdit{}, problem{e.lineOf(end), "other text follows on the line below which a key would be added"}
 	}
 	margin := e.eolOf(end) + strings.Repeat(" ", e.column(e.entryStart(mapping, 0)))
 	at := e.lineEnd(end)
 	return textEdit{start: at, end: at, text: margin + strings.Join(lines, margin)}, nil
 }
 
-// replaceInBlock replaces the value of an entry that has none, or one on the key's line.
+// replaceInBlock replaces the value of an entry if it is empty or on the key's line.
 func (e *editor) replaceInBlock(c *change, entry int, to *fresh) ([]textEdit, error) {
 	key, old := c.mapping.children[2*entry], c.mapping.children[2*entry+1]
 	keyEnd, err := e.end(key)
@@ -155,7 +155,7 @@ func (e *editor) replaceInBlock(c *change, entry int, to *fresh) ([]textEdit, er
 	}
 	onLine := end <= e.lineEnd(key.start) && colon < len(e.text) && e.text[colon] == ':' && (old.kind == yaml.ScalarNode || old.flow)
 	if !onLine || !e.restIsEmpty(end) {
-		return nil, problem{old.line, "the value that is to be replaced has more than one line"}
+		return nil, problem{old.line, "the value to be replaced has more than one line"}
 	}
 	if to.isText || len(to.entries) == 0 {
 		text, err := inlineValue(to)
@@ -170,7 +170,7 @@ func (e *editor) replaceInBlock(c *change, entry int, to *fresh) ([]textEdit, er
 	return []textEdit{{start: colon + 1, end: end}, {start: at, end: at, text: margin + strings.Join(lines, margin)}}, nil
 }
 
-// blockLines writes entries in lines. Those of a mapping are indented.
+// blockLines writes entries as lines. Nested ones are indented.
 func blockLines(entries []addition, indent int) ([]string, error) {
 	var lines []string
 	for _, a := range entries {
@@ -205,8 +205,8 @@ func inlineValue(v *fresh) (string, error) {
 	return yamlScalar(v.text, 0)
 }
 
-// yamlScalar writes a text in one line. JSON is put in single quotes, which YAML needs no
-// escapes in.
+// yamlScalar writes a text in one line. JSON is put in single quotes, in which YAML needs
+// no escapes.
 func yamlScalar(text string, style yaml.Style) (string, error) {
 	node := valueNode(text)
 	if style != 0 {

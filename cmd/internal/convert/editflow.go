@@ -7,15 +7,15 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// flowStyle is how a mapping in braces is written.
+// flowStyle describes how a mapping in braces is written.
 type flowStyle struct {
 	json bool
-	// quoted: keys are in double quotes, as in JSON.
+	// quoted is set if keys are in double quotes, as in JSON.
 	quoted bool
 	colon  string
 	comma  string
-	// lines: each key has a line of its own. margin is what is before it; step is what is
-	// added to it within.
+	// lines is set if each key begins a line. margin is the text before the key; step is
+	// added to it at each level.
 	lines        bool
 	margin, step string
 }
@@ -66,7 +66,8 @@ func (e *editor) flowEdits(c *change) ([]textEdit, error) {
 	return edits, nil
 }
 
-// replaceInFlow replaces the value of an entry; all of it if its key has a question mark.
+// replaceInFlow replaces the value of an entry, or the whole entry if its key has a
+// question mark.
 func (e *editor) replaceInFlow(mapping *value, entry int, style flowStyle, to *fresh) (textEdit, error) {
 	key := mapping.children[2*entry]
 	end, err := e.entryEnd(mapping, entry)
@@ -85,7 +86,7 @@ func (e *editor) replaceInFlow(mapping *value, entry int, style flowStyle, to *f
 	return textEdit{start: keyEnd, end: end, text: ":" + style.colon + text}, err
 }
 
-// fillBraces replaces all that is in the braces.
+// fillBraces replaces everything between the braces.
 func (e *editor) fillBraces(c *change, style flowStyle) ([]textEdit, error) {
 	at, _ := e.content(c.mapping)
 	end, err := e.end(c.mapping)
@@ -97,7 +98,7 @@ func (e *editor) fillBraces(c *change, style flowStyle) ([]textEdit, error) {
 	return []textEdit{{start: at, end: end, text: text}}, err
 }
 
-// removeInFlow removes a run of entries, with one comma.
+// removeInFlow removes a run of entries and one comma.
 func (e *editor) removeInFlow(c *change, first, last int) (textEdit, error) {
 	start := e.entryStart(c.mapping, first)
 	end, err := e.entryEnd(c.mapping, last)
@@ -105,7 +106,7 @@ func (e *editor) removeInFlow(c *change, first, last int) (textEdit, error) {
 		return textEdit{}, err
 	}
 	if 2*(last+1) == len(c.mapping.children) {
-		// From behind the entry before, whose comma goes. A comma behind the run stays.
+		// From the end of the entry before, with its comma. A comma after the run stays.
 		before, err := e.entryEnd(c.mapping, first-1)
 		return textEdit{start: before, end: end}, err
 	}
@@ -125,7 +126,7 @@ func (e *editor) removeInFlow(c *change, first, last int) (textEdit, error) {
 	return textEdit{start: start, end: next}, nil
 }
 
-// appendInFlow adds entries behind the last one.
+// appendInFlow adds entries after the last one.
 func (e *editor) appendInFlow(mapping *value, style flowStyle, written string) ([]textEdit, error) {
 	end, err := e.entryEnd(mapping, len(mapping.children)/2-1)
 	if err != nil {
@@ -138,11 +139,11 @@ func (e *editor) appendInFlow(mapping *value, style flowStyle, written string) (
 	if !style.lines || rest >= len(e.text) || e.text[rest] != '#' {
 		return []textEdit{{start: end, end: end, text: "," + style.between(e.eol) + written}}, nil
 	}
-	line := e.lineEnd(end) // behind the comment
+	line := e.lineEnd(end) // after the comment
 	return []textEdit{{start: end, end: end, text: ","}, {start: line, end: line, text: style.between(e.eol) + written}}, nil
 }
 
-// styleOf looks at how a mapping is written; at the document's first one if it is empty.
+// styleOf returns the style of a mapping, or of the document's root if the mapping is empty.
 func (e *editor) styleOf(mapping *value) flowStyle {
 	style := flowStyle{json: e.json, quoted: e.json, colon: " ", comma: " "}
 	model := mapping
@@ -169,7 +170,7 @@ func (e *editor) styleOf(mapping *value) flowStyle {
 	return style
 }
 
-// commaOf returns what is between a comma and the next key on the same line.
+// commaOf returns the text between a comma and the next key on the same line.
 func (e *editor) commaOf(model *value, style flowStyle) string {
 	if style.lines || len(model.children) < 4 {
 		return style.comma
@@ -185,13 +186,13 @@ func (e *editor) commaOf(model *value, style flowStyle) string {
 	return style.comma
 }
 
-// marginOf returns the indentation of the line that a value is on.
+// marginOf returns the indentation of the line that holds a value.
 func (e *editor) marginOf(v *value) string {
 	start := e.lineStart(v.start)
 	return string(e.text[start:e.spaces(start)])
 }
 
-// between returns what follows a comma.
+// between returns the text that follows a comma.
 func (f flowStyle) between(eol string) string {
 	if f.lines {
 		return eol + f.margin

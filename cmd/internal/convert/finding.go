@@ -2,18 +2,18 @@ package convert
 
 import "strings"
 
-// Finding is one thing to say, and what it is about.
+// Finding is one result of a conversion or a validation.
 type Finding struct {
-	// Object is kind/name, such as Deployment/web; "document 2" for what has no kind.
+	// Object is kind/name, such as Deployment/web, or "document 2" if it has no kind.
 	Object string
-	// Container's name; empty where none is concerned.
+	// Container is the container's name, empty if the finding is not about a container.
 	Container string
-	// Field is its path below the container, or below the object; empty where
-	// the whole is concerned.
+	// Field is a path below the container or the object, empty if the finding is about the
+	// whole container or object.
 	Field string
-	// Line of the input, from 1; 0 where it is not known.
+	// Line of the input, from 1; 0 if it is not known.
 	Line int
-	// Text says what is so, or what is wrong and what to do.
+	// Text is the finding: for an error, what is wrong and what to do.
 	Text string
 }
 
@@ -34,13 +34,13 @@ func containerOf(name string) string {
 	return "container " + name
 }
 
-// Report is what there is to say of a conversion or a validation.
+// Report holds the findings of a conversion or a validation.
 type Report struct {
-	// Refusals: with one or more there is no result.
+	// Refusals are errors. With one or more there is no result.
 	Refusals []Finding
-	// Warnings: the result is right, and not all that one might expect.
+	// Warnings are about a correct result that may not be all that its user expects.
 	Warnings []Finding
-	// Checked is what a validation has looked at, and accepted.
+	// Checked lists what a validation accepted.
 	Checked []Finding
 	// Moved counts the containers whose handlers a conversion has moved.
 	Moved int

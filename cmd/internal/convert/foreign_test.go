@@ -69,7 +69,7 @@ func TestForeign(t *testing.T) {
 				}
 			}
 			t.Logf("%v", counts)
-			if counts["edited"] < (share-counts["not printed"])/2 || counts["written anew"] > share/20 {
+			if counts["edited"] < (share-counts["not printed"])/2 || counts["rewritten"] > share/20 {
 				t.Errorf("of %d: %v", share, counts)
 			}
 		})
@@ -119,8 +119,8 @@ func convertForeign(t *testing.T, text string) string {
 		return "edited"
 	}
 	for _, warning := range report.Warnings {
-		if strings.Contains(warning.Text, "is written anew") {
-			return "written anew"
+		if strings.Contains(warning.Text, "is rewritten") {
+			return "rewritten"
 		}
 	}
 	t.Error("it is not converted")

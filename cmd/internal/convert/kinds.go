@@ -8,8 +8,8 @@ import (
 	"strings"
 )
 
-// templates are the kinds with a pod in them, by API group, and where it is: the
-// object that has the pod's metadata and spec.
+// templates are the kinds that contain a pod, by API group, with the path of the object
+// that has the pod's metadata and spec.
 var templates = map[string]map[string]pointer{
 	"": {
 		"Pod":                   {},
@@ -22,7 +22,7 @@ var templates = map[string]map[string]pointer{
 		"DaemonSet":   {"spec", "template"},
 		"ReplicaSet":  {"spec", "template"},
 	},
-	"extensions": { // as these were called before Kubernetes 1.16
+	"extensions": { // their group before Kubernetes 1.16
 		"Deployment": {"spec", "template"},
 		"DaemonSet":  {"spec", "template"},
 		"ReplicaSet": {"spec", "template"},
@@ -33,9 +33,9 @@ var templates = map[string]map[string]pointer{
 	},
 }
 
-// PodPath says where objects of a kind have pods, for kinds that are not known.
+// PodPath is where objects of a kind have pods, for kinds that are not built in.
 type PodPath struct {
-	group, kind string // an empty group is any
+	group, kind string // an empty group matches any
 	path        pointer
 }
 
@@ -44,8 +44,8 @@ const eachItem = "[*]"
 
 var podPath = regexp.MustCompile(`^([A-Za-z][A-Za-z0-9]*)(?:\.([a-z0-9.-]+))?=([A-Za-z0-9_-]+(?:\[\*\])?(?:\.[A-Za-z0-9_-]+(?:\[\*\])?)*)$`)
 
-// ParsePodPath reads KIND[.GROUP]=PATH. The path leads to what has a pod's metadata
-// and spec, with [*] behind the name of a list, such as
+// ParsePodPath parses KIND[.GROUP]=PATH. The path leads to the object that has a pod's
+// metadata and spec. [*] follows the name of a list, as in
 // RayCluster.ray.io=spec.workerGroupSpecs[*].template.
 func ParsePodPath(text string) (PodPath, error) {
 	parts := podPath.FindStringSubmatch(text)
@@ -56,19 +56,19 @@ func ParsePodPath(text string) (PodPath, error) {
 	return PodPath{kind: parts[1], group: parts[2], path: path}, nil
 }
 
-// object is one that an API server stores: a document, or an item of a list. One
-// with several pods is there once for each.
+// object is an object of the API: a document, or an item of a list. An object with several
+// pods is listed once for each.
 type object struct {
 	name string // kind/name
 	at   pointer
 	tree map[string]any
-	// pod is where the pod is within tree; known reports whether there is one.
+	// pod is the path of the pod within tree; known is set if it has one.
 	pod   pointer
 	known bool
-	// guessed: the kind is not known, and it has what looks like a pod template.
+	// guessed is set if the kind is not known and has something like a pod template.
 	guessed bool
-	// elsewhere lists what looks like handlers outside of the object's pods. The
-	// first one of several has them.
+	// elsewhere lists what looks like handlers outside of the object's pods. If the object
+	// is listed more than once, only the first entry has it.
 	elsewhere []pointer
 }
 
@@ -77,7 +77,7 @@ func (o object) podTree() map[string]any {
 	return mapping(reach(o.tree, o.pod))
 }
 
-// reach returns the value at a path, nil where there is none.
+// reach returns the value at a path, nil if there is none.
 func reach(tree any, path pointer) any {
 	for _, key := range path {
 		switch value := tree.(type) {
@@ -96,12 +96,12 @@ func reach(tree any, path pointer) any {
 	return tree
 }
 
-// objects lists what a document holds: itself, or the items of a List, PodList, ….
+// objects lists the objects of a document: itself, or the items of a List, PodList, ….
 func objects(tree map[string]any, fallback string, more ...PodPath) []object {
 	return listed(tree, nil, "", "", fallback, more)
 }
 
-// listed: items of a typed list from an API server have no kind of their own.
+// listed does the work of objects. Items of a typed list have no kind; the list has it.
 func listed(tree map[string]any, at pointer, apiVersion, kind, fallback string, more []PodPath) []object {
 	if own, ok := tree["kind"].(string); ok {
 		kind = own
@@ -136,9 +136,9 @@ func listed(tree map[string]any, at pointer, apiVersion, kind, fallback string, 
 	return all
 }
 
-// podsOf returns where an object's pods are. Whatever has containers at
-// spec.template.spec has a pod template there, as Argo Rollouts, OpenKruise
-// CloneSets, OpenShift DeploymentConfigs and Knative Services do: that is guessed.
+// podsOf returns the paths of an object's pods. An object of an unknown kind that has
+// containers at spec.template.spec is guessed to have a pod template there, as Argo
+// Rollouts, OpenKruise CloneSets, OpenShift DeploymentConfigs and Knative Services do.
 func podsOf(tree map[string]any, group, kind string, more []PodPath) (pods []pointer, guessed bool) {
 	if pod, ok := templates[group][kind]; ok {
 		return []pointer{pod}, false
@@ -158,7 +158,7 @@ func podsOf(tree map[string]any, group, kind string, more []PodPath) (pods []poi
 	return nil, false
 }
 
-// expand returns the places that a path leads to.
+// expand returns the pointers that a path with [*] matches.
 func expand(tree any, at, path pointer) []pointer {
 	if len(path) == 0 {
 		return []pointer{at}
@@ -190,7 +190,7 @@ func convertObject(report *Report, runtimeClass string, o object) []Operation {
 	operations := convertPod(context.Background(), report, runtimeClass, o.name, at, o.podTree())
 	if o.guessed && len(operations) > 0 {
 		report.warn(Finding{Object: o.name, Field: strings.Join(o.pod, "."), Text: "is taken for a pod template, although this kind is not known; " +
-			"see that its API keeps runtimeClassName and annotations there, or the handlers are lost"})
+			"make sure that its API keeps runtimeClassName and the annotations there, or the handlers are lost"})
 	}
 	return operations
 }

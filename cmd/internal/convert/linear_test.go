@@ -97,7 +97,7 @@ func TestEditsKeysTwiceAndOldLineEnds(t *testing.T) {
 				t.Errorf("got %q, %v\nwant %q", result, report, test.want)
 			}
 			for _, warning := range report.Warnings {
-				if strings.Contains(warning.Text, "written anew") {
+				if strings.Contains(warning.Text, "rewritten") {
 					t.Error(warning)
 				}
 			}

@@ -10,13 +10,13 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 )
 
-// Handlers in a place where Kubernetes does not look are lost in silence: kubectl
-// warns of an unknown field at best. So whatever looks like one is reported.
+// Handlers in a place where Kubernetes does not look are lost silently: at best kubectl
+// warns of an unknown field. So everything that looks like a handler is reported.
 
 // actions of a handler.
 var actions = []string{"exec", "httpGet", "tcpSocket", "sleep"}
 
-// spelt returns the name that key is, in any case, or "".
+// spelt returns the name that equals key without regard to case, or "".
 func spelt(key string, names ...string) string {
 	for _, name := range names {
 		if strings.EqualFold(key, name) {
@@ -26,13 +26,13 @@ func spelt(key string, names ...string) string {
 	return ""
 }
 
-// handlerKey reports whether a field is called like a lifecycle or a handler.
+// handlerKey reports whether a field has the name of a lifecycle or a handler.
 func handlerKey(key string) bool {
 	return spelt(key, append([]string{"lifecycle"}, oci.Handlers...)...) != ""
 }
 
-// looksLikeHandlers tells handlers from what other APIs mean by the same word: a
-// lifecycle has handlers in it, and a handler has an action.
+// looksLikeHandlers reports whether a field holds handlers and is not a field of another
+// API with the same name: a lifecycle contains handlers, and a handler contains an action.
 func looksLikeHandlers(key string, value any) bool {
 	tree := mapping(value)
 	switch {
@@ -53,8 +53,8 @@ func hasKey(tree map[string]any, names []string) bool {
 	return false
 }
 
-// misplacedInPod lists what stands in a wrong place of a pod: beside the fields of
-// its spec or of a container, or below one of these.
+// misplacedInPod lists handlers in the wrong place of a pod: beside the fields of its spec
+// or of a container, or below one of these.
 func misplacedInPod(object string, at pointer, pod map[string]any) []Finding {
 	spec, isMapping := pod["spec"].(map[string]any)
 	if !isMapping {
@@ -87,12 +87,12 @@ func misplacedInContainer(object string, at pointer, container map[string]any) [
 	var found []Finding
 	name, _ := container["name"].(string)
 	within := ""
-	if name == "" { // found by its place
+	if name == "" { // the finding gives its index instead
 		within = fmt.Sprintf("spec.%s[%s].", at[len(at)-2], at[len(at)-1])
 	}
 	for _, key := range slices.Sorted(maps.Keys(container)) {
 		switch {
-		case key == "lifecycle": // the right place
+		case key == "lifecycle":
 			if _, isMapping := container[key].(map[string]any); !isMapping && container[key] != nil {
 				found = append(found, Finding{
 					Object: object, Container: cut(name), Field: within + key,
@@ -102,7 +102,7 @@ func misplacedInContainer(object string, at pointer, container map[string]any) [
 		case handlerKey(key) && container[key] != nil:
 			finding := Finding{Object: object, Container: cut(name), Field: within + cut(key), Text: "is not a field of a container, so Kubernetes ignores it; write it below lifecycle"}
 			if spelt(key, "lifecycle") != "" {
-				finding.Text = "is not a field of a container, so Kubernetes ignores it; it is spelt lifecycle"
+				finding.Text = "is not a field of a container, so Kubernetes ignores it; write lifecycle"
 			}
 			found = append(found, finding)
 		default:
@@ -117,25 +117,26 @@ func misplacedInContainer(object string, at pointer, container map[string]any) [
 func misplaced(object, container string, at pointer) Finding {
 	return Finding{
 		Object: object, Container: cut(container), Field: cut(strings.Join(at, ".")),
-		Text: "is not where Kubernetes looks for handlers, so they would never run; they belong into the lifecycle of a container",
+		Text: "is not where Kubernetes looks for handlers, so they would never run; move them into the lifecycle of a container",
 	}
 }
 
-// reportElsewhere reports what looks like handlers outside of an object's pods. A
-// kind of Kubernetes' own has no such field; what another API means is not known.
+// reportElsewhere reports everything that looks like a handler outside of an object's pods.
+// It is an error in a kind of Kubernetes, which has no such field. In another API its
+// meaning is not known.
 func reportElsewhere(report *Report, o object) {
 	for _, place := range o.elsewhere {
 		switch {
 		case o.known && !o.guessed:
 			report.refuse(misplaced(o.name, "", o.at.with(place...)))
 		default:
-			report.warn(Finding{Object: o.name, Field: cut(strings.Join(place, ".")), Text: "is left as it is: no pod is known to be there, so its handlers, " +
-				"if they are, stay the kubelet's; if there is one, say where with --pods-at"})
+			report.warn(Finding{Object: o.name, Field: cut(strings.Join(place, ".")), Text: "is left as it is, because no pod is known to be there: " +
+				"if these are handlers of a pod, the kubelet runs them; give the pod's place with --pods-at to move them"})
 		}
 	}
 }
 
-// handlersOutside lists what looks like handlers outside of these pods.
+// handlersOutside lists everything that looks like a handler outside of these pods.
 func handlersOutside(tree map[string]any, pods []pointer) []pointer {
 	w := search{pods: map[string]bool{}}
 	for _, pod := range pods {
@@ -152,16 +153,15 @@ func handlersBelow(tree any, at pointer) []pointer {
 	return w.found
 }
 
-// search finds what looks like handlers anywhere in a tree, at most maxRefusals of
-// them.
+// search finds everything that looks like a handler in a tree, up to maxRefusals.
 type search struct {
 	pods    map[string]bool // the specs of pods, which are left out
-	deepest int             // of the pods, which bounds where to look for them
+	deepest int             // length of the longest path to a pod: below it isPod is not asked
 	found   []pointer
 }
 
-// tree appends to at in place: a copy at each level of a deep tree would cost the
-// square of its depth.
+// tree appends to at in place: copies at each level would make the work quadratic in the
+// depth.
 func (w *search) tree(tree any, at pointer) {
 	if len(w.found) >= maxRefusals {
 		return
@@ -190,7 +190,8 @@ func (w *search) isPod(at pointer, key string) bool {
 	return key == "spec" && len(at) <= w.deepest && w.pods[at.with(key).String()]
 }
 
-// hasChildren spares the path of what has none: most values are scalars.
+// hasChildren reports whether a value has to be searched. Most values are scalars, and
+// their paths need not be built.
 func hasChildren(value any) bool {
 	switch value := value.(type) {
 	case map[string]any:

@@ -14,41 +14,41 @@ import (
 // handlerKinds are the fields of a container's lifecycle that are moved.
 var handlerKinds = []string{"postStart", "preStop"}
 
-// maxRefusals bounds what is said of one pod, so that words do not grow with its
+// maxRefusals bounds the findings about one pod, so that the output does not grow with its
 // number of containers.
 const maxRefusals = 100
 
 // DefaultRuntimeClass is the RuntimeClass of deploy/.
 const DefaultRuntimeClass = "lifecycle"
 
-// podConversion is the work on one pod or pod template. All of it is linear in the
-// pod: whatever concerns the whole pod is looked up once.
+// podConversion converts one pod or pod template. Its work is linear in the pod: properties
+// of the whole pod are looked up once.
 type podConversion struct {
 	report       *Report
 	runtimeClass string
 	object       string
-	at           pointer // of the object that has metadata and spec
+	at           pointer // to the object that has metadata and spec
 	spec         map[string]any
 	annotations  map[string]any
 	hasMetadata  bool
 	// names counts the pod's containers of each name.
 	names map[string]int
-	// moveSidecars: the preStop of sidecars is moved too.
+	// moveSidecars is set if the preStop of sidecars is moved too.
 	moveSidecars bool
-	// general are the annotations that speak to every container of the pod.
+	// general are the annotations for every container of the pod.
 	general map[string]string
 	// own are the keys of annotations by the container that they name.
 	own map[string][]string
-	// added are the annotations to be, in the order of the containers; size is
-	// that of all annotations together.
+	// added are the new annotations, in the order of the containers; size is the size of
+	// all annotations, old and new.
 	added []annotation
 	size  int
 }
 
 type annotation struct{ container, value string }
 
-// convertPod returns the operations for the pod at a pointer, none where nothing
-// moves. What is refused is in the report. It stops early when ctx ends.
+// convertPod returns the operations for the pod at a pointer, none if nothing moves. It adds
+// refusals and warnings to the report. It returns early when ctx ends.
 func convertPod(ctx context.Context, report *Report, runtimeClass, object string, at pointer, pod map[string]any) []Operation {
 	refused := len(report.Refusals)
 	report.Refusals = append(report.Refusals, misplacedInPod(object, at, pod)...)
@@ -73,7 +73,7 @@ func convertPod(ctx context.Context, report *Report, runtimeClass, object string
 		}
 		operations = append(operations, stripped...)
 		if more := len(containers) - i - 1; more > 0 && len(report.Refusals)-refused >= maxRefusals {
-			report.refuse(Finding{Object: object, Text: fmt.Sprintf("has too much wrong with it; %d more containers are not looked at", more)})
+			report.refuse(Finding{Object: object, Text: fmt.Sprintf("has too many errors; %d more containers are not checked", more)})
 			break
 		}
 		if c.size > maxAnnotations { // also bounds the patch
@@ -87,7 +87,7 @@ func convertPod(ctx context.Context, report *Report, runtimeClass, object string
 	return slices.Concat(c.setRuntimeClass(), c.annotate(), operations)
 }
 
-// concerned reports whether this pod's handlers are to run under the shim.
+// concerned reports whether the shim runs this pod's handlers.
 func (c *podConversion) concerned() bool {
 	if why := windows(c.spec); why != "" {
 		c.report.warn(Finding{Object: c.object, Text: "is for Windows (" + why + "), where this shim does not run, so it is left as it is: the kubelet runs its handlers"})
@@ -105,7 +105,7 @@ func (c *podConversion) concerned() bool {
 		}
 		c.report.warn(Finding{Object: c.object, Field: "spec.runtimeClassName", Text: fmt.Sprintf(
 			"is %q, not %q, so the pod is left as it is: the kubelet runs its handlers. "+
-				"If the handler of that class is this shim, say so with --runtime-class; a pod has one runtime, so it cannot have both", cut(class), c.runtimeClass)})
+				"If the handler of that class is this shim, pass it with --runtime-class; a pod has one runtime, so it cannot have both", cut(class), c.runtimeClass)})
 		return false
 	default:
 		c.refuseSpec("runtimeClassName", "must be a string, such as "+c.runtimeClass)
@@ -118,7 +118,7 @@ func (c *podConversion) refuseSpec(field, why string) {
 	c.report.refuse(Finding{Object: c.object, Field: "spec." + field, Text: why})
 }
 
-// readMetadata sorts the pod's annotations. It reports whether they can be used.
+// readMetadata sorts the pod's annotations and reports whether they can be used.
 func (c *podConversion) readMetadata(pod map[string]any) bool {
 	metadata, isMapping := pod["metadata"].(map[string]any)
 	if pod["metadata"] != nil && !isMapping {
@@ -136,7 +136,7 @@ func (c *podConversion) readMetadata(pod map[string]any) bool {
 	case "", oci.SidecarsKeep:
 	case oci.SidecarsMove:
 		c.moveSidecars = true
-	default: // checked here because it matters also where nothing else is moved
+	default: // checked here because it matters even if nothing else is moved
 		c.report.refuse(Finding{Object: c.object, Field: "metadata.annotations", Text: fmt.Sprintf(
 			"annotation %q is %q; %s or %s is allowed", oci.KeySidecars, cut(mode), oci.SidecarsMove, oci.SidecarsKeep)})
 		return false
@@ -144,7 +144,7 @@ func (c *podConversion) readMetadata(pod map[string]any) bool {
 	return true
 }
 
-// container converts one, or says why not.
+// container returns the operations for one container, or adds refusals to the report.
 func (c *podConversion) container(from container) []Operation {
 	if field, why := c.forbidden(from); why != "" {
 		c.refuse(from, field, why)
@@ -175,7 +175,7 @@ func (c *podConversion) container(from container) []Operation {
 }
 
 func (c *podConversion) refuse(from container, field, why string) {
-	if from.name == "" { // found by its place
+	if from.name == "" { // give its index instead
 		index := from.at[len(from.at)-1]
 		field = fmt.Sprintf("spec.%s[%s].%s", from.list, index, field)
 	}
@@ -183,16 +183,16 @@ func (c *podConversion) refuse(from container, field, why string) {
 }
 
 func (c *podConversion) warnSidecar(from container, moved bool) {
-	text := "stays with the kubelet, which alone knows when the pod's end begins; with the annotation " +
-		oci.KeySidecars + ": " + oci.SidecarsMove + " on the pod the shim runs it, when the sidecar's turn to stop has come"
+	text := "stays with the kubelet, because only the kubelet knows when the pod starts to terminate; with the annotation " +
+		oci.KeySidecars + ": " + oci.SidecarsMove + " on the pod the shim runs it when the sidecar is stopped"
 	if moved {
-		text = "runs, under this shim, when the sidecar's turn to stop has come, after the main containers have ended; " +
-			"the kubelet runs it at the same time as theirs"
+		text = "runs later under this shim, when the sidecar is stopped, after the main containers have exited; " +
+			"the kubelet would run it at the same time as theirs"
 	}
 	c.report.warn(Finding{Object: c.object, Container: from.name, Field: "lifecycle.preStop", Text: text})
 }
 
-// forbidden says why a container's handlers cannot be moved at all.
+// forbidden returns the field and the reason if a container's handlers cannot be moved.
 func (c *podConversion) forbidden(from container) (field, why string) {
 	if field := unknownField(from.lifecycle); field != "" {
 		return "lifecycle." + cut(field), notKubernetes(field, from.name)
@@ -203,15 +203,15 @@ func (c *podConversion) forbidden(from container) (field, why string) {
 	case from.list == "initContainers" && !from.sidecar():
 		return "lifecycle", "is not allowed on an init container, by Kubernetes too, unless it is a sidecar (restartPolicy: Always)"
 	case !containerName.MatchString(from.name):
-		return "name", fmt.Sprintf("is %q; the annotation is found by the name, so it must be an RFC 1123 label: at most 63 lower-case letters, digits and -", cut(from.name))
+		return "name", fmt.Sprintf("is %q; the name is part of the annotation's key, so it must be an RFC 1123 label: at most 63 lower-case letters, digits and -", cut(from.name))
 	case c.names[from.name] > 1:
-		return "name", "is the name of more than one container of the pod, so an annotation could not tell them apart"
+		return "name", "is the name of more than one container of the pod, so an annotation cannot name one of them"
 	}
 	return "", ""
 }
 
-// annotated returns the annotation that speaks to the container already, and what
-// the shim will read of it; nil where it cannot.
+// annotated returns the key of the annotation that the container already has, and the block
+// that the shim will read from it, nil if the shim cannot read it.
 func (c *podConversion) annotated(from container) (key string, said *lifecyclev1.Block) {
 	for _, candidate := range append([]string{oci.NamedKey(from.name)}, oci.Keys()...) {
 		if _, ok := c.annotations[candidate]; ok {
@@ -229,9 +229,9 @@ func (c *podConversion) annotated(from container) (key string, said *lifecyclev1
 	return key, lifecycle.Block
 }
 
-// same reports whether the annotation has each of the native handlers, as it
-// stands. It may have more, such as time limits. What differs is refused: both would
-// run, one by the kubelet and one by the shim.
+// same reports whether the annotation has each of the native handlers unchanged. It may
+// have more fields, such as time limits. A different handler is refused: the kubelet would
+// run one and the shim the other.
 func (c *podConversion) same(from container, key string, said, native *lifecyclev1.Block) bool {
 	same := true
 	for _, kind := range handlerKinds {
@@ -241,9 +241,9 @@ func (c *podConversion) same(from container, key string, said, native *lifecycle
 		case ours == nil || ours.equal(theirs):
 			continue
 		case theirs == nil:
-			why = fmt.Sprintf("is not in the annotation %q, which has all that the shim runs for this container; move it there, or remove the annotation", key)
+			why = fmt.Sprintf("is not in the annotation %q, which must hold all handlers of this container; move it there, or remove the annotation", key)
 		default:
-			why = fmt.Sprintf("is not what the annotation %q says: the kubelet would run the one, and the shim the other; remove one of the two", key)
+			why = fmt.Sprintf("is not what the annotation %q says: the kubelet would run one, and the shim the other; remove one of the two", key)
 		}
 		c.refuse(from, "lifecycle."+kind, why)
 		same = false
@@ -251,7 +251,7 @@ func (c *podConversion) same(from container, key string, said, native *lifecycle
 	return same
 }
 
-// setRuntimeClass where it is absent.
+// setRuntimeClass adds the class if the pod has none.
 func (c *podConversion) setRuntimeClass() []Operation {
 	if c.spec["runtimeClassName"] != nil {
 		return nil
@@ -259,7 +259,7 @@ func (c *podConversion) setRuntimeClass() []Operation {
 	return []Operation{add(c.at.with("spec", "runtimeClassName"), c.runtimeClass)}
 }
 
-// annotate adds what is to be added, in the order of the containers.
+// annotate adds the new annotations, in the order of the containers.
 func (c *podConversion) annotate() []Operation {
 	if len(c.added) == 0 {
 		return nil
@@ -278,7 +278,7 @@ func (c *podConversion) annotate() []Operation {
 	return operations
 }
 
-// strip takes handlers away, and the lifecycle too where nothing else is in it.
+// strip removes handlers, and the lifecycle too if it has no other fields.
 func strip(from container, kinds []string) []Operation {
 	at := from.at.with("lifecycle")
 	for _, key := range slices.Sorted(maps.Keys(from.lifecycle)) {
@@ -296,8 +296,7 @@ func strip(from container, kinds []string) []Operation {
 	return []Operation{remove(at)}
 }
 
-// cut shortens a text of others', which may be of any length, to what a name can
-// have.
+// cut shortens a text from the input, which may be of any length, to the length of a name.
 func cut(text string) string {
 	return shorten.End(text, 253)
 }

@@ -6,12 +6,12 @@ import (
 	"strings"
 )
 
-// shownPorts bounds how many names of ports are listed to choose from.
+// shownPorts bounds the names of ports in an error.
 const shownPorts = 10
 
-// resolvePort finds the number of a container's own port, as the kubelet does
-// (pkg/probe/util.go), but for digits in quotes: the kubelet takes them for a
-// number, and the API server lets no such name pass.
+// resolvePort returns the number of a container's port, as the kubelet does
+// (pkg/probe/util.go). Digits in quotes are refused: the kubelet would read them as a
+// number, but the API server accepts no such name.
 func resolvePort(container map[string]any, name string) (any, string) {
 	ports, _ := container["ports"].([]any)
 	var named []string
@@ -30,10 +30,10 @@ func resolvePort(container map[string]any, name string) (any, string) {
 	}
 	switch {
 	case name != "" && strings.Trim(name, "0123456789") == "":
-		return nil, fmt.Sprintf("is %q, a number in quotes, which is read as a name and the API server refuses; write it without quotes", cut(name))
+		return nil, fmt.Sprintf("is %q, a number in quotes: the API server reads it as a name and refuses it; write it without quotes", cut(name))
 	case len(named) == 0:
-		return nil, fmt.Sprintf("is the name %q, and no port of this container has a name; give the number, or a port of that name in the container's ports", cut(name))
+		return nil, fmt.Sprintf("is the name %q, but no port of this container has a name; give the number, or name one of the container's ports", cut(name))
 	default:
-		return nil, fmt.Sprintf("is the name %q, and this container's ports are called %s; give one of them, or the number", cut(name), cut(strings.Join(named, ", ")))
+		return nil, fmt.Sprintf("is the name %q, but this container's ports are named %s; give one of these names, or the number", cut(name), cut(strings.Join(named, ", ")))
 	}
 }

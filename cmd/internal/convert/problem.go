@@ -20,8 +20,8 @@ import (
 
 const notUTF8 = "is not UTF-8 text; write the file in UTF-8"
 
-// problem is an error with the line of the document that it is about, from 1. With 0 it is
-// about the whole document.
+// problem is an error about a line of the document, counted from 1. Line 0 means the whole
+// document.
 type problem struct {
 	line int
 	text string
@@ -34,7 +34,7 @@ func (p problem) Error() string {
 	return fmt.Sprintf("line %d: %s", p.line, p.text)
 }
 
-// finding makes one of an error, with the line of the stream.
+// finding returns an error as a finding, with the line of the stream.
 func (d document) finding(err error) Finding {
 	found := Finding{Object: d.name(), Text: err.Error()}
 	var known problem
@@ -59,7 +59,7 @@ func notUTF8Line(text []byte) int {
 	return 1 + bytes.Count(text[:at], []byte("\n"))
 }
 
-// unreadable says why a document cannot be read, and on which line.
+// unreadable returns the reason why a document cannot be read, with its line.
 func (d document) unreadable(p *parsed, err error) error {
 	if at := template.FindIndex(d.text); at != nil {
 		return problem{
@@ -71,7 +71,7 @@ func (d document) unreadable(p *parsed, err error) error {
 	if line == 0 {
 		line = d.lineOfProblem(p, why)
 	}
-	line = min(line, 1+bytes.Count(bytes.TrimRight(d.text, " \r\n"), []byte("\n"))) // the parser's end may be behind it
+	line = min(line, 1+bytes.Count(bytes.TrimRight(d.text, " \r\n"), []byte("\n"))) // the parser may report a line after the text
 	var limit *bounded.Error
 	if errors.As(err, &limit) && !strings.Contains(limit.Problem, "is not valid YAML") {
 		return problem{line, why}
@@ -79,18 +79,20 @@ func (d document) unreadable(p *parsed, err error) error {
 	return problem{line, "is not valid YAML: " + why}
 }
 
-// template is what a template begins a line or a value with. Within a text it is none.
+// template matches a template's braces at the start of a line or a value. Braces inside a
+// text are not a template.
 var template = regexp.MustCompile(`(?m)(?:^|[:-])[ \t]*\{\{`)
 
 var (
 	yamlProblem = regexp.MustCompile(`^(?:is not valid YAML: )?(?:yaml: )?(?:line (\d+): )?(.*)$`)
-	// parserProblem is what the parser says, which counts lines from 0; the scanner from 1.
+	// parserProblem matches errors of the parser, which counts lines from 0. The scanner
+	// counts from 1.
 	parserProblem = regexp.MustCompile(`^(?:did not find expected (?:key|node content|'-' indicator|<\S+>|',' or)|found (?:undefined|duplicate|incompatible) )`)
 	namedAnchor   = regexp.MustCompile(`(?:unknown anchor|anchor) '([^']+)'`)
 	noNumber      = regexp.MustCompile(`^[-+]?\.(?i:inf|nan)$`)
 )
 
-// problemOf takes the line out of a YAML library's error.
+// problemOf splits a YAML library's error into its line and its text.
 func problemOf(err error) (line int, why string) {
 	var limit *bounded.Error
 	if errors.As(err, &limit) {
@@ -109,7 +111,7 @@ func problemOf(err error) (line int, why string) {
 	return line, parts[2]
 }
 
-// lineOfProblem finds the line of a problem that the library does not give one for.
+// lineOfProblem finds the line of a problem for which the library gives none.
 func (d document) lineOfProblem(p *parsed, why string) int {
 	if name := namedAnchor.FindStringSubmatch(why); name != nil {
 		at := bytes.Index(d.text, []byte("*"+name[1]))
@@ -141,7 +143,7 @@ func firstNode(from *yaml.Node, is func(parent, node *yaml.Node, isKey bool) boo
 	return nil
 }
 
-// repeated warns of a key that stands twice, of which kubectl takes the last.
+// repeated returns a warning about a key that is there twice, nil if there is none.
 func (d document) repeated(p *parsed) *Finding {
 	seen := map[*yaml.Node]map[string]bool{}
 	key := firstNode(p.nodes, func(parent, node *yaml.Node, isKey bool) bool {
@@ -158,7 +160,7 @@ func (d document) repeated(p *parsed) *Finding {
 	if key == nil {
 		return nil
 	}
-	found := d.finding(problem{key.Line, fmt.Sprintf("the key %s is there twice, and kubectl takes the last; remove one of them", shorten.Quote(key.Value, 128))})
+	found := d.finding(problem{key.Line, fmt.Sprintf("the key %s is there twice, and kubectl uses the last one; remove one of them", shorten.Quote(key.Value, 128))})
 	return &found
 }
 
@@ -189,7 +191,7 @@ func firstDifference(want, got any) pointer {
 	return nil
 }
 
-// lineAt returns the line of the deepest node on the way to a pointer.
+// lineAt returns the line of the deepest node on the path to a pointer.
 func lineAt(document *yaml.Node, at pointer) int {
 	if document == nil || len(document.Content) == 0 {
 		return 1
@@ -224,7 +226,8 @@ func childOf(node *yaml.Node, token string) (*yaml.Node, int) {
 	return nil, 0
 }
 
-// locate sets the lines of findings. place returns a pointer to what one is about.
+// locate sets the lines of findings. place returns the pointer to the value that a finding
+// is about.
 func (d document) locate(p *parsed, place func(Finding) pointer, findings []Finding) {
 	for i := range findings {
 		if findings[i].Line == 0 {
@@ -233,8 +236,8 @@ func (d document) locate(p *parsed, place func(Finding) pointer, findings []Find
 	}
 }
 
-// places returns a function that returns a pointer to what a finding is about, as far as
-// it can be told. It looks for the pod's containers once, however many findings there are.
+// places returns a function that returns the pointer to the value that a finding is about,
+// or to the closest one that is known. It looks for the pod's containers only once.
 func (o object) places() func(Finding) pointer {
 	var byName map[string]containerPlace
 	return func(f Finding) pointer {
@@ -268,7 +271,8 @@ type containerPlace struct {
 	tree map[string]any
 }
 
-// containerPlaces finds a pod's containers by name; of two with one name, the first.
+// containerPlaces returns a pod's containers by name. If two have the same name it returns
+// the first.
 func containerPlaces(spec map[string]any) map[string]containerPlace {
 	places := map[string]containerPlace{}
 	for _, list := range containerLists {
@@ -284,14 +288,15 @@ func containerPlaces(spec map[string]any) map[string]containerPlace {
 	return places
 }
 
-// annotationOf returns the key of the annotation that a finding is about.
+// annotationOf returns the key of the annotation that a finding is about, "" if it is about
+// something else.
 func annotationOf(f Finding) string {
 	quoted, _ := strings.CutPrefix(f.Field, "annotation ")
-	key, _ := strconv.Unquote(quoted) // "" if it is about something else
+	key, _ := strconv.Unquote(quoted)
 	return key
 }
 
-// fieldSteps takes a path such as a.b[1] apart.
+// fieldSteps splits a path such as a.b[1] into its steps.
 func fieldSteps(field string) []string {
 	return strings.FieldsFunc(field, func(r rune) bool { return r == '.' || r == '[' || r == ']' })
 }

@@ -180,7 +180,7 @@ func TestRefusals(t *testing.T) {
 		},
 		"a host's name":               {fixture{lifecycle: "{postStart: {httpGet: {port: 80, host: example.com}}}"}, "web", "lifecycle.postStart.httpGet.host", "an IP address or localhost"},
 		"no port":                     {fixture{lifecycle: "{postStart: {httpGet: {}}}"}, "web", "lifecycle.postStart.httpGet.port", "1 to 65535"},
-		"a port's name that is not":   {fixture{lifecycle: "{preStop: {tcpSocket: {port: x}}}", container: ", ports: [{name: a, containerPort: 1}, {name: b, containerPort: 2}]"}, "web", "lifecycle.preStop.tcpSocket.port", "ports are called a, b"},
+		"a port's name that is not":   {fixture{lifecycle: "{preStop: {tcpSocket: {port: x}}}", container: ", ports: [{name: a, containerPort: 1}, {name: b, containerPort: 2}]"}, "web", "lifecycle.preStop.tcpSocket.port", "ports are named a, b"},
 		"a port's name with no ports": {fixture{lifecycle: "{preStop: {httpGet: {port: x}}}"}, "web", "lifecycle.preStop.httpGet.port", "no port of this container has a name"},
 		"digits in quotes":            {fixture{lifecycle: "{preStop: {httpGet: {port: '80'}}}"}, "web", "lifecycle.preStop.httpGet.port", "a number in quotes"},
 		"an empty port":               {fixture{lifecycle: "{preStop: {httpGet: {port: ''}}}", container: ", ports: [{containerPort: 1}]"}, "web", "lifecycle.preStop.httpGet.port", `is the name ""`},
@@ -315,7 +315,7 @@ func TestWarnings(t *testing.T) {
 				lifecycle: "{}", spec: ", initContainers: [{name: s, restartPolicy: Always, lifecycle: " + preStop + "}]",
 				annotations: "{lifecycle-shim.io/sidecars: Move}",
 			}.yaml(),
-			container: "s", says: "when the sidecar's turn to stop has come, after the main containers", moved: true,
+			container: "s", says: "when the sidecar is stopped, after the main containers", moved: true,
 		},
 		"another runtime class": {
 			text: fixture{lifecycle: preStop, spec: ", runtimeClassName: nvidia"}.yaml(),

@@ -6,8 +6,8 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 )
 
-// spoken has annotations by the container that they speak to. Each one is read once,
-// however many containers the pod has.
+// spoken sorts annotations by the container that they are for, so that each one is read
+// once and not once for each container.
 type spoken struct {
 	*validation
 	object string
@@ -15,12 +15,12 @@ type spoken struct {
 	general map[string]string
 	// own are the keys that name a container.
 	own map[string]map[string]string
-	// forAll is what general asks for, once it has been read.
+	// forAll is the lifecycle in general, valid when hasRead is set.
 	forAll  *oci.Lifecycle
 	hasRead bool
 }
 
-// spoken sorts annotations, and reports general keys that mean nothing.
+// spoken sorts annotations and reports unknown general keys.
 func (v *validation) spoken(object string, values map[string]string) *spoken {
 	s := &spoken{validation: v, object: object, general: map[string]string{}, own: map[string]map[string]string{}}
 	rest := map[string]string{}
@@ -44,16 +44,16 @@ func (v *validation) spoken(object string, values map[string]string) *spoken {
 	return s
 }
 
-// to returns what a container is asked for, nil for nothing, and reports what is wrong
-// with it.
+// to returns the lifecycle that the annotations give a container, nil if they give it none,
+// and reports what is wrong with it.
 func (s *spoken) to(name string) *oci.Lifecycle {
 	own := s.own[name]
 	if _, has := own[oci.NamedKey(name)]; has {
 		seen := maps.Clone(own)
-		maps.Copy(seen, s.general) // not read: the own key wins, or they exclude each other
+		maps.Copy(seen, s.general) // for conflicts only: the container's own key wins
 		return s.container(s.object, name, oci.ContainerSpec(seen, name))
 	}
-	s.problems(s.object, name, oci.ContainerSpec(own, name)) // keys that mean nothing
+	s.problems(s.object, name, oci.ContainerSpec(own, name)) // unknown keys
 	if !s.hasRead {
 		s.hasRead = true
 		spec := oci.ContainerSpec(s.general, "")

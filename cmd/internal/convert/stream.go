@@ -11,12 +11,12 @@ import (
 	"sync/atomic"
 )
 
-// byteOrderMark is what some editors begin a file with.
+// byteOrderMark is put at the start of files by some editors.
 const byteOrderMark = "\ufeff"
 
-// Stream converts the manifests in data: YAML or JSON documents, lists too. If anything is
-// refused it returns nothing. Of a document in which nothing moves it changes no byte. more
-// are kinds with pods that are not known by themselves.
+// Stream converts the manifests in data: YAML or JSON documents, including lists. It returns
+// nil if anything is refused. It changes no byte of a document in which nothing moves. more
+// names kinds that have pods and are not built in.
 func Stream(data []byte, runtimeClass string, more ...PodPath) ([]byte, *Report) {
 	text := bytes.TrimPrefix(data, []byte(byteOrderMark))
 	documents := split(text)
@@ -46,15 +46,15 @@ func Stream(data []byte, runtimeClass string, more ...PodPath) ([]byte, *Report)
 	return bytes.Join(append([][]byte{data[:len(data)-len(text)]}, results...), nil), report
 }
 
-// separator is a line that begins a document. What follows on the line belongs to
-// the document, unless it is a comment.
+// separator is a line that begins a document. Text after it on the line belongs to the
+// document, unless it is a comment.
 var (
 	separator     = regexp.MustCompile(`^---(?:[ \t\r].*)?$`)
 	bareSeparator = regexp.MustCompile(`^---[ \t\r]*(?:[ \t]#.*)?$`)
 )
 
-// split: no value of a YAML document can hold a line that begins with ---, nor can
-// one of JSON.
+// split returns the documents of a stream. It looks for lines that begin with ---, which no
+// value of a YAML or JSON document can contain.
 func split(data []byte) []document {
 	starts := []int{0}
 	for at := 0; ; {
@@ -87,7 +87,7 @@ func split(data []byte) []document {
 	return all
 }
 
-// splitChunk takes a separator from the text, and JSON values apart.
+// splitChunk separates the separator line from the text, and JSON values from one another.
 func splitChunk(chunk []byte, separated bool) []document {
 	line, rest, _ := bytes.Cut(chunk, []byte("\n"))
 	d := document{text: chunk, inline: separator.Match(line)}
@@ -109,8 +109,8 @@ func splitChunk(chunk []byte, separated bool) []document {
 	return all
 }
 
-// jsonValues takes a stream of JSON objects apart, with the space around them. It
-// returns nil where the text is none.
+// jsonValues splits a stream of JSON objects, each with the space around it. It returns nil
+// if the text is not such a stream.
 func jsonValues(text []byte) [][]byte {
 	if !bytes.HasPrefix(bytes.TrimSpace(text), []byte("{")) {
 		return nil
@@ -136,8 +136,8 @@ func jsonValues(text []byte) [][]byte {
 	return values
 }
 
-// Join makes one stream of several. JSON values alone follow one another; kubectl
-// reads no second one behind a YAML document, so then everything is parted by ---.
+// Join makes one stream of several. JSON values only follow one another. If there is YAML,
+// --- separates all documents: after a YAML document kubectl reads one JSON value only.
 func Join(streams [][]byte) []byte {
 	if len(streams) == 1 {
 		return streams[0]

@@ -8,7 +8,7 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// value is a node of a document, with its place in the text.
+// value is a node of a document and its place in the text.
 type value struct {
 	kind yaml.Kind // scalar, mapping, list or alias
 	flow bool      // [a] or {a: b}; JSON is flow only
@@ -25,21 +25,21 @@ type value struct {
 	merge    bool   // the key <<
 }
 
-// source is a document's text, and what is known of it.
+// source is a document's text and the places of its nodes.
 type source struct {
 	text []byte
 	json bool
-	// eol is how its first line ends.
+	// eol is the line break of its first line.
 	eol  string
 	root *value
 	// lines are the offsets at which its lines start. A document may be one long line.
 	lines []int
 }
 
-// uncertain reports that the text at a node's place is not the node. The YAML parser
-// counts lines and columns in its own way, so this can only be an unusual character.
+// uncertain is the error for a place at which the text is not the node. The YAML parser
+// counts lines and columns in its own way; unusual characters make the counts differ.
 func uncertain(line int) error {
-	return problem{line, "the place of a value in the text is not certain"}
+	return problem{line, "the YAML parser's position of a value does not match the text"}
 }
 
 // newSource finds the place of each node of a document in its text.
@@ -85,8 +85,8 @@ type builder struct {
 	lines   []int
 	made    map[*yaml.Node]*value // those with anchors
 	aliases []builtAlias
-	// The last place that was looked up. Nodes come in the order of the text, so a long
-	// line is walked once.
+	// The position of the previous lookup. Nodes come in the order of the text, so a long
+	// line is scanned once.
 	line, column, offset int
 }
 
@@ -122,7 +122,7 @@ func (b *builder) build(from *yaml.Node) (*value, error) {
 	return v, nil
 }
 
-// place returns the offset of a line and a column, both from 1. A column is a character.
+// place returns the offset of a line and a column, both from 1. Columns count characters.
 func (b *builder) place(line, column int) (int, bool) {
 	if line < 1 || line > len(b.lines) {
 		return 0, false
@@ -161,7 +161,7 @@ func (s *source) nextLine(at int) int {
 	return len(s.text)
 }
 
-// lineEnd returns the offset of the end of a line, without its line break.
+// lineEnd returns the offset of a line's end, before its line break.
 func (s *source) lineEnd(at int) int {
 	end := s.nextLine(at)
 	for _, lineBreak := range []string{"\r\n", "\n", "\r", "\u0085", "\u2028", "\u2029"} {
@@ -172,7 +172,8 @@ func (s *source) lineEnd(at int) int {
 	return end
 }
 
-// eolOf returns how the line of a byte ends: as the first one if it has no end.
+// eolOf returns the line break of the line that holds a byte, or the first line's if it has
+// none.
 func (s *source) eolOf(at int) string {
 	switch eol := string(s.text[s.lineEnd(at):s.nextLine(at)]); eol {
 	case "\n", "\r\n", "\r":
@@ -182,13 +183,13 @@ func (s *source) eolOf(at int) string {
 	}
 }
 
-// before returns what is on the line before a byte.
+// before returns the text between the start of the line and a byte.
 func (s *source) before(at int) []byte { return s.text[s.lineStart(at):at] }
 
 // column counts the characters before a byte on its line.
 func (s *source) column(at int) int { return utf8.RuneCount(s.before(at)) }
 
-// firstOnLine reports whether only spaces are before a byte on its line.
+// firstOnLine reports whether only spaces precede a byte on its line.
 func (s *source) firstOnLine(at int) bool { return isBlank(s.before(at)) }
 
 // restIsEmpty reports whether only spaces and a comment follow on the line.

@@ -7,8 +7,8 @@ import (
 	"go.yaml.in/yaml/v3"
 )
 
-// content skips a node's anchor and tag. It returns the offset of what follows them, and
-// the end of the last one, which is the start if there is none.
+// content skips a node's anchor and tag. at is the offset of the text after them, end the
+// end of the last of them; both are the node's start if it has neither.
 func (s *source) content(v *value) (at, end int) {
 	at, end = v.start, v.start
 	for at < len(s.text) && (s.text[at] == '&' || s.text[at] == '!') {
@@ -21,12 +21,12 @@ func (s *source) content(v *value) (at, end int) {
 	return at, end
 }
 
-// flowEnd reports whether a character ends an anchor or a tag without a value.
+// flowEnd reports whether a character ends an anchor or a tag that has no value.
 func (v *value) flowEnd(c byte) bool {
 	return v.kind == yaml.ScalarNode && v.text == "" && bytes.IndexByte([]byte(",]}"), c) >= 0
 }
 
-// end returns the offset behind a node's last byte.
+// end returns the offset after a node's last byte.
 func (s *source) end(v *value) (int, error) {
 	at, properties := s.content(v)
 	switch {
@@ -45,8 +45,8 @@ func (s *source) end(v *value) (int, error) {
 	}
 }
 
-// entryStart returns the start of a mapping's entry: of its key, or of the question mark
-// before a key that is long or has a tag.
+// entryStart returns the start of a mapping's entry: its key, or the question mark before
+// a key that is long or has a tag.
 func (s *source) entryStart(mapping *value, entry int) int {
 	key := mapping.children[2*entry].start
 	before := bytes.TrimRight(s.text[:key], " \t\r\n")
@@ -56,8 +56,8 @@ func (s *source) entryStart(mapping *value, entry int) int {
 	return key
 }
 
-// entryEnd returns the end of a mapping's entry: of its value, or of the colon if the
-// value is empty.
+// entryEnd returns the end of a mapping's entry: the end of its value, or of the colon if
+// the value is empty.
 func (s *source) entryEnd(mapping *value, entry int) (int, error) {
 	key, v := mapping.children[2*entry], mapping.children[2*entry+1]
 	if !s.empty(v) {
@@ -73,7 +73,7 @@ func (s *source) entryEnd(mapping *value, entry int) (int, error) {
 	return end, nil
 }
 
-// empty reports whether a value has no text at all, which means null.
+// empty reports whether a value has no text, which means null.
 func (s *source) empty(v *value) bool {
 	if v.kind != yaml.ScalarNode || v.style != 0 || v.text != "" {
 		return false
@@ -97,7 +97,7 @@ func (s *source) scalarEnd(v *value, at, properties int) (int, error) {
 	}
 }
 
-// plainEnd finds the words of a plain scalar, which has no escapes.
+// plainEnd finds the end of a plain scalar by its words: it has no escapes.
 func (s *source) plainEnd(v *value, at int, text string) (int, error) {
 	for i, word := range bytes.FieldsFunc([]byte(text), isYAMLSpace) {
 		if i > 0 {
@@ -136,8 +136,8 @@ func (s *source) quotedEnd(v *value, at int, quote byte) (int, error) {
 	return 0, uncertain(v.line)
 }
 
-// blockScalarEnd returns the end of the last line of a literal or folded scalar: with
-// its last empty lines only if it keeps them.
+// blockScalarEnd returns the end of the last line of a literal or folded scalar. Empty
+// lines at the end belong to it only if it keeps them ("+").
 func (s *source) blockScalarEnd(v *value, at int) (int, error) {
 	if at >= len(s.text) || s.text[at] != '|' && s.text[at] != '>' {
 		return 0, uncertain(v.line)
@@ -168,15 +168,15 @@ func (s *source) blockScalarEnd(v *value, at int) (int, error) {
 	return end, nil
 }
 
-// contentIndent returns how far a block scalar's lines are indented at least. With an
-// indicator the first line may be indented further than that.
+// contentIndent returns the least indentation of a block scalar's lines. With an indicator
+// the first line may be indented further.
 func (s *source) contentIndent(header []byte, v *value, first int) int {
 	at := bytes.IndexAny(header, "123456789")
 	if at < 0 {
 		return first
 	}
-	// The indicator counts from the parent, which is not known here. The line of the
-	// header is indented as far as the parent, or further, as behind "- ".
+	// The indicator counts from the parent's indentation, which is not known here. The
+	// header's line is indented as far as the parent or further, as after "- ".
 	line := s.text[s.lineStart(v.start):]
 	return min(first, len(line)-len(bytes.TrimLeft(line, " "))+int(header[at]-'0'))
 }

@@ -15,8 +15,8 @@ func scalar(text string) *yaml.Node {
 	return &yaml.Node{Kind: yaml.ScalarNode, Tag: "!!str", Value: text}
 }
 
-// printed writes a document anew, with aliases and merge keys written out: what two
-// containers share could not be changed for one of them only.
+// printed prints a document from its nodes, with aliases and merge keys expanded: a value
+// that two containers share could not be changed for one of them only.
 func printed(document *yaml.Node, operations []Operation) ([]byte, error) {
 	root, err := resolve(document)
 	if err != nil {
@@ -32,8 +32,8 @@ func printed(document *yaml.Node, operations []Operation) ([]byte, error) {
 
 func isMerge(key *yaml.Node) bool { return key.Kind == yaml.ScalarNode && key.Tag == "!!merge" }
 
-// resolve copies a tree with aliases and merge keys written out. What has been read within
-// limits has no more nodes then than the limits say.
+// resolve copies a tree and expands its aliases and merge keys. The number of nodes is
+// bounded by the limits with which the document was read.
 func resolve(node *yaml.Node) (*yaml.Node, error) {
 	if node.Kind == yaml.AliasNode {
 		return resolve(node.Alias)
@@ -53,8 +53,8 @@ func resolve(node *yaml.Node) (*yaml.Node, error) {
 	return &copied, nil
 }
 
-// fill sets the mapping's keys in order, those of a merge too: where a key is set
-// twice the later one wins, as kubectl's library has it. places has the index of each key.
+// fill sets the mapping's keys in order, including those of a merge. If a key is set twice
+// the later one wins, as in kubectl's library. places holds the index of each key.
 func fill(into, from *yaml.Node, places map[string]int) error {
 	for i := 0; i < len(from.Content); i += 2 {
 		key, value := from.Content[i], from.Content[i+1]
@@ -100,8 +100,8 @@ func merge(into, value *yaml.Node, places map[string]int) error {
 	}
 }
 
-// find returns the index of a mapping's key, below 0 if it has none. Of a key that stands
-// twice it is the last, which is the one that kubectl takes.
+// find returns the index of a mapping's key, or a negative number if it has no such key. If
+// the key is there twice it returns the last one, as kubectl does.
 func find(mapping *yaml.Node, key string) int {
 	for i := len(mapping.Content) - 2; i >= 0; i -= 2 {
 		if mapping.Content[i].Kind == yaml.ScalarNode && mapping.Content[i].Value == key {
@@ -111,7 +111,7 @@ func find(mapping *yaml.Node, key string) int {
 	return -1
 }
 
-// apply does one operation on a tree without aliases.
+// apply performs one operation on a tree without aliases.
 func apply(root *yaml.Node, operation Operation) error {
 	last := len(operation.at) - 1
 	parent, err := walk(root, operation.at[:last])
@@ -119,7 +119,7 @@ func apply(root *yaml.Node, operation Operation) error {
 		return err
 	}
 	if parent.Kind != yaml.MappingNode {
-		return fmt.Errorf("%s is no mapping", operation.at[:last])
+		return fmt.Errorf("%s is not a mapping", operation.at[:last])
 	}
 	key := operation.at[last]
 	at := find(parent, key)
@@ -162,7 +162,7 @@ func walk(node *yaml.Node, path pointer) (*yaml.Node, error) {
 	return node, nil
 }
 
-// place says where a new key goes: where one looks for it.
+// place returns the index of a new key: where a reader would look for it.
 func place(parent *yaml.Node, key string) int {
 	switch key {
 	case "metadata":
@@ -174,7 +174,7 @@ func place(parent *yaml.Node, key string) int {
 	}
 }
 
-// valueNode writes JSON in single quotes, which YAML needs no escapes in.
+// valueNode puts JSON in single quotes, in which YAML needs no escapes.
 func valueNode(value any) *yaml.Node {
 	text, ok := value.(string)
 	if !ok {
@@ -202,8 +202,7 @@ func writeYAML(node *yaml.Node) ([]byte, error) {
 	return text.Bytes(), err
 }
 
-// indentOf returns how far the first mapping within a mapping stands to the right
-// of it; 2 where there is none.
+// indentOf returns how far the first nested mapping is indented, 2 if there is none.
 func indentOf(node *yaml.Node) int {
 	const common, most = 2, 9
 	if by := firstOf(node, func(parent, child *yaml.Node) int {
@@ -217,7 +216,7 @@ func indentOf(node *yaml.Node) int {
 	return common
 }
 
-// compactLists reports whether the first list stands right below its key.
+// compactLists reports whether the first list begins in the column of its key.
 func compactLists(node *yaml.Node) bool {
 	return firstOf(node, func(parent, child *yaml.Node) int {
 		if parent.Kind != yaml.MappingNode || child.Kind != yaml.SequenceNode || parent.Line == child.Line {
@@ -227,7 +226,7 @@ func compactLists(node *yaml.Node) bool {
 	}) == 1
 }
 
-// firstOf returns the first value above 0 of a pair that is in block style.
+// firstOf returns the first positive value of a parent and a child in block style.
 func firstOf(node *yaml.Node, of func(parent, child *yaml.Node) int) int {
 	if node.Style&yaml.FlowStyle != 0 {
 		return 0

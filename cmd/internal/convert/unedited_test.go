@@ -207,7 +207,7 @@ func checkUnedited(t *testing.T, text []byte) (edited bool) {
 	}
 	wantMeaning(t, d, operations, result)
 	for _, warning := range report.Warnings {
-		if strings.Contains(warning.Text, "is written anew") {
+		if strings.Contains(warning.Text, "is rewritten") {
 			return false
 		}
 	}
@@ -386,7 +386,7 @@ func lineDiff(before, after string) string {
 }
 
 // TestShared: where the text cannot be edited, because a handler is shared with what does
-// not move, the document is written anew, and its line and the reason are reported.
+// not move, the document is rewritten, and its line and the reason are reported.
 func TestShared(t *testing.T) {
 	const text = "kind: Service\napiVersion: v1\n---\n# c\napiVersion: v1\nkind: List\nx: &l\n  preStop: {sleep: {seconds: 1}}\n  stopSignal: SIGHUP\nitems:\n- apiVersion: v1\n  kind: Pod\n  metadata: {name: p}\n" +
 		"  spec:\n    containers:\n    - name: a\n      lifecycle: *l\n---\nkind:   Service\n"
@@ -395,7 +395,7 @@ func TestShared(t *testing.T) {
 		t.Fatalf("got %v, %v", report.Refusals, report.Warnings)
 	}
 	warning := report.Warnings[0]
-	if warning.Line != 17 || !strings.Contains(warning.Text, "is written anew, because its text cannot be edited: an alias or a merge key shares what would change") {
+	if warning.Line != 17 || !strings.Contains(warning.Text, "is rewritten, because its text cannot be edited: an alias or a merge key shares what would change") {
 		t.Errorf("got line %d: %s", warning.Line, warning)
 	}
 	if !strings.HasPrefix(string(result), "kind: Service\napiVersion: v1\n---\n# c\napi") || !strings.HasSuffix(string(result), "\n---\nkind:   Service\n") {

@@ -11,14 +11,14 @@ import (
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
-// Validate checks, as the shim would, all annotations in data: manifests of pods and
-// pod templates, OCI specs (a bundle's config.json), a mapping of annotations,
-// or a block by itself. Refused is what the shim would refuse.
+// Validate checks, as the shim does, all annotations in data: manifests of pods and pod
+// templates, OCI specs (a bundle's config.json), a mapping of annotations, or a single
+// block. It refuses what the shim would refuse.
 func Validate(data []byte, runtimeClass string, more ...PodPath) *Report {
 	v := &validation{report: &Report{}, runtimeClass: runtimeClass, more: more}
 	for _, document := range split(bytes.TrimPrefix(data, []byte(byteOrderMark))) {
 		if len(bytes.TrimSpace(document.text)) == 0 {
-			continue // a parser would cost 100 µs, and a stream may have many
+			continue // a parser takes 100 µs, and a stream may have many empty documents
 		}
 		if err := v.document(document); err != nil {
 			v.refuse(document.finding(err))
@@ -55,15 +55,15 @@ func (v *validation) document(d document) error {
 		v.located(d, p, func(f Finding) pointer { return pointer{annotationOf(f)} }, func() { v.loose(d.name(), tree) })
 	case tree["lifecycle"] != nil:
 		v.located(d, p, object{}.places(), func() {
-			v.refuse(Finding{Object: d.name(), Field: "lifecycle", Text: "is the field of a container that holds a block; pass what is below it"})
+			v.refuse(Finding{Object: d.name(), Field: "lifecycle", Text: "is a container's field that holds a block; pass its value only"})
 		})
-	default: // what is not a mapping too: the check of a block says what it should be
+	default: // not only mappings: the check of a block reports what is wrong
 		v.located(d, p, object{}.places(), func() { v.block(d.name(), string(d.text)) })
 	}
 	return nil
 }
 
-// located runs a check, and gives lines to what it finds.
+// located runs a check and sets the lines of its findings.
 func (v *validation) located(d document, p *parsed, place func(Finding) pointer, check func()) {
 	refused, warned := len(v.report.Refusals), len(v.report.Warnings)
 	check()
@@ -71,16 +71,16 @@ func (v *validation) located(d document, p *parsed, place func(Finding) pointer,
 	d.locate(p, place, v.report.Warnings[warned:])
 }
 
-// domain is the part of the keys that is always there.
+// domain is the part that all keys share.
 var domain, _, _ = strings.Cut(oci.KeyLifecycle, "/")
 
-// ours reports whether a key is of this shim's domain, with or without a name.
+// ours reports whether a key is in this shim's domain, with or without a container's name.
 func ours(key string) bool {
 	prefix, _, ok := strings.Cut(key, "/")
 	return ok && (prefix == domain || strings.HasSuffix(prefix, "."+domain))
 }
 
-// named returns the container that a key names; empty for the general ones.
+// named returns the container that a key names, "" for a general key.
 func named(key string) string {
 	prefix, _, _ := strings.Cut(key, "/")
 	return strings.TrimSuffix(strings.TrimSuffix(prefix, domain), ".")
@@ -97,7 +97,7 @@ func (v *validation) block(object, value string) {
 	}
 }
 
-// pod checks what each container of it will be given.
+// pod checks the lifecycle that each of its containers will have.
 func (v *validation) pod(o object) {
 	pod := o.podTree()
 	metadata, _ := pod["metadata"].(map[string]any)
@@ -121,11 +121,11 @@ func (v *validation) pod(o object) {
 			v.around(o.name, c, c.movable(moves || lifecycle.Block.PreStop != nil))
 			if !speaks && spec["runtimeClassName"] != v.runtimeClass {
 				v.warn(Finding{Object: o.name, Field: "spec.runtimeClassName", Text: fmt.Sprintf(
-					"is not %q: the annotations do nothing unless this shim is the handler of the pod's runtime class", v.runtimeClass)})
+					"is not %q: the annotations have no effect unless this shim is the handler of the pod's runtime class", v.runtimeClass)})
 			}
 			speaks = true
 		case len(c.movable(moves)) > 0:
-			v.warn(Finding{Object: o.name, Container: c.name, Field: "lifecycle", Text: "is the kubelet's, and not checked here: lifecyclectl convert moves it to the shim, and checks it"})
+			v.warn(Finding{Object: o.name, Container: c.name, Field: "lifecycle", Text: "is run by the kubelet and not checked here; lifecyclectl convert moves it to the shim and checks it"})
 		}
 	}
 	if len(values) == 0 && len(v.report.Refusals) == refusals {
@@ -133,7 +133,7 @@ func (v *validation) pod(o object) {
 	}
 }
 
-// texts returns the annotations of ours. The API server refuses all but texts.
+// texts returns the annotations in our domain. The API server accepts only strings.
 func (v *validation) texts(object string, annotations map[string]any) map[string]string {
 	values := map[string]string{}
 	for _, key := range slices.Sorted(maps.Keys(annotations)) {
@@ -144,7 +144,7 @@ func (v *validation) texts(object string, annotations map[string]any) map[string
 		if !ok {
 			v.refuse(Finding{
 				Object: object, Container: named(key), Field: fmt.Sprintf("annotation %q", key),
-				Text: "must be a string; put the block in quotes, or behind | in lines of its own",
+				Text: "must be a string; put the block in quotes, or on separate lines after a |",
 			})
 			continue
 		}
@@ -171,7 +171,7 @@ func containersOf(spec map[string]any) []container {
 // shownNames is how many of a pod's containers a warning names.
 const shownNames = 10
 
-// strangers warns of keys that name no container.
+// strangers warns of keys that name no container of the pod.
 func (v *validation) strangers(object string, values map[string]string, containers []container) {
 	names := map[string]bool{}
 	var shown []string
@@ -193,7 +193,7 @@ func (v *validation) strangers(object string, values map[string]string, containe
 	}
 }
 
-// container checks what one is given, and returns it.
+// container checks the lifecycle of a container and returns it.
 func (v *validation) container(object, name string, spec *oci.Spec) *oci.Lifecycle {
 	v.problems(object, name, spec)
 	lifecycle, err := spec.Lifecycle()
@@ -208,7 +208,7 @@ func (v *validation) problems(object, name string, spec *oci.Spec) {
 	for _, problem := range spec.Problems() {
 		concerned := name
 		if named(problem.Key) == "" {
-			concerned = "" // every container of the pod
+			concerned = "" // it is about every container of the pod
 		}
 		finding := Finding{Object: object, Container: concerned, Field: fmt.Sprintf("annotation %q", problem.Key), Text: problem.Problem}
 		if problem.Path != "" {
@@ -222,14 +222,14 @@ func (v *validation) accepted(object, name string, lifecycle *oci.Lifecycle) {
 	v.report.Checked = append(v.report.Checked, Finding{Object: object, Container: name, Text: describe(lifecycle)})
 }
 
-// around warns of what makes an accepted block do something else than one might
-// think. native are the handlers that the shim would run, and that stand in spec.
+// around warns if an accepted block may not do what its author expects. native are the
+// handlers in spec that convert would move to the shim.
 func (v *validation) around(object string, c container, native []string) {
 	if len(native) > 0 {
-		v.warn(Finding{Object: object, Container: c.name, Field: "lifecycle", Text: "is there too: the kubelet runs these handlers, and the shim those of the annotation; remove one of the two"})
+		v.warn(Finding{Object: object, Container: c.name, Field: "lifecycle", Text: "is set as well as the annotation: the kubelet runs the handlers here, and the shim those of the annotation; remove one of the two"})
 	}
 	if c.list != "containers" && !c.sidecar() {
-		v.warn(Finding{Object: object, Container: c.name, Text: "gets handlers, and is no main container and no sidecar, which Kubernetes gives none; use keys with a container's name"})
+		v.warn(Finding{Object: object, Container: c.name, Text: "gets handlers, but is neither a main container nor a sidecar: Kubernetes allows no handlers on it; use keys with a container's name"})
 	}
 }
 
@@ -237,19 +237,19 @@ func (v *validation) around(object string, c container, native []string) {
 func (v *validation) spec(object string, tree map[string]any) {
 	annotations, _ := tree["annotations"].(map[string]any)
 	spec := &oci.Spec{Annotations: v.texts(object, annotations)}
-	for key, value := range annotations { // CRI's own say which container it is
+	for key, value := range annotations { // CRI's annotations name the container
 		if text, ok := value.(string); ok {
 			spec.Annotations[key] = text
 		}
 	}
 	before := len(v.report.Refusals)
 	if v.container(object, "", spec) == nil && len(v.report.Refusals) == before {
-		v.report.Checked = append(v.report.Checked, Finding{Object: object, Text: "an OCI spec whose annotations ask for no handlers"})
+		v.report.Checked = append(v.report.Checked, Finding{Object: object, Text: "an OCI spec without handlers in its annotations"})
 	}
 }
 
-// loose checks annotations that belong to nothing: for each container that they
-// name, and for one that they do not.
+// loose checks annotations that belong to no object, for each container that they name and
+// for one that they do not name.
 func (v *validation) loose(object string, tree map[string]any) {
 	spoken := v.spoken(object, v.texts(object, tree))
 	spoken.to("")

@@ -20,7 +20,7 @@ func TestValidate(t *testing.T) {
 		},
 		"no annotations": {
 			text: fixture{lifecycle: preStop}.yaml(), checked: []string{"Pod/p: no annotations of lifecycle-shim.io"},
-			warnings: []string{"Pod/p: container web: lifecycle: is the kubelet's, and not checked here: lifecyclectl convert moves it to the shim, and checks it"},
+			warnings: []string{"Pod/p: container web: lifecycle: is run by the kubelet and not checked here; lifecyclectl convert moves it to the shim and checks it"},
 		},
 		"another kind": {text: "{kind: ConfigMap}"},
 		"all that is wrong with a block": {
@@ -60,14 +60,14 @@ func TestValidate(t *testing.T) {
 			checked: []string{"Pod/p: container a: preStop exec", "Pod/p: container i: preStop exec", "Pod/p: container s: preStop exec"},
 			warnings: []string{
 				`Pod/p: annotation "nobody.lifecycle-shim.io/lifecycle": names no container of this pod (it has a, i, s), so the shim ignores it`,
-				"Pod/p: container a: lifecycle: is there too: the kubelet runs these handlers, and the shim those of the annotation; remove one of the two",
-				`Pod/p: spec.runtimeClassName: is not "lifecycle": the annotations do nothing unless this shim is the handler of the pod's runtime class`,
-				"Pod/p: container i: gets handlers, and is no main container and no sidecar, which Kubernetes gives none; use keys with a container's name",
+				"Pod/p: container a: lifecycle: is set as well as the annotation: the kubelet runs the handlers here, and the shim those of the annotation; remove one of the two",
+				`Pod/p: spec.runtimeClassName: is not "lifecycle": the annotations have no effect unless this shim is the handler of the pod's runtime class`,
+				"Pod/p: container i: gets handlers, but is neither a main container nor a sidecar: Kubernetes allows no handlers on it; use keys with a container's name",
 			},
 		},
 		"annotations that are no texts": {
 			text:    `{kind: Pod, apiVersion: v1, metadata: {name: p, annotations: {a.lifecycle-shim.io/lifecycle: {preStop: {}}}}, spec: {containers: [{name: a}]}}`,
-			refused: []string{`Pod/p: container a: annotation "a.lifecycle-shim.io/lifecycle": must be a string; put the block in quotes, or behind | in lines of its own`},
+			refused: []string{`Pod/p: container a: annotation "a.lifecycle-shim.io/lifecycle": must be a string; put the block in quotes, or on separate lines after a |`},
 		},
 		"no mapping of annotations": {
 			text:    `{kind: Pod, apiVersion: v1, metadata: {name: p, annotations: [a]}, spec: {containers: [{name: a}]}}`,
@@ -88,10 +88,10 @@ func TestValidate(t *testing.T) {
 		},
 		"a pause container's spec": {
 			text:    `{"ociVersion":"1.2.0","annotations":{"lifecycle-shim.io/lifecycle":"?","io.kubernetes.cri.container-type":"sandbox"}}`,
-			checked: []string{"document 1: an OCI spec whose annotations ask for no handlers"},
+			checked: []string{"document 1: an OCI spec without handlers in its annotations"},
 		},
 		"a spec without annotations": {
-			text: `{"ociVersion":"1.2.0"}`, checked: []string{"document 1: an OCI spec whose annotations ask for no handlers"},
+			text: `{"ociVersion":"1.2.0"}`, checked: []string{"document 1: an OCI spec without handlers in its annotations"},
 		},
 		"annotations": {
 			text: "lifecycle-shim.io/preStop: " + handler + "\nx: y\n", checked: []string{"document 1: preStop exec"},
@@ -114,7 +114,7 @@ func TestValidate(t *testing.T) {
 		"an empty block":     {text: "{}", checked: []string{"document 1: a block with no handlers"}},
 		"a list of words":    {text: "[a]", refused: []string{"document 1: must be a mapping, not a list"}},
 		"broken":             {text: "{", refused: []string{"document 1: is not valid YAML: did not find expected node content"}},
-		"a pasted lifecycle": {text: "lifecycle: " + preStop, refused: []string{"document 1: lifecycle: is the field of a container that holds a block; pass what is below it"}},
+		"a pasted lifecycle": {text: "lifecycle: " + preStop, refused: []string{"document 1: lifecycle: is a container's field that holds a block; pass its value only"}},
 		"a template":         {text: "kind: Pod\n{{- with .Values.a }}\n{{ end }}", refused: []string{`document 1: is a template that was not rendered: it has "{{" and is not YAML; render it first (helm template)`}},
 		"not UTF-8":          {text: "\xff", refused: []string{"document 1: is not UTF-8 text; write the file in UTF-8"}},
 		"nothing":            {text: "# nothing\n"},

@@ -5,15 +5,15 @@ import (
 	"slices"
 )
 
-// osLabels are the node labels that tell a Windows node from a Linux one; the
-// second is from before Kubernetes 1.14, and still set.
+// osLabels are the node labels that hold the operating system. The second one is from
+// before Kubernetes 1.14 and is still set.
 var osLabels = []string{"kubernetes.io/os", "beta.kubernetes.io/os"}
 
 const windowsOS = "windows"
 
-// windows says what makes a pod one for Windows nodes, in words; it is empty for all
-// others. The pod's own os decides, then where it may be scheduled; windowsOptions
-// are the last sign, since a pod with them that is scheduled to Linux runs there.
+// windows returns the reason why a pod is for Windows nodes, as text for the user, or ""
+// if it is not. The pod's own os decides, then where it may be scheduled. windowsOptions
+// come last, because a pod that has them and is scheduled to Linux runs there.
 func windows(spec map[string]any) string {
 	if system, ok := mapping(spec["os"])["name"].(string); ok {
 		return when(system == windowsOS, "os.name: windows")
@@ -55,9 +55,9 @@ func hasWindowsOptions(owner map[string]any) bool {
 	return mapping(owner["securityContext"])["windowsOptions"] != nil
 }
 
-// requiredOS returns the label and the system that every term of the pod's required
-// node affinity asks for. The terms are alternatives: where they disagree, or one
-// does not mind, the pod is for no system in particular.
+// requiredOS returns the label and the system that every term of the pod's required node
+// affinity requires. The terms are alternatives: if they differ, or if one requires no
+// system, the pod is not bound to one.
 func requiredOS(spec map[string]any) (label, system string) {
 	required := mapping(mapping(mapping(spec["affinity"])["nodeAffinity"])["requiredDuringSchedulingIgnoredDuringExecution"])
 	terms, _ := required["nodeSelectorTerms"].([]any)
@@ -71,8 +71,8 @@ func requiredOS(spec map[string]any) (label, system string) {
 	return label, system
 }
 
-// termOS returns what one term asks for. Its expressions must all hold, so one is
-// enough.
+// termOS returns the system that one term requires. All its expressions must hold, so one
+// is enough.
 func termOS(term map[string]any) (label, system string) {
 	expressions, _ := term["matchExpressions"].([]any)
 	for _, item := range expressions {
@@ -87,7 +87,7 @@ func termOS(term map[string]any) (label, system string) {
 		case expression["operator"] == "In":
 			return key, value
 		case expression["operator"] == "NotIn" && value == "linux":
-			return key, windowsOS // there is no third one
+			return key, windowsOS // Kubernetes has only these two
 		}
 	}
 	return "", ""

@@ -11,15 +11,15 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Program returns a program's path with all links resolved, if only root can replace
-// or change the file there. Execute the path that it returns, not the one it was given.
+// Program returns a program's path with all links resolved, if only root can replace or
+// change the file there. Execute the path that it returns, not the one that was passed.
 func Program(path string) (string, error) {
 	resolved, err := filepath.EvalSymlinks(path)
 	if err != nil {
 		return "", err
 	}
 	if !filepath.IsAbs(resolved) {
-		return "", fmt.Errorf("%s is no absolute path", path)
+		return "", fmt.Errorf("%s is not an absolute path", path)
 	}
 	var file unix.Stat_t
 	if err := unix.Lstat(resolved, &file); err != nil {
@@ -34,8 +34,8 @@ func Program(path string) (string, error) {
 	return resolved, nil
 }
 
-// Place returns nil if only root can create, replace or change a file there, which is a
-// regular file or does not exist yet. The path has to be resolved.
+// Place returns nil if only root can create, replace or change a file at that path, and if
+// it is a regular file or does not exist yet. The path must have no links.
 func Place(path string) error {
 	var file unix.Stat_t
 	if unix.Lstat(path, &file) == nil {
@@ -51,18 +51,18 @@ func Place(path string) error {
 	}
 }
 
-// Culprit is a file or directory that others than root could change.
+// Culprit is a file or directory that other users than root could change.
 type Culprit struct {
 	Path string
-	// err says how.
+	// err is the reason.
 	err error
 }
 
 func (c *Culprit) Error() string { return c.Path + ": " + c.err.Error() }
 func (c *Culprit) Unwrap() error { return c.err }
 
-// judgeFile reports why a program may not be what root has put there. A set-user-id
-// program can be started by anyone, with arguments and an environment of their own.
+// judgeFile returns an error if others than root may have written a program. It also refuses
+// set-user-id programs, which anyone can start with any arguments and environment.
 func judgeFile(mode, owner uint32) error {
 	switch {
 	case mode&unix.S_IFMT != unix.S_IFREG:
@@ -77,11 +77,11 @@ func judgeFile(mode, owner uint32) error {
 	return nil
 }
 
-// onlyRoot returns nil if nobody but root can create or rename what is in a directory,
-// or in those above it. A link is refused: the path has to be resolved.
+// onlyRoot returns nil if only root can create or rename files in a directory and in those
+// above it. It refuses links: the path must be resolved.
 func onlyRoot(dir string) error {
 	if !filepath.IsAbs(dir) {
-		return fmt.Errorf("%s is no absolute path", dir)
+		return fmt.Errorf("%s is not an absolute path", dir)
 	}
 	for at, above := filepath.Clean(dir), false; ; at, above = filepath.Dir(at), true {
 		var found unix.Stat_t
@@ -97,9 +97,10 @@ func onlyRoot(dir string) error {
 	}
 }
 
-// judgeDirectory also takes a sticky directory such as /tmp above a directory of
-// root's: there others can rename only what is their own. The group root is one of the
-// others, because containers run with it.
+// judgeDirectory returns an error if others than root can replace files in a directory. It
+// accepts a sticky directory such as /tmp above a directory of root, because others can
+// rename only their own files there. The group root is not trusted, because containers run
+// with it.
 func judgeDirectory(mode, owner uint32, above bool) error {
 	const writable = unix.S_IWGRP | unix.S_IWOTH
 	switch {
@@ -113,8 +114,8 @@ func judgeDirectory(mode, owner uint32, above bool) error {
 	return nil
 }
 
-// ReadFile returns the contents of a regular file of at most that many bytes. It never
-// waits for a FIFO or a device.
+// ReadFile returns the contents of a regular file of at most the given size. It never blocks
+// on a FIFO or a device.
 func ReadFile(path string, most int64) ([]byte, error) {
 	file, err := os.OpenFile(path, os.O_RDONLY|unix.O_NONBLOCK, 0)
 	if err != nil {
@@ -135,7 +136,7 @@ func ReadFile(path string, most int64) ([]byte, error) {
 	return data, err
 }
 
-// Head is a writer that keeps the first Most bytes of what is written, and drops the rest.
+// Head is a writer that keeps the first Most bytes and drops the rest.
 type Head struct {
 	Most int
 	text strings.Builder

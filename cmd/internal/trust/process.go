@@ -15,36 +15,36 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Process is a process of the node that Open has checked.
+// Process is a process that Open has checked.
 type Process struct {
 	PID int
 	// Executable is the path of its program. The file may have been replaced since.
 	Executable string
-	// Args are its arguments, the first of which is whatever its starter chose.
+	// Args are its arguments. The first one is chosen by the process that started it.
 	Args []string
 	// Dir is its working directory.
 	Dir string
 	env []string
 	// inodes of the sockets that it holds.
 	inodes map[uint32]bool
-	// OtherNetwork reports that it has another network namespace, whose sockets
-	// ReadSockets does not list.
+	// OtherNetwork is set if it has another network namespace, whose sockets ReadSockets
+	// does not list.
 	OtherNetwork bool
 }
 
 // maxText bounds an argument list or an environment, in bytes. Linux allows more (6 MiB,
-// execve(2)), and no daemon has as much.
+// execve(2)), but no daemon needs it.
 const maxText = 1 << 20
 
 var errExecutes = errors.New("it is executing another program, or has no arguments")
 
-// Open reads a process and returns it only if it is the node's own: see the package's
-// comment. The error says what is missing.
+// Open returns a process if it is trusted: see the package's comment. The error gives the
+// condition that it does not meet.
 func Open(pid int) (*Process, error) { return open(pid, false) }
 
-// open also returns a process with anyProgram, if that is wanted.
+// open does the work of Open. With anyProgram it does not check the program's file.
 func open(pid int, anyProgram bool) (*Process, error) {
-	// The descriptor is bound to the process: a later one with that number is not read.
+	// The descriptor is bound to the process: a later process with the same pid is not read.
 	fd, err := unix.Open("/proc/"+strconv.Itoa(pid), unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
 	if err != nil {
 		return nil, fmt.Errorf("process %d: %w", pid, err)
@@ -68,13 +68,13 @@ func open(pid int, anyProgram bool) (*Process, error) {
 	return p, nil
 }
 
-// check returns the executable of a process that is the node's own.
+// check returns the executable of a process that is trusted.
 func check(dir string, anyProgram bool) (string, error) {
 	var found identity
 	if err := found.lookAtUser(dir); err != nil {
 		return "", err
 	}
-	// Only now its files: those of a container may be on a server that never answers.
+	// Its files come second: those of a container may be on a server that never answers.
 	if err := found.judgeUser(); err != nil {
 		return "", err
 	}
@@ -90,17 +90,17 @@ func check(dir string, anyProgram bool) (string, error) {
 	return found.executable, found.judgeProgram()
 }
 
-// identity is what the kernel says of a process.
+// identity is what the kernel reports about a process.
 type identity struct {
 	// uids are the real, effective, saved and file system user ids.
 	uids                            []string
 	sameUsers, sameMounts, sameRoot bool
 	executable                      string
-	mode                            uint32 // of the executable, as stat(2) has it
+	mode                            uint32 // of the executable, as in stat(2)
 	owner                           uint32 // of the executable
 }
 
-// lookAtUser reads only what the kernel answers without a file system's help.
+// lookAtUser reads only what the kernel knows without asking a file system.
 func (i *identity) lookAtUser(dir string) error {
 	status, err := readBounded(dir + "/status")
 	if err != nil {
@@ -114,8 +114,8 @@ func (i *identity) lookAtUser(dir string) error {
 	return err
 }
 
-// lookAtFiles asks the file systems of the root directory and the program, and waits
-// until they answer.
+// lookAtFiles asks the file systems of the root directory and the program. It blocks until
+// they answer.
 func (i *identity) lookAtFiles(dir string) error {
 	var root, own, exe unix.Stat_t
 	if err := errors.Join(unix.Stat(dir+"/root", &root), unix.Stat("/", &own), unix.Stat(dir+"/exe", &exe)); err != nil {
@@ -128,8 +128,8 @@ func (i *identity) lookAtFiles(dir string) error {
 	return err
 }
 
-// uidsOf returns the four user ids of proc_pid_status(5). The process's name is in that
-// file too, with its newlines escaped.
+// uidsOf returns the four user ids in proc_pid_status(5). The process's name is in that file
+// too, but cannot imitate a line, because its newlines are escaped.
 func uidsOf(status []byte) []string {
 	for line := range bytes.Lines(status) {
 		if ids, ok := strings.CutPrefix(string(line), "Uid:"); ok {
@@ -201,7 +201,7 @@ func (p *Process) read(dir string) error {
 	p.OtherNetwork = !sameNetwork
 	p.Args, p.env = words(args), words(env)
 	if len(p.Args) == 0 {
-		return errExecutes // it has none for a moment
+		return errExecutes // during execve(2) the list is empty
 	}
 	p.inodes = map[uint32]bool{}
 	for _, descriptor := range descriptors {
@@ -217,7 +217,7 @@ func (p *Process) read(dir string) error {
 	return nil
 }
 
-// words of a list that ends each with a NUL.
+// words splits a list of strings that each end with a NUL.
 func words(data []byte) []string {
 	if len(data) == 0 {
 		return nil
@@ -263,13 +263,13 @@ func (p *Process) Flag(names ...string) string {
 	return ""
 }
 
-// Find returns the node's own processes whose program has such a name, which is that of
-// its file and not what the process calls itself. Processes that end meanwhile, or are
-// not the node's own, are left out.
+// Find returns the trusted processes whose program's file has a name that named accepts. The
+// name that a process gives itself does not count. Processes that exit during the search, or
+// are not trusted, are left out.
 func Find(named func(string) bool) ([]*Process, error) { return find(named, false) }
 
-// FindRoots also returns those whose program others than root could have changed. They
-// run all the same, and an installer has to tell its user so.
+// FindRoots also returns processes whose program others than root could have changed. An
+// installer has to report them, because they run in spite of it.
 func FindRoots(named func(string) bool) ([]*Process, error) { return find(named, true) }
 
 func find(named func(string) bool, anyProgram bool) ([]*Process, error) {
@@ -283,7 +283,7 @@ func find(named func(string) bool, anyProgram bool) ([]*Process, error) {
 		if err != nil {
 			continue
 		}
-		// A cheap look first: a node has thousands of processes.
+		// A cheap check first: a node has thousands of processes.
 		link, err := os.Readlink(filepath.Join("/proc", entry.Name(), "exe"))
 		if err != nil || !named(base(link)) {
 			continue
@@ -295,8 +295,8 @@ func find(named func(string) bool, anyProgram bool) ([]*Process, error) {
 	return found, nil
 }
 
-// openSettled tries again while the process is in the middle of execve(2), for at most
-// 100 ms: only the node's own processes are waited for.
+// openSettled retries for at most 100 ms while the process is in the middle of execve(2). It
+// retries only for processes that meet all other conditions.
 func openSettled(pid int, anyProgram bool) (p *Process, err error) {
 	for range 10 {
 		if p, err = open(pid, anyProgram); !errors.Is(err, errExecutes) {

@@ -22,7 +22,7 @@ const (
 	listening   = 10 // TCP_LISTEN
 )
 
-// Sockets are the unix sockets that have a path, as they were at one moment.
+// Sockets are the unix sockets that had a path when the kernel listed them.
 type Sockets []socket
 
 type socket struct {
@@ -31,8 +31,8 @@ type socket struct {
 	path  string
 }
 
-// unixDiagRequest asks sock_diag(7) for all unix sockets and their names: struct
-// unix_diag_req.
+// unixDiagRequest asks sock_diag(7) for all unix sockets with their names. It is the
+// kernel's struct unix_diag_req.
 type unixDiagRequest struct{}
 
 const (
@@ -44,7 +44,7 @@ const (
 
 func (unixDiagRequest) Len() int { return unixDiagRequestSize }
 
-// Serialize has the family, the states, and what to show; the rest are zeros.
+// Serialize sets the family, the states and the attributes to show. All other bytes are 0.
 func (unixDiagRequest) Serialize() []byte {
 	request := make([]byte, unixDiagRequestSize)
 	request[0] = unix.AF_UNIX
@@ -53,9 +53,9 @@ func (unixDiagRequest) Serialize() []byte {
 	return request
 }
 
-// ReadSockets asks the kernel for the unix sockets of our network namespace. The
-// library's own function for it (netlink.UnixSocketDiagInfo, 1.3.1) reads past the end of
-// a name. Nothing is kept of sockets without a path: any user can have many thousands.
+// ReadSockets asks the kernel for the unix sockets of our network namespace. The library's
+// function for it (netlink.UnixSocketDiagInfo, 1.3.1) reads past the end of a name. Sockets
+// without a path are not kept: any user can have many thousands.
 func ReadSockets() (Sockets, error) {
 	request := nl.NewNetlinkRequest(nl.SOCK_DIAG_BY_FAMILY, unix.NLM_F_DUMP)
 	request.AddData(unixDiagRequest{})
@@ -67,13 +67,13 @@ func ReadSockets() (Sockets, error) {
 		return true
 	})
 	if err != nil && !errors.Is(err, nl.ErrDumpInterrupted) { // sockets that came or went meanwhile may be missing
-		return nil, fmt.Errorf("the kernel's table of unix sockets: %w", err)
+		return nil, fmt.Errorf("cannot read the kernel's table of unix sockets: %w", err)
 	}
 	return sockets, nil
 }
 
-// parseSocket returns false for a socket that has no path. An abstract name begins with a
-// NUL, and a path may end with one.
+// parseSocket returns false for a socket without a path. An abstract name begins with a NUL,
+// and a path may end with one.
 func parseSocket(message []byte) (socket, bool) {
 	if len(message) < unixDiagSize || message[0] != unix.AF_UNIX {
 		return socket{}, false
@@ -91,9 +91,9 @@ func parseSocket(message []byte) (socket, bool) {
 	return socket{}, false
 }
 
-// ListenedBy returns the paths of the sockets on which the process listens. The numbers of
-// inodes have 32 bits, and start again after some hours of a process that makes sockets
-// only: a number that two sockets have says nothing.
+// ListenedBy returns the paths of the sockets on which the process listens. Inode numbers
+// have 32 bits, and a process that does nothing but create sockets makes them wrap around
+// within hours. A number that two sockets share is therefore ignored.
 func (s Sockets) ListenedBy(p *Process) []string {
 	held := map[uint32]string{}
 	twice := map[uint32]bool{}
@@ -115,8 +115,9 @@ func (s Sockets) ListenedBy(p *Process) []string {
 	return paths
 }
 
-// Connections counts the connections to a path that the process has accepted: they bear
-// the listener's name. In a root directory of their own others can use the same name.
+// Connections counts the connections to a path that the process has accepted. These have the
+// listener's name. Processes in another root directory can use the same name, so only
+// sockets that the process holds are counted.
 func (s Sockets) Connections(p *Process, path string) int {
 	count := 0
 	for _, socket := range s {
@@ -127,8 +128,8 @@ func (s Sockets) Connections(p *Process, path string) int {
 	return count
 }
 
-// Dial connects to a unix socket on which root listens, and returns the process that
-// has called listen(2). That may have ended: a shim inherits its socket from the
+// Dial connects to a unix socket on which root listens, and returns the pid of the process
+// that called listen(2). That process may have exited: a shim inherits its socket from the
 // process that started it.
 func Dial(ctx context.Context, path string) (net.Conn, int, error) {
 	conn, err := (&net.Dialer{}).DialContext(ctx, "unix", path)
@@ -146,8 +147,8 @@ func Dial(ctx context.Context, path string) (net.Conn, int, error) {
 	return conn, int(peer.Pid), nil
 }
 
-// peerOf returns the identity of the peer's process when it called listen(2)
-// (SO_PEERCRED, unix(7)).
+// peerOf returns the credentials that the peer had when it called listen(2) (SO_PEERCRED,
+// unix(7)).
 func peerOf(conn *net.UnixConn) (peer *unix.Ucred, err error) {
 	raw, err := conn.SyscallConn()
 	if err != nil {
@@ -160,7 +161,7 @@ func peerOf(conn *net.UnixConn) (peer *unix.Ucred, err error) {
 	return peer, err
 }
 
-// Server returns the process that listens on a socket, if it is the node's own.
+// Server returns the process that listens on a socket, if Open trusts it.
 func Server(ctx context.Context, path string) (*Process, error) {
 	conn, pid, err := Dial(ctx, path)
 	if err != nil {
@@ -188,7 +189,7 @@ func (p *Process) Dial(ctx context.Context, path string) (net.Conn, error) {
 
 // Client is a gRPC client of a socket on which that process listens.
 func (p *Process) Client(path string) (*grpc.ClientConn, error) {
-	// The target is no path: gRPC would read one as a URL, or ask the DNS for it.
+	// The target is not the path: gRPC would parse it as a URL or look it up in the DNS.
 	return grpc.NewClient("passthrough:///localhost",
 		grpc.WithContextDialer(func(ctx context.Context, _ string) (net.Conn, error) { return p.Dial(ctx, path) }),
 		grpc.WithTransportCredentials(insecure.NewCredentials()))

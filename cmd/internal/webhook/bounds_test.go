@@ -138,7 +138,7 @@ func TestA3NoMemory(t *testing.T) {
 	body := reviewOf(t, page)
 	conn, reader := r.begun(1 << 20) // all of it
 	response, text := r.ask(r.request("POST", Path, string(body)))
-	if response.StatusCode != http.StatusServiceUnavailable || !strings.Contains(text, "other requests need all the memory") {
+	if response.StatusCode != http.StatusServiceUnavailable || !strings.Contains(text, "other requests use all the memory") {
 		t.Errorf("got %s: %s", response.Status, text)
 	}
 	if _, err := conn.Write(append(body, bytes.Repeat([]byte(" "), 1<<20-len(body))...)); err != nil {

@@ -11,18 +11,17 @@ import (
 	"github.com/containerd/log"
 )
 
-// certificate is the pair of files, as last read. Reading them at each handshake
-// costs little beside the handshake's own arithmetic, and needs no watch that could
-// miss a swap of links.
+// certificate is the pair of files as last read. Reading them at each handshake is cheap
+// compared with the handshake itself, and needs no watch, which could miss a swap of links.
 type certificate struct {
 	certFile, keyFile string
 
-	mu        sync.Mutex // guards all below, and orders reads of the files
-	cert, key []byte     // what was last tried
+	mu        sync.Mutex // guards the fields below and orders reads of the files
+	cert, key []byte     // the contents that were last tried
 	current   *tls.Certificate
 }
 
-// openCertificate fails where the files hold no pair.
+// openCertificate returns an error if the files do not hold a pair.
 func openCertificate(certFile, keyFile string) (*certificate, error) {
 	c := &certificate{certFile: certFile, keyFile: keyFile}
 	c.mu.Lock()
@@ -30,18 +29,18 @@ func openCertificate(certFile, keyFile string) (*certificate, error) {
 	return c, c.read()
 }
 
-// get returns the pair in the files. With files that hold none, such as between the
-// writing of the one and of the other, it is the last good one.
+// get returns the pair in the files. If they do not hold a pair, for example because only
+// one of them has been replaced yet, it returns the last good one.
 func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.read(); err != nil {
-		log.L.WithError(err).Error("the certificate cannot be read; the last good one is used")
+		log.L.WithError(err).Error("cannot read the certificate; clients get the last good one until its files are corrected")
 	}
 	return c.current, nil
 }
 
-// read does nothing where the files are as they were when last tried.
+// read does nothing if the files have not changed since they were last tried.
 func (c *certificate) read() error {
 	cert, err := os.ReadFile(c.certFile)
 	if err != nil {
@@ -65,7 +64,7 @@ func (c *certificate) read() error {
 	return nil
 }
 
-// valid says why clients will not take the certificate now.
+// valid returns an error if clients cannot accept the certificate at that time.
 func (c *certificate) valid(now time.Time) error {
 	pair, _ := c.get(nil)
 	if now.Before(pair.Leaf.NotBefore) || now.After(pair.Leaf.NotAfter) {

@@ -18,16 +18,16 @@ import (
 )
 
 const (
-	// maxWords bounds what is said of a pod, in bytes: its refusals, and its warnings.
+	// maxWords bounds a pod's refusals, and its warnings, in bytes.
 	maxWords = 4 << 10
-	// maxFinding bounds one of them, and maxID what is repeated of a request.
+	// maxFinding bounds one of them, and maxID a text that is copied from a request.
 	maxFinding, maxID = 1 << 10, 256
-	// shownPaths bounds how many places are named of handlers that were not moved.
+	// shownPaths bounds the places in the refusal of a pod whose handlers were not moved.
 	shownPaths = 3
 )
 
-// review is what is read of an AdmissionReview. All else is skipped, so that a body
-// costs little more than its own size.
+// review holds the fields of an AdmissionReview that are read. All others are skipped, so
+// that reading takes little more memory than the body itself.
 type review struct {
 	metav1.TypeMeta
 	Request *request `json:"request"`
@@ -46,7 +46,7 @@ type request struct {
 	Object object `json:"object"`
 }
 
-// object is a part of the body, not a copy.
+// object is a part of the body. It is not a copy.
 type object []byte
 
 func (o *object) UnmarshalJSON(data []byte) error {
@@ -54,12 +54,12 @@ func (o *object) UnmarshalJSON(data []byte) error {
 	return nil
 }
 
-// decodeReview takes the API server's request apart. The error is for clients that
-// are no API server.
+// decodeReview decodes an API server's request. Its errors are for clients that are not an
+// API server.
 func decodeReview(body []byte) (*review, error) {
 	var read review
 	if err := kjson.Unmarshal(body, &read); err != nil {
-		return nil, fmt.Errorf("the body is no AdmissionReview: %s", shorten.End(err.Error(), maxID))
+		return nil, fmt.Errorf("the body is not an AdmissionReview: %s", shorten.End(err.Error(), maxID))
 	}
 	if want := admissionv1.SchemeGroupVersion.String(); read.Kind != "AdmissionReview" || read.APIVersion != want {
 		return nil, fmt.Errorf("the body is %q of %q; an AdmissionReview of %s is expected (admissionReviewVersions: [v1])",
@@ -74,8 +74,7 @@ func decodeReview(body []byte) (*review, error) {
 	return &read, nil
 }
 
-// door answers a request. What the result is called is for the log. The error is
-// ctx's.
+// door answers a request. result names the outcome in the log. The error is ctx's.
 type door func(ctx context.Context, from *request, runtimeClass string) (response *admissionv1.AdmissionResponse, result string, err error)
 
 // mutate converts the pod of a request.
@@ -102,9 +101,9 @@ func mutate(ctx context.Context, from *request, runtimeClass string) (*admission
 	return response, "converted", nil
 }
 
-// validate refuses a pod whose handlers should have been moved and are not: no
-// mutating webhook is asked again about what plugins after it have changed, unless it
-// was asked before, and one that cannot be reached is passed over.
+// validate refuses a pod whose handlers should have been moved but were not. This happens if
+// the mutating webhook could not be reached, or if a later plugin changed the pod and the
+// API server did not call the webhook again.
 func validate(ctx context.Context, from *request, runtimeClass string) (*admissionv1.AdmissionResponse, string, error) {
 	response, operations, report, err := convertPod(ctx, from, runtimeClass)
 	switch {
@@ -118,7 +117,7 @@ func validate(ctx context.Context, from *request, runtimeClass string) (*admissi
 		return response, "moved", nil
 	}
 	return refuse(response, []string{fmt.Sprintf("%s still in spec, where the kubelet would run them, not RuntimeClass %s: the webhook that moves them could not be reached, "+
-		"or was not asked, as in kube-system (use lifecyclectl convert there), or after another admission plugin had added both the handlers and the class; "+
+		"or was not called, as in kube-system (use lifecyclectl convert there), or after another admission plugin added both the handlers and the class; "+
 		"see its log and `kubectl get mutatingwebhookconfigurations`",
 		places(operations), runtimeClass)}), "refused", nil
 }
@@ -137,8 +136,8 @@ func places(operations []convert.Operation) string {
 	return strings.Join(paths, ", ") + " is"
 }
 
-// convertPod returns no report for what is no new pod, which a wider webhook
-// configuration may send.
+// convertPod returns a nil report if the request is not about a new pod. A webhook
+// configuration with wider rules may send such requests.
 func convertPod(ctx context.Context, from *request, runtimeClass string) (*admissionv1.AdmissionResponse, []convert.Operation, *convert.Report, error) {
 	response := &admissionv1.AdmissionResponse{UID: from.UID, Allowed: true}
 	pods := metav1.GroupVersionResource{Version: "v1", Resource: "pods"}
@@ -149,7 +148,7 @@ func convertPod(ctx context.Context, from *request, runtimeClass string) (*admis
 	return response, operations, report, err
 }
 
-// refuse: as a validation of the API server's own would.
+// refuse sets the response that a validation of the API server itself would give.
 func refuse(response *admissionv1.AdmissionResponse, why []string) *admissionv1.AdmissionResponse {
 	response.Allowed = false
 	response.Result = &metav1.Status{
@@ -159,7 +158,8 @@ func refuse(response *admissionv1.AdmissionResponse, why []string) *admissionv1.
 	return response
 }
 
-// texts are at most maxWords bytes, and say how many findings are left out.
+// texts returns the findings, in at most maxWords bytes. The last text says how many are
+// left out.
 func texts(findings []convert.Finding) []string {
 	var all []string
 	size := 0

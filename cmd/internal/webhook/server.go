@@ -23,49 +23,48 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
-// Paths of admission requests. Beside them there are /healthz and /readyz.
+// Paths of admission requests. The server also has /healthz and /readyz.
 const (
 	// Path moves handlers.
 	Path = "/mutate"
-	// ValidatePath refuses pods whose handlers have not been moved.
+	// ValidatePath refuses pods whose handlers were not moved.
 	ValidatePath = "/validate"
 )
 
-// memoryPerByte is what a byte of a request's body may cost while it is answered: the
-// body, what is read of it, the patch, the answer, and what waits to be collected. A
-// test measures it.
+// memoryPerByte is the memory per byte of a request's body while it is answered: for the
+// body, the decoded values, the patch, the answer and garbage. A test measures it.
 const memoryPerByte = 6
 
-// GCPercent is what the process of a server should run the garbage collector with
-// (runtime/debug.SetGCPercent), so that Limits.Memory holds garbage included.
+// GCPercent is the setting of the garbage collector (runtime/debug.SetGCPercent) with which
+// Limits.Memory includes garbage. The process that runs the server has to set it.
 const GCPercent = 50
 
-// Limits bound what a client can cost.
+// Limits bound the time and memory that a client can use.
 type Limits struct {
-	// Header is the time for a request's header, from the first byte of it.
+	// Header is the time for a request's header, from its first byte.
 	Header time.Duration
-	// Request is the time for all of a request, from its beginning.
+	// Request is the time for the whole request, from its first byte.
 	Request time.Duration
 	// Answer is the time for the answer, from the end of the header.
 	Answer time.Duration
 	// Idle is how long a connection is kept between requests.
 	Idle time.Duration
-	// Body in bytes. An API server takes 3 MiB (generic API server's
-	// MaxRequestBodyBytes), and sends them as JSON, with the request's own fields.
+	// Body is the size of a request's body in bytes. An API server accepts objects of
+	// 3 MiB (generic API server's MaxRequestBodyBytes) and sends them as JSON, with the
+	// fields of the request.
 	Body int64
-	// Memory in bytes for all requests together, as estimated from their bodies.
-	// Others wait.
+	// Memory is in bytes, for all requests together, as estimated from their bodies. If it
+	// is used up, further requests wait.
 	Memory int64
-	// Wait is how long a request may wait for memory. Then the answer is 503, which
-	// an API server takes as a webhook that does not answer.
+	// Wait is how long a request may wait for memory. After that the answer is 503, which
+	// an API server treats like no answer.
 	Wait time.Duration
-	// Stop is how long requests that have begun may take when the server is
-	// told to stop.
+	// Stop is how long requests that have begun may take after the server starts to stop.
 	Stop time.Duration
 }
 
-// DefaultLimits are far above what an API server needs, which gives up after 10 s
-// (timeoutSeconds of the webhook's configuration) and is a machine next door.
+// DefaultLimits are far above the needs of an API server, which is on the same network and
+// gives up after 10 s (timeoutSeconds of the webhook's configuration).
 func DefaultLimits() Limits {
 	return Limits{
 		Header: 5 * time.Second, Request: 10 * time.Second, Answer: 15 * time.Second, Idle: 2 * time.Minute,
@@ -73,7 +72,7 @@ func DefaultLimits() Limits {
 	}
 }
 
-// Config of a server. All fields are needed.
+// Config configures a server. All fields are required.
 type Config struct {
 	CertFile, KeyFile string // PEM
 	RuntimeClass      string
@@ -88,11 +87,11 @@ type Server struct {
 	stopping    atomic.Bool
 }
 
-// New fails where there is no certificate to serve with.
+// New returns an error if the certificate cannot be read.
 func New(config Config) (*Server, error) {
 	certificate, err := openCertificate(config.CertFile, config.KeyFile)
 	if err != nil {
-		return nil, fmt.Errorf("the webhook speaks TLS only, and needs a certificate: %w", err)
+		return nil, fmt.Errorf("cannot read the certificate, without which the webhook does not serve: %w", err)
 	}
 	return newServer(config, certificate), nil
 }
@@ -101,9 +100,9 @@ func newServer(config Config, certificate *certificate) *Server {
 	return &Server{config: config, certificate: certificate, memory: semaphore.NewWeighted(config.Limits.Memory)}
 }
 
-// Serve answers until ctx ends, and then until the requests that have begun have
-// been answered. It closes the listener. The error says what ended it before, or which
-// requests were cut off.
+// Serve answers requests until ctx ends. It then waits until the requests that have begun
+// are answered, for at most Limits.Stop, and closes the listener. It returns an error if the
+// server stops before ctx ends, or if it has to abort requests.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	limits := s.config.Limits
 	server := &http.Server{
@@ -113,7 +112,7 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 		TLSConfig:      &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.certificate.get},
 		ErrorLog:       stdlog.New(toLog{}, "", 0),
 	}
-	ended := make(chan error, 1) // one send, also when nobody waits
+	ended := make(chan error, 1) // one send, which must not block after Serve has returned
 	go func() { ended <- server.ServeTLS(listener, "", "") }()
 	log.L.WithField("address", listener.Addr().String()).WithField("runtimeClass", s.config.RuntimeClass).Info("serving")
 	select {
@@ -126,8 +125,8 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), limits.Stop)
 	defer cancel()
 	if err := server.Shutdown(stop); err != nil {
-		_ = server.Close() // what is left has had its time
-		return fmt.Errorf("requests were cut off %s after the stop: %w", limits.Stop, err)
+		_ = server.Close() // aborts the remaining requests
+		return fmt.Errorf("cannot answer all requests that had begun: they were aborted %s after the stop: %w", limits.Stop, err)
 	}
 	if err := <-ended; !errors.Is(err, http.ErrServerClosed) {
 		return err
@@ -144,8 +143,8 @@ func (s *Server) handler() http.Handler {
 	return mux
 }
 
-// ready is about new requests: none should come when the server stops, or while
-// clients cannot trust it.
+// ready reports whether new requests should be sent: not while the server stops, nor while
+// clients cannot trust its certificate.
 func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 	err := s.certificate.valid(time.Now())
 	switch {
@@ -158,8 +157,8 @@ func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
 	}
 }
 
-// review answers the requests of one door. Its context ends when the client goes, or
-// its time is up.
+// review answers the requests of one door. Their context ends when the client disconnects
+// or after Limits.Answer.
 func (s *Server) review(through door) http.HandlerFunc {
 	return func(w http.ResponseWriter, r *http.Request) {
 		began := time.Now()
@@ -178,7 +177,7 @@ func (s *Server) review(through door) http.HandlerFunc {
 		}
 		response, result, err := through(ctx, asked.Request, s.config.RuntimeClass)
 		if err != nil {
-			log.L.WithError(err).WithField("uid", asked.Request.UID).Debug("the client did not wait for its answer")
+			log.L.WithError(err).WithField("uid", asked.Request.UID).Debug("cannot answer: the client has disconnected or its time is up")
 			say(w, http.StatusServiceUnavailable, err.Error())
 			return
 		}
@@ -186,18 +185,18 @@ func (s *Server) review(through door) http.HandlerFunc {
 		answered := admissionv1.AdmissionReview{TypeMeta: asked.TypeMeta, Response: response}
 		w.Header().Set("Content-Type", "application/json")
 		if err := json.NewEncoder(w).Encode(answered); err != nil {
-			log.L.WithError(err).Debug("the client did not wait for its answer")
+			log.L.WithError(err).Debug("cannot send the answer: the client has disconnected")
 		}
 	}
 }
 
-// failure of a request that is not answered.
+// failure is the HTTP answer to a request that is not reviewed.
 type failure struct {
 	code int
 	text string
 }
 
-// read returns the body, for which there is memory until release is called.
+// read returns the body, whose memory is reserved until release is called.
 func (s *Server) read(ctx context.Context, w http.ResponseWriter, r *http.Request) (body []byte, release func(), failed *failure) {
 	release = func() {}
 	limits := s.config.Limits
@@ -205,7 +204,7 @@ func (s *Server) read(ctx context.Context, w http.ResponseWriter, r *http.Reques
 		return nil, release, &failure{http.StatusUnsupportedMediaType, "application/json is expected"}
 	}
 	length := r.ContentLength
-	if length < 0 { // it does not say
+	if length < 0 { // the header is missing
 		length = limits.Body
 	}
 	if length > limits.Body {
@@ -215,24 +214,24 @@ func (s *Server) read(ctx context.Context, w http.ResponseWriter, r *http.Reques
 	defer cancel()
 	weight := min(length*memoryPerByte, limits.Memory)
 	if err := s.memory.Acquire(wait, weight); err != nil {
-		log.L.WithField("length", length).Warn("a request was refused, as others need all the memory")
-		return nil, release, &failure{http.StatusServiceUnavailable, fmt.Sprintf("other requests need all the memory; %s was waited for it", limits.Wait)}
+		log.L.WithField("length", length).Warn("cannot answer a request, because other requests use all the memory: the client gets 503")
+		return nil, release, &failure{http.StatusServiceUnavailable, fmt.Sprintf("other requests use all the memory, and none became free within %s", limits.Wait)}
 	}
 	release = func() { s.memory.Release(weight) }
 	var buffer bytes.Buffer
-	buffer.Grow(int(length) + bytes.MinRead) // once: growing would leave garbage of the same size
+	buffer.Grow(int(length) + bytes.MinRead) // once: growing in steps would leave garbage of the same size
 	_, err := buffer.ReadFrom(http.MaxBytesReader(w, r.Body, limits.Body))
 	if tooLarge := (*http.MaxBytesError)(nil); errors.As(err, &tooLarge) {
 		return nil, release, &failure{http.StatusRequestEntityTooLarge, fmt.Sprintf("the body is larger than %d bytes", tooLarge.Limit)}
 	}
-	if err != nil { // the client has gone, or takes too long
+	if err != nil { // the client has disconnected or takes too long
 		return nil, release, &failure{http.StatusBadRequest, shorten.End(err.Error(), maxID)}
 	}
 	return buffer.Bytes(), release, nil
 }
 
-// note writes one line for each request; nothing of the pod's values, which may
-// hold secrets, but for what is refused.
+// note logs one line for each request. It logs no values of the pod, which may be secret,
+// except those in a refusal.
 func note(asked *request, response *admissionv1.AdmissionResponse, result string, took time.Duration) {
 	entry := log.L.WithField("uid", asked.UID).WithField("namespace", shorten.End(asked.Namespace, maxID)).WithField("name", shorten.End(asked.Name, maxID)).
 		WithField("user", shorten.End(asked.UserInfo.Username, maxID)).WithField("result", result).WithField("took", took.String())
@@ -251,10 +250,10 @@ func note(asked *request, response *admissionv1.AdmissionResponse, result string
 func say(w http.ResponseWriter, code int, text string) {
 	w.Header().Set("Content-Type", "text/plain; charset=utf-8")
 	w.WriteHeader(code)
-	_, _ = io.WriteString(w, text+"\n") // whoever does not wait for it does not want it
+	_, _ = io.WriteString(w, text+"\n") // fails only if the client has disconnected
 }
 
-// toLog takes the lines of net/http: broken handshakes, mostly of probes.
+// toLog logs the errors of net/http, mostly broken handshakes of probes.
 type toLog struct{}
 
 func (toLog) Write(line []byte) (int, error) {

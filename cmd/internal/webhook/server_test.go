@@ -233,12 +233,12 @@ func TestRequestsThatAreNone(t *testing.T) {
 		"no POST":             {"GET", Path, "application/json", "", http.StatusMethodNotAllowed, ""},
 		"another path":        {"POST", "/", "application/json", "{}", http.StatusNotFound, ""},
 		"no JSON":             {"POST", Path, "text/plain", "{}", http.StatusUnsupportedMediaType, "application/json"},
-		"broken JSON":         {"POST", Path, "application/json", "{", http.StatusBadRequest, "no AdmissionReview"},
-		"an empty body":       {"POST", Path, "application/json", "", http.StatusBadRequest, "no AdmissionReview"},
+		"broken JSON":         {"POST", Path, "application/json", "{", http.StatusBadRequest, "not an AdmissionReview"},
+		"an empty body":       {"POST", Path, "application/json", "", http.StatusBadRequest, "not an AdmissionReview"},
 		"another object":      {"POST", Path, "application/json", `{"kind":"Pod","apiVersion":"v1"}`, http.StatusBadRequest, "admission.k8s.io/v1 is expected"},
 		"an old review":       {"POST", Path, "application/json", `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1beta1"}`, http.StatusBadRequest, "admissionReviewVersions"},
 		"no request":          {"POST", Path, "application/json", `{"kind":"AdmissionReview","apiVersion":"admission.k8s.io/v1"}`, http.StatusBadRequest, "no request"},
-		"as large as allowed": {"POST", Path, "application/json", "{" + strings.Repeat(" ", 1<<20-1), http.StatusBadRequest, "no AdmissionReview"},
+		"as large as allowed": {"POST", Path, "application/json", "{" + strings.Repeat(" ", 1<<20-1), http.StatusBadRequest, "not an AdmissionReview"},
 		"a byte more":         {"POST", Path, "application/json", "{" + strings.Repeat(" ", 1<<20), http.StatusRequestEntityTooLarge, "larger than 1048576 bytes"},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -377,7 +377,7 @@ func TestStopIsBounded(t *testing.T) {
 	r := run(t, limits)
 	_, reader := r.begun(10)
 	r.stop()
-	r.wantEnd("requests were cut off 50ms after the stop")
+	r.wantEnd("aborted 50ms after the stop")
 	if _, err := io.Copy(io.Discard, reader); errors.Is(err, os.ErrDeadlineExceeded) {
 		t.Error("the connection is kept")
 	}
