@@ -271,15 +271,15 @@ func TestC2NodeInstallRefusesWhatRuns(t *testing.T) {
 			`config "$DIR/a.toml" "version = 2"; start "$CONTAINERD" "$DIR/a.toml"; cp "$CONTAINERD" "$DIR/containerd"; install --containerd "$DIR/containerd"`,
 			[]string{"no process runs", "/a.toml"},
 		},
-		"a program that others can replace": {`decoy "$DIR/x/containerd" env; chmod 777 "$DIR/x"; install`, []string{"is not run", "/x: chown"}},
-		"a program that a group can change": {`decoy "$DIR/x/containerd" env; chgrp 50 "$DIR/x/containerd"; chmod 775 "$DIR/x/containerd"; install`, []string{"is not run", "/x/containerd: chown"}},
-		"a program of the group root's":     {`decoy "$DIR/x/containerd" env; chmod 775 "$DIR/x/containerd"; install`, []string{"is not run", "/x/containerd: chown"}},
-		"a set-user-id program":             {`decoy "$DIR/x/containerd" env; chmod 4755 "$DIR/x/containerd"; install`, []string{"is not run", "/x/containerd: chown"}},
-		"a program in a sticky place":       {`decoy "$DIR/x/containerd" env; chmod 1777 "$DIR/x"; install`, []string{"is not run", "/x: chown"}},
-		"a program of another user":         {`decoy "$DIR/x/containerd" env; chown 65534 "$DIR/x/containerd"; install`, []string{"is not run", "/x/containerd: chown"}},
-		"a directory of another user":       {`decoy "$DIR/x/y/containerd" env; chown 65534 "$DIR/x"; install`, []string{"is not run", "/x: chown"}},
-		"a program that is removed":         {`decoy "$DIR/x/containerd" env; rm "$DIR/x/containerd"; install`, []string{"is removed"}},
-		"a named program of another user":   {`cp /usr/bin/tail "$DIR/containerd"; chown 65534 "$DIR/containerd"; install --config "$DIR/a.toml" --containerd "$DIR/containerd"`, []string{"is not run"}},
+		"a program that others can replace": {`decoy "$DIR/x/containerd" env; chmod 777 "$DIR/x"; install`, []string{"cannot run ", "/x: chown"}},
+		"a program that a group can change": {`decoy "$DIR/x/containerd" env; chgrp 50 "$DIR/x/containerd"; chmod 775 "$DIR/x/containerd"; install`, []string{"cannot run ", "/x/containerd: chown"}},
+		"a program of the group root's":     {`decoy "$DIR/x/containerd" env; chmod 775 "$DIR/x/containerd"; install`, []string{"cannot run ", "/x/containerd: chown"}},
+		"a set-user-id program":             {`decoy "$DIR/x/containerd" env; chmod 4755 "$DIR/x/containerd"; install`, []string{"cannot run ", "/x/containerd: chown"}},
+		"a program in a sticky place":       {`decoy "$DIR/x/containerd" env; chmod 1777 "$DIR/x"; install`, []string{"cannot run ", "/x: chown"}},
+		"a program of another user":         {`decoy "$DIR/x/containerd" env; chown 65534 "$DIR/x/containerd"; install`, []string{"cannot run ", "/x/containerd: chown"}},
+		"a directory of another user":       {`decoy "$DIR/x/y/containerd" env; chown 65534 "$DIR/x"; install`, []string{"cannot run ", "/x: chown"}},
+		"a program that is removed":         {`decoy "$DIR/x/containerd" env; rm "$DIR/x/containerd"; install`, []string{"cannot find "}},
+		"a named program of another user":   {`cp /usr/bin/tail "$DIR/containerd"; chown 65534 "$DIR/containerd"; install --config "$DIR/a.toml" --containerd "$DIR/containerd"`, []string{"cannot run "}},
 	} {
 		t.Run(name, func(t *testing.T) {
 			n := newNode(t)
@@ -359,7 +359,7 @@ start "$CONTAINERD" "$DIR/x/config.toml"
 ! install --undo || exit 8
 rm -f "$DIR/x/config.toml.lifecycle-new"
 `)
-			if err != nil || strings.Count(out, c.culprit) < 2 || strings.Count(out, "is not written") != 2 {
+			if err != nil || strings.Count(out, c.culprit) < 2 || strings.Count(out, "cannot write ") != 2 {
 				t.Errorf("%v\n%s", err, out)
 			}
 			if n.read("x/config.toml") != n.read("before") {
@@ -397,7 +397,7 @@ decoy "$PREFIX/bin/containerd-shim-lifecycle-v2" `+c.decoy+`
 `+upgrade+`
 install --undo
 `)
-			if (err != nil) != c.held || strings.Contains(out, "pods run with this shim") != c.held {
+			if (err != nil) != c.held || strings.Contains(out, "while pods use it") != c.held {
 				t.Errorf("%v\n%s", err, out)
 			}
 		})

@@ -115,7 +115,7 @@ func TestNodeInstall(t *testing.T) {
 				t.Errorf("postStart has written %q", got)
 			}
 
-			if out, err := i.run("--undo"); err == nil || !strings.Contains(out, "pods run with this shim") {
+			if out, err := i.run("--undo"); err == nil || !strings.Contains(out, "while pods use it") {
 				t.Errorf("it is undone while a pod runs (%v): %s", err, out)
 			}
 			if err := pod.Remove(b.Context()); err != nil {
@@ -134,7 +134,7 @@ func TestNodeInstall(t *testing.T) {
 			if left := i.tree(prefix); strings.Contains(left, "lifecycle") {
 				t.Errorf("left behind: %s", left)
 			}
-			if out := i.mustRun("--undo"); !strings.Contains(out, "note: nothing of lifecycle-shim is in "+i.config) { // no error
+			if out := i.mustRun("--undo"); !strings.Contains(out, "note: neither "+i.config+" nor ") { // no error
 				t.Errorf("undone twice: %s", out)
 			}
 		})
@@ -189,9 +189,9 @@ func TestNodeInstallRefuses(t *testing.T) {
 		"CRI is disabled":             {"2.4", "version = 3\ndisabled_plugins = ['io.containerd.cri.v1.runtime']\n", nil, "disables CRI"},
 		"docker's own file":           {"2.4", "disabled_plugins = [\"cri\"]\n", nil, "disables CRI"},
 		"CRI is disabled in 1.7":      {"1.7", "version = 2\ndisabled_plugins = [\"io.containerd.grpc.v1.cri\"]\n", nil, "disables CRI"},
-		"a pid that is none":          {"2.4", "version = 3\n", []string{"--pid", "1"}, "process 1 is no containerd"},
+		"a pid that is none":          {"2.4", "version = 3\n", []string{"--pid", "1"}, "process 1 is not a containerd"},
 		"runtime path in Debian's":    {"1.6", "version = 2\n", []string{"--runtime-path"}, "1.6.21"},
-		"a driver that is none":       {"2.4", "version = 3\n", []string{"--cgroup-driver", "x"}, "cgroupfs and systemd"},
+		"a driver that is none":       {"2.4", "version = 3\n", []string{"--cgroup-driver", "x"}, "cgroupfs or systemd"},
 		"an option that is none":      {"2.4", "version = 3\n", []string{"--help-me"}, "--help-me"},
 		"programs that are not there": {"2.4", "version = 3\n", []string{"--bin", "/nowhere"}, "/nowhere"},
 	} {
