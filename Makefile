@@ -211,7 +211,7 @@ foreign: ## convert 10,000 documents of other YAML emitters (PyYAML, Ruby, js-ya
 fuzz: ## run each fuzz target for FUZZTIME (5m)
 	@tools/fuzz '$(FUZZTIME)' '$(TAGS)'
 
-# Packages or files whose mutants are made, such as `shim/runner.go oci`; empty: all.
+# Packages or files whose mutants are made, such as `shim/create.go oci`; empty: all.
 ONLY ?=
 
 .PHONY: mutants

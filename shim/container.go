@@ -3,8 +3,6 @@ package shim
 import (
 	"cmp"
 	"context"
-	"errors"
-	"fmt"
 	"runtime/debug"
 	"sync"
 	"sync/atomic"
@@ -17,82 +15,85 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
-	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/metrics"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/runner"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/tap"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 // handlers runs a container's handlers. It is the seam between the loop and the
-// world below it.
+// world below it: runner.Runner.
 type handlers interface {
-	// started is told the pid of the container's process when it has started.
-	started(ctx context.Context, pid int, exited <-chan struct{}) error
-	// run runs one handler until it has ended or ctx is cancelled, and keeps
-	// progress up to date.
-	run(ctx context.Context, kind lifecycle.Kind, effect lifecycle.Effect, progress *hookexec.Progress) hookexec.Result
-	// unpark ends what has been begun of a start's handler before it is due. It may be
-	// called at any time, by anybody.
-	unpark()
-	// signal sends a signal to the container, on nobody's request.
-	signal(ctx context.Context, signal lifecycle.Signal) error
-	// close is called once, when nothing is going to be run or signalled.
-	close()
+	// Started is called when the container's process has started.
+	Started(ctx context.Context, pid int, exited <-chan struct{}) error
+	// Run runs one handler until it has ended or ctx is cancelled.
+	Run(ctx context.Context, run runner.Run) hookexec.Result
+	// Unpark ends a start's handler that was begun before it was due. It may be called at
+	// any time, from any goroutine.
+	Unpark()
+	// Signal sends a signal that no client requested.
+	Signal(ctx context.Context, signal lifecycle.Signal) error
+	// Close is called once, when nothing is run or signalled any more.
+	Close()
 }
 
-// container is one container with handlers. Its loop owns the machine; everybody
-// else talks to the loop through ask and post.
+// containerConfig is what a container is made from.
+type containerConfig struct {
+	id      string
+	machine lifecycle.Config
+	// block is what the annotations ask for.
+	block    *lifecyclev1.Block
+	handlers handlers
+	events   *tap.Tap
+	observer observer
+}
+
+// container is one container with handlers. Its loop owns the machine; all other
+// goroutines talk to the loop through ask and post.
 type container struct {
 	id       string
 	ctx      context.Context // for the log; it is not cancelled
 	handlers handlers
-	// gate holds its TaskStart.
-	gate *tap.Gate
-	// events takes the shim's own events.
-	events *tap.Tap
-	// block is what the annotations ask for.
-	block *lifecyclev1.Block
-	// metricsFile is where it counts, empty where it does not.
-	metricsFile string
-	counters    *metrics.Adder
-	// handlersEnded counts the handlers of all containers that have ended.
-	handlersEnded *atomic.Uint64
-	// trialLimit ends a trial whose handler has no limit of its own, and
-	// trialSignal is the stop signal that a preStop on trial is told.
+	gate     *tap.Gate
+	observer observer
+	block    *lifecyclev1.Block
+	// trialLimit ends a trial whose handler has no limit of its own, and trialSignal is
+	// the stop signal that a preStop on trial gets.
 	trialLimit  time.Duration
 	trialSignal uint32
 
-	// status of the machine after its last step. While a start is held, State says
+	// status of the machine after its last step. While a start is held, State returns
 	// CREATED for RUNNING.
 	status atomic.Pointer[lifecycle.Status]
-	// created is closed when its creation has ended, however it did: until then its
-	// handlers are being prepared, and only unpark may be called.
+	// runs of its handlers, for the status service.
+	runs runlog
+	// created is closed when Create returns, successfully or not. Until then its handlers
+	// are being prepared, and only Unpark may be called.
 	created chan struct{}
-	// killed: a SIGKILL was asked for, or sent.
+	// killed: a SIGKILL was requested, or sent.
 	killed atomic.Bool
-	// exited is closed at the first exit that is told.
+	// exited is closed when the loop has received the first exit.
 	exited   chan struct{}
 	exitOnce sync.Once
-	// ended is closed when nobody has to wait for its onExit any more; it is nil where
-	// it has none.
+	// ended is closed when no client has to wait for onExit any more; it is nil without
+	// one.
 	ended     chan struct{}
 	endedOnce sync.Once
-	// deleted is closed when the loop knows that the container is, or has ended.
+	// deleted is closed when the loop knows that the container is deleted, or has ended.
 	deleted     chan struct{}
 	deletedOnce sync.Once
 
 	mu sync.Mutex
-	// mailbox of the loop. It has no bound, because nobody may wait for the loop;
-	// what is in it is bounded by the requests under way.
+	// mailbox of the loop. It has no limit, because nothing may wait for the loop; the
+	// requests under way bound what is in it.
 	mailbox []message
-	// closed: the loop has ended; everything passes.
+	// closed: the loop has ended, and requests are forwarded.
 	closed bool
-	// runs of handlers, the first one first.
-	runs []*handlerRun
-	// trial is what an operator tries now, nil where nobody does.
+	// trial is what an operator runs now, nil if nothing.
 	trial *trial
-	wake  chan struct{} // capacity 1: a token says that the mailbox is to be looked at
+	wake  chan struct{} // capacity 1: a token says that there is a message
 
-	// The loop's own.
+	// Only the loop uses what follows.
+
 	machine *lifecycle.Machine
 	now     time.Time // of the step
 	waiting map[lifecycle.RequestID]chan verdict
@@ -103,37 +104,43 @@ type container struct {
 	limit   time.Duration           // of the running handler, from its begin; meant, not measured
 }
 
-// message is an event on its way to the loop, and who waits for the verdict.
+// message is an event on its way to the loop.
 type message struct {
-	event   lifecycle.Event
-	verdict chan verdict // nil when nobody waits; else of capacity 2, one for each thing a request is told
+	event lifecycle.Event
+	// verdict is nil unless a request waits for it. Its capacity is 2: a request gets at most
+	// two verdicts, so that the loop never waits for it.
+	verdict chan verdict
 }
 
-// verdict is what the machine says to a request.
+// verdict is the machine's reply to a request.
 type verdict struct {
 	kind lifecycle.EffectKind // CallStart, CallDelete, Forward or Answer
 	err  error
 }
 
-// newContainer returns a container whose loop is not running yet. ctx is only
-// for the log.
-func newContainer(ctx context.Context, id string, config lifecycle.Config, handlers handlers) *container {
+// newContainer returns a container whose loop does not run yet. ctx is only for the log.
+func newContainer(ctx context.Context, config containerConfig) *container {
 	namespace, _ := namespaces.Namespace(ctx)
+	logger := log.G(ctx).WithFields(log.Fields{"namespace": namespace, "id": config.id})
 	c := &container{
-		id:       id,
-		ctx:      log.WithLogger(context.WithoutCancel(ctx), log.G(ctx).WithFields(log.Fields{"namespace": namespace, "id": id})),
-		handlers: handlers,
+		id:       config.id,
+		ctx:      log.WithLogger(context.WithoutCancel(ctx), logger),
+		handlers: config.handlers,
+		observer: config.observer,
+		block:    config.block,
 		created:  make(chan struct{}),
 		exited:   make(chan struct{}),
 		deleted:  make(chan struct{}),
 		wake:     make(chan struct{}, 1),
-		machine:  lifecycle.New(config),
+		machine:  lifecycle.New(config.machine),
 		waiting:  make(map[lifecycle.RequestID]chan verdict),
 
-		trialLimit: config.DefaultPostStartTimeout, trialSignal: cmp.Or(config.StopSignal, uint32(unix.SIGTERM)),
+		trialLimit:  config.machine.DefaultPostStartTimeout,
+		trialSignal: cmp.Or(config.machine.StopSignal, uint32(unix.SIGTERM)),
 	}
+	c.gate = config.events.Gate(c.id, func() { c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
 	c.status.Store(&lifecycle.Status{})
-	if config.OnExit != nil {
+	if config.machine.OnExit != nil {
 		c.ended = make(chan struct{})
 	}
 	return c
@@ -151,14 +158,14 @@ func (c *container) ask(event lifecycle.Event) *request {
 	return r
 }
 
-// wait for the next thing that the machine says to the request. It always comes.
+// wait returns the next verdict, which always comes.
 func (r *request) wait() verdict { return <-r.verdict }
 
-// post tells the loop what has happened.
+// post reports an event to the loop.
 func (c *container) post(event lifecycle.Event) {
 	c.send(message{event: event})
 	if event.Kind == lifecycle.ContainerExited {
-		// Last: a handler that waits for it is to end after the exit is known.
+		// Last, so that a handler that waits for it ends after the loop knows of the exit.
 		c.exitOnce.Do(func() { close(c.exited) })
 	}
 }
@@ -177,7 +184,7 @@ func (c *container) send(m message) bool {
 	return true
 }
 
-// loop runs until nothing can happen to the container any more, or ctx ends.
+// loop takes the container's events until it is deleted or ctx ends.
 func (c *container) loop(ctx context.Context) {
 	defer c.end()
 	defer c.recovered("the container's loop")
@@ -186,7 +193,7 @@ func (c *container) loop(ctx context.Context) {
 		c.setTimer(timer)
 		select {
 		case <-c.wake:
-			// One at a time: what is left when a step panics is let go by end.
+			// One at a time: if a step panics, end answers the rest.
 			for m, ok := c.take(); ok; m, ok = c.take() {
 				c.step(m)
 			}
@@ -216,7 +223,7 @@ func (c *container) take() (message, bool) {
 	return m, true
 }
 
-// step takes one event in and carries out what follows from it.
+// step gives one event to the machine, and carries out the effects.
 func (c *container) step(m message) {
 	event := m.event
 	if m.verdict != nil {
@@ -225,16 +232,15 @@ func (c *container) step(m message) {
 		c.waiting[event.Request] = m.verdict
 	}
 	if event.Kind == lifecycle.HandlerEnded {
-		c.count(func() metrics.Counts { return countRun(c.running) })
+		c.observer.countRun(c.running)
 	}
 	before := c.machine.Status()
 	c.now = time.Now()
 	effects := c.machine.Step(c.now, event)
-	// Before the effects: who is told that it has started must see it so.
+	// Before the effects: a client that learns of the start must see its status.
 	status := c.machine.Status()
 	c.status.Store(&status)
-	c.explain(event, before, status, effects)
-	c.count(func() metrics.Counts { return countStep(before, status, effects) })
+	c.observer.step(c.ctx, step{event, before, status, effects, c.machine.Why()})
 	for _, effect := range effects {
 		c.carryOut(effect)
 	}
@@ -246,7 +252,7 @@ func (c *container) step(m message) {
 func (c *container) carryOut(effect lifecycle.Effect) {
 	switch effect.Kind {
 	case lifecycle.CallStart, lifecycle.CallDelete, lifecycle.Forward, lifecycle.Answer:
-		c.tell(effect)
+		c.reply(effect)
 	case lifecycle.RunHandler:
 		c.run(effect)
 	case lifecycle.AbortHandler:
@@ -260,9 +266,9 @@ func (c *container) carryOut(effect lifecycle.Effect) {
 	}
 }
 
-func (c *container) tell(effect lifecycle.Effect) {
+func (c *container) reply(effect lifecycle.Effect) {
 	c.waiting[effect.Request] <- verdict{kind: effect.Kind, err: effect.Err}
-	if effect.Kind != lifecycle.CallStart { // it is told its answer later
+	if effect.Kind != lifecycle.CallStart { // its answer follows later
 		delete(c.waiting, effect.Request)
 	}
 }
@@ -287,46 +293,23 @@ func (c *container) run(effect lifecycle.Effect) {
 	}()
 }
 
-// abortRun aborts the handler that runs. Its first cause is shown until it has ended.
+// abortRun aborts the running handler.
 func (c *container) abortRun(cause error) {
-	c.mu.Lock()
-	if c.running.aborted == nil {
-		c.running.aborted = cause
-	}
-	c.mu.Unlock()
+	c.runs.abort(c.running, cause)
 	c.abort(cause)
 }
 
-// runToEnd logs one line at the start and one at the end. The handler's output
-// may hold secrets, so it is for debugging only.
+// runToEnd runs a handler, and shows its run.
 func (c *container) runToEnd(ctx context.Context, run *handlerRun, effect lifecycle.Effect) lifecycle.Result {
-	logger := log.G(c.ctx).WithField("handler", run.kind)
-	if run.trial {
-		logger = logger.WithField("trial", true)
-	}
-	logger.Info("handler started")
-	c.record(run)
-	c.publishStarted(run)
-	ended := c.runHandler(ctx, run, effect)
-	c.finish(run, ended)
-	c.handlersEnded.Add(1)
-	c.publishFinished(run)
-	result := convert(ended)
-	logger = logger.WithFields(log.Fields{
-		"result": result.Outcome, "took": run.ended.Sub(run.began).Round(time.Millisecond), "attempts": ended.Attempts,
-	})
-	if ended.Err != nil {
-		logger = logger.WithError(ended.Err)
-	}
-	logger.Info("handler ended")
-	if ended.LogErr != nil {
-		log.G(c.ctx).WithError(ended.LogErr).WithFields(log.Fields{"handler": run.kind, "lines": ended.LostLines}).Warn("lines of a handler's output are missing in the container's log")
-	}
-	logger.WithFields(log.Fields{"output": ended.Output, "dropped": ended.Dropped}).Debug("handler output")
-	return result
+	c.runs.begin(run) // first: a client that learns of it finds it in the status
+	c.observer.started(c.ctx, run)
+	result := c.runHandler(ctx, run, effect)
+	c.runs.end(run, result)
+	c.observer.ended(c.ctx, run)
+	return convert(result)
 }
 
-// runHandler makes a failure of a panic.
+// runHandler turns a panic into a failure.
 func (c *container) runHandler(ctx context.Context, run *handlerRun, effect lifecycle.Effect) (result hookexec.Result) {
 	defer func() {
 		if value := recover(); value != nil {
@@ -337,7 +320,9 @@ func (c *container) runHandler(ctx context.Context, run *handlerRun, effect life
 	if err := c.awaitCreation(ctx); err != nil {
 		return hookexec.NotBegun(ctx)
 	}
-	return c.handlers.run(ctx, run.kind, effect, &run.progress)
+	return c.handlers.Run(ctx, runner.Run{
+		Kind: run.kind, Effect: effect, Trial: run.trial, Progress: &run.progress, OOMSeen: c.gate.OOMSeen, Killed: c.killed.Load,
+	})
 }
 
 // signalWait bounds the sending of a signal, which no client waits for.
@@ -349,8 +334,8 @@ func (c *container) signal(signal lifecycle.Signal) {
 	defer c.recovered("send a signal")
 	logger := log.G(ctx).WithField("signal", signal.Number)
 	c.noteSignal(signal.Number)
-	if err := c.handlers.signal(ctx, signal); err != nil {
-		logger.WithError(err).Error("send the signal")
+	if err := c.handlers.Signal(ctx, signal); err != nil {
+		logger.WithError(err).Error("cannot send the signal: the container may not stop")
 		return
 	}
 	logger.Info("signal sent")
@@ -363,8 +348,8 @@ func (c *container) noteSignal(number uint32) {
 	}
 }
 
-// end lets everybody go who still waits, and makes the container pass
-// everything through from now on.
+// end answers all requests that still wait. From now on the container's requests are
+// forwarded, and its events pass.
 func (c *container) end() {
 	c.mu.Lock()
 	c.closed = true
@@ -389,32 +374,16 @@ func (c *container) end() {
 	c.closeDeleted()
 	c.calls.Wait()
 	<-c.created
-	c.handlers.close()
+	c.handlers.Close()
 }
 
-// awaitCreation waits for the end of the container's creation, as one client may be
-// faster than the other's answer.
-func (c *container) awaitCreation(ctx context.Context) error {
-	select {
-	case <-c.created:
-		return nil
-	case <-ctx.Done():
-	}
-	select {
-	case <-c.created: // both at once: the handler is run, and judged, as any that is ended
-		return nil
-	default:
-		return context.Cause(ctx)
-	}
-}
-
-// endWaits reports whether the container's process has exited, and its end is not told
-// before onExit's.
-func (c *container) endWaits() bool {
+// awaitsOnExit reports whether the container's process has exited, and clients do not learn
+// of it before onExit has ended.
+func (c *container) awaitsOnExit() bool {
 	return c.status.Load().Stage == lifecycle.StageOnExit
 }
 
-// releaseExit lets everybody know of the container's end.
+// releaseExit lets clients know of the container's exit.
 func (c *container) releaseExit() {
 	if c.ended != nil {
 		c.gate.ReleaseExit()
@@ -429,43 +398,4 @@ func (c *container) recovered(where string) {
 	if value := recover(); value != nil {
 		log.G(c.ctx).Errorf("panic in %s: %v\n%s", where, value, debug.Stack())
 	}
-}
-
-var errShutdown = errors.New("the shim does not serve this container any more")
-
-// Why a handler is made to end, as the cause of its cancelled context.
-var causes = map[lifecycle.Cause]error{
-	lifecycle.ContainerExit:   hookexec.ErrContainerExited,
-	lifecycle.ContainerKill:   errors.New("container killed"),
-	lifecycle.StopDeadline:    errors.New("the deadline of the stop was reached"),
-	lifecycle.StopRequest:     errors.New("a stop was requested"),
-	lifecycle.ContainerDelete: errors.New("container deleted"),
-}
-
-func causeError(cause lifecycle.Cause, after time.Duration) error {
-	if cause == lifecycle.TimeLimit {
-		return fmt.Errorf("%w after %s", hookexec.ErrTimedOut, after.Round(100*time.Millisecond))
-	}
-	return causes[cause]
-}
-
-// convert keeps what the machine needs of a handler's end.
-func convert(result hookexec.Result) lifecycle.Result {
-	converted := lifecycle.Result{Message: result.Message()}
-	switch result.Outcome {
-	case hookexec.Succeeded:
-		converted.Outcome = lifecycle.Succeeded
-	case hookexec.Failed:
-		converted.Outcome = lifecycle.Failed
-	case hookexec.TimedOut:
-		converted.Outcome = lifecycle.TimedOut
-	case hookexec.Aborted:
-		converted.Outcome = lifecycle.Aborted
-		for cause, err := range causes {
-			if errors.Is(result.Err, err) {
-				converted.Cause = cause
-			}
-		}
-	}
-	return converted
 }

@@ -40,7 +40,7 @@ func TestDeleteIsAnsweredWhenTheMachineKnows(t *testing.T) {
 func TestPanicBesideAHandlerIsContained(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, postStart(0), &fakeHandlers{postStart: takes(second, succeeded)}).exitOnSignal()
-		w.c.handlersEnded = nil
+		w.c.observer.handlersEnded = nil
 		err := w.serve().start(0).answered(t, second)
 		if status.Code(err) != codes.Unknown || status.Convert(err).Message() != "postStart handler failed: internal error" {
 			t.Errorf("got %v", err)
@@ -110,7 +110,7 @@ func TestAnsweredRequestsAreForgotten(t *testing.T) {
 
 // TestPanickingHandlerHasNoExitCode: 0 would be a success.
 func TestPanickingHandlerHasNoExitCode(t *testing.T) {
-	c := newContainer(t.Context(), "c1", preStop(0), &fakeHandlers{preStop: func(context.Context) hookexec.Result { panic("a bug") }})
+	c := newTestContainer(t.Context(), "c1", preStop(0), &fakeHandlers{preStop: func(context.Context) hookexec.Result { panic("a bug") }})
 	close(c.created)
 	got := c.runHandler(t.Context(), &handlerRun{kind: lifecycle.PreStop}, lifecycle.Effect{})
 	if got.Outcome != hookexec.Failed || got.ExitCode != -1 {
@@ -200,8 +200,9 @@ func TestPanicInTheLoopLeavesNoMessage(t *testing.T) {
 func TestHandlersAreClosedAfterTheCreation(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		handlers := &fakeHandlers{}
-		c := newContainer(t.Context(), "c1", preStop(0), handlers)
-		c.gate = watch(newTestTap(t, &shimtest.Publisher{}), "c1", nothing)
+		c := newContainer(t.Context(), containerConfig{
+			id: "c1", machine: preStop(0), handlers: handlers, events: newTestTap(t, &shimtest.Publisher{}),
+		})
 		ctx, cancel := context.WithCancel(t.Context())
 		cancel()
 		ended := make(chan struct{})
@@ -223,11 +224,11 @@ func TestHandlersAreClosedAfterTheCreation(t *testing.T) {
 
 // TestEndWaitsForOnExit, from the exit to the end of an onExit, and at no other time.
 func TestEndWaitsForOnExit(t *testing.T) {
-	c := newContainer(t.Context(), "c1", outer(false, true), &fakeHandlers{})
+	c := newTestContainer(t.Context(), "c1", outer(false, true), &fakeHandlers{})
 	for stage := lifecycle.StageCreated; stage <= lifecycle.StageDeleted; stage++ {
 		c.status.Store(&lifecycle.Status{Stage: stage})
 		want := stage == lifecycle.StageOnExit
-		if got := c.endWaits(); got != want {
+		if got := c.awaitsOnExit(); got != want {
 			t.Errorf("%s: %t", stage, got)
 		}
 	}

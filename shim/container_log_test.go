@@ -2,19 +2,17 @@ package shim
 
 import (
 	"context"
-	"errors"
-	"os"
 	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
 
 	"github.com/containerd/log"
-	"github.com/sirupsen/logrus"
 	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/runner"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
@@ -25,8 +23,11 @@ type trialHandlers struct {
 	told []lifecycle.Signal
 }
 
-func (h *trialHandlers) run(_ context.Context, _ lifecycle.Kind, effect lifecycle.Effect, _ *hookexec.Progress) hookexec.Result {
-	h.told = append(h.told, effect.Signal)
+func (h *trialHandlers) Run(_ context.Context, run runner.Run) hookexec.Result {
+	if !run.Trial {
+		return hookexec.Result{Outcome: hookexec.Failed}
+	}
+	h.told = append(h.told, run.Effect.Signal)
 	return succeeded
 }
 
@@ -36,7 +37,7 @@ func TestPreStopOnTrialIsToldTheStopSignal(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			handlers := &trialHandlers{}
 			w := newWorld(t, lifecycle.Config{PreStop: &lifecycle.Handler{}, StopSignal: block}, &handlers.fakeHandlers)
-			w.c.handlers, w.c.block = handlers, &lifecyclev1.Block{PreStop: sleepHandler()}
+			w.c.handlers, w.c.block = handlers, &lifecyclev1.Block{PreStop: &lifecyclev1.Handler{Sleep: &lifecyclev1.SleepAction{}}}
 			w.serve().mustStart()
 			if _, err := w.c.try(t.Context(), "preStop"); err != nil {
 				t.Fatal(err)
@@ -60,14 +61,14 @@ func TestLog(t *testing.T) {
 	}{
 		"it succeeds":             {result: succeeded, want: "info handler started, info handler ended, info signal sent"},
 		"it fails":                {result: failedBad, want: "info handler started, info handler ended: exit status 3, info signal sent"},
-		"lines are lost":          {result: lost, want: "info handler started, info handler ended, warning lines of a handler's output are missing in the container's log: exit status 3, info signal sent"},
-		"the signal is not sent":  {result: succeeded, onSignal: cannot, want: "info handler started, info handler ended, error send the signal: exit status 137"},
+		"lines are lost":          {result: lost, want: "info handler started, info handler ended, warning cannot log all output: lines of a handler's output are missing in the container's log: exit status 3, info signal sent"},
+		"the signal is not sent":  {result: succeeded, onSignal: cannot, want: "info handler started, info handler ended, error cannot send the signal: the container may not stop: exit status 137"},
 		"an operator's own trial": {result: succeeded, trial: true, want: "info handler started on trial, info handler ended on trial"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
 				w := newWorld(t, preStop(0), &fakeHandlers{preStop: takes(second, test.result), onSignal: test.onSignal})
-				w.c.block = &lifecyclev1.Block{PreStop: sleepHandler()}
+				w.c.block = &lifecyclev1.Block{PreStop: &lifecyclev1.Handler{Sleep: &lifecyclev1.SleepAction{}}}
 				lines := w.logs()
 				w.serve().mustStart()
 				if test.trial {
@@ -90,7 +91,7 @@ func TestLog(t *testing.T) {
 func TestPanicsAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, postStart(0), &fakeHandlers{postStart: takes(second, succeeded)}).exitOnSignal()
-		w.c.handlersEnded = nil // a bug
+		w.c.observer.handlersEnded = nil // a bug
 		lines := w.logs()
 		_ = w.serve().start(0).answered(t, second)
 		synctest.Wait()
@@ -100,43 +101,6 @@ func TestPanicsAreLogged(t *testing.T) {
 			t.Errorf("logged %q", lines.All())
 		}
 	})
-}
-
-// TestUnknownEndIsLogged: what onExit is told is a guess then.
-func TestUnknownEndIsLogged(t *testing.T) {
-	nothing, err := os.Open(os.DevNull) // knows of no process
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer nothing.Close()
-	for _, failure := range []error{nil, errors.New("no answer")} {
-		logger, lines := shimtest.NewLog()
-		inner := shimtest.NewTask()
-		inner.Answer["State"] = func(context.Context, any) (any, error) { return nil, failure }
-		r := &runner{pidfd: int(nothing.Fd()), inner: inner, id: "c1"}
-		r.end(log.WithLogger(t.Context(), logger), false)
-		if got := len(lines.All()) == 1; got != (failure != nil) {
-			t.Errorf("%v: logged %q", failure, lines.All())
-		}
-	}
-}
-
-// TestLeftoverOfAnOnExitIsLogged, and changes nothing of its result.
-func TestLeftoverOfAnOnExitIsLogged(t *testing.T) {
-	host := newFakeHost(t)
-	r, _ := newTestRunner(t, host, &lifecyclev1.Block{OnExit: execHandler("x")})
-	r.mustPrepare(t)
-	host.refuse("still mounted")
-	lines := &shimtest.Lines{}
-	old := log.L.Logger.ReplaceHooks(logrus.LevelHooks{logrus.ErrorLevel: []logrus.Hook{lines}})
-	defer log.L.Logger.ReplaceHooks(old)
-	result := r.run(t.Context(), lifecycle.OnExit, lifecycle.Effect{Kind: lifecycle.RunHandler}, &hookexec.Progress{})
-	if result.Err == nil || result.Err.Error() != "cannot start: start 1" {
-		t.Errorf("got %v", result.Err)
-	}
-	if len(lines.All()) != 1 || !strings.Contains(lines.All()[0], "still mounted") {
-		t.Errorf("logged %q", lines.All())
-	}
 }
 
 // logs returns where the container's log goes from now on.

@@ -588,7 +588,7 @@ func TestHandlerEndsBeforeItBegins(t *testing.T) {
 	for cause, want := range map[error]hookexec.Outcome{
 		hookexec.ErrContainerExited: hookexec.Aborted, causeError(lifecycle.TimeLimit, second): hookexec.TimedOut,
 	} {
-		c := newContainer(t.Context(), "c1", preStop(0), &fakeHandlers{preStop: takes(0, succeeded)})
+		c := newTestContainer(t.Context(), "c1", preStop(0), &fakeHandlers{preStop: takes(0, succeeded)})
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(cause)
 		if got := c.runHandler(ctx, &handlerRun{kind: lifecycle.PreStop}, lifecycle.Effect{}); got.Outcome != want || !errors.Is(got.Err, cause) || got.Attempts != 0 {

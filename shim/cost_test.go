@@ -53,7 +53,7 @@ func busyPod(t testing.TB) *service {
 	s := newService(t.Context(), idleTask{}, newTestEnding(t), tap.New(&shimtest.Publisher{}), nil, nil)
 	t.Cleanup(func() { _ = s.tap.Close() })
 	for i := range 200 {
-		s.add(newContainer(t.Context(), fmt.Sprintf("c%d", i), lifecycle.Config{}, nil))
+		s.add(newTestContainer(t.Context(), fmt.Sprintf("c%d", i), lifecycle.Config{}, nil))
 	}
 	return s
 }

@@ -9,46 +9,161 @@ import (
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
 
-	"github.com/lifecycle-shim/lifecycle-shim/oci"
-	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
-	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
-	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/runner"
 )
 
-// Create reads what the container asks for, and creates it. A Create that fails leaves
-// nothing behind, and one whose client has given it up fails.
-func (s *service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+// Create has three parts: plan refuses what cannot be done, before anything is done; build
+// creates the container and what its handlers need; undo takes back what a failed build
+// has done. A Create that fails leaves nothing behind, and one that its client gave up
+// fails.
+func (s *service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (response *taskapi.CreateTaskResponse, err error) {
 	if err := s.ending.begin(r.ID); err != nil {
 		return nil, toGRPC(err)
 	}
 	created := false
 	defer func() { s.ending.done(r.ID, created) }()         // after a panic too
-	_ = s.unanswered.Acquire(context.WithoutCancel(ctx), 1) // waits for the end of the shim at most
+	_ = s.unanswered.Acquire(context.WithoutCancel(ctx), 1) // waits at most until the shim has ended
 	defer s.unanswered.Release(1)
-	response, err := s.create(ctx, r)
+	p, err := s.plan(r)
+	if err == nil {
+		response, err = s.build(ctx, r, p)
+	}
 	created = err == nil
 	return response, toGRPC(err)
 }
 
-// createPlain creates a container without handlers.
-func (s *service) createPlain(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
+// creation is a container that build creates.
+type creation struct {
+	service *service
+	id      string
+	// container and runner are nil for a container without handlers.
+	container *container
+	runner    *runner.Runner
+	// alive ends with the container's loop, which stop ends.
+	alive context.Context
+	stop  context.CancelFunc
+	// made: the runc service has created the container. pid is its init's, 0 if it is
+	// restored.
+	made bool
+	pid  uint32
+}
+
+// build creates the container.
+func (s *service) build(ctx context.Context, r *taskapi.CreateTaskRequest, p plan) (*taskapi.CreateTaskResponse, error) {
+	r.Options = p.options
+	b := &creation{service: s, id: r.ID}
+	if err := b.begin(ctx, p.handlers); err != nil {
+		return nil, err
+	}
+	done := false
+	defer func() { b.end(ctx, done) }() // after a panic too: the id must not stay taken
+	if b.runner != nil && !p.handlers.restored {
+		if err := b.runner.Begin(ctx); err != nil {
+			return nil, &HandlerError{Err: err}
+		}
+	}
 	response, err := s.createInner(ctx, r)
 	if err != nil {
 		return response, err
 	}
-	if err := s.finishCreate(ctx, r.ID, func() error { return nil }); err != nil {
+	b.made, b.pid = true, response.Pid
+	if err := b.prepare(ctx); err != nil {
 		return nil, err
 	}
+	done = true
+	if b.container != nil {
+		b.container.gate.Created(b.pid, p.handlers.machine.PostStart != nil, p.handlers.machine.OnExit != nil)
+	}
 	return response, nil
+}
+
+// begin starts the loop and the gate of a container with handlers, so that they miss no
+// event of its creation.
+func (b *creation) begin(ctx context.Context, p *handlersPlan) error {
+	if p == nil {
+		return nil
+	}
+	s := b.service
+	run := runner.New(p.runner)
+	c := newContainer(ctx, containerConfig{
+		id: b.id, machine: p.machine, block: p.runner.Block, handlers: run, events: s.tap,
+		observer: observer{id: b.id, events: s.tap, metricsFile: p.metricsFile, counters: s.counters, handlersEnded: &s.handlersEnded},
+	})
+	if !s.add(c) {
+		return &existsError{id: b.id}
+	}
+	c.gate.Watch()
+	alive, stop := context.WithCancel(s.ctx)
+	b.container, b.runner, b.alive, b.stop = c, run, alive, stop
+	go func() {
+		defer stop()
+		c.loop(alive)
+		c.gate.Forget()
+		s.remove(c)
+	}()
+	return nil
+}
+
+// prepare does what is left to do once the runc service has created the container. It
+// fails if the client does not wait for the container any more.
+func (b *creation) prepare(ctx context.Context) error {
+	if b.runner != nil {
+		if b.pid == 0 {
+			b.runner.Restored()
+			return nil
+		}
+		if err := b.runner.Prepare(int(b.pid), b.container.exited); err != nil {
+			return &HandlerError{Err: err}
+		}
+	}
+	switch {
+	case ctx.Err() != nil:
+		return context.Cause(ctx)
+	case b.service.ending.givenUp(b.id):
+		return errGivenUp
+	}
+	if b.runner != nil {
+		b.runner.Park(log.WithLogger(b.alive, log.G(ctx)), b.container.exited)
+	}
+	return nil
+}
+
+var errGivenUp = errors.New("the container was deleted while it was being created")
+
+// end is called when build returns.
+func (b *creation) end(ctx context.Context, done bool) {
+	if b.container != nil {
+		defer close(b.container.created)
+		defer b.runner.Undo() // does nothing if the preparation is finished
+	}
+	if !done {
+		b.undo(ctx)
+	}
+}
+
+// undo takes back all that build has done.
+func (b *creation) undo(ctx context.Context) {
+	if b.made {
+		b.service.removeCreated(ctx, b.id)
+	}
+	if b.container == nil {
+		return
+	}
+	if b.made {
+		b.container.gate.Undone(b.pid)
+	}
+	b.container.gate.Forget()
+	b.service.remove(b.container)
+	b.stop()
 }
 
 // createGrace is from the moment at which the client of a Create gives it up until the
 // runtime is killed.
 const createGrace = 10 * time.Second
 
-// createInner lets the runc service create the container. That kills the runtime when its
-// context ends, in the middle of its work, and then cgroups and processes stay that no
-// state of the runtime's knows of. So the runtime gets time to finish.
+// createInner lets the runc service create the container. The runc service kills the
+// runtime when its context ends, and then cgroups and processes stay that no state of the
+// runtime knows. So the runtime gets time to finish.
 func (s *service) createInner(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
 	patient, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
@@ -63,31 +178,11 @@ func (s *service) createInner(ctx context.Context, r *taskapi.CreateTaskRequest)
 	return s.TTRPCTaskService.Create(patient, r)
 }
 
-// finishCreate does what is left to do for a container that the runc service has created,
-// and undoes it if that fails, or if nobody waits for the container any more.
-func (s *service) finishCreate(ctx context.Context, id string, finish func() error) error {
-	if err := finish(); err != nil {
-		s.undoCreate(ctx, id)
-		return &HandlerError{Err: err}
-	}
-	switch {
-	case ctx.Err() != nil:
-		s.undoCreate(ctx, id)
-		return context.Cause(ctx)
-	case s.ending.givenUp(id):
-		s.undoCreate(ctx, id)
-		return errGivenUp
-	}
-	return nil
-}
-
-var errGivenUp = errors.New("the container was deleted while it was being created")
-
-// undoWait bounds the undoing of a creation.
+// undoWait bounds removeCreated, from its call.
 const undoWait = 10 * time.Second
 
-// undoCreate removes a container whose handlers cannot be prepared.
-func (s *service) undoCreate(ctx context.Context, id string) {
+// removeCreated removes a container that the runc service has created.
+func (s *service) removeCreated(ctx context.Context, id string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoWait)
 	defer cancel()
 	_, killErr := s.TTRPCTaskService.Kill(ctx, &taskapi.KillRequest{ID: id, Signal: uint32(unix.SIGKILL), All: true})
@@ -98,38 +193,18 @@ func (s *service) undoCreate(ctx context.Context, id string) {
 	}
 }
 
-// newConfig is what the machine needs to know.
-func newConfig(wanted *oci.Lifecycle, settings options.Settings, restored bool) lifecycle.Config {
-	config := lifecycle.Config{
-		CRI:                     wanted.CRI,
-		StopSignal:              wanted.StopSignal,
-		GracePeriod:             oci.Seconds(wanted.Block.GetTerminationGracePeriodSeconds()),
-		PodGracePeriod:          wanted.PodGracePeriod,
-		DefaultPostStartTimeout: settings.PostStartTimeout,
-		DefaultGracePeriod:      settings.GracePeriod,
-	}
-	if !restored {
-		config.PreStart, config.PostStart = handlerConfig(wanted.Block.PreStart), handlerConfig(wanted.Block.PostStart)
-	}
-	config.PreStop, config.OnExit = handlerConfig(wanted.Block.PreStop), handlerConfig(wanted.Block.OnExit)
-	return config
-}
-
-func handlerConfig(handler *lifecyclev1.Handler) *lifecycle.Handler {
-	if handler == nil {
+// awaitCreation waits until Create returns: another client may be faster than the one that
+// waits for its answer.
+func (c *container) awaitCreation(ctx context.Context) error {
+	select {
+	case <-c.created:
 		return nil
+	case <-ctx.Done():
 	}
-	return &lifecycle.Handler{
-		Timeout:       oci.Seconds(handler.GetTimeoutSeconds()),
-		IgnoreFailure: handler.FailurePolicy == oci.FailurePolicyIgnore,
+	select {
+	case <-c.created: // both at once: the handler runs, and ends as any aborted one
+		return nil
+	default:
+		return context.Cause(ctx)
 	}
-}
-
-// defaultCgroup is what runc takes for an empty cgroupsPath (libcontainer/specconv, CreateCgroupConfig). Without
-// systemd it is relative to the cgroup of whoever calls runc, which may be another one for each controller of cgroup v1.
-func defaultCgroup(id string, systemd bool) string {
-	if systemd {
-		return "system.slice:runc:" + id
-	}
-	return id
 }

@@ -1,6 +1,7 @@
 package shim
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -13,6 +14,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	eventstypes "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	ptypes "github.com/containerd/containerd/v2/pkg/protobuf/types"
 	runc "github.com/containerd/go-runc"
@@ -21,7 +23,9 @@ import (
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/metrics"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/runner"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 )
 
@@ -159,52 +163,127 @@ func TestEndOfTheShimCounts(t *testing.T) {
 	}
 }
 
-// TestCreateBuildsTheRunner: what handlers are run with comes from the options, the spec and the settings.
-func TestCreateBuildsTheRunner(t *testing.T) {
+// TestPlan: what handlers are run with comes from the options, the spec and the settings.
+func TestPlan(t *testing.T) {
 	metricsFile := filepath.Join(t.TempDir(), "m.prom")
 	for name, test := range map[string]struct {
-		options  string
-		path     string
-		runtime  string
-		cgroups  string
-		systemd  bool
-		noPivot  bool
-		counting bool
+		options string
+		path    string
+		want    runner.Config
+		counts  string
 	}{
-		"nothing":            {"", "", "runc", "c1", false, false, false},
-		"a path":             {"", "/a/b", "runc", "/a/b", false, false, false},
-		"a path for systemd": {"", "system.slice:ctr:c1", "runc", "system.slice:ctr:c1", true, false, false},
-		"systemd":            {"SystemdCgroup = true", "", "runc", "system.slice:runc:c1", true, false, false},
-		"the rest":           {"BinaryName = 'crun'\nNoPivotRoot = true\nMetricsFile = '" + metricsFile + "'", "", "crun", "c1", false, true, true},
+		"nothing":            {"", "", runner.Config{CgroupsPath: "c1"}, ""},
+		"a path":             {"", "/a/b", runner.Config{CgroupsPath: "/a/b"}, ""},
+		"a path for systemd": {"", "system.slice:ctr:c1", runner.Config{CgroupsPath: "system.slice:ctr:c1", SystemdCgroup: true}, ""},
+		"systemd":            {"SystemdCgroup = true", "", runner.Config{CgroupsPath: "system.slice:runc:c1", SystemdCgroup: true}, ""},
+		"the rest": {
+			"BinaryName = 'crun'\nNoPivotRoot = true\nNoNewKeyring = true\nOutputLimit = 5\nHandlerOutput = 'Log'\nMetricsFile = '" + metricsFile + "'", "",
+			runner.Config{CgroupsPath: "c1", Runtime: "crun", NoPivotRoot: true, NoNewKeyring: true, OutputLimit: 5, LogOutput: true},
+			metricsFile,
+		},
 	} {
 		t.Run(name, func(t *testing.T) {
 			s, inner, _ := newTestService(t)
-			inner.Answer["Create"] = func(context.Context, any) (any, error) {
-				c := s.container("c1")
-				r := c.handlers.(*runner)
-				if r.runtime != test.runtime || r.cgroupsPath != test.cgroups || r.systemdCgroup != test.systemd || r.noPivotRoot != test.noPivot {
-					t.Errorf("runtime %q, cgroup %q, systemd %t, no pivot_root %t", r.runtime, r.cgroupsPath, r.systemdCgroup, r.noPivotRoot)
-				}
-				if c.block.GetOnExit().GetSleep() == nil || c.counters != s.counters || c.handlersEnded != &s.handlersEnded || (c.metricsFile == metricsFile) != test.counting {
-					t.Errorf("the container has the block %v, and counts in %q", c.block, c.metricsFile)
-				}
-				c.killed.Store(true)
-				if !r.afterlife.killed() || r.afterlife.oomSeen() {
-					t.Error("onExit is not told who has killed the container")
-				}
-				return nil, errKilled
-			}
 			request := &taskapi.CreateTaskRequest{
 				ID: "c1", Bundle: bundle(t, test.path, map[string]string{oci.KeyOnExit: "sleep: {seconds: 1}"}), Options: shimtest.InTOML(t, test.options),
+				Stdout: "/out", Terminal: true,
 			}
-			if _, err := s.Create(t.Context(), request); !errors.Is(err, errKilled) {
-				t.Errorf("got %v", err)
+			got, err := s.plan(request)
+			if err != nil {
+				t.Fatal(err)
 			}
-			if len(s.all()) > 0 {
-				t.Error("the container stays")
+			block := got.handlers.runner.Block
+			if block.GetOnExit().GetSleep().GetSeconds() != 1 || got.handlers.metricsFile != test.counts || got.handlers.machine.OnExit == nil || got.handlers.restored {
+				t.Errorf("got %+v, block %v", got.handlers, block)
+			}
+			want := test.want
+			want.Task, want.ID, want.Bundle, want.Block, want.Stdout, want.Terminal = inner, "c1", request.Bundle, block, "/out", true
+			want.OutputLimit = cmp.Or(want.OutputLimit, 4096)
+			if got.handlers.runner != want {
+				t.Errorf("got  %+v\nwant %+v", got.handlers.runner, want)
+			}
+			if len(inner.Calls()) > 0 || len(s.all()) > 0 {
+				t.Errorf("planning has done something: %v, %v", inner.Calls(), s.all())
 			}
 		})
 	}
+}
+
+// TestContainerIsMadeFromItsPlan, before the runc service creates it.
+func TestContainerIsMadeFromItsPlan(t *testing.T) {
+	s, inner, _ := newTestService(t)
+	block := &lifecyclev1.Block{OnExit: &lifecyclev1.Handler{Sleep: &lifecyclev1.SleepAction{Seconds: 1}}}
+	p := plan{handlers: &handlersPlan{machine: outer(false, true), runner: runner.Config{Block: block}, metricsFile: "/m.prom"}}
+	inner.Answer["Create"] = func(context.Context, any) (any, error) {
+		c := s.container("c1")
+		want := observer{id: "c1", events: s.tap, metricsFile: "/m.prom", counters: s.counters, handlersEnded: &s.handlersEnded}
+		if c.observer != want || c.block != block || c.handlers == nil || c.gate == nil || c.ended == nil {
+			t.Errorf("got %+v, want the observer %+v", c, want)
+		}
+		return nil, errKilled
+	}
+	if _, err := s.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, p); !errors.Is(err, errKilled) {
+		t.Errorf("got %v", err)
+	}
+	if len(s.all()) > 0 {
+		t.Error("the container stays")
+	}
+}
+
+// TestWithoutAHostOnlyExecIsRefused, before anything is created.
+func TestWithoutAHostOnlyExecIsRefused(t *testing.T) {
+	missing := errors.New("the host is not installed")
+	s := newService(t.Context(), shimtest.NewTask(), newTestEnding(t), newTestTap(t, &shimtest.Publisher{}), nil, missing)
+	plan := func(onExit string) (plan, error) {
+		return s.plan(&taskapi.CreateTaskRequest{ID: "c1", Bundle: bundle(t, "", map[string]string{oci.KeyOnExit: onExit})})
+	}
+	var refused *HandlerError
+	if _, err := plan("exec: {command: [x]}"); !errors.As(err, &refused) || !errors.Is(err, missing) {
+		t.Errorf("an exec: %v", err)
+	}
+	if _, err := plan("sleep: {seconds: 1}"); err != nil {
+		t.Errorf("a sleep: %v", err)
+	}
+	s.host, s.hostErr = new(hookexec.Host), nil
+	if got, err := plan("exec: {command: [x]}"); err != nil || got.handlers.runner.Host != s.host {
+		t.Errorf("an exec, with a host: %+v, %v", got, err)
+	}
+}
+
+// TestOnExitLearnsWhoHasKilled the container: a client, or the kernel for lack of memory.
+func TestOnExitLearnsWhoHasKilled(t *testing.T) {
+	for name, test := range map[string]struct{ killed, oom bool }{"a client": {true, false}, "the kernel": {false, true}, "neither": {false, false}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, outer(false, true), &fakeHandlers{onExit: takes(0, hookexec.Result{})})
+				learned := &learningHandlers{fakeHandlers: w.handlers}
+				w.c.handlers = learned
+				w.serve().mustStart()
+				switch {
+				case test.killed:
+					w.kill(unix.SIGKILL)
+				case test.oom:
+					w.emit(&eventstypes.TaskOOM{ContainerID: "c1"})
+				}
+				w.exit()
+				synctest.Wait()
+				if learned.killed != test.killed || learned.oom != test.oom {
+					t.Errorf("killed by a client: %t, an OOM kill: %t", learned.killed, learned.oom)
+				}
+			})
+		})
+	}
+}
+
+// learningHandlers notes what an onExit learns.
+type learningHandlers struct {
+	*fakeHandlers
+	killed, oom bool
+}
+
+func (h *learningHandlers) Run(ctx context.Context, run runner.Run) hookexec.Result {
+	h.killed, h.oom = run.Killed(), run.OOMSeen()
+	return h.fakeHandlers.Run(ctx, run)
 }
 
 // TestUndoIsBounded: a runtime that hangs in it holds no Create for ever.
@@ -218,7 +297,7 @@ func TestUndoIsBounded(t *testing.T) {
 		gone, cancel := context.WithCancel(t.Context())
 		cancel() // the client's going does not end it
 		began := time.Now()
-		s.undoCreate(gone, "c1")
+		s.removeCreated(gone, "c1")
 		if took := time.Since(began); took != 10*time.Second || len(inner.Asked("Delete")) != 1 {
 			t.Errorf("after %s: %d deletes", took, len(inner.Asked("Delete")))
 		}

@@ -4,10 +4,12 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"time"
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
@@ -109,3 +111,42 @@ func codeOf(err error) codes.Code {
 type panicError struct{ value any }
 
 func (e *panicError) Error() string { return fmt.Sprintf("internal error: %v", e.value) }
+
+var errShutdown = errors.New("the shim does not serve this container any more")
+
+// causes are the errors that a handler's context is cancelled with.
+var causes = map[lifecycle.Cause]error{
+	lifecycle.ContainerExit:   hookexec.ErrContainerExited,
+	lifecycle.ContainerKill:   errors.New("container killed"),
+	lifecycle.StopDeadline:    errors.New("the deadline of the stop was reached"),
+	lifecycle.StopRequest:     errors.New("a stop was requested"),
+	lifecycle.ContainerDelete: errors.New("container deleted"),
+}
+
+func causeError(cause lifecycle.Cause, after time.Duration) error {
+	if cause == lifecycle.TimeLimit {
+		return fmt.Errorf("%w after %s", hookexec.ErrTimedOut, after.Round(100*time.Millisecond))
+	}
+	return causes[cause]
+}
+
+// convert returns what the machine needs of a handler's result.
+func convert(result hookexec.Result) lifecycle.Result {
+	converted := lifecycle.Result{Message: result.Message()}
+	switch result.Outcome {
+	case hookexec.Succeeded:
+		converted.Outcome = lifecycle.Succeeded
+	case hookexec.Failed:
+		converted.Outcome = lifecycle.Failed
+	case hookexec.TimedOut:
+		converted.Outcome = lifecycle.TimedOut
+	case hookexec.Aborted:
+		converted.Outcome = lifecycle.Aborted
+		for cause, err := range causes {
+			if errors.Is(result.Err, err) {
+				converted.Cause = cause
+			}
+		}
+	}
+	return converted
+}

@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"cmp"
 	"context"
 	"fmt"
 	"os"
@@ -22,6 +21,7 @@ import (
 
 	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/runner"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/version"
 )
 
@@ -99,7 +99,7 @@ func (m *manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*
 func (m *manager) Stop(ctx context.Context, id string) (status shim.StopStatus, err error) {
 	defer func() { err = boundPrinted(err) }()
 	bundle := filepath.Join("..", id)
-	if _, err := os.Stat(filepath.Join(bundle, stateDir, onExitDir)); err == nil {
+	if runner.HasLeftover(bundle) {
 		stopOnExit(ctx, bundle)
 	}
 	status, err = m.Shim.Stop(ctx, id)
@@ -142,9 +142,9 @@ func stopOnExit(ctx context.Context, bundle string) {
 		bundle, err = filepath.Abs(bundle)
 	}
 	if err == nil {
-		err = cleanDead(ctx, bundle, cmp.Or(runtime, defaultRuntime))
+		err = runner.RemoveLeftover(ctx, bundle, runtime)
 	}
 	if err != nil {
-		log.G(ctx).WithError(err).Error("remove what an onExit has left behind")
+		log.G(ctx).WithError(err).Error("cannot remove what an onExit has left behind")
 	}
 }

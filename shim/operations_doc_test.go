@@ -15,7 +15,7 @@ func TestOperationsPage(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	sources := readSources(t, ".", "internal/options", "internal/tap", "lifecycle", "../hookexec", "../oci", "../cmd/lifecyclectl")
+	sources := readSources(t, ".", "internal/*", "lifecycle", "../hookexec", "../oci", "../cmd/lifecyclectl")
 	_, troubles, _ := strings.Cut(string(page), "## Troubleshooting")
 	_, logs, _ := strings.Cut(string(page), "## Logs")
 	logs, _, _ = strings.Cut(logs, "\n## ")

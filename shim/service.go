@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"cmp"
 	"context"
 	"maps"
 	"math"
@@ -15,17 +14,11 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/task"
 	ptypes "github.com/containerd/containerd/v2/pkg/protobuf/types"
-	"github.com/containerd/containerd/v2/pkg/shim"
 	"github.com/containerd/log"
-	"github.com/containerd/ttrpc"
 	"golang.org/x/sync/semaphore"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
-	"github.com/lifecycle-shim/lifecycle-shim/oci"
-	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
-	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/containerlog"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/metrics"
-	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/tap"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
@@ -94,130 +87,6 @@ func (s *service) awaitAnswers(ctx context.Context) {
 		return
 	}
 	s.unanswered.Release(allUnanswered)
-}
-
-// RegisterTTRPC serves the task API in both its versions.
-func (s *service) RegisterTTRPC(server *ttrpc.Server) error {
-	taskapi.RegisterTTRPCTaskService(server, s)
-	registerTaskV2(server, s)
-	lifecyclev1.RegisterLifecycleService(server, &statusService{service: s})
-	lifecyclev1.RegisterLaunchService(server, &launchService{service: s})
-	return nil
-}
-
-// UnaryServerInterceptor bounds every answer, and answers a panic in one request as an
-// error: the shim serves a whole pod. It keeps the runc service's own interceptor, if it
-// has one.
-func (s *service) UnaryServerInterceptor() ttrpc.UnaryServerInterceptor {
-	inner, chained := s.TTRPCTaskService.(shim.TTRPCServerUnaryOptioner)
-	return func(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (response any, err error) {
-		defer func() {
-			if value := recover(); value != nil {
-				log.G(ctx).Errorf("panic in %s: %v\n%s", info.FullMethod, value, debug.Stack())
-				err = toGRPC(&panicError{value: value})
-			}
-			response, err = bound(response, err)
-		}()
-		if chained {
-			return inner.UnaryServerInterceptor()(ctx, unmarshal, info, method)
-		}
-		return method(ctx, unmarshal)
-	}
-}
-
-func (s *service) create(ctx context.Context, r *taskapi.CreateTaskRequest) (*taskapi.CreateTaskResponse, error) {
-	spec, err := oci.ReadSpec(r.Bundle)
-	if err != nil {
-		return s.createPlain(ctx, r) // the runtime returns its own error for a bundle that cannot be read
-	}
-	wanted, err := spec.Lifecycle()
-	if err != nil {
-		return nil, err
-	}
-	sent, err := options.Read(r.Options)
-	if err != nil {
-		return nil, err
-	}
-	if r.Options, err = sent.ForRunc(spec.SystemdCgroup()); err != nil {
-		return nil, err
-	}
-	if wanted == nil {
-		return s.createPlain(ctx, r)
-	}
-	settings, err := sent.Settings(options.ConfigPath)
-	if err != nil {
-		return nil, err
-	}
-	runner, err := s.newRunner(r, wanted, settings, sent.Runc.GetNoNewKeyring())
-	if err != nil {
-		return nil, err
-	}
-	runner.runtime, runner.systemdCgroup = cmp.Or(sent.Runc.GetBinaryName(), defaultRuntime), sent.Runc.GetSystemdCgroup() || spec.SystemdCgroup()
-	runner.noPivotRoot = sent.Runc.GetNoPivotRoot()
-	runner.cgroupsPath = cmp.Or(spec.Linux.CgroupsPath, defaultCgroup(r.ID, runner.systemdCgroup))
-	return s.createWithHandlers(ctx, r, newConfig(wanted, settings, r.Checkpoint != ""), runner, settings.MetricsFile)
-}
-
-// createWithHandlers creates the container and what its handlers need, or
-// leaves nothing behind.
-func (s *service) createWithHandlers(ctx context.Context, r *taskapi.CreateTaskRequest, config lifecycle.Config, runner *runner, metricsFile string) (*taskapi.CreateTaskResponse, error) {
-	c := newContainer(ctx, r.ID, config, runner)
-	c.block, c.metricsFile, c.counters, c.handlersEnded = runner.block, metricsFile, s.counters, &s.handlersEnded
-	gate := s.tap.Gate(r.ID, func() { c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
-	c.gate, c.events = gate, s.tap
-	runner.afterlife.oomSeen, runner.afterlife.killed = gate.OOMSeen, c.killed.Load
-	if !s.add(c) {
-		return nil, &existsError{id: r.ID}
-	}
-	gate.Watch()
-	loopCtx, stop := context.WithCancel(s.ctx)
-	go func() {
-		defer stop()
-		c.loop(loopCtx)
-		gate.Forget()
-		s.remove(c)
-	}()
-	created := false
-	defer func() { // after a panic too: the id must not stay taken
-		defer close(c.created)
-		if !created {
-			gate.Forget()
-			s.remove(c)
-			stop()
-		}
-	}()
-	response, err := s.createAndPrepare(ctx, loopCtx, r, c, runner)
-	if err != nil {
-		return nil, err
-	}
-	created = true
-	gate.Created(response.Pid, config.PostStart != nil, config.OnExit != nil)
-	return response, nil
-}
-
-// createAndPrepare creates the container; what it begins for it ends with alive.
-func (s *service) createAndPrepare(ctx, alive context.Context, r *taskapi.CreateTaskRequest, c *container, runner *runner) (*taskapi.CreateTaskResponse, error) {
-	if r.Checkpoint == "" {
-		defer runner.undo()
-		if err := runner.begin(ctx); err != nil {
-			return nil, &HandlerError{Err: err}
-		}
-	}
-	response, err := s.createInner(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	// While the init runs no code of the container's.
-	runner.stream = containerlog.Of(r.Stdout, r.Terminal, int(response.Pid))
-	if response.Pid == 0 { // a restored container has no process before its start
-		return response, nil
-	}
-	if err := s.finishCreate(ctx, r.ID, func() error { return runner.prepare(int(response.Pid), c.exited) }); err != nil {
-		c.gate.Undone(response.Pid)
-		return nil, err
-	}
-	runner.park(log.WithLogger(alive, log.G(ctx)), c.exited)
-	return response, nil
 }
 
 // all containers with handlers, by id.
@@ -313,8 +182,8 @@ func (s *service) startInner(ctx context.Context, c *container, r *taskapi.Start
 	}
 	response, err := s.TTRPCTaskService.Start(ctx, r)
 	if err == nil {
-		if err := c.handlers.started(ctx, int(response.Pid), c.exited); err != nil {
-			log.G(c.ctx).WithError(err).Error("prepare the handlers of a restored container")
+		if err := c.handlers.Started(ctx, int(response.Pid), c.exited); err != nil {
+			log.G(c.ctx).WithError(err).Error("cannot prepare the handlers of a restored container: they will fail")
 		}
 	}
 	return response, err
@@ -340,7 +209,7 @@ func (s *service) Kill(ctx context.Context, r *taskapi.KillRequest) (*ptypes.Emp
 		return s.TTRPCTaskService.Kill(ctx, r)
 	}
 	// What is in the container's pid namespace holds its end back until it has been reaped, by a host that may hang.
-	c.handlers.unpark()
+	c.handlers.Unpark()
 	s.noteExit(ctx, c)
 	request := c.ask(lifecycle.Event{Kind: lifecycle.KillRequested, Signal: lifecycle.Signal{Number: r.Signal, All: r.All}})
 	answer := request.wait()
@@ -384,7 +253,7 @@ func (s *service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.Wa
 func (s *service) Pids(ctx context.Context, r *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
 	response, err := s.TTRPCTaskService.Pids(ctx, r)
 	c := s.container(r.ID)
-	if c == nil || !c.endWaits() || len(response.GetProcesses()) > 0 {
+	if c == nil || !c.awaitsOnExit() || len(response.GetProcesses()) > 0 {
 		return response, err
 	}
 	state, stateErr := s.TTRPCTaskService.State(ctx, &taskapi.StateRequest{ID: r.ID})
@@ -405,7 +274,7 @@ func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	}
 	_ = s.unanswered.Acquire(context.WithoutCancel(ctx), 1) // waits for the end of the shim at most
 	defer s.unanswered.Release(1)
-	c.handlers.unpark()
+	c.handlers.Unpark()
 	s.noteExit(ctx, c)
 	c.endTrialOfExited(ctx)
 	verdict := c.ask(lifecycle.Event{Kind: lifecycle.DeleteRequested}).wait()

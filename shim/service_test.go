@@ -206,7 +206,7 @@ func TestFailedCreateLeavesNothingBehind(t *testing.T) {
 		s, inner, publisher := newTestService(t)
 		refused := status.Error(codes.AlreadyExists, "runc's own words")
 		inner.Answer["Create"] = func(context.Context, any) (any, error) { return nil, refused }
-		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
+		_, err := s.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, planOf(preStop(0)))
 		if !errors.Is(err, refused) {
 			t.Errorf("got %v", err)
 		}
@@ -226,7 +226,7 @@ func TestCreateIsUndoneWhereItsHandlersCannotBePrepared(t *testing.T) {
 		inner.Answer["Create"] = func(context.Context, any) (any, error) {
 			return &taskapi.CreateTaskResponse{Pid: noSuchPid(t)}, nil
 		}
-		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
+		_, err := s.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, planOf(preStop(0)))
 		var handler *HandlerError
 		if !errors.As(err, &handler) || !strings.Contains(err.Error(), "the container's init") {
 			t.Errorf("got %v", err)
@@ -258,7 +258,7 @@ func TestUndoneCreationPublishesNothing(t *testing.T) {
 			shimtest.Emit(t, s.tap, "c1 exit", "c1 delete")
 			return &taskapi.DeleteResponse{}, nil
 		}
-		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
+		_, err := s.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, planOf(preStop(0)))
 		var handler *HandlerError
 		if !errors.As(err, &handler) {
 			t.Errorf("got %v", err)
@@ -277,7 +277,7 @@ func TestUndoneCreationPublishesNothingLater(t *testing.T) {
 			time.AfterFunc(10*time.Millisecond, func() { shimtest.Emit(t, s.tap, "c1 exit", "c1 delete") })
 			return &taskapi.DeleteResponse{}, nil
 		}
-		_, _ = s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
+		_, _ = s.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, planOf(preStop(0)))
 		pass(time.Second)
 		publisher.Expect(t, "")
 	})
@@ -302,7 +302,7 @@ func TestSecondCreateOfAnIDIsRefused(t *testing.T) {
 			t.Error("the runtime was asked")
 			return nil, nil
 		}
-		_, err := w.service.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
+		_, err := w.service.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, planOf(preStop(0)))
 		if status.Code(toGRPC(err)) != codes.AlreadyExists {
 			t.Errorf("got %v", err)
 		}
@@ -335,7 +335,7 @@ func TestStartWaitsForTheEndOfTheCreation(t *testing.T) {
 		inner.Answer["State"] = func(context.Context, any) (any, error) { return nil, unknown }
 		inner.Answer["Start"] = func(context.Context, any) (any, error) { return nil, refused }
 		go func() {
-			_, _ = s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
+			_, _ = s.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, planOf(preStop(0)))
 		}()
 		synctest.Wait()
 		start := func(ctx context.Context) <-chan error {
@@ -376,7 +376,7 @@ func TestPanicInCreateLeavesTheIDFree(t *testing.T) {
 		w.inner.Answer["Create"] = func(context.Context, any) (any, error) { panic("a bug") }
 		func() {
 			defer func() { _ = recover() }()
-			_, _ = w.service.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c2"}, preStop(0), &runner{pidfd: -1}, "")
+			_, _ = w.service.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c2"}, planOf(preStop(0)))
 		}()
 		if w.service.container("c2") != nil || !passes(t, w.tap, w.publisher, "c2") {
 			t.Error("the id is still taken")
@@ -396,7 +396,7 @@ func TestRestoredContainerIsWatchedFromItsCreation(t *testing.T) {
 			shimtest.Emit(t, s.tap, "c1 create")
 			return &taskapi.CreateTaskResponse{}, nil
 		}
-		_, err := s.createWithHandlers(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, preStop(0), &runner{pidfd: -1}, "")
+		_, err := s.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, planOf(preStop(0)))
 		if err != nil || s.container("c1") == nil {
 			t.Fatalf("got %v", err)
 		}

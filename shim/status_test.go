@@ -312,7 +312,7 @@ func TestCounts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		config := lifecycle.Config{PostStart: &lifecycle.Handler{}, PreStop: &lifecycle.Handler{Timeout: second}, GracePeriod: 4 * second}
 		w := both(newWorld(t, config, &fakeHandlers{postStart: takes(0, succeeded), preStop: hangs}))
-		w.c.metricsFile, w.c.counters = path, w.service.counters
+		w.c.observer.metricsFile, w.c.observer.counters = path, w.service.counters
 		w.serve().mustStart()
 		if _, err := w.try("postStart"); err != nil {
 			t.Fatal(err)
@@ -401,14 +401,14 @@ func TestToldRun(t *testing.T) {
 		Took: durationpb.New(3 * second), Deadline: timestamppb.New(began.Add(9 * second)), DeadlineOwner: "timeoutSeconds", Attempts: 2,
 		Result: "Failed", Error: "exit status 3", ExitCode: &code, Output: "o", DroppedBytes: 7, LostLines: 5, LogError: "no log",
 	}
-	if got := run.told(); !proto.Equal(got, want) {
+	if got := run.show(); !proto.Equal(got, want) {
 		t.Errorf("got  %v\nwant %v", got, want)
 	}
 	run.result, run.limit = hookexec.Result{ExitCode: 0}, time.Time{}
-	if got := run.told(); got.ExitCode == nil || *got.ExitCode != 0 || got.Error != "" || got.LogError != "" || got.Deadline != nil {
+	if got := run.show(); got.ExitCode == nil || *got.ExitCode != 0 || got.Error != "" || got.LogError != "" || got.Deadline != nil {
 		t.Errorf("exit status 0: %v", got)
 	}
-	if run.result.ExitCode = -1; run.told().ExitCode != nil {
+	if run.result.ExitCode = -1; run.show().ExitCode != nil {
 		t.Error("a run without an exit code has one")
 	}
 }
@@ -439,7 +439,7 @@ func TestStatusOfOne(t *testing.T) {
 		w := newWorld(t, preStop(0), &fakeHandlers{}).serve()
 		sleep := &lifecyclev1.Handler{Sleep: &lifecyclev1.SleepAction{}}
 		w.c.block = &lifecyclev1.Block{PreStart: sleep, PostStart: sleep, OnExit: sleep}
-		other := newContainer(t.Context(), "c0", preStop(0), &fakeHandlers{})
+		other := newTestContainer(t.Context(), "c0", preStop(0), &fakeHandlers{})
 		other.block = &lifecyclev1.Block{}
 		w.service.add(other)
 		if got := w.told(t); got.Id != "c1" || strings.Join(got.Handlers, " ") != "onExit postStart preStart" {

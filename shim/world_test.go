@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -18,6 +19,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/runner"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/tap"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
@@ -43,14 +45,17 @@ func newTestTap(t *testing.T, publisher *shimtest.Publisher) *tap.Tap {
 	return events
 }
 
-// watch begins to hold everything of a container.
-func watch(events *tap.Tap, id string, exited func()) *tap.Gate {
-	g := events.Gate(id, exited)
-	g.Watch()
-	return g
+// newTestContainer returns a container that is not served, and whose events go nowhere.
+func newTestContainer(ctx context.Context, id string, config lifecycle.Config, handlers handlers) *container {
+	return newContainer(ctx, containerConfig{
+		id: id, machine: config, handlers: handlers, observer: observer{id: id, handlersEnded: new(atomic.Uint64)},
+	})
 }
 
-func nothing() {}
+// planOf a container that asks for no handlers of its own.
+func planOf(config lifecycle.Config) plan {
+	return plan{handlers: &handlersPlan{machine: config}}
+}
 
 // passes reports whether the container's events pass the tap: nothing watches them.
 func passes(t *testing.T, events *tap.Tap, publisher *shimtest.Publisher, id string) bool {
@@ -107,33 +112,33 @@ type fakeHandlers struct {
 	unparked int
 }
 
-func (h *fakeHandlers) unpark() {
+func (h *fakeHandlers) Unpark() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.unparked++
 }
 
-func (h *fakeHandlers) started(_ context.Context, pid int, _ <-chan struct{}) error {
+func (h *fakeHandlers) Started(_ context.Context, pid int, _ <-chan struct{}) error {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.pids = append(h.pids, pid)
 	return nil
 }
 
-func (h *fakeHandlers) run(ctx context.Context, kind lifecycle.Kind, _ lifecycle.Effect, progress *hookexec.Progress) hookexec.Result {
+func (h *fakeHandlers) Run(ctx context.Context, run runner.Run) hookexec.Result {
 	action := map[lifecycle.Kind]attempt{
 		lifecycle.PreStart: h.preStart, lifecycle.PostStart: h.postStart, lifecycle.PreStop: h.preStop, lifecycle.OnExit: h.onExit,
-	}[kind]
-	run := hookexec.Run{Action: action, Exited: runsOn, Progress: progress}
-	result := run.Do(ctx)
+	}[run.Kind]
+	handler := hookexec.Run{Action: action, Exited: runsOn, Progress: run.Progress}
+	result := handler.Do(ctx)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.ran = append(h.ran, fmt.Sprintf("%s %s", kind, convert(result).Outcome))
+	h.ran = append(h.ran, fmt.Sprintf("%s %s", run.Kind, convert(result).Outcome))
 	h.causes = append(h.causes, context.Cause(ctx))
 	return result
 }
 
-func (h *fakeHandlers) signal(_ context.Context, signal lifecycle.Signal) error {
+func (h *fakeHandlers) Signal(_ context.Context, signal lifecycle.Signal) error {
 	h.mu.Lock()
 	h.sent = append(h.sent, fmt.Sprintf("%d at %s", signal.Number, time.Since(h.began)))
 	h.mu.Unlock()
@@ -143,7 +148,7 @@ func (h *fakeHandlers) signal(_ context.Context, signal lifecycle.Signal) error 
 	return h.onSignal(signal)
 }
 
-func (h *fakeHandlers) close() {
+func (h *fakeHandlers) Close() {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	h.closed++
@@ -212,17 +217,18 @@ func newWorld(t *testing.T, config lifecycle.Config, handlers *fakeHandlers) *wo
 		return &taskapi.DeleteResponse{Pid: shimtest.Pid}, nil
 	}
 	w.service = newService(t.Context(), w.inner, newTestEnding(t), w.tap, nil, errors.New("no host in this test"))
-	w.c = newContainer(t.Context(), "c1", config, handlers)
-	w.c.handlersEnded = &w.service.handlersEnded
+	w.c = newContainer(t.Context(), containerConfig{
+		id: "c1", machine: config, handlers: handlers, events: w.tap,
+		observer: observer{id: "c1", events: w.tap, handlersEnded: &w.service.handlersEnded},
+	})
 	w.service.add(w.c)
-	w.c.events = w.tap
-	w.c.gate = watch(w.tap, "c1", func() { w.c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })
+	w.c.gate.Watch()
 	close(w.c.created)
 	w.c.gate.Created(shimtest.Pid, config.PostStart != nil, w.c.ended != nil)
 	return w
 }
 
-// serve runs the loop, as createWithHandlers does. It ends with the test.
+// serve runs the loop, as build does. It ends with the test.
 func (w *world) serve() *world {
 	ctx, cancel := context.WithCancel(w.t.Context())
 	w.t.Cleanup(cancel)

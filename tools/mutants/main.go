@@ -42,6 +42,7 @@ var targets = []target{
 	{"oci/bounded", 95},
 	{"shim", 85},
 	{"shim/internal/options", 85},
+	{"shim/internal/runner", 85},
 	{"shim/internal/tap", 85},
 	{"hookexec", 85},
 	{"internal/shorten", 85},

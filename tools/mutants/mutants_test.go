@@ -219,8 +219,8 @@ func TestExplanations(t *testing.T) {
 }
 
 func TestChoose(t *testing.T) {
-	chosen, err := choose([]string{"./shim/runner.go", "oci"})
-	if err != nil || len(chosen) != 2 || chosen[0].dir != "shim" || chosen[0].file != "runner.go" || chosen[1].dir != "oci" || chosen[1].file != "" {
+	chosen, err := choose([]string{"./shim/create.go", "oci"})
+	if err != nil || len(chosen) != 2 || chosen[0].dir != "shim" || chosen[0].file != "create.go" || chosen[1].dir != "oci" || chosen[1].file != "" {
 		t.Errorf("got %+v, %v", chosen, err)
 	}
 	if all, err := choose(nil); err != nil || len(all) != len(targets) {

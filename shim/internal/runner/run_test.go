@@ -1,4 +1,4 @@
-package shim
+package runner
 
 import (
 	"context"
@@ -20,8 +20,6 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/containerlog"
-	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
-	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -60,7 +58,7 @@ func TestWhatExecHandlersAreTold(t *testing.T) {
 			inner.Answer["State"] = func(context.Context, any) (any, error) {
 				return &taskapi.StateResponse{Status: status, ExitStatus: 3}, nil
 			}
-			result := r.run(t.Context(), test.kind, test.effect, &hookexec.Progress{})
+			result := r.Run(t.Context(), Run{Kind: test.kind, Effect: test.effect, Trial: test.effect.Kind != lifecycle.RunHandler, Progress: &hookexec.Progress{}, OOMSeen: never, Killed: never})
 			if result.Err == nil || result.Err.Error() != "cannot start: start 1" || result.Output != "output of 1\n" {
 				t.Errorf("got %+v", result)
 			}
@@ -83,7 +81,7 @@ func TestWhatExecHandlersAreTold(t *testing.T) {
 func TestOnExitOfWhatWasNotKept(t *testing.T) {
 	r, _ := newTestRunner(t, newFakeHost(t), &lifecyclev1.Block{PreStop: execHandler("x")})
 	r.mustPrepare(t)
-	result := r.run(t.Context(), lifecycle.OnExit, lifecycle.Effect{Kind: lifecycle.RunHandler}, &hookexec.Progress{})
+	result := r.Run(t.Context(), Run{Kind: lifecycle.OnExit, Progress: &hookexec.Progress{}, OOMSeen: never, Killed: never})
 	if result.Outcome != hookexec.Failed || !strings.Contains(result.Err.Error(), "nothing could be kept") {
 		t.Errorf("got %+v", result)
 	}
@@ -94,7 +92,7 @@ func TestOnExitLetsGoOfWhatWasKept(t *testing.T) {
 	r, _ := newTestRunner(t, newFakeHost(t), &lifecyclev1.Block{OnExit: sleepHandler()})
 	before := openDescriptors(t)
 	r.mustPrepare(t)
-	result := r.run(t.Context(), lifecycle.OnExit, lifecycle.Effect{Kind: lifecycle.RunHandler}, &hookexec.Progress{})
+	result := r.Run(t.Context(), Run{Kind: lifecycle.OnExit, Progress: &hookexec.Progress{}, OOMSeen: never, Killed: never})
 	if result.Outcome != hookexec.Succeeded {
 		t.Errorf("got %+v", result)
 	}
@@ -123,8 +121,8 @@ func TestPausedContainerRunsNoHandler(t *testing.T) {
 				}
 				return &taskapi.StateResponse{Status: test.status}, test.err
 			}
-			r.park(t.Context(), nil)
-			result := r.run(t.Context(), lifecycle.PreStop, lifecycle.Effect{Kind: lifecycle.RunHandler}, &hookexec.Progress{})
+			r.Park(t.Context(), nil)
+			result := r.Run(t.Context(), Run{Kind: lifecycle.PreStop, Progress: &hookexec.Progress{}, OOMSeen: never, Killed: never})
 			if got := result.Outcome == hookexec.Failed; got != test.paused {
 				t.Errorf("got %+v", result)
 			}
@@ -134,7 +132,7 @@ func TestPausedContainerRunsNoHandler(t *testing.T) {
 			if parked := r.parked.Load() != nil; parked == test.paused {
 				t.Errorf("parked: %t", parked)
 			}
-			r.unpark()
+			r.Unpark()
 		})
 	}
 }
@@ -152,7 +150,7 @@ func TestOutputGoesToTheLog(t *testing.T) {
 		handler.Output = test.output
 		host := newFakeHost(t)
 		r, _ := newTestRunner(t, host, &lifecyclev1.Block{PreStop: handler})
-		r.logOutput = test.setting
+		r.config.LogOutput = test.setting
 		r.mustPrepare(t)
 		path := filepath.Join(t.TempDir(), "log")
 		file, err := os.OpenFile(path, os.O_CREATE|os.O_WRONLY, 0o600)
@@ -160,7 +158,7 @@ func TestOutputGoesToTheLog(t *testing.T) {
 			t.Fatal(err)
 		}
 		r.stream = containerlog.Of("file://"+path, false, 0)
-		result := r.run(t.Context(), lifecycle.PreStop, lifecycle.Effect{Kind: lifecycle.RunHandler}, &hookexec.Progress{})
+		result := r.Run(t.Context(), Run{Kind: lifecycle.PreStop, Progress: &hookexec.Progress{}, OOMSeen: never, Killed: never})
 		if result.LogErr != nil || result.Output != "output of 1\n" {
 			t.Errorf("%+v: got %+v", test, result)
 		}
@@ -173,12 +171,12 @@ func TestOutputGoesToTheLog(t *testing.T) {
 			continue
 		}
 		// What is lost is reported.
-		result = r.run(t.Context(), lifecycle.PreStop, lifecycle.Effect{Kind: lifecycle.RunHandler}, &hookexec.Progress{})
+		result = r.Run(t.Context(), Run{Kind: lifecycle.PreStop, Progress: &hookexec.Progress{}, OOMSeen: never, Killed: never})
 		if result.LogErr == nil || result.LostLines != 1 {
 			t.Errorf("%+v: a log that is closed: %+v", test, result)
 		}
 	}
-	r := &runner{logOutput: true}
+	r := New(Config{LogOutput: true})
 	if r.logs(sleepHandler()) {
 		t.Error("a sleep has output")
 	}
@@ -190,8 +188,8 @@ func TestHandlersDoWhatTheyName(t *testing.T) {
 	r.cgroup = "/c1"
 	netns := hookexec.NetNS{Pidfd: 5}
 	get, socket := &lifecyclev1.HTTPGetAction{Path: "/x"}, &lifecyclev1.TCPSocketAction{Host: "::1"}
-	action := func(handler *lifecyclev1.Handler, after *wire.OnExit) hookexec.Action {
-		return r.action(job{kind: lifecycle.PreStop, netns: netns, env: []string{"A=b"}, after: after}, handler, nil)
+	action := func(handler *lifecyclev1.Handler, onExit *wire.OnExit) hookexec.Action {
+		return r.action(execution{kind: lifecycle.PreStop, netns: netns, env: []string{"A=b"}, onExit: onExit}, handler, nil)
 	}
 	if got, ok := action(&lifecyclev1.Handler{HttpGet: get}, nil).(*hookexec.HTTPGet); !ok || got.Get != get || got.NetNS != netns || !strings.HasPrefix(got.UserAgent, "lifecycle-shim/") {
 		t.Errorf("httpGet: %+v", got)
@@ -203,7 +201,7 @@ func TestHandlersDoWhatTheyName(t *testing.T) {
 		t.Errorf("sleep: %+v", got)
 	}
 	own, ok := action(execHandler("x"), nil).(*hookexec.Exec)
-	if !ok || own.Host != r.host || own.Cgroup != "/c1" || own.OutputLimit != 100 || own.Request.Env[0] != "A=b" || own.Log != nil {
+	if !ok || own.Host != r.config.Host || own.Cgroup != "/c1" || own.OutputLimit != 100 || own.Request.Env[0] != "A=b" || own.Log != nil {
 		t.Errorf("exec: %+v", own)
 	}
 	after := &wire.OnExit{ID: "c1-onExit"}
@@ -228,7 +226,7 @@ func TestPanicOfALoggedHandlerLeavesNothing(t *testing.T) {
 	before, value := openDescriptors(t), any(nil)
 	func() {
 		defer func() { value = recover() }()
-		r.run(t.Context(), lifecycle.PreStop, lifecycle.Effect{Kind: lifecycle.RunHandler}, nil) // a bug
+		r.Run(t.Context(), Run{Kind: lifecycle.PreStop, OOMSeen: never, Killed: never}) // a bug
 	}()
 	if value == nil {
 		t.Error("no panic")
@@ -250,7 +248,7 @@ func TestConnectionsAreMadeInTheContainersNetwork(t *testing.T) {
 	r, _ := newTestRunner(t, newFakeHost(t), &lifecyclev1.Block{PreStop: handler, OnExit: handler})
 	r.mustPrepare(t)
 	for _, kind := range []lifecycle.Kind{lifecycle.PreStop, lifecycle.OnExit} {
-		result := r.run(t.Context(), kind, lifecycle.Effect{Kind: lifecycle.RunHandler}, &hookexec.Progress{})
+		result := r.Run(t.Context(), Run{Kind: kind, Progress: &hookexec.Progress{}, OOMSeen: never, Killed: never})
 		if result.Err != nil && !strings.Contains(result.Err.Error(), unix.EPERM.Error()) {
 			t.Errorf("%s: %v", kind, result.Err)
 		}
@@ -270,7 +268,7 @@ func TestHandlersAreRetried(t *testing.T) {
 		await(t, "it is tried twice", func() bool { return host.started() >= 2 })
 		cancel()
 	}()
-	if result := r.run(ctx, lifecycle.PreStop, lifecycle.Effect{Kind: lifecycle.RunHandler}, &hookexec.Progress{}); result.Attempts < 2 {
+	if result := r.Run(ctx, Run{Kind: lifecycle.PreStop, Progress: &hookexec.Progress{}, OOMSeen: never, Killed: never}); result.Attempts < 2 {
 		t.Errorf("got %+v", result)
 	}
 }
@@ -282,30 +280,5 @@ func TestSignalNames(t *testing.T) {
 		if got := signalName(number); got != want {
 			t.Errorf("%d: %s, want %s", number, got, want)
 		}
-	}
-}
-
-// TestWithoutAHostOnlyExecIsRefused, before anything is created.
-func TestWithoutAHostOnlyExecIsRefused(t *testing.T) {
-	missing := errors.New("the host is not installed")
-	s := newService(t.Context(), shimtest.NewTask(), newTestEnding(t), nil, nil, missing)
-	request := &taskapi.CreateTaskRequest{ID: "c1", Bundle: "/b"}
-	var refused *HandlerError
-	if _, err := s.newRunner(request, &oci.Lifecycle{Block: &lifecyclev1.Block{OnExit: execHandler("x")}}, options.Settings{}, false); !errors.As(err, &refused) || !errors.Is(err, missing) {
-		t.Errorf("an exec: %v", err)
-	}
-	block := &lifecyclev1.Block{PreStop: sleepHandler()}
-	s.hostErr, s.host = nil, newFakeHost(t).Host
-	r, err := s.newRunner(request, &oci.Lifecycle{Block: &lifecyclev1.Block{OnExit: execHandler("x")}}, options.Settings{}, false)
-	if err != nil || r.host != s.host {
-		t.Errorf("with a host: %v", err)
-	}
-	s.hostErr = missing
-	r, err = s.newRunner(request, &oci.Lifecycle{Block: block}, options.Settings{OutputLimit: 5, LogOutput: true}, true)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if r.id != "c1" || r.bundle != "/b" || r.block != block || r.outputLimit != 5 || !r.logOutput || !r.noKeyring || r.pidfd != -1 || r.inner == nil {
-		t.Errorf("got %+v", r)
 	}
 }

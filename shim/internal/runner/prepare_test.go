@@ -1,4 +1,4 @@
-package shim
+package runner
 
 import (
 	"encoding/json"
@@ -23,13 +23,13 @@ func TestFailedPreparationIsReported(t *testing.T) {
 	host := newFakeHost(t)
 	host.refuse("no such profile")
 	r, _ := newTestRunner(t, host, &lifecyclev1.Block{PostStart: execHandler("x")})
-	if err := r.begin(t.Context()); err != nil {
+	if err := r.Begin(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.prepare(os.Getpid(), nil); err == nil || !strings.Contains(err.Error(), "no such profile") {
 		t.Errorf("got %v", err)
 	}
-	result := r.run(t.Context(), lifecycle.PostStart, lifecycle.Effect{Kind: lifecycle.RunHandler}, &hookexec.Progress{})
+	result := r.Run(t.Context(), Run{Kind: lifecycle.PostStart, Progress: &hookexec.Progress{}, OOMSeen: never, Killed: never})
 	if result.Outcome != hookexec.Failed || !strings.Contains(result.Err.Error(), "could not be prepared") || result.ExitCode != -1 {
 		t.Errorf("a handler of it: %+v", result)
 	}
@@ -39,7 +39,7 @@ func TestFailedPreparationIsReported(t *testing.T) {
 func TestInitThatHasGoneCannotBePrepared(t *testing.T) {
 	r, _ := newTestRunner(t, newFakeHost(t), &lifecyclev1.Block{PreStop: execHandler("x")})
 	before := openDescriptors(t)
-	if err := r.started(t.Context(), goneProcess(t), nil); err == nil || !strings.HasPrefix(err.Error(), "the container's init: ") {
+	if err := r.Started(t.Context(), goneProcess(t), nil); err == nil || !strings.HasPrefix(err.Error(), "the container's init: ") {
 		t.Errorf("got %v", err)
 	}
 	if got := openDescriptors(t); got != before || r.init != nil {
@@ -77,15 +77,15 @@ func TestInitNeedsAPidfd(t *testing.T) {
 // TestOnExitNeedsItsRuntime: without it the container is refused when it is created, not when it has ended.
 func TestOnExitNeedsItsRuntime(t *testing.T) {
 	r, _ := newTestRunner(t, newFakeHost(t), &lifecyclev1.Block{OnExit: execHandler("x")})
-	r.runtime = "no-such-runtime"
-	if err := r.begin(t.Context()); err != nil {
+	r.config.Runtime = "no-such-runtime"
+	if err := r.Begin(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	defer r.undo()
+	defer r.Undo()
 	if err := r.prepare(os.Getpid(), nil); !errors.Is(err, exec.ErrNotFound) {
 		t.Errorf("got %v", err)
 	}
-	r.block.OnExit = sleepHandler() // needs none
+	r.config.Block.OnExit = sleepHandler() // needs none
 	if err := r.keep(os.Getpid()); err != nil {
 		t.Error(err)
 	}
@@ -100,10 +100,10 @@ func TestPreparationIsOnlyForExec(t *testing.T) {
 		t.Error("a sleep is prepared")
 	}
 	r, _ = newTestRunner(t, host, &lifecyclev1.Block{PreStop: execHandler("x")})
-	r.noKeyring = true
+	r.config.NoNewKeyring = true
 	r.mustPrepare(t)
 	begun := r.preparation
-	if err := r.begin(t.Context()); err != nil || r.preparation != begun {
+	if err := r.Begin(t.Context()); err != nil || r.preparation != begun {
 		t.Errorf("it is begun twice: %v", err)
 	}
 	decoder := json.NewDecoder(strings.NewReader(host.file("prepare")))
@@ -112,7 +112,7 @@ func TestPreparationIsOnlyForExec(t *testing.T) {
 	if err := errors.Join(decoder.Decode(&request), decoder.Decode(&init)); err != nil {
 		t.Fatal(err)
 	}
-	want := wire.PrepareRequest{Root: r.root(), ID: "c1", Bundle: r.bundle, NoNewKeyring: true}
+	want := wire.PrepareRequest{Root: r.root(), ID: "c1", Bundle: r.config.Bundle, NoNewKeyring: true}
 	if request != want || init.Pid != os.Getpid() {
 		t.Errorf("prepared %+v for %+v, want %+v", request, init, want)
 	}
@@ -122,15 +122,15 @@ func TestPreparationIsOnlyForExec(t *testing.T) {
 func TestRestoredContainerIsPreparedAtItsStart(t *testing.T) {
 	host := newFakeHost(t)
 	r, _ := newTestRunner(t, host, &lifecyclev1.Block{PreStop: execHandler("x")})
-	if err := r.started(t.Context(), os.Getpid(), nil); err != nil || r.init == nil {
+	if err := r.Started(t.Context(), os.Getpid(), nil); err != nil || r.init == nil {
 		t.Errorf("got %v", err)
 	}
 	host.refuse("it is asked twice")
-	if err := r.started(t.Context(), os.Getpid(), nil); err != nil {
+	if err := r.Started(t.Context(), os.Getpid(), nil); err != nil {
 		t.Error(err)
 	}
 	r, _ = newTestRunner(t, host, &lifecyclev1.Block{PreStop: execHandler("x")})
-	if err := r.started(t.Context(), os.Getpid(), nil); err == nil || !strings.Contains(err.Error(), "it is asked twice") {
+	if err := r.Started(t.Context(), os.Getpid(), nil); err == nil || !strings.Contains(err.Error(), "it is asked twice") {
 		t.Errorf("a preparation that fails: %v", err)
 	}
 }
@@ -138,12 +138,12 @@ func TestRestoredContainerIsPreparedAtItsStart(t *testing.T) {
 // TestUndoEndsAPreparation whose container was not created.
 func TestUndoEndsAPreparation(t *testing.T) {
 	r, _ := newTestRunner(t, newFakeHost(t), &lifecyclev1.Block{PreStop: execHandler("x")})
-	r.undo() // nothing was begun
+	r.Undo() // nothing was begun
 	before := openDescriptors(t)
-	if err := r.begin(t.Context()); err != nil {
+	if err := r.Begin(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	r.undo()
+	r.Undo()
 	if err := r.preparation.Finish(wire.Init{}); err == nil {
 		t.Error("it goes on")
 	}
@@ -164,7 +164,7 @@ func TestClosedRunnerHoldsNothing(t *testing.T) {
 		if got := openDescriptors(t); got == before {
 			t.Errorf("%s: nothing is held open", name)
 		}
-		r.close()
+		r.Close()
 		if got := openDescriptors(t); got != before {
 			t.Errorf("%s: %d descriptors, %d before", name, got, before)
 		}
@@ -172,7 +172,7 @@ func TestClosedRunnerHoldsNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.close() // once more closes nobody else's
+		r.Close() // once more closes nobody else's
 		if err := unix.Close(other); err != nil {
 			t.Errorf("%s: another's descriptor was closed: %v", name, err)
 		}
@@ -184,10 +184,10 @@ func TestParkedHandlerIsTheOneThatRuns(t *testing.T) {
 	host := newFakeHost(t)
 	r, _ := newTestRunner(t, host, &lifecyclev1.Block{PostStart: execHandler("post"), PreStop: execHandler("stop")})
 	r.mustPrepare(t)
-	r.park(t.Context(), nil)
+	r.Park(t.Context(), nil)
 	await(t, "the handler is parked", func() bool { return host.started() == 1 })
 	run := func(kind lifecycle.Kind) string {
-		return r.run(t.Context(), kind, lifecycle.Effect{Kind: lifecycle.RunHandler}, &hookexec.Progress{}).Err.Error()
+		return r.Run(t.Context(), Run{Kind: kind, Progress: &hookexec.Progress{}, OOMSeen: never, Killed: never}).Err.Error()
 	}
 	if got := run(lifecycle.PreStop); got != "cannot start: start 2" {
 		t.Errorf("another handler: %s", got)
@@ -208,10 +208,10 @@ func TestUnparkEndsWhatWaits(t *testing.T) {
 	host := newFakeHost(t)
 	r, _ := newTestRunner(t, host, &lifecyclev1.Block{PostStart: execHandler("x")})
 	before := openDescriptors(t)
-	r.unpark() // nothing is parked
-	r.park(t.Context(), nil)
+	r.Unpark() // nothing is parked
+	r.Park(t.Context(), nil)
 	await(t, "the handler is parked", func() bool { return host.started() == 1 })
-	r.unpark()
+	r.Unpark()
 	await(t, "its descriptors are closed", func() bool { return openDescriptors(t) == before })
 	if r.parked.Load() != nil {
 		t.Error("it is kept for later")
@@ -231,18 +231,18 @@ func TestOnlyTheStartsFirstExecIsParked(t *testing.T) {
 		"preStart's goes to the logs": {PreStart: logged, PostStart: execHandler("x")},
 	} {
 		r, _ := newTestRunner(t, host, block)
-		r.park(t.Context(), nil)
+		r.Park(t.Context(), nil)
 		if r.parked.Load() != nil {
 			t.Errorf("%s: a handler is parked", name)
-			r.unpark()
+			r.Unpark()
 		}
 	}
 	r, _ := newTestRunner(t, host, &lifecyclev1.Block{PreStart: execHandler("first"), PostStart: sleepHandler()})
-	r.park(t.Context(), nil)
+	r.Park(t.Context(), nil)
 	if r.parked.Load() == nil {
 		t.Fatal("preStart is not parked")
 	}
-	defer r.unpark()
+	defer r.Unpark()
 	await(t, "it is there", func() bool { return host.started() == 1 })
 	request := host.request(1)
 	if request.Args[0] != "first" || request.Env[0] != "LIFECYCLE_HANDLER=preStart" {
@@ -257,7 +257,7 @@ func TestParkingThatFailsCostsNothing(t *testing.T) {
 	if err := host.Close(); err != nil { // so it cannot be executed
 		t.Fatal(err)
 	}
-	r.park(t.Context(), nil)
+	r.Park(t.Context(), nil)
 	if r.parked.Load() != nil {
 		t.Error("what has failed is kept for later")
 	}

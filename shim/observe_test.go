@@ -4,6 +4,10 @@ import (
 	"context"
 	"errors"
 	"io"
+	"maps"
+	"os"
+	"path/filepath"
+	"runtime"
 	"slices"
 	"strings"
 	"sync"
@@ -19,6 +23,9 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/metrics"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -65,7 +72,7 @@ func loggedWorld(t *testing.T, level logrus.Level, config lifecycle.Config, hand
 	t.Helper()
 	w := both(newWorld(t, config, handlers))
 	ctx, collected := logTo(t.Context(), level)
-	w.c.ctx = newContainer(ctx, "c1", config, handlers).ctx
+	w.c.ctx = newTestContainer(ctx, "c1", config, handlers).ctx
 	return w, collected
 }
 
@@ -137,7 +144,7 @@ func TestLinesThatAreLostAreLogged(t *testing.T) {
 		result := hookexec.Result{Outcome: hookexec.Succeeded, Output: "a secret", LostLines: 7, LogErr: errors.New("nobody reads it")}
 		w, collected := loggedWorld(t, logrus.InfoLevel, postStart(0), &fakeHandlers{postStart: takes(second, result)})
 		<-w.serve().start(0).done
-		lines := collected.of("lines of a handler's output are missing in the container's log")
+		lines := collected.of("cannot log all output: lines of a handler's output are missing in the container's log")
 		if len(lines) != 1 || names(lines[0].Data) != "error handler id lines namespace" || lines[0].Data["lines"] != int64(7) || lines[0].Level != logrus.WarnLevel {
 			t.Errorf("got %v", lines)
 		}
@@ -204,10 +211,10 @@ func TestEveryEventIsExplained(t *testing.T) {
 // TestExplainingCostsNothing where nobody debugs.
 func TestExplainingCostsNothing(t *testing.T) {
 	ctx, collected := logTo(t.Context(), logrus.InfoLevel)
-	c := newContainer(ctx, "c1", preStop(0), &fakeHandlers{})
+	c := newTestContainer(ctx, "c1", preStop(0), &fakeHandlers{})
 	event := lifecycle.Event{Kind: lifecycle.KillRequested, Request: 1, Signal: lifecycle.Signal{Number: 1}}
 	effects := c.machine.Step(time.Now(), event)
-	if got := testing.AllocsPerRun(100, func() { c.explain(event, lifecycle.Status{}, lifecycle.Status{}, effects) }); got != 0 {
+	if got := testing.AllocsPerRun(100, func() { c.observer.step(c.ctx, step{event: event, effects: effects, why: c.machine.Why()}) }); got != 0 {
 		t.Errorf("%v allocations for each event", got)
 	}
 	if len(collected.entries) != 0 {
@@ -233,4 +240,109 @@ func TestPassingThroughIsNotLogged(t *testing.T) {
 	if len(collected.entries) != 0 || len(inner.Asked("Kill")) != 3 {
 		t.Errorf("%d lines, %d kills", len(collected.entries), len(inner.Asked("Kill")))
 	}
+}
+
+// TestCountStep: each change is counted in the step that makes it, and what stays as it was is not.
+func TestCountStep(t *testing.T) {
+	held, pending := lifecycle.Status{StartHeld: true}, lifecycle.Status{Pending: 15}
+	abort := func(cause lifecycle.Cause) lifecycle.Effect {
+		return lifecycle.Effect{Kind: lifecycle.AbortHandler, Cause: cause}
+	}
+	send := func(kind lifecycle.EffectKind, signal unix.Signal) lifecycle.Effect {
+		return lifecycle.Effect{Kind: kind, Signal: lifecycle.Signal{Number: uint32(signal)}}
+	}
+	for name, test := range map[string]struct {
+		before, after lifecycle.Status
+		effects       []lifecycle.Effect
+		want          metrics.Counts
+	}{
+		"nothing":                 {},
+		"a start is held":         {after: held, want: metrics.Counts{metrics.StartsHeld: 1}},
+		"it stays held":           {before: held, after: held},
+		"it is answered":          {before: held, want: metrics.Counts{metrics.StartsDone: 1}},
+		"a stop is delayed":       {after: pending, want: metrics.Counts{metrics.StopsDelayed: 1}},
+		"it stays delayed":        {before: pending, after: pending},
+		"it is signaled":          {before: pending, want: metrics.Counts{metrics.StopsSignaled: 1}},
+		"two deadlines":           {effects: []lifecycle.Effect{abort(lifecycle.TimeLimit), abort(lifecycle.StopDeadline)}, want: metrics.Counts{metrics.Deadlines: 2}},
+		"an abort for a stop":     {effects: []lifecycle.Effect{abort(lifecycle.StopRequest)}},
+		"a cause of no abort":     {effects: []lifecycle.Effect{{Kind: lifecycle.RunHandler, Cause: lifecycle.TimeLimit}, {Kind: lifecycle.RunHandler, Cause: lifecycle.StopDeadline}}},
+		"a SIGKILL":               {effects: []lifecycle.Effect{send(lifecycle.SendSignal, unix.SIGKILL)}, want: metrics.Counts{metrics.Kills: 1}},
+		"a SIGTERM":               {effects: []lifecycle.Effect{send(lifecycle.SendSignal, unix.SIGTERM)}},
+		"a SIGKILL of no sending": {effects: []lifecycle.Effect{send(lifecycle.RunHandler, unix.SIGKILL)}},
+	} {
+		if got := countStep(test.before, test.after, test.effects); !maps.Equal(got, test.want) {
+			t.Errorf("%s: got %v, want %v", name, got, test.want)
+		}
+	}
+}
+
+// A step that changes nothing does not touch the file, which other shims write too.
+func TestNothingIsNotCounted(t *testing.T) {
+	s, _, _ := newTestService(t)
+	path := filepath.Join(t.TempDir(), "m.prom")
+	o := &observer{metricsFile: path, counters: s.counters}
+	o.count(func() metrics.Counts { return metrics.Counts{} })
+	s.flushCounts(t.Context())
+	if _, err := os.Stat(path); !errors.Is(err, os.ErrNotExist) {
+		t.Errorf("the file: %v", err)
+	}
+	if got := countRun(&handlerRun{}); got != nil { // a panic kept it from ending
+		t.Errorf("a run that has not ended counts as %v", got)
+	}
+}
+
+func askProcess(t *testing.T, s *service) *lifecyclev1.Process {
+	t.Helper()
+	response, err := (&statusService{service: s}).Status(t.Context(), &lifecyclev1.StatusRequest{Collect: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return response.Shim
+}
+
+// TestProcessCounts: one more of each shows as one more, or a leak would not.
+func TestProcessCounts(t *testing.T) {
+	s := newService(t.Context(), shimtest.NewTask(), newTestEnding(t), newTestTap(t, &shimtest.Publisher{}), nil, nil)
+	runtime.GC() // with the one of askProcess it empties the pools that earlier tests have filled
+	before := askProcess(t, s)
+	if before.Pid != uint32(os.Getpid()) || before.Version == "" || before.Goroutines == 0 || before.Threads == 0 || before.Descriptors < 3 || before.HeapBytes == 0 {
+		t.Fatalf("got %v", before)
+	}
+	read, write, err := os.Pipe()
+	if err != nil {
+		t.Fatal(err)
+	}
+	kept := make([]byte, 8<<20)
+	goOn := make(chan struct{})
+	go func() { <-goOn }()
+	after := askProcess(t, s)
+	if after.Descriptors != before.Descriptors+2 {
+		t.Errorf("%d descriptors, and with a pipe %d", before.Descriptors, after.Descriptors)
+	}
+	if after.Goroutines != before.Goroutines+1 {
+		t.Errorf("%d goroutines, and with one more %d", before.Goroutines, after.Goroutines)
+	}
+	if grown := int64(after.HeapBytes) - int64(before.HeapBytes); grown < 7<<20 || grown > 9<<20 {
+		t.Errorf("8 MiB are %d bytes", grown)
+	}
+	close(goOn)
+	read.Close()
+	write.Close()
+	kept[0] = 1 // in use until here
+}
+
+// TestProcessCountsHandlers: those that ended, trials too.
+func TestProcessCountsHandlers(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := both(newWorld(t, bothHandlers(), &fakeHandlers{postStart: takes(second, hookexec.Result{}), preStop: hangs})).serve()
+		for run, want := range []uint64{0, 1} {
+			if got := askProcess(t, w.service).Handlers; got != want {
+				t.Errorf("after %d handlers it tells %d", run, got)
+			}
+			if run == 0 {
+				w.start(0)
+				pass(2 * second)
+			}
+		}
+	})
 }

@@ -1,4 +1,4 @@
-package shim
+package runner
 
 import (
 	"encoding/json"
@@ -148,27 +148,26 @@ func sleepHandler() *lifecyclev1.Handler {
 }
 
 // newTestRunner is the runner of a container whose init is this process, before prepare.
-func newTestRunner(t *testing.T, host *fakeHost, block *lifecyclev1.Block) (*runner, *shimtest.Task) {
+func newTestRunner(t *testing.T, host *fakeHost, block *lifecyclev1.Block) (*Runner, *shimtest.Task) {
 	t.Helper()
 	inner := shimtest.NewTask()
-	r := &runner{
-		inner: inner, host: host.Host, id: "c1", bundle: t.TempDir(), block: block, pidfd: -1, outputLimit: 100,
-		runtime: "true", cgroupsPath: "/c1",
-	}
-	r.afterlife.oomSeen, r.afterlife.killed = never, never
+	r := New(Config{
+		Task: inner, Host: host.Host, ID: "c1", Bundle: t.TempDir(), Block: block, OutputLimit: 100,
+		Runtime: "true", CgroupsPath: "/c1",
+	})
 	before := openDescriptors(t)
 	t.Cleanup(func() { // nothing is left to the next test, and nothing leaks (docs/spec.md#no-leak)
-		r.unpark()
-		r.undo()
-		r.close()
+		r.Unpark()
+		r.Undo()
+		r.Close()
 		await(t, "its descriptors are closed", func() bool { return openDescriptors(t) <= before })
 	})
 	return r, inner
 }
 
-func (r *runner) mustPrepare(t *testing.T) {
+func (r *Runner) mustPrepare(t *testing.T) {
 	t.Helper()
-	if err := r.begin(t.Context()); err != nil {
+	if err := r.Begin(t.Context()); err != nil {
 		t.Fatal(err)
 	}
 	if err := r.prepare(os.Getpid(), nil); err != nil {

@@ -1,4 +1,4 @@
-package shim
+package runner
 
 import (
 	"context"
@@ -47,11 +47,11 @@ func TestSignal(t *testing.T) {
 			}
 			inner := shimtest.NewTask()
 			inner.Answer["Kill"] = test.runtime
-			r := &runner{inner: inner, id: "c1", pidfd: pidfd}
+			r := &Runner{config: Config{Task: inner, ID: "c1"}, pidfd: pidfd}
 			if test.noPidfd {
 				r.pidfd = -1
 			}
-			if err := r.signal(t.Context(), test.signal); (err != nil) != test.fails {
+			if err := r.Signal(t.Context(), test.signal); (err != nil) != test.fails {
 				t.Errorf("got %v", err)
 			}
 			requests := inner.Asked("Kill")
@@ -73,7 +73,7 @@ func TestSignal(t *testing.T) {
 			if got := process.ProcessState.Sys().(syscall.WaitStatus).Signal(); got != want {
 				t.Errorf("the process was ended by %s", got)
 			}
-			if err := r.signal(t.Context(), lifecycle.Signal{Number: 15}); err != nil && !test.noPidfd {
+			if err := r.Signal(t.Context(), lifecycle.Signal{Number: 15}); err != nil && !test.noPidfd {
 				t.Errorf("once it has gone: %v", err)
 			}
 			_ = unix.Close(pidfd)
