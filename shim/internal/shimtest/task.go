@@ -14,7 +14,8 @@ import (
 type Task struct {
 	mu    sync.Mutex
 	calls []Call
-	// Answer to a method. It is called without the lock.
+	// Answer to a method. It is called without the lock, and set before the shim makes calls:
+	// Respond sets one later.
 	Answer map[string]func(ctx context.Context, request any) (any, error)
 }
 
@@ -27,6 +28,13 @@ type Call struct {
 // NewTask returns a runc service without answers.
 func NewTask() *Task {
 	return &Task{Answer: map[string]func(context.Context, any) (any, error){}}
+}
+
+// Respond sets the answer to a method while the shim may be making calls.
+func (f *Task) Respond(method string, answer func(ctx context.Context, request any) (any, error)) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.Answer[method] = answer
 }
 
 // Calls returns all calls until now.
