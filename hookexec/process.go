@@ -54,14 +54,20 @@ const pidfdSignalProcessGroup = 1 << 2
 func (p *process) killGroup() error {
 	err := unix.PidfdSendSignal(p.pidfd, unix.SIGKILL, nil, pidfdSignalProcessGroup)
 	if errors.Is(err, unix.EINVAL) {
-		if err = unix.PidfdSendSignal(p.pidfd, 0, nil, 0); err == nil {
-			err = unix.Kill(-p.pid, unix.SIGKILL)
-		}
+		err = p.killGroupByNumber()
 	}
 	if err != nil && !errors.Is(err, unix.ESRCH) {
 		return fmt.Errorf("kill process group %d: %w", p.pid, err)
 	}
 	return p.thaw()
+}
+
+// killGroupByNumber is for kernels older than the flag.
+func (p *process) killGroupByNumber() error {
+	if err := unix.PidfdSendSignal(p.pidfd, 0, nil, 0); err != nil {
+		return err
+	}
+	return unix.Kill(-p.pid, unix.SIGKILL)
 }
 
 // thaw lets the killed group exit if the cgroup v1 freezer has frozen it: it moves the
@@ -81,7 +87,7 @@ func (p *process) thaw() error {
 	}
 	members, err := frozen.Processes(cgroup1.Freezer, false)
 	for _, member := range members {
-		if group, groupErr := unix.Getpgid(member.Pid); groupErr == nil && group == p.pid {
+		if group, _ := unix.Getpgid(member.Pid); group == p.pid { // -1 on error
 			err = errors.Join(err, thawed.AddProc(uint64(member.Pid), cgroup1.Freezer))
 		}
 	}

@@ -579,3 +579,28 @@ func TestWaitStatus(t *testing.T) {
 		t.Error("a file has a status")
 	}
 }
+
+// TestKillGroupByNumber takes all of the group, and no other group that was given the number of a leader that has been reaped.
+func TestKillGroupByNumber(t *testing.T) {
+	leader, own := sleeping(t)
+	defer own.close()
+	member := exec.Command("sleep", "1000")
+	member.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pgid: own.pid}
+	if err := member.Start(); err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { _ = member.Process.Kill(); _ = member.Wait(); _ = member.Process.Release() })
+	if err := own.killGroupByNumber(); err != nil {
+		t.Fatal(err)
+	}
+	wantKilled(t, leader)
+	wantKilled(t, member)
+	_, later := sleeping(t)
+	defer later.close()
+	if err := (&process{pid: later.pid, pidfd: own.pidfd}).killGroupByNumber(); !errors.Is(err, unix.ESRCH) {
+		t.Errorf("got %v", err)
+	}
+	if stat, err := readStat(later.pid); err != nil || stat.flags&0x4 != 0 {
+		t.Errorf("another process with that number: %+v, %v", stat, err)
+	}
+}
