@@ -130,9 +130,13 @@ func TestFindHost(t *testing.T) {
 	if got, err := findHost(); err != nil || got != beside {
 		t.Errorf("got %q, %v", got, err)
 	}
-	host, err := OpenHost(&testMonitor{})
+	monitor := &testMonitor{}
+	host, err := OpenHost(monitor)
 	if err != nil {
 		t.Fatal(err)
+	}
+	if host.monitor != monitor {
+		t.Errorf("its exits are reported by %v", host.monitor)
 	}
 	if err := host.Close(); err != nil {
 		t.Error(err)

@@ -365,6 +365,25 @@ func TestHostWithoutAReaper(t *testing.T) {
 	}
 }
 
+// TestCallReleasesItsContext, and does not run longer than it may.
+func TestCallReleasesItsContext(t *testing.T) {
+	host, _ := scriptHost(t, "exit 0")
+	ctx := &holdingContext{Context: t.Context()}
+	if err := host.call(ctx, time.Minute, wire.CommandClean, 1); err != nil {
+		t.Error(err)
+	}
+	if held := ctx.held.Load(); held != 0 {
+		t.Errorf("its context holds %d", held)
+	}
+	slow, _ := scriptHost(t, "exec sleep 1000")
+	if err := slow.call(ctx, 50*time.Millisecond, wire.CommandClean, 1); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	if err := host.call(ctx, time.Minute, wire.CommandClean, func() {}); err == nil {
+		t.Error("a function is sent as a request")
+	}
+}
+
 // TestClean: the host gets the request, even after the handler's context was cancelled.
 func TestClean(t *testing.T) {
 	seen := filepath.Join(t.TempDir(), "seen")
