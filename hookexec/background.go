@@ -151,7 +151,7 @@ func (b *Background) run(drain *drain) {
 		timer.Reset(drainPeriod)
 		select {
 		case <-timer.C:
-		case <-drain.done: // wait fails now
+		case <-drain.done: // wait now returns an error
 		}
 	}
 }
@@ -241,7 +241,7 @@ func newDrain() (*drain, error) {
 	}
 	_ = unix.SetNonblock(fd, true) // makes os.File use the poller; of an open descriptor it does not fail
 	epoll := os.NewFile(uintptr(fd), "epoll of background outputs")
-	raw, _ := epoll.SyscallConn() // it fails only without a file
+	raw, _ := epoll.SyscallConn() // it fails only for nil
 	return &drain{epoll: epoll, raw: raw, done: make(chan struct{})}, nil
 }
 

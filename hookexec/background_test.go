@@ -203,7 +203,7 @@ func TestBackgroundEnds(t *testing.T) {
 	}
 }
 
-// TestCloseWaitsForTheGoroutines: what they use is gone afterwards.
+// TestCloseWaitsForTheGoroutines: Close returns after they have ended.
 func TestCloseWaitsForTheGoroutines(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		background := NewBackground(nil, nil)
@@ -215,12 +215,12 @@ func TestCloseWaitsForTheGoroutines(t *testing.T) {
 		}()
 		synctest.Wait()
 		if closed {
-			t.Error("it does not wait")
+			t.Error("Close did not wait")
 		}
 		close(works)
 		synctest.Wait()
 		if !closed {
-			t.Error("it waits for nothing")
+			t.Error("Close still waits")
 		}
 	})
 }
@@ -357,7 +357,7 @@ func TestBackgroundWithoutDescriptors(t *testing.T) {
 	}
 }
 
-// newPipe returns a pipe that does not block. The test's end closes the write end.
+// newPipe returns a nonblocking pipe. Its write end is closed at the end of the test.
 func newPipe(t *testing.T) (reader, writer int) {
 	t.Helper()
 	var pipe [2]int
@@ -368,7 +368,7 @@ func newPipe(t *testing.T) (reader, writer int) {
 	return pipe[0], pipe[1]
 }
 
-// TestLeftoverIsReadToItsEnd, and no empty pipe is taken for one that has ended.
+// TestLeftoverIsReadToItsEnd: an empty pipe is not taken for end of file.
 func TestLeftoverIsReadToItsEnd(t *testing.T) {
 	reader, writer := newPipe(t)
 	defer closeFD(reader)
@@ -378,29 +378,29 @@ func TestLeftoverIsReadToItsEnd(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !left.read(drainSize, buffer) {
-			t.Errorf("%d bytes: it has ended", size)
+			t.Errorf("%d bytes: read reports end of file", size)
 		}
 		if waiting, err := unix.IoctlGetInt(reader, unix.TIOCINQ); waiting > 0 || err != nil {
-			t.Errorf("%d bytes: %d are left, %v", size, waiting, err)
+			t.Errorf("%d bytes: %d remain, %v", size, waiting, err)
 		}
 	}
-	if err := unix.Dup3(reader, writer, unix.O_CLOEXEC); err != nil { // nobody writes to it any more
+	if err := unix.Dup3(reader, writer, unix.O_CLOEXEC); err != nil { // the pipe has no writer now
 		t.Fatal(err)
 	}
 	if left.read(drainSize, buffer) {
-		t.Error("it has not ended")
+		t.Error("read does not report end of file")
 	}
 }
 
-// TestReleasedOutputIsNotWaitedFor, although somebody has a copy of it, as a process that is being forked has: it would be
-// reported for ever.
+// TestReleasedOutputIsNotWaitedFor: epoll drops a released output even if a copy of its descriptor is open, as in a process
+// that is being forked. Otherwise epoll would report it for ever.
 func TestReleasedOutputIsNotWaitedFor(t *testing.T) {
 	background, _ := newBackground(t, nil)
 	first, writer := newPipe(t)
 	second, _ := newPipe(t)
 	for _, fd := range []int{first, second} {
 		if ok, _ := background.add(&leftover{fd: fd}); !ok {
-			t.Fatal("it is not kept")
+			t.Fatal("add refused the output")
 		}
 	}
 	duplicate, err := unix.FcntlInt(uintptr(first), unix.F_DUPFD_CLOEXEC, 0)
@@ -408,7 +408,7 @@ func TestReleasedOutputIsNotWaitedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	defer closeFD(duplicate)
-	if err := unix.Dup3(second, writer, unix.O_CLOEXEC); err != nil { // which ends the first one
+	if err := unix.Dup3(second, writer, unix.O_CLOEXEC); err != nil { // closes the first one's write end
 		t.Fatal(err)
 	}
 	waitFor(t, func() bool { return background.count() == 1 })
@@ -417,11 +417,11 @@ func TestReleasedOutputIsNotWaitedFor(t *testing.T) {
 		t.Fatal(err)
 	}
 	if waited := strings.Count(string(info), "tfd:"); waited != 1 || err != nil {
-		t.Errorf("%d outputs are waited for, %v:\n%s", waited, err, info)
+		t.Errorf("epoll waits for %d outputs, %v:\n%s", waited, err, info)
 	}
 }
 
-// TestDrainWaits while there is nothing to read, and fails when it is closed.
+// TestDrainWaits: wait blocks until an output is ready, and returns an error after close.
 func TestDrainWaits(t *testing.T) {
 	drain, err := newDrain()
 	if err != nil {
@@ -434,7 +434,7 @@ func TestDrainWaits(t *testing.T) {
 	}
 }
 
-// TestBackgroundOfAFile, which epoll refuses: it is not kept, and no goroutine is.
+// TestBackgroundOfAFile: epoll refuses a file, so it is not kept, and no goroutine stays.
 func TestBackgroundOfAFile(t *testing.T) {
 	goroutines := runtime.NumGoroutine()
 	background, _ := newBackground(t, nil)
@@ -444,7 +444,7 @@ func TestBackgroundOfAFile(t *testing.T) {
 	}
 	defer file.Close()
 	if ok, full := background.add(&leftover{fd: int(file.Fd())}); ok || full || background.count() != 0 {
-		t.Errorf("it is kept: %t, full: %t; %d are", ok, full, background.count())
+		t.Errorf("kept: %t, full: %t; %d outputs", ok, full, background.count())
 	}
 	waitFor(t, func() bool { return runtime.NumGoroutine() <= goroutines })
 }

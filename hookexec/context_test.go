@@ -5,14 +5,14 @@ import (
 	"sync/atomic"
 )
 
-// holdingContext counts the contexts that are derived from it and have not been released.
+// holdingContext counts the contexts that are derived from it and not released yet.
 type holdingContext struct {
 	context.Context
 
 	held atomic.Int32
 }
 
-// AfterFunc is what package context calls for each derived context, if there is such a method.
+// AfterFunc is called by package context for each derived context.
 func (c *holdingContext) AfterFunc(f func()) (stop func() bool) {
 	c.held.Add(1)
 	stopped := context.AfterFunc(c.Context, f)
@@ -22,5 +22,5 @@ func (c *holdingContext) AfterFunc(f func()) (stop func() bool) {
 	}
 }
 
-// Value hides that the context is one of package context's, which would be asked directly.
+// Value hides the embedded context's type: package context would not call AfterFunc for its own types.
 func (c *holdingContext) Value(any) any { return nil }

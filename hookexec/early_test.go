@@ -213,7 +213,7 @@ func TestEarlyExits(t *testing.T) {
 			s.reap(s.process)
 			s.report(handler, 6)
 		}, 6},
-		"an exit that is reported after the host's": {true, func(s *staged, host, handler int) {
+		"an exit after the host's": {true, func(s *staged, host, handler int) {
 			s.report(1<<22, 9)
 			s.reap(s.process)
 			s.say(wire.StartResponse{Pid: handler})
@@ -222,7 +222,7 @@ func TestEarlyExits(t *testing.T) {
 			s.report(1<<22, 9)
 			s.report(handler, 8)
 		}, 8},
-		"another process than the one that was announced": {false, func(s *staged, host, handler int) {
+		"another process than the announced one": {false, func(s *staged, host, handler int) {
 			s.say(wire.StartResponse{Pid: 1 << 22, Announced: true})
 			s.report(1<<22, 9)
 			s.say(wire.StartResponse{Pid: handler})

@@ -69,7 +69,7 @@ func (w *web) get(t *testing.T, get *lifecyclev1.HTTPGetAction) Result {
 	ctx := &holdingContext{Context: t.Context()}
 	result := (&HTTPGet{NetNS: w.netns, Get: get, UserAgent: "lifecycle-shim/1.2.3"}).Attempt(ctx)
 	if held := ctx.held.Load(); held != 0 {
-		t.Errorf("the attempt's context holds %d", held)
+		t.Errorf("%d contexts are derived from the attempt's and not released", held)
 	}
 	return result
 }
@@ -344,7 +344,7 @@ func TestLargestResponse(t *testing.T) {
 	}
 }
 
-// TestBodyIsWaitedFor: who answers is not left alone in the middle of it.
+// TestBodyIsWaitedFor: the connection is not closed while the server sends the body.
 func TestBodyIsWaitedFor(t *testing.T) {
 	left := make(chan bool, 1)
 	w := newWeb(t, false, func(response http.ResponseWriter, _ *http.Request) {
@@ -361,11 +361,11 @@ func TestBodyIsWaitedFor(t *testing.T) {
 	})
 	wantSuccess(t, w.get(t, &lifecyclev1.HTTPGetAction{}))
 	if <-left {
-		t.Error("the connection was closed before the body came")
+		t.Error("the connection was closed before the body was sent")
 	}
 }
 
-// TestRequestsThatCannotBeMade fail, in words.
+// TestRequestsThatCannotBeMade: the attempt fails with the reason.
 func TestRequestsThatCannotBeMade(t *testing.T) {
 	wantFailure(t, (&HTTPGet{NetNS: NetNS{Pidfd: -1}, Get: &lifecyclev1.HTTPGetAction{Port: 80}}).Attempt(t.Context()), "enter the container's network namespace")
 	wantFailure(t, (&HTTPGet{NetNS: newNetNS(t), Get: &lifecyclev1.HTTPGetAction{Host: "a b", Port: 80}}).Attempt(t.Context()), "invalid URL escape")

@@ -74,7 +74,7 @@ func newKept(memory string) *Kept {
 // Close releases the namespaces and mounts. It may be called more than once.
 func (k *Kept) Close() {
 	closeAll(valuesOf(k.namespaces)...)
-	_ = k.oomEvents.Close() // nil has nothing to close
+	_ = k.oomEvents.Close() // closing nil is harmless
 }
 
 func valuesOf(files map[string]*os.File) []*os.File {
@@ -125,12 +125,12 @@ const removalWait = time.Second
 // OOM is reported before the process is killed. A count of 1 may be the cgroup's removal,
 // so sawOOM then waits for a second event.
 func (k *Kept) sawOOM() bool {
-	_ = k.oomEvents.SetReadDeadline(time.Now().Add(removalWait)) // it fails if the file is closed, and then so does Read
-	conn, _ := k.oomEvents.SyscallConn()                     // it fails only without a file
+	_ = k.oomEvents.SetReadDeadline(time.Now().Add(removalWait)) // if the file is closed, Read fails too
+	conn, _ := k.oomEvents.SyscallConn()                         // it fails only for nil
 	count := uint64(0)
 	_ = conn.Read(func(fd uintptr) (done bool) { // it fails at the deadline, and if the file is closed
 		buffer := make([]byte, 8)
-		_, _ = unix.Read(int(fd), buffer) // it stays 0 if nothing has been counted
+		_, _ = unix.Read(int(fd), buffer) // the buffer stays 0 if the count is 0
 		count += binary.NativeEndian.Uint64(buffer)
 		return count != 1
 	})
@@ -138,7 +138,7 @@ func (k *Kept) sawOOM() bool {
 }
 
 func readOOMKills(path string) (count int, known bool) {
-	data, _ := os.ReadFile(path) // a file that is not there has no such line either
+	data, _ := os.ReadFile(path) // a missing file has no such line either
 	for line := range strings.Lines(string(data)) {
 		if value, ok := strings.CutPrefix(line, "oom_kill "); ok {
 			count, err := strconv.Atoi(strings.TrimSpace(value))
@@ -177,11 +177,11 @@ func oomEvents(dir string) *os.File {
 // oomCounter returns the file in which the kernel counts the OOM kills of a process's
 // cgroup: memory.events on cgroup v2, memory.oom_control on v1 (since Linux 4.13).
 func oomCounter(pid int) string {
-	data, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup")) // a process that is gone is in none
+	data, _ := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "cgroup")) // a process that is gone has no cgroup
 	return oomCounterOf(string(data))
 }
 
-// oomCounterOf is given the contents of /proc/PID/cgroup.
+// oomCounterOf takes the contents of /proc/PID/cgroup.
 func oomCounterOf(memberships string) string {
 	unified := ""
 	for line := range strings.Lines(memberships) {

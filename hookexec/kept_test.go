@@ -45,7 +45,7 @@ func TestOOMKills(t *testing.T) {
 	write(slice, "low 0\nhigh 0\nmax 9\noom 3\noom_kill 2\noom_group_kill 0\n")
 	write(scope, "low 0\nhigh 0\nmax 0\noom 0\noom_kill 0\noom_group_kill 0\n")
 	want(0, true, false)
-	write(scope, "low 0\n") // a kernel that does not count them
+	write(scope, "low 0\n") // an old kernel does not count OOM kills
 	want(0, false, false)
 	write(slice, "oom_kill 3\n")
 	write(scope, "oom_kill 1\n")
@@ -54,13 +54,13 @@ func TestOOMKills(t *testing.T) {
 		t.Fatal(err)
 	}
 	want(0, false, true)
-	for _, nonsense := range []string{"x", "99999999999999999999"} { // of the latter Atoi returns the highest number too
+	for _, nonsense := range []string{"x", "99999999999999999999"} { // for the latter Atoi also returns the highest number
 		write(slice, "oom_kill "+nonsense+"\n")
 		want(0, false, false)
 	}
 }
 
-// TestOOMCounter: the memory controller is of v1, if that is mounted, else of v2.
+// TestOOMCounter: the memory controller is v1's if that is mounted, else v2's.
 func TestOOMCounter(t *testing.T) {
 	const v1, v2 = "/sys/fs/cgroup/memory/g/c1/memory.oom_control", "/sys/fs/cgroup/g/c1/memory.events"
 	for memberships, want := range map[string]string{
@@ -79,7 +79,7 @@ func TestOOMCounter(t *testing.T) {
 		}
 	}
 	if got := oomCounter(1<<22 + 1); got != "" { // above every pid
-		t.Errorf("of no process: %q", got)
+		t.Errorf("a process that does not exist: %q", got)
 	}
 	data, err := os.ReadFile("/proc/self/cgroup")
 	if err != nil {
@@ -90,7 +90,7 @@ func TestOOMCounter(t *testing.T) {
 	}
 }
 
-// TestOOMEventsThatCannotBeHad: of no cgroup, and without descriptors, of which none is left open.
+// TestOOMEventsThatCannotBeHad: without the cgroup, or without descriptors, oomEvents returns nil and leaves none open.
 func TestOOMEventsThatCannotBeHad(t *testing.T) {
 	memory := filepath.Join(cgroupMount, "memory")
 	if file := oomEvents(filepath.Join(memory, "none") + "/"); file != nil {
@@ -106,7 +106,7 @@ func TestOOMEventsThatCannotBeHad(t *testing.T) {
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 		t.Fatal(err)
 	}
-	for spare := range 2 { // for the eventfd, and for the file that it is registered with
+	for spare := range 2 { // it needs one for the eventfd and one for the file that registers it
 		lowered := limit
 		lowered.Cur = numberAfter(t, spare)
 		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lowered); err != nil {
@@ -117,7 +117,7 @@ func TestOOMEventsThatCannotBeHad(t *testing.T) {
 			t.Fatal(err)
 		}
 		if file != nil {
-			t.Errorf("%d descriptors to spare: got %v", spare, file.Name())
+			t.Errorf("%d free descriptors: got %v", spare, file.Name())
 			_ = file.Close()
 		}
 		if got := openFDs(t); got != before {
@@ -125,25 +125,25 @@ func TestOOMEventsThatCannotBeHad(t *testing.T) {
 		}
 	}
 	if file := oomEvents(dir + "/"); file == nil {
-		t.Error("it cannot be had of a cgroup that is there")
+		t.Error("got nil for an existing cgroup")
 	} else {
 		_ = file.Close()
 	}
 }
 
-// TestSawOOM: the end of a cgroup is counted as an OOM is, and may be late.
+// TestSawOOM: the removal of a cgroup counts like an OOM, and may be reported late.
 func TestSawOOM(t *testing.T) {
 	for name, test := range map[string]struct {
 		counted uint
-		later   bool // one more is counted while it is asked
+		later   bool // the count grows while sawOOM waits
 		saw     bool
 		waits   bool
 	}{
-		"nothing":         {0, false, false, false},
-		"one of the two":  {1, false, false, true},
-		"the end is late": {1, true, true, false},
-		"both":            {2, false, true, false},
-		"more than one":   {3, false, true, false},
+		"nothing":             {0, false, false, false},
+		"one of the two":      {1, false, false, true},
+		"the removal is late": {1, true, true, false},
+		"both":                {2, false, true, false},
+		"more than one":       {3, false, true, false},
 	} {
 		t.Run(name, func(t *testing.T) {
 			fd, err := unix.Eventfd(test.counted, unix.EFD_NONBLOCK|unix.EFD_CLOEXEC)
@@ -158,14 +158,14 @@ func TestSawOOM(t *testing.T) {
 			}
 			began := time.Now()
 			if saw := kept.OOMAround(); saw != test.saw {
-				t.Errorf("an OOM was seen: %t", saw)
+				t.Errorf("sawOOM: %t", saw)
 			}
 			if took := time.Since(began); (took >= removalWait) != test.waits {
 				t.Errorf("it took %s", took)
 			}
 			kept.Close()
 			if kept.OOMAround() {
-				t.Error("an OOM is known of what is closed")
+				t.Error("a closed Kept reports an OOM")
 			}
 		})
 	}

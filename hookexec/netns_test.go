@@ -218,7 +218,7 @@ func TestNamespaceOfAProcessThatHasGone(t *testing.T) {
 	}
 }
 
-// TestThreadThatHasNotLeft is in its own namespace, and goes on.
+// TestThreadThatHasNotLeft: a thread that could not enter the namespace can be used again.
 func TestThreadThatHasNotLeft(t *testing.T) {
 	if back, err := (NetNS{Pidfd: -1}).visit(nil); !back || !errors.Is(err, unix.EBADF) {
 		t.Errorf("got %t, %v", back, err)
@@ -263,14 +263,14 @@ func TestThreadsGoOn(t *testing.T) {
 	}
 }
 
-// TestThreadThatCannotComeBack ends: no other goroutine may find itself in a foreign namespace.
+// TestThreadThatCannotComeBack: the thread ends, so that no other goroutine runs in the wrong namespace.
 func TestThreadThatCannotComeBack(t *testing.T) {
 	n := newNetNS(t)
 	thread := 0
 	err := n.do(func() error {
 		thread = unix.Gettid()
 		header := unix.CapUserHeader{Version: unix.LINUX_CAPABILITY_VERSION_3}
-		return unix.Capset(&header, &new([2]unix.CapUserData)[0]) // of this thread alone: setns(2) is not permitted then
+		return unix.Capset(&header, &new([2]unix.CapUserData)[0]) // only this thread's; setns(2) then fails
 	})
 	if err != nil {
 		t.Fatal(err)
@@ -281,8 +281,8 @@ func TestThreadThatCannotComeBack(t *testing.T) {
 	})
 }
 
-// TestNamespaceWithoutDescriptors: where there is no way back nothing is run; where the addresses cannot be listed none is
-// made up.
+// TestNamespaceWithoutDescriptors: without a way back, the function is not called. If the addresses cannot be listed, host
+// returns an error.
 func TestNamespaceWithoutDescriptors(t *testing.T) {
 	n := newNetNS(t)
 	var limit unix.Rlimit
@@ -303,10 +303,10 @@ func TestNamespaceWithoutDescriptors(t *testing.T) {
 		ran := false
 		err := n.do(func() error { ran = true; return nil })
 		if !errors.Is(err, unix.EMFILE) || !strings.Contains(err.Error(), "open the shim's own network namespace") || ran {
-			t.Fatalf("got %v, it runs: %t", err, ran)
+			t.Fatalf("got %v, called: %t", err, ran)
 		}
 		if back, err := n.visit(nil); !back || err == nil {
-			t.Errorf("the thread is lost: %v", err)
+			t.Errorf("the thread has ended: %v", err)
 		}
 	})
 	limited(1, func() {
@@ -315,7 +315,7 @@ func TestNamespaceWithoutDescriptors(t *testing.T) {
 		}
 	})
 	if host, err := (NetNS{Pidfd: -1}).host(""); !errors.Is(err, unix.EBADF) {
-		t.Errorf("of no namespace: got %q, %v", host, err)
+		t.Errorf("without a namespace: got %q, %v", host, err)
 	}
 }
 

@@ -119,7 +119,7 @@ func (c *channel) waits() bool {
 		return false
 	}
 	var peekErr error
-	_ = raw.Control(func(fd uintptr) { // its only error is that of a closed socket, whose host has ended
+	_ = raw.Control(func(fd uintptr) { // it fails only if the socket is closed, because the host has exited
 		_, _, peekErr = unix.Recvfrom(int(fd), make([]byte, 1), unix.MSG_PEEK|unix.MSG_DONTWAIT)
 	})
 	return errors.Is(peekErr, unix.EAGAIN)

@@ -530,7 +530,7 @@ func TestKeep(t *testing.T) {
 	}
 }
 
-// TestKeepWhatThereIs: a kernel may lack a kind of namespace. Any other failure keeps nothing.
+// TestKeepWhatThereIs: a kernel may lack a type of namespace. After any other error nothing is kept.
 func TestKeepWhatThereIs(t *testing.T) {
 	kinds["lacking"] = "lacking"
 	defer delete(kinds, "lacking")
@@ -545,7 +545,7 @@ func TestKeepWhatThereIs(t *testing.T) {
 	most := openFDs(t) - before
 	kept.Close()
 	if kept, err := Keep(1<<22+1, false); err == nil || !strings.Contains(err.Error(), "keep the container's network namespace: ") { // above every pid
-		t.Errorf("of no process: %+v, %v", kept, err)
+		t.Errorf("a process that does not exist: %+v, %v", kept, err)
 	}
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
@@ -562,7 +562,7 @@ func TestKeepWhatThereIs(t *testing.T) {
 			t.Fatal(err)
 		}
 		if !errors.Is(err, unix.EMFILE) || kept != nil {
-			t.Errorf("%d descriptors to spare: %+v, %v", spare, kept, err)
+			t.Errorf("%d free descriptors: %+v, %v", spare, kept, err)
 		}
 		if got := openFDs(t); got != before {
 			t.Errorf("%d descriptors, %d before", got, before)

@@ -54,8 +54,8 @@ func init() {
 	os.Exit(0)
 }
 
-// reaper reports the exits of all children, as the shim's does, to all that have subscribed: one goroutine may reap what was
-// started after it, while it finds out that there is no other child.
+// reaper reports the exits of all children to all subscribers, like the shim's reaper. A goroutine that is about to find no
+// child may still reap one that was started later.
 type reaper struct{}
 
 var subscribers = struct {

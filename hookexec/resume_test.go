@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// TestResumeReleasesItsContext, which lives for as long as the handler's container may.
+// TestResumeReleasesItsContext: the attempt's context may live as long as the container.
 func TestResumeReleasesItsContext(t *testing.T) {
-	host, monitor := scriptHost(t, "echo x >&4; exit 1") // it waits there until it is resumed
+	host, monitor := scriptHost(t, "echo x >&4; exit 1") // blocks until it is resumed
 	before := openFDs(t)
 	parked, err := (&Exec{Host: host, OutputLimit: 100}).Park(t.Context(), nil)
 	if err != nil {
@@ -19,12 +19,12 @@ func TestResumeReleasesItsContext(t *testing.T) {
 		t.Errorf("got %+v, %t", result, ok)
 	}
 	if held := ctx.held.Load(); held != 0 {
-		t.Errorf("its context holds %d", held)
+		t.Errorf("%d contexts are derived from it and not released", held)
 	}
 	nothingIsLeft(t, monitor, before)
 }
 
-// TestHostThatCannotBeResumed is ended: it would stay parked for ever.
+// TestHostThatCannotBeResumed: the host is killed. Otherwise it would stay parked for ever.
 func TestHostThatCannotBeResumed(t *testing.T) {
 	host, monitor := scriptHost(t, "exec 4>&-; exec sleep 1000")
 	before := openFDs(t)
@@ -32,7 +32,7 @@ func TestHostThatCannotBeResumed(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	parked.stuffing++ // more than there is to read
+	parked.stuffing++ // more than can be read
 	resumed := make(chan bool)
 	go func() {
 		_, ok := parked.resume(t.Context(), &Progress{})
@@ -41,10 +41,10 @@ func TestHostThatCannotBeResumed(t *testing.T) {
 	select {
 	case ok := <-resumed:
 		if !ok {
-			t.Error("it is taken for one that had ended before")
+			t.Error("resume reports that it had ended while it was parked")
 		}
 	case <-time.After(10 * time.Second):
-		t.Fatal("it does not come to an end")
+		t.Fatal("it did not end")
 	}
 	nothingIsLeft(t, monitor, before)
 }

@@ -5,7 +5,7 @@ import (
 	"testing/synctest"
 )
 
-// TestReleaseWaitsForTheRequest: whoever sends it uses the channel, and would go on with a descriptor that is another file's by then.
+// TestReleaseWaitsForTheRequest: the sender uses the channel. After close, its descriptor could be another file's.
 func TestReleaseWaitsForTheRequest(t *testing.T) {
 	channel, files, err := newChannel()
 	if err != nil {
@@ -22,12 +22,12 @@ func TestReleaseWaitsForTheRequest(t *testing.T) {
 		}()
 		synctest.Wait()
 		if released {
-			t.Error("it is released while the request is being sent")
+			t.Error("release returned while the request was being sent")
 		}
 		close(sent)
 		synctest.Wait()
 		if !released {
-			t.Error("it is not released when the request has been sent")
+			t.Error("release did not return after the request was sent")
 		}
 	})
 }

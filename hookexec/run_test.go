@@ -61,7 +61,7 @@ func TestRunTriesAgainUntilItSucceeds(t *testing.T) {
 				handler := Run{Action: action, RetryPeriod: test.period, Exited: func(context.Context) bool { return false }, Progress: progress}
 				result := handler.Do(t.Context())
 				if begun, _, _ := progress.Look(); begun != test.attempts {
-					t.Errorf("%d attempts are to be seen", begun)
+					t.Errorf("Progress shows %d attempts", begun)
 				}
 				if result.Outcome != test.outcome || result.Attempts != test.attempts || len(action.at) != test.attempts {
 					t.Errorf("got %+v after attempts at %v", result, action.at)
@@ -149,7 +149,7 @@ func TestExitIsNoFailure(t *testing.T) {
 	})
 }
 
-// TestSuccessStandsAlthoughTheContainerExits: nobody is asked.
+// TestSuccessStandsAlthoughTheContainerExits: Exited is not called after a success.
 func TestSuccessStandsAlthoughTheContainerExits(t *testing.T) {
 	run := Run{Action: &attempts{results: []Result{{}}}, Progress: &Progress{}, Exited: func(context.Context) bool { return true }}
 	if result := run.Do(t.Context()); result.Outcome != Succeeded || result.Err != nil {

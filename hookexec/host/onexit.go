@@ -185,7 +185,7 @@ func endHolder(lock *os.File) error {
 func holder(lock *os.File) (pid int, err error) {
 	held := wholeFile()
 	err = unix.FcntlFlock(lock.Fd(), unix.F_GETLK, held)
-	return int(held.Pid), err // of a free lock the kernel sets the type alone, fcntl(2)
+	return int(held.Pid), err // for a free lock the kernel sets only the type, fcntl(2)
 }
 
 // copyMounts mounts a copy of all mounts of a mount namespace over target, in a new mount
@@ -264,7 +264,7 @@ const defaultPath = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bi
 // lastError returns the last error in a runtime's JSON log. runc's and crun's have the same
 // format.
 func lastError(path string) string {
-	data, _ := os.ReadFile(path) // a runtime that fails at once has written none
+	data, _ := os.ReadFile(path) // a runtime that fails early writes no log
 	last := ""
 	for line := range strings.Lines(string(data)) {
 		var entry struct{ Level, Msg string }

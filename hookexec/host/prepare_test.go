@@ -60,11 +60,11 @@ func TestPrepareReadsWhatTheRuntimeEdits(t *testing.T) {
 	}
 }
 
-// TestPrepareDoesItOnce: what was made of config.json before the container was there is used if it has not changed since. It is made in
-// the bundle, so the working directory shows whether it was made again.
+// TestPrepareDoesItOnce: if config.json has not changed since before the container was created, it is not converted again. The
+// conversion changes to the bundle's directory, so the working directory shows whether it happened again.
 func TestPrepareDoesItOnce(t *testing.T) {
 	bundle, elsewhere := t.TempDir(), t.TempDir()
-	t.Chdir(bundle) // as Prepare does, and back
+	t.Chdir(bundle) // Prepare does too; this restores it afterwards
 	if err := writeJSON("config.json", smallSpec()); err != nil {
 		t.Fatal(err)
 	}
@@ -90,7 +90,7 @@ func TestPrepareDoesItOnce(t *testing.T) {
 			t.Fatal(err)
 		}
 		if again := dir == bundle; again != edited {
-			t.Errorf("edited: %t, made again: %t (in %s)", edited, again, dir)
+			t.Errorf("edited: %t, converted again: %t (in %s)", edited, again, dir)
 		}
 	}
 }
