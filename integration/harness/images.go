@@ -10,7 +10,7 @@ import (
 	"time"
 
 	containerd "github.com/containerd/containerd/v2/client"
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 	cri "k8s.io/cri-api/pkg/apis/runtime/v1"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/image"
@@ -41,7 +41,7 @@ var busyboxImages = sync.OnceValues(func() (map[string][]byte, error) {
 	}
 	archives := map[string][]byte{}
 	env := []string{"PATH=/bin"}
-	for ref, config := range map[string]v1.ImageConfig{
+	for ref, config := range map[string]v1.Config{
 		imagePause:        {Env: env, Cmd: []string{"/bin/sleep", "2147483647"}},
 		ImageBusybox:      {Env: env},
 		ImageBusyboxQuit:  {Env: env, StopSignal: "SIGQUIT"},
@@ -79,7 +79,7 @@ func (c *CRI) ImportBinary(ctx context.Context, ref, binary string) error {
 	if err := copyFile(binary, filepath.Join(dir, name), 0o755); err != nil {
 		return fmt.Errorf("image %s: %w", ref, err)
 	}
-	archive, err := image.FromDirectory(ref, dir, v1.ImageConfig{Entrypoint: []string{"/" + name}})
+	archive, err := image.FromDirectory(ref, dir, v1.Config{Entrypoint: []string{"/" + name}})
 	if err != nil {
 		return err
 	}

@@ -8,21 +8,21 @@ import (
 	"path/filepath"
 	"time"
 
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
 )
 
 // FromDirectory returns an archive, for `ctr image import` or containerd's client, of an image of that name
 // whose only layer is what dir holds. Every file in it belongs to root.
-func FromDirectory(ref, dir string, config v1.ImageConfig) ([]byte, error) {
+func FromDirectory(ref, dir string, config v1.Config) ([]byte, error) {
 	root, err := readTree(dir)
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", ref, err)
 	}
-	layout, err := newLayout(ref, root, config, time.Now())
+	img, err := newImage(root, config, time.Now())
 	if err != nil {
 		return nil, fmt.Errorf("image %s: %w", ref, err)
 	}
-	return layout.archive, nil
+	return archive(ref, img)
 }
 
 // readTree reads a directory: its folders, regular files and symbolic links.

@@ -1,6 +1,6 @@
 // Package image builds a real nginx image from Debian's packages, without a registry and without
 // installing anything on the host: the packages are downloaded with apt-get, read as archives, and
-// what nginx needs of them is written as an OCI image layout that `ctr image import` takes.
+// what nginx needs of them is written as an archive that `ctr image import` takes.
 //
 // The same packages and the same recipe give the same bytes, so the image is kept in the cache and
 // built again only when one of the two has changed. To get newer packages, remove <cache>/debs.
@@ -31,7 +31,7 @@ const (
 
 // Image is a built image.
 type Image struct {
-	Archive string // the OCI image layout, a tar file
+	Archive string // a tar file, as `docker save` writes it
 	Size    int64  // of the archive in bytes
 	Digest  string // of the image manifest
 	Nginx   string // the nginx package's version
@@ -119,19 +119,22 @@ func assemble(ctx context.Context, dir string, debs []deb, inputs string) (*Imag
 	if err != nil {
 		return nil, err
 	}
-	layout, err := newNginxLayout(root, versionOf(debs, "nginx"))
+	nginx, err := newNginx(root, versionOf(debs, "nginx"))
 	if err != nil {
 		return nil, err
 	}
-	archive := filepath.Join(dir, "nginx.tar")
-	if err := replaceFile(archive, layout.archive); err != nil {
+	digest, err := nginx.Digest()
+	if err != nil {
 		return nil, err
 	}
-	img := &Image{
-		Archive: archive,
-		Size:    int64(len(layout.archive)),
-		Digest:  layout.digest,
-		Nginx:   versionOf(debs, "nginx"),
+	packed, err := archive(Ref, nginx)
+	if err != nil {
+		return nil, err
 	}
+	file := filepath.Join(dir, "nginx.tar")
+	if err := replaceFile(file, packed); err != nil {
+		return nil, err
+	}
+	img := &Image{Archive: file, Size: int64(len(packed)), Digest: digest.String(), Nginx: versionOf(debs, "nginx")}
 	return img, remember(dir, inputs, img)
 }

@@ -3,17 +3,19 @@ package image
 import (
 	"archive/tar"
 	"bytes"
-	"encoding/json"
 	"errors"
 	"io"
 	"os"
 	"path/filepath"
+	"runtime"
 	"slices"
 	"testing"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/google/go-containerregistry/pkg/name"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/validate"
 )
 
 func TestLibraries(t *testing.T) {
@@ -74,36 +76,37 @@ func TestPack(t *testing.T) {
 	}
 }
 
-// TestLayout follows the layout as containerd does: index, manifest, config, layer.
-func TestLayout(t *testing.T) {
+// TestArchive: the archive has the image under its name, with its configuration and the layer's files.
+func TestArchive(t *testing.T) {
 	root := tree{nginxBin: {mode: 0o755, data: []byte("not really nginx"), modTime: time.Unix(1e9, 0)}}
-	l, err := newNginxLayout(root, "1.22")
+	img, err := newNginx(root, "1.22")
 	if err != nil {
 		t.Fatal(err)
 	}
-	files := read(t, l.archive)
-	blob := func(d v1.Descriptor) []byte {
-		b := files["blobs/sha256/"+d.Digest.Encoded()].content
-		if digest.FromBytes(b) != d.Digest || int64(len(b)) != d.Size {
-			t.Fatalf("blob %s is not what its descriptor says", d.Digest)
-		}
-		return b
+	packed, err := archive(Ref, img)
+	if err != nil {
+		t.Fatal(err)
 	}
-	index := decode[v1.Index](t, files["index.json"].content)
-	if len(index.Manifests) != 1 || index.Manifests[0].Digest.String() != l.digest {
-		t.Fatalf("index names %v, want %s", index.Manifests, l.digest)
+	tag, err := name.NewTag(Ref)
+	if err != nil {
+		t.Fatal(err)
 	}
-	if got := index.Manifests[0].Annotations[containerdName]; got != Ref {
-		t.Errorf("name for containerd = %q, want %q", got, Ref)
+	got, err := tarball.Image(func() (io.ReadCloser, error) { return io.NopCloser(bytes.NewReader(packed)), nil }, &tag)
+	if err != nil {
+		t.Fatal(err)
 	}
-	manifest := decode[v1.Manifest](t, blob(index.Manifests[0]))
-	config := decode[v1.Image](t, blob(manifest.Config))
-	if config.Config.StopSignal != "SIGQUIT" || config.Config.Entrypoint[0] != "nginx" {
-		t.Errorf("config = %+v", config.Config)
+	if err := validate.Image(got); err != nil {
+		t.Error(err)
 	}
-	layer := blob(manifest.Layers[0])
-	if config.RootFS.DiffIDs[0] != digest.FromBytes(layer) {
-		t.Error("the config's diff id is not the layer's")
+	config, err := got.ConfigFile()
+	if err != nil || config.Config.StopSignal != "SIGQUIT" || config.Config.Entrypoint[0] != "nginx" || config.Architecture != runtime.GOARCH {
+		t.Errorf("got the configuration %+v, %v", config, err)
+	}
+	files := mutate.Extract(got)
+	defer files.Close()
+	layer, err := io.ReadAll(files)
+	if err != nil {
+		t.Fatal(err)
 	}
 	if _, ok := read(t, layer)[nginxBin]; !ok {
 		t.Error("the layer has no nginx")
@@ -181,12 +184,4 @@ func read(t *testing.T, archive []byte) map[string]file {
 		}
 		files[h.Name] = file{h, b}
 	}
-}
-
-func decode[T any](t *testing.T, b []byte) (v T) {
-	t.Helper()
-	if err := json.Unmarshal(b, &v); err != nil {
-		t.Fatal(err)
-	}
-	return v
 }

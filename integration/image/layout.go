@@ -1,124 +1,59 @@
 package image
 
 import (
-	"encoding/json"
+	"bytes"
 	"fmt"
 	"runtime"
 	"time"
 
-	"github.com/opencontainers/go-digest"
-	"github.com/opencontainers/image-spec/specs-go"
-	v1 "github.com/opencontainers/image-spec/specs-go/v1"
+	"github.com/google/go-containerregistry/pkg/name"
+	v1 "github.com/google/go-containerregistry/pkg/v1"
+	"github.com/google/go-containerregistry/pkg/v1/empty"
+	"github.com/google/go-containerregistry/pkg/v1/mutate"
+	"github.com/google/go-containerregistry/pkg/v1/static"
+	"github.com/google/go-containerregistry/pkg/v1/tarball"
+	"github.com/google/go-containerregistry/pkg/v1/types"
 )
 
-// containerdName is the annotation by which containerd, on import, learns an image's full name.
-const containerdName = "io.containerd.image.name"
-
-// layout is an OCI image layout in a tar archive.
-type layout struct {
-	archive []byte
-	digest  string // of the manifest
-}
-
-// newLayout wraps a root file system into an image of that name. The layer is not compressed: it is read
-// back on the same machine within the second, and Go's compressor may change its output between releases.
-// Everything in the layout is as old as date.
-func newLayout(ref string, root tree, config v1.ImageConfig, date time.Time) (layout, error) {
+// newImage makes an image of a root file system. The layer is not compressed: it is read back on the same machine within the
+// second, and the output of Go's compressor may change between releases.
+func newImage(root tree, config v1.Config, date time.Time) (v1.Image, error) {
 	layer, err := root.pack()
 	if err != nil {
-		return layout{}, fmt.Errorf("pack the layer: %w", err)
+		return nil, fmt.Errorf("pack the layer: %w", err)
 	}
-	files := layoutFiles{date: date.UTC(), files: tree{}}
-	layerDesc := files.addBlob(v1.MediaTypeImageLayer, layer)
-	configDesc, err := files.addJSON(v1.MediaTypeImageConfig, v1.Image{
-		Created:  &files.date,
-		Platform: platform(),
-		Config:   config,
-		RootFS:   v1.RootFS{Type: "layers", DiffIDs: []digest.Digest{layerDesc.Digest}},
-	})
+	img := mutate.ConfigMediaType(mutate.MediaType(empty.Image, types.OCIManifestSchema1), types.OCIConfigJSON)
+	img, err = mutate.AppendLayers(img, static.NewLayer(layer, types.OCIUncompressedLayer))
 	if err != nil {
-		return layout{}, err
+		return nil, err
 	}
-	manifest, err := files.addJSON(v1.MediaTypeImageManifest, v1.Manifest{
-		Versioned: specs.Versioned{SchemaVersion: 2},
-		MediaType: v1.MediaTypeImageManifest,
-		Config:    configDesc,
-		Layers:    []v1.Descriptor{layerDesc},
-	})
+	file, err := img.ConfigFile()
 	if err != nil {
-		return layout{}, err
+		return nil, err
 	}
-	if err := files.addIndex(ref, manifest); err != nil {
-		return layout{}, err
-	}
-	archive, err := files.files.pack()
-	return layout{archive: archive, digest: manifest.Digest.String()}, err
+	file = file.DeepCopy()
+	file.OS, file.Architecture, file.Created, file.Config = "linux", runtime.GOARCH, v1.Time{Time: date.UTC()}, config
+	return mutate.ConfigFile(img, file)
 }
 
-// newNginxLayout is newLayout for what rootfs has made.
-func newNginxLayout(root tree, version string) (layout, error) {
-	return newLayout(Ref, root, nginxConfig(version), root[nginxBin].modTime)
+// archive returns the image as `docker save` does, for `ctr image import`, containerd's client and docker.
+func archive(ref string, img v1.Image) ([]byte, error) {
+	tag, err := name.NewTag(ref)
+	if err != nil {
+		return nil, err
+	}
+	var b bytes.Buffer
+	err = tarball.Write(tag, img, &b)
+	return b.Bytes(), err
 }
 
-func nginxConfig(version string) v1.ImageConfig {
-	return v1.ImageConfig{
+// newNginx makes the image of what rootfs has made.
+func newNginx(root tree, version string) (v1.Image, error) {
+	return newImage(root, v1.Config{
 		Env:          []string{"PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"},
 		Entrypoint:   []string{"nginx", "-g", "daemon off;"},
 		ExposedPorts: map[string]struct{}{"80/tcp": {}},
 		StopSignal:   "SIGQUIT",
-		Labels: map[string]string{
-			v1.AnnotationTitle:       "nginx",
-			v1.AnnotationVersion:     version,
-			v1.AnnotationDescription: "nginx and busybox from Debian's packages, for lifecycle-shim's demo",
-		},
-	}
-}
-
-func platform() v1.Platform {
-	return v1.Platform{OS: "linux", Architecture: runtime.GOARCH}
-}
-
-// layoutFiles collects the files of a layout.
-type layoutFiles struct {
-	date  time.Time // of every file: a fixed one, for the same bytes each time
-	files tree
-}
-
-func (l *layoutFiles) add(name string, content []byte) {
-	l.files[name] = node{mode: 0o644, data: content, modTime: l.date}
-}
-
-func (l *layoutFiles) addBlob(mediaType string, content []byte) v1.Descriptor {
-	d := digest.FromBytes(content)
-	l.add(v1.ImageBlobsDir+"/"+d.Algorithm().String()+"/"+d.Encoded(), content)
-	return v1.Descriptor{MediaType: mediaType, Digest: d, Size: int64(len(content))}
-}
-
-func (l *layoutFiles) addJSON(mediaType string, v any) (v1.Descriptor, error) {
-	b, err := json.Marshal(v)
-	if err != nil {
-		return v1.Descriptor{}, fmt.Errorf("write %s: %w", mediaType, err)
-	}
-	return l.addBlob(mediaType, b), nil
-}
-
-func (l *layoutFiles) addIndex(ref string, manifest v1.Descriptor) error {
-	p := platform()
-	manifest.Platform = &p
-	manifest.Annotations = map[string]string{containerdName: ref, v1.AnnotationRefName: ref}
-	for name, v := range map[string]any{
-		v1.ImageLayoutFile: v1.ImageLayout{Version: v1.ImageLayoutVersion},
-		v1.ImageIndexFile: v1.Index{
-			Versioned: specs.Versioned{SchemaVersion: 2},
-			MediaType: v1.MediaTypeImageIndex,
-			Manifests: []v1.Descriptor{manifest},
-		},
-	} {
-		b, err := json.Marshal(v)
-		if err != nil {
-			return fmt.Errorf("write %s: %w", name, err)
-		}
-		l.add(name, b)
-	}
-	return nil
+		Labels:       map[string]string{"org.opencontainers.image.title": "nginx", "org.opencontainers.image.version": version},
+	}, root[nginxBin].modTime)
 }
