@@ -1,35 +1,31 @@
 package oci
 
 import (
-	"os"
 	"slices"
 	"strings"
 	"testing"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
 
+	"github.com/lifecycle-shim/lifecycle-shim/internal/docpage"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
 // TestHandlersPage: docs/use/handlers.md names every field of the schema, and its examples
 // are accepted.
 func TestHandlersPage(t *testing.T) {
-	page, err := os.ReadFile("../docs/use/handlers.md")
-	if err != nil {
-		t.Fatal(err)
-	}
+	page := docpage.Read(t, "docs/use/handlers.md")
 	for _, field := range fieldsBelow((&lifecyclev1.Block{}).ProtoReflect().Descriptor(), "") {
 		name := field
 		if kind, below, ok := strings.Cut(field, "."); ok && slices.Contains(Handlers, kind) {
 			name = below
 		}
-		if !strings.Contains(string(page), "`"+name+"`") {
+		if !strings.Contains(page, "`"+name+"`") {
 			t.Errorf("the field %s is not on the page", name)
 		}
 	}
-	examples := strings.Split(string(page), "```yaml\n")[1:]
-	for _, rest := range examples {
-		example, _, _ := strings.Cut(rest, "```")
+	examples := docpage.Blocks(page, "yaml")
+	for _, example := range examples {
 		if _, err := (&Spec{Annotations: map[string]string{KeyLifecycle: example}}).Lifecycle(); err != nil {
 			t.Errorf("%v in the example\n%s", err, example)
 		}

@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/image"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/docpage"
 )
 
 const (
@@ -39,12 +40,8 @@ func native(t *testing.T) string {
 // block is the first block of shell commands in a page that has the text.
 func block(t *testing.T, page, text string) string {
 	t.Helper()
-	data, err := os.ReadFile(page)
-	if err != nil {
-		t.Fatal(err)
-	}
-	for _, rest := range strings.Split(string(data), "```sh\n")[1:] {
-		if code, _, _ := strings.Cut(rest, "```"); strings.Contains(code, text) {
+	for _, code := range docpage.Blocks(docpage.Read(t, page), "sh") {
+		if strings.Contains(code, text) {
 			return code
 		}
 	}
@@ -115,7 +112,7 @@ func TestPackage(t *testing.T) {
 // readme runs the README's commands as they are there, but for the image.
 func (m *machine) readme() {
 	m.t.Helper()
-	lines := commands(strings.ReplaceAll(block(m.t, "../../README.md", "ctr run -d --runtime"), "IMAGE", image.Ref))
+	lines := commands(strings.ReplaceAll(block(m.t, "README.md", "ctr run -d --runtime"), "IMAGE", image.Ref))
 	if len(lines) != 3 {
 		m.t.Fatalf("the README has the commands %q", lines)
 	}
@@ -150,7 +147,7 @@ func (m *machine) wantMessage(path, text string) {
 // operations runs the Kubernetes page's example as docs/operate/operations.md has it, with the package installed again meanwhile.
 func (m *machine) operations() {
 	m.t.Helper()
-	lines := commands(strings.ReplaceAll(block(m.t, "../../docs/operate/operations.md", "killall -0 nginx"), "IMAGE", image.Ref))
+	lines := commands(strings.ReplaceAll(block(m.t, "docs/operate/operations.md", "killall -0 nginx"), "IMAGE", image.Ref))
 	if len(lines) != 3 {
 		m.t.Fatalf("docs/operate/operations.md has the commands %q", lines)
 	}
@@ -275,7 +272,7 @@ func (m *machine) copyDist() {
 // install runs the page's commands for the package, in the directory with the files.
 func (m *machine) install() {
 	m.t.Helper()
-	for _, line := range commands(strings.ReplaceAll(block(m.t, "../../docs/operate/operations.md", "apt-get install"), "amd64", native(m.t))) {
+	for _, line := range commands(strings.ReplaceAll(block(m.t, "docs/operate/operations.md", "apt-get install"), "amd64", native(m.t))) {
 		m.do("cd /tmp/dist && " + strings.Replace(line, "apt-get install", "apt-get install -y --reinstall", 1))
 	}
 	m.wantBuild("/usr/bin")
@@ -285,7 +282,7 @@ func (m *machine) install() {
 func (m *machine) installTarball() {
 	m.t.Helper()
 	run := func(text string) {
-		for _, line := range commands(strings.ReplaceAll(block(m.t, "../../docs/operate/operations.md", text), "amd64", native(m.t))) {
+		for _, line := range commands(strings.ReplaceAll(block(m.t, "docs/operate/operations.md", text), "amd64", native(m.t))) {
 			m.do("cd /tmp/dist && " + line)
 		}
 	}

@@ -14,16 +14,13 @@ import (
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/image"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/docpage"
 )
 
 // page is docs/use/ctr-nerdctl-docker.md.
 func page(t testing.TB) string {
 	t.Helper()
-	text, err := os.ReadFile("../../docs/use/ctr-nerdctl-docker.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
+	return docpage.Read(t, "docs/use/ctr-nerdctl-docker.md")
 }
 
 // Every command of the page is run, in its order, with the real nginx image. What its comment says is asserted:
@@ -198,8 +195,7 @@ func (c pageCommand) wrong(out harness.Output) string {
 
 // pageSettings are the page's daemon.json, with the file that it names.
 func pageSettings(text, dir string) (map[string]any, error) {
-	_, rest, _ := strings.Cut(text, "```json\n")
-	body, _, _ := strings.Cut(rest, "```")
+	body := strings.Join(docpage.Blocks(text, "json"), "")
 	const file = "/etc/lifecycle-shim/docker.toml"
 	if !strings.Contains(body, file) {
 		return nil, fmt.Errorf("the page's daemon.json does not name %s", file)
@@ -215,10 +211,9 @@ func pageSettings(text, dir string) (map[string]any, error) {
 // composeFile is the page's compose.yaml.
 func composeFile(t *testing.T) string {
 	t.Helper()
-	_, rest, found := strings.Cut(page(t), "```yaml\n")
-	file, _, ended := strings.Cut(rest, "```")
-	if !found || !ended || !strings.HasPrefix(file, "services:") {
-		t.Fatalf("the page has no compose.yaml, but %q", file)
+	blocks := docpage.Blocks(page(t), "yaml")
+	if len(blocks) != 1 || !strings.HasPrefix(blocks[0], "services:") {
+		t.Fatalf("the page has the blocks %q, want one compose.yaml", blocks)
 	}
-	return file
+	return blocks[0]
 }

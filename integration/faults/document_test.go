@@ -7,6 +7,8 @@ import (
 	"slices"
 	"strings"
 	"testing"
+
+	"github.com/lifecycle-shim/lifecycle-shim/internal/docpage"
 )
 
 var update = flag.Bool("update", false, "rewrite "+documentFile)
@@ -14,25 +16,20 @@ var update = flag.Bool("update", false, "rewrite "+documentFile)
 const (
 	documentFile = "FAULTS.md"
 	// machineFile has the machine's whole table, generated from its code and held to it by the tests of shim/lifecycle.
-	machineFile = "../../docs/lifecycle.md"
+	machineFile = "docs/lifecycle.md"
 )
 
 // TestPhases: each situation of the machine is a phase of the matrix. A new one has to say how a container comes there, and
 // then has a cell for every fault.
 func TestPhases(t *testing.T) {
-	text, err := os.ReadFile(machineFile)
-	if err != nil {
-		t.Fatal(err)
-	}
 	machine := map[string]bool{}
-	for line := range strings.Lines(string(text)) {
-		cells := strings.Split(strings.Trim(strings.TrimSpace(line), "|"), "|")
-		if len(cells) != 5 || strings.Contains(cells[0], "---") || strings.TrimSpace(cells[0]) == "in" {
+	for _, cells := range docpage.Rows(docpage.Read(t, machineFile)) {
+		if len(cells) != 5 {
 			continue
 		}
-		machine[strings.TrimSpace(cells[0])] = true
-		if to := strings.TrimSpace(cells[2]); to != "(stays)" {
-			machine[to] = true
+		machine[cells[0]] = true
+		if cells[2] != "(stays)" {
+			machine[cells[2]] = true
 		}
 	}
 	if len(machine) < 10 {

@@ -1,53 +1,37 @@
 package house
 
 import (
-	"os"
-	"path/filepath"
 	"regexp"
-	"strings"
 	"testing"
+
+	"github.com/lifecycle-shim/lifecycle-shim/internal/docpage"
 )
 
 // TestSecurityDocument: every test and fuzz target that docs/operate/security.md names exists,
 // every boundary and attack has one, and its dependencies are go.mod's.
 func TestSecurityDocument(t *testing.T) {
-	text, err := os.ReadFile(filepath.Join(root, "docs/operate/security.md"))
-	if err != nil {
-		t.Fatal(err)
-	}
+	text := docpage.Read(t, "docs/operate/security.md")
 	known := testsBelow(t, root)
 	name := regexp.MustCompile(`\b(Test|Fuzz)[A-Z]\w+`)
-	for _, test := range name.FindAllString(string(text), -1) {
+	for _, test := range name.FindAllString(text, -1) {
 		if !known[test] {
 			t.Errorf("there is no %s", test)
 		}
 	}
-	rows := map[string]int{}
-	documented := map[string]bool{}
-	section := ""
-	for line := range strings.Lines(string(text)) {
-		line = strings.TrimSpace(line)
-		if heading, ok := strings.CutPrefix(line, "## "); ok {
-			section = heading
+	for heading, least := range map[string]int{"## Boundaries": 14, "## Known attacks on the exec path": 15} {
+		rows := docpage.Rows(docpage.Section(text, heading))
+		if len(rows) < least {
+			t.Errorf("%s has %d rows, at least %d are expected", heading, len(rows), least)
 		}
-		cells := strings.Split(strings.Trim(line, "|"), "|")
-		if !strings.HasPrefix(line, "|") || strings.HasPrefix(line, "|---") {
-			continue
-		}
-		rows[section]++
-		first, last := strings.TrimSpace(cells[0]), cells[len(cells)-1]
-		switch {
-		case rows[section] == 1: // the table's heads
-		case section == "Boundaries" || section == "Known attacks on the exec path":
-			if !name.MatchString(last) {
-				t.Errorf("%s: %q has no test", section, first)
+		for _, cells := range rows {
+			if !name.MatchString(cells[len(cells)-1]) {
+				t.Errorf("%s: %q has no test", heading, cells[0])
 			}
-		case strings.HasPrefix(section, "Direct dependencies"):
-			documented[first] = true
 		}
 	}
-	if rows["Boundaries"] < 15 || rows["Known attacks on the exec path"] < 16 {
-		t.Errorf("rows %v: some are not found", rows)
+	documented := map[string]bool{}
+	for _, cells := range docpage.Rows(docpage.Section(text, "## Direct dependencies, and why")) {
+		documented[cells[0]] = true
 	}
 	for module := range directModules(t) {
 		if !documented[module] {

@@ -8,23 +8,14 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/lifecycle-shim/lifecycle-shim/internal/docpage"
 )
 
 // blocksOf are the code blocks of that language in the five minutes of docs/use/kubernetes.md.
 func blocksOf(t *testing.T, language string) []string {
 	t.Helper()
-	text, err := os.ReadFile("../../docs/use/kubernetes.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, section, _ := strings.Cut(string(text), "\n## Five minutes\n")
-	section, _, _ = strings.Cut(section, "\n## ")
-	var blocks []string
-	for _, rest := range strings.Split(section, "```"+language+"\n")[1:] {
-		block, _, _ := strings.Cut(rest, "```")
-		blocks = append(blocks, block)
-	}
-	return blocks
+	return docpage.Blocks(docpage.Section(docpage.Read(t, "docs/use/kubernetes.md"), "## Five minutes"), language)
 }
 
 // The cluster's part of the five minutes, command by command; the node's is tested under a containerd alone.

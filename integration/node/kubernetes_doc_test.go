@@ -12,20 +12,14 @@ import (
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/bed"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/docpage"
 )
 
-func kubernetesDoc(t *testing.T) string {
-	t.Helper()
-	text, err := os.ReadFile("../../docs/use/kubernetes.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	return string(text)
-}
+const kubernetesDoc = "docs/use/kubernetes.md"
 
-// Whatever the page names is there: files, other pages, and its own sections.
+// The files, pages and sections that the page names exist.
 func TestKubernetesDocNames(t *testing.T) {
-	doc := kubernetesDoc(t)
+	doc := docpage.Read(t, kubernetesDoc)
 	for _, pattern := range []struct{ dir, names string }{
 		{"../..", `\bdeploy/[a-z/.0-9-]*[a-z]`}, {"../../deploy/containerd", `\b[12]\.x/[a-z-]+\.toml`}, {"../../docs/use", `\(([a-z]+\.md)\)`},
 	} {
@@ -51,16 +45,14 @@ func TestKubernetesDocNames(t *testing.T) {
 	}
 	for _, file := range files {
 		if name := filepath.Base(filepath.Dir(file)) + "/" + filepath.Base(file); !strings.Contains(doc, "`"+name+"`") {
-			t.Errorf("the page does not tell of %s", name)
+			t.Errorf("the page does not name %s", name)
 		}
 	}
 }
 
 // The node's part of the five minutes, command by command.
 func TestKubernetesDocNode(t *testing.T) {
-	_, rest, _ := strings.Cut(kubernetesDoc(t), "## Five minutes")
-	_, rest, _ = strings.Cut(rest, "```sh\n")
-	commands, _, _ := strings.Cut(rest, "```")
+	commands := docpage.Blocks(docpage.Section(docpage.Read(t, kubernetesDoc), "## Five minutes"), "sh")[0]
 	prefix := t.TempDir()
 	d := node(t, "2.4", func(config *harness.DaemonConfig) { config.ShimPath = []string{filepath.Join(prefix, "bin")} })
 	i := installer{t, prefix, filepath.Join(d.Dir, "config.toml"), d.Server(), d.Pid()}
@@ -90,7 +82,7 @@ func TestKubernetesDocNode(t *testing.T) {
 
 // Each symptom of the page is what is said when its cause is there.
 func TestKubernetesDocSymptoms(t *testing.T) {
-	_, table, _ := strings.Cut(kubernetesDoc(t), "| cause | cure |\n")
+	_, table, _ := strings.Cut(docpage.Read(t, kubernetesDoc), "| cause | cure |\n")
 	said := symptoms(t)
 	rows := 0
 	for line := range strings.Lines(table) {

@@ -4,17 +4,15 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/lifecycle-shim/lifecycle-shim/internal/docpage"
 )
 
 // TestPage holds docs/use/convert.md true: each example becomes the next one, each row
 // of what is refused is refused in its words, and every kind is named.
 func TestPage(t *testing.T) {
-	page := readFile(t, "../../../docs/use/convert.md")
-	var blocks []string
-	for _, rest := range strings.Split(page, "```yaml\n")[1:] {
-		block, _, _ := strings.Cut(rest, "```")
-		blocks = append(blocks, block)
-	}
+	page := docpage.Read(t, "docs/use/convert.md")
+	blocks := docpage.Blocks(page, "yaml")
 	if len(blocks) < 4 || len(blocks)%2 != 0 {
 		t.Fatalf("%d blocks of YAML are found", len(blocks))
 	}

@@ -24,6 +24,7 @@ import (
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/kubernetes/cluster"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/docpage"
 )
 
 // deployFile is a file of deploy/, by its path there.
@@ -54,15 +55,8 @@ func binDir() string {
 // documented are the commands of docs/use/kubernetes.md on the webhook, in their order.
 func documented(t *testing.T) []string {
 	t.Helper()
-	text, err := os.ReadFile("../../../docs/use/kubernetes.md")
-	if err != nil {
-		t.Fatal(err)
-	}
-	_, section, _ := strings.Cut(string(text), "\n### The webhook\n")
-	section, _, _ = strings.Cut(section, "\n## ")
 	var commands []string
-	for _, rest := range strings.Split(section, "```sh\n")[1:] {
-		block, _, _ := strings.Cut(rest, "```")
+	for _, block := range docpage.Blocks(docpage.Section(docpage.Read(t, "docs/use/kubernetes.md"), "### The webhook"), "sh") {
 		commands = append(commands, strings.Split(strings.TrimSpace(block), "\n")...)
 	}
 	return commands
