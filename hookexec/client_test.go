@@ -305,64 +305,6 @@ func TestPrepareIsEndedWithItsContext(t *testing.T) {
 	}
 }
 
-// TestExecSaysWhyNothingWasStarted: the host exits before it has started the handler.
-func TestExecSaysWhyNothingWasStarted(t *testing.T) {
-	for name, test := range map[string]struct{ script, says string }{
-		"with the host's error":             {`head -n 1 <&3 >/dev/null; echo '{"Error": "no such program"}' >&3; exit 1`, "cannot start: no such program"},
-		"without an answer":                 {"exit 1", "cannot start: the handler host exited without an answer"},
-		"with a broken answer":              {"echo nonsense >&3", "cannot start: the handler host exited without an answer"},
-		"by a signal":                       {"kill -9 $$", "cannot start: the handler host exited without an answer"},
-		"with a pid and no pidfd":           {`head -n 1 <&3 >/dev/null; echo '{"Pid": 1}' >&3`, "cannot start: the handler host sent no pidfd of the handler's process"},
-		"without reading the whole request": {`head -c 10 <&3 >/dev/null; exit 1`, "cannot start: the handler host exited without an answer"},
-	} {
-		t.Run(name, func(t *testing.T) {
-			host, monitor := scriptHost(t, test.script)
-			before := openFDs(t)
-			action := &Exec{Host: host, OutputLimit: 100, Progress: &Progress{}, Request: wire.StartRequest{
-				ID: "c1", Args: []string{strings.Repeat("x", 500_000)}, // more than the socket's buffer
-			}}
-			result := action.Attempt(t.Context())
-			if result.Outcome != Failed || result.ExitCode != -1 || !strings.Contains(result.Err.Error(), test.says) {
-				t.Errorf("got %+v", result)
-			}
-			nothingIsLeft(t, monitor, before)
-		})
-	}
-}
-
-// TestExecOfACancelledHandlerStartsNothing: Attempt starts no host after its context was
-// cancelled.
-func TestExecOfACancelledHandlerStartsNothing(t *testing.T) {
-	ctx, cancel := context.WithCancelCause(t.Context())
-	cancel(ErrContainerExited)
-	result := run(ctx, &Exec{}, time.Second)
-	if result.Outcome != Aborted || !errors.Is(result.Err, ErrContainerExited) || result.ExitCode != -1 {
-		t.Errorf("got %+v", result)
-	}
-}
-
-// TestExecEndsAHostThatHangs: otherwise a container could not be stopped.
-func TestExecEndsAHostThatHangs(t *testing.T) {
-	ready := filepath.Join(t.TempDir(), "ready")
-	host, monitor := scriptHost(t, "echo said before; : > "+ready+"; exec sleep 1000")
-	ctx, cancel := context.WithCancelCause(t.Context())
-	defer cancel(nil)
-	ended := make(chan Result, 1)
-	before := openFDs(t)
-	go func() { ended <- run(ctx, &Exec{Host: host, OutputLimit: 100, Progress: &Progress{}}, 0) }()
-	waitFor(t, func() bool { _, err := os.Stat(ready); return err == nil })
-	cancel(ErrTimedOut)
-	select {
-	case result := <-ended:
-		if result.Outcome != TimedOut || !errors.Is(result.Err, ErrTimedOut) || result.Output != "said before\n" {
-			t.Errorf("got %+v", result)
-		}
-	case <-time.After(10 * time.Second):
-		t.Fatal("it did not end")
-	}
-	nothingIsLeft(t, monitor, before)
-}
-
 func TestChannelEndsAreInherited(t *testing.T) {
 	channel, files, err := newChannel()
 	if err != nil {
@@ -377,5 +319,51 @@ func TestChannelEndsAreInherited(t *testing.T) {
 	}
 	if _, err := channel.handler(0); !errors.Is(err, unix.EAGAIN) {
 		t.Errorf("closing without data: %v", err)
+	}
+}
+
+// goneMonitor is a reaper that stops before it has reported an exit.
+type goneMonitor struct{ testMonitor }
+
+func (m *goneMonitor) Start(cmd *exec.Cmd) (chan runc.Exit, error) {
+	if err := cmd.Start(); err != nil {
+		return nil, err
+	}
+	for { // the process must not outlive the test
+		if _, err := unix.Wait4(cmd.Process.Pid, nil, 0, nil); !errors.Is(err, unix.EINTR) {
+			break
+		}
+	}
+	_ = cmd.Process.Release()
+	exits := make(chan runc.Exit)
+	close(exits)
+	return exits, nil
+}
+
+// TestHostWithoutAReaper: the call fails, because it would never learn of the host's exit.
+func TestHostWithoutAReaper(t *testing.T) {
+	host, _ := scriptHost(t, "exit 0")
+	host.monitor = &goneMonitor{}
+	if err := host.Clean(t.Context(), wire.OnExit{}); err == nil || !strings.Contains(err.Error(), "reaper has stopped") {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestCallReleasesItsContext, and does not run longer than it may.
+func TestCallReleasesItsContext(t *testing.T) {
+	host, _ := scriptHost(t, "exit 0")
+	ctx := &holdingContext{Context: t.Context()}
+	if err := host.call(ctx, time.Minute, wire.CommandClean, 1); err != nil {
+		t.Error(err)
+	}
+	if held := ctx.held.Load(); held != 0 {
+		t.Errorf("its context holds %d", held)
+	}
+	slow, _ := scriptHost(t, "exec sleep 1000")
+	if err := slow.call(ctx, 50*time.Millisecond, wire.CommandClean, 1); !errors.Is(err, context.DeadlineExceeded) {
+		t.Errorf("got %v", err)
+	}
+	if err := host.call(ctx, time.Minute, wire.CommandClean, func() {}); err == nil {
+		t.Error("a function is sent as a request")
 	}
 }

@@ -8,6 +8,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
+	"syscall"
 	"testing"
 	"time"
 
@@ -235,5 +237,118 @@ func TestOOMOfRemovedCgroup(t *testing.T) {
 			t.Errorf("%s: OOMAround: %v, want %v", test.name, got, test.oom)
 		}
 		r.Close()
+	}
+}
+
+// TestKeep: all namespaces, or only the network's, outlive their process.
+func TestKeep(t *testing.T) {
+	fds := openFDs(t)
+	cmd, own := sleeping(t)
+	all, err := Keep(own.pid, true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	network, err := Keep(own.pid, false)
+	if err != nil {
+		t.Fatal(err)
+	}
+	_ = cmd.Process.Kill()
+	_ = cmd.Wait()
+	own.close()
+	paths := all.Paths()
+	for name, kind := range kinds {
+		mine, err := os.Stat("/proc/self/ns/" + name)
+		if err != nil {
+			continue // the kernel does not support it
+		}
+		kept, err := os.Stat(paths[kind])
+		if err != nil || !os.SameFile(mine, kept) || !strings.HasPrefix(paths[kind], "//") {
+			t.Errorf("%s: %q, %v", kind, paths[kind], err)
+		}
+	}
+	if got := network.Paths(); len(got) != 1 || got["network"] == "" || network.Network().Pidfd <= 0 {
+		t.Errorf("only the network: %v", got)
+	}
+	if left, err := Keep(own.pid, true); err == nil || !strings.Contains(err.Error(), "keep the container's") {
+		t.Errorf("Keep of a process that does not exist: %+v, %v", left, err)
+	}
+	for _, kept := range []*Kept{all, network} {
+		kept.Close()
+		kept.Close()
+		if kept.OOMAround() && kept.oomEvents != nil {
+			t.Error("a closed Kept reports an OOM")
+		}
+	}
+	if got := openFDs(t); got != fds {
+		t.Errorf("%d descriptors, %d before", got, fds)
+	}
+}
+
+// TestKeepWhatThereIs: a kernel may lack a type of namespace. After any other error nothing is kept.
+func TestKeepWhatThereIs(t *testing.T) {
+	kinds["lacking"] = "lacking"
+	defer delete(kinds, "lacking")
+	before := openFDs(t)
+	kept, err := Keep(os.Getpid(), true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if len(kept.namespaces) < 5 || kept.namespaces["lacking"] != nil {
+		t.Errorf("kept %v", kept.namespaces)
+	}
+	most := openFDs(t) - before
+	kept.Close()
+	if kept, err := Keep(1<<22+1, false); err == nil || !strings.Contains(err.Error(), "keep the container's network namespace: ") { // above every pid
+		t.Errorf("a process that does not exist: %+v, %v", kept, err)
+	}
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	for spare := range most - 1 {
+		lowered := limit
+		lowered.Cur = numberAfter(t, spare)
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lowered); err != nil {
+			t.Fatal(err)
+		}
+		kept, err := Keep(os.Getpid(), true)
+		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+			t.Fatal(err)
+		}
+		if !errors.Is(err, unix.EMFILE) || kept != nil {
+			t.Errorf("%d free descriptors: %+v, %v", spare, kept, err)
+		}
+		if got := openFDs(t); got != before {
+			t.Errorf("%d descriptors, %d before", got, before)
+		}
+	}
+}
+
+// TestWaitStatus: kernels from Linux 6.15 keep the status of a reaped process.
+func TestWaitStatus(t *testing.T) {
+	cmd := exec.Command("sh", "-c", "read line; exit 7")
+	pidfd := -1
+	cmd.SysProcAttr = &syscall.SysProcAttr{PidFD: &pidfd}
+	stdin, err := cmd.StdinPipe()
+	if err == nil {
+		err = cmd.Start()
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(pidfd)
+	if status, ok := WaitStatus(pidfd); ok {
+		t.Errorf("status of a running process: %v", status)
+	}
+	_, _ = io.WriteString(stdin, "go\n")
+	_ = cmd.Wait()
+	var info unix.PidfdInfo
+	info.Mask = unix.PIDFD_INFO_EXIT
+	known := unix.IoctlPidfdInfo(pidfd, &info) == nil && info.Mask&unix.PIDFD_INFO_EXIT != 0
+	if status, ok := WaitStatus(pidfd); ok != known || ok && status.ExitStatus() != 7 {
+		t.Errorf("got %v, %v", status, ok)
+	}
+	if _, ok := WaitStatus(0); ok {
+		t.Error("a file has a status")
 	}
 }

@@ -1,10 +1,15 @@
 package host
 
 import (
+	"os"
+	"path/filepath"
 	"reflect"
+	"slices"
+	"strings"
 	"testing"
 
 	"github.com/opencontainers/runtime-spec/specs-go"
+	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
@@ -87,5 +92,70 @@ func TestOnExitCgroupOfAnother(t *testing.T) {
 		if linux.CgroupsPath != onExit.Cgroup+"/onExit" || linux.Resources.Memory != nil {
 			t.Errorf("%+v: got %s, %+v", onExit, linux.CgroupsPath, linux.Resources)
 		}
+	}
+}
+
+// TestKeepDev: the mount keeps its flags. A symbolic link instead of /dev is refused, because it
+// may lead out of the container.
+func TestKeepDev(t *testing.T) {
+	needsRoot(t)
+	root := t.TempDir()
+	dev, fds := filepath.Join(root, "dev"), descriptors(t)
+	spec := &specs.Spec{Root: &specs.Root{Path: root}}
+	if err := keepDev(spec); err == nil {
+		t.Error("a missing /dev is accepted")
+	}
+	if err := os.Symlink("/dev", dev); err != nil {
+		t.Fatal(err)
+	}
+	if err := keepDev(spec); err == nil || !strings.Contains(err.Error(), "is not a directory") || len(spec.Mounts) > 0 {
+		t.Errorf("a link instead of /dev: %v, %+v", err, spec.Mounts)
+	}
+	if err := errorsOf(os.Remove(dev), os.Mkdir(dev, 0o700)); err != nil {
+		t.Fatal(err)
+	}
+	for flags, want := range map[uintptr][]string{
+		0:              {"rbind"},
+		unix.MS_RDONLY: {"rbind", "ro"},
+		unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC: {"nodev", "noexec", "nosuid", "rbind"},
+	} {
+		if err := unix.Mount("tmpfs", dev, "tmpfs", flags, "size=4k"); err != nil {
+			t.Fatal(err)
+		}
+		spec.Mounts = []specs.Mount{{Destination: "/proc"}}
+		err := keepDev(spec)
+		if unmountErr := unix.Unmount(dev, unix.MNT_DETACH); unmountErr != nil {
+			t.Error(unmountErr)
+		}
+		if err != nil || len(spec.Mounts) != 2 {
+			t.Fatalf("%v, %+v", err, spec.Mounts)
+		}
+		got := spec.Mounts[1]
+		slices.Sort(got.Options)
+		if !slices.Equal(got.Options, want) || got.Destination != "/dev" || got.Source != dev || got.Type != "bind" {
+			t.Errorf("flags %#x: got %+v, want %q", flags, got, want)
+		}
+	}
+	if after := descriptors(t); !slices.Equal(after, fds) {
+		t.Errorf("descriptors are %q, before %q", after, fds)
+	}
+}
+
+// TestOnExitNamespaces: a type that was not kept, because the kernel lacks it, is left out.
+func TestOnExitNamespaces(t *testing.T) {
+	own := []specs.LinuxNamespace{{Type: specs.TimeNamespace}, {Type: specs.MountNamespace, Path: "/m"}, {Type: specs.PIDNamespace, Path: "/p"}, {Type: specs.IPCNamespace}}
+	got := onExitNamespaces(own, map[string]string{"ipc": "//i", "mount": "//m", "pid": "//p"})
+	want := []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.PIDNamespace, Path: "/p"}, {Type: specs.IPCNamespace, Path: "//i"}}
+	if !slices.Equal(got, want) {
+		t.Errorf("got %+v, want %+v", got, want)
+	}
+}
+
+// TestOnExitRoot: an absolute root path is not changed.
+func TestOnExitRoot(t *testing.T) {
+	spec := smallSpec()
+	spec.Root.Path = "/r"
+	if got := onExitSpec(spec, wire.StartRequest{OnExit: &wire.OnExit{Bundle: "/b"}}); got.Root.Path != "/r" {
+		t.Errorf("got %q", got.Root.Path)
 	}
 }

@@ -148,7 +148,7 @@ func (e *ended) calls() string {
 
 // TestStartOnExit: the runtime creates the onExit from the kept namespaces and mounts. Its
 // process is announced, and its pidfd is sent, before it runs.
-func TestStartAfter(t *testing.T) {
+func TestStartOnExit(t *testing.T) {
 	e := newEnded(t)
 	got := e.start()
 	if got.announced == 0 || got.announced != got.response.Pid || got.response.Error != "" || got.status != 0 || got.pidfds != 1 || got.output != "onExit\nerror\n" || got.handler.ExitStatus() != 5 {
@@ -233,77 +233,6 @@ func TestCreateArgs(t *testing.T) {
 	}
 }
 
-// TestClean: Clean deletes the runtime's container, and removes all files even if that fails.
-func TestClean(t *testing.T) {
-	e := newEnded(t)
-	e.onExit.SystemdCgroup = true
-	if err := Clean(e.onExit); err != nil { // no onExit was started
-		t.Error(err)
-	}
-	if _, err := os.Stat(e.onExit.Dir + ".lock"); !os.IsNotExist(err) {
-		t.Errorf("nothing was begun, and there is a lock: %v", err)
-	}
-	fds := descriptors(t)
-	begin := func() {
-		t.Helper()
-		for _, name := range []string{"c1-onExit", ".cache"} {
-			if err := os.MkdirAll(filepath.Join(e.onExit.Dir, "runtime", name), 0o700); err != nil {
-				t.Fatal(err)
-			}
-		}
-	}
-	begin()
-	if err := Clean(e.onExit); err != nil {
-		t.Error(err)
-	}
-	if got := e.calls(); got != "--systemd-cgroup delete --force c1-onExit\n" {
-		t.Errorf("the runtime's calls are %q", got)
-	}
-	if _, err := os.Stat(e.onExit.Dir); !os.IsNotExist(err) {
-		t.Errorf("files are left: %v", err)
-	}
-	if info, err := os.Stat(e.onExit.Dir + ".lock"); err != nil || info.Mode().Perm() != 0o600 {
-		t.Errorf("the lock: %v", err)
-	}
-	if after := descriptors(t); !slices.Equal(after, fds) {
-		t.Errorf("descriptors are %q, before %q", after, fds)
-	}
-	begin()
-	e.write("fails-delete", `{"level":"error","msg":"busy"}`)
-	if err := Clean(e.onExit); err == nil || err.Error() != "runtime delete: busy" {
-		t.Errorf("got %v", err)
-	}
-	if _, err := os.Stat(e.onExit.Dir); !os.IsNotExist(err) {
-		t.Errorf("files are left: %v", err)
-	}
-	begin()
-	request, err := json.Marshal(e.onExit)
-	if err != nil {
-		t.Fatal(err)
-	}
-	if text, status := command(t, string(request), wire.CommandClean); text != "runtime delete: busy\n" || status != 1 { // the error is from the log, not from the runtime's stderr
-		t.Errorf("the command says %q, %d", text, status)
-	}
-	if err := os.Remove(e.onExit.Dir + ".lock"); err != nil {
-		t.Error(err)
-	}
-	if err := errorsOf(os.MkdirAll(e.onExit.Dir, 0o700), os.Mkdir(e.onExit.Dir+".lock", 0o700)); err != nil {
-		t.Fatal(err)
-	}
-	if err := Clean(e.onExit); err == nil || !strings.Contains(err.Error(), "onExit.lock") {
-		t.Errorf("without a lock: %v", err)
-	}
-}
-
-func errorsOf(errs ...error) error {
-	for _, err := range errs {
-		if err != nil {
-			return err
-		}
-	}
-	return nil
-}
-
 // TestLastError: a runtime's log may be cut anywhere.
 func TestLastError(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "log")
@@ -322,62 +251,6 @@ func TestLastError(t *testing.T) {
 		if got := lastError(path); got != want {
 			t.Errorf("%q: got %q, want %q", text, got, want)
 		}
-	}
-}
-
-// TestKeepDev: the mount keeps its flags. A symbolic link instead of /dev is refused, because it
-// may lead out of the container.
-func TestKeepDev(t *testing.T) {
-	needsRoot(t)
-	root := t.TempDir()
-	dev, fds := filepath.Join(root, "dev"), descriptors(t)
-	spec := &specs.Spec{Root: &specs.Root{Path: root}}
-	if err := keepDev(spec); err == nil {
-		t.Error("a missing /dev is accepted")
-	}
-	if err := os.Symlink("/dev", dev); err != nil {
-		t.Fatal(err)
-	}
-	if err := keepDev(spec); err == nil || !strings.Contains(err.Error(), "is not a directory") || len(spec.Mounts) > 0 {
-		t.Errorf("a link instead of /dev: %v, %+v", err, spec.Mounts)
-	}
-	if err := errorsOf(os.Remove(dev), os.Mkdir(dev, 0o700)); err != nil {
-		t.Fatal(err)
-	}
-	for flags, want := range map[uintptr][]string{
-		0:              {"rbind"},
-		unix.MS_RDONLY: {"rbind", "ro"},
-		unix.MS_NOSUID | unix.MS_NODEV | unix.MS_NOEXEC: {"nodev", "noexec", "nosuid", "rbind"},
-	} {
-		if err := unix.Mount("tmpfs", dev, "tmpfs", flags, "size=4k"); err != nil {
-			t.Fatal(err)
-		}
-		spec.Mounts = []specs.Mount{{Destination: "/proc"}}
-		err := keepDev(spec)
-		if unmountErr := unix.Unmount(dev, unix.MNT_DETACH); unmountErr != nil {
-			t.Error(unmountErr)
-		}
-		if err != nil || len(spec.Mounts) != 2 {
-			t.Fatalf("%v, %+v", err, spec.Mounts)
-		}
-		got := spec.Mounts[1]
-		slices.Sort(got.Options)
-		if !slices.Equal(got.Options, want) || got.Destination != "/dev" || got.Source != dev || got.Type != "bind" {
-			t.Errorf("flags %#x: got %+v, want %q", flags, got, want)
-		}
-	}
-	if after := descriptors(t); !slices.Equal(after, fds) {
-		t.Errorf("descriptors are %q, before %q", after, fds)
-	}
-}
-
-// TestOnExitNamespaces: a type that was not kept, because the kernel lacks it, is left out.
-func TestOnExitNamespaces(t *testing.T) {
-	own := []specs.LinuxNamespace{{Type: specs.TimeNamespace}, {Type: specs.MountNamespace, Path: "/m"}, {Type: specs.PIDNamespace, Path: "/p"}, {Type: specs.IPCNamespace}}
-	got := onExitNamespaces(own, map[string]string{"ipc": "//i", "mount": "//m", "pid": "//p"})
-	want := []specs.LinuxNamespace{{Type: specs.MountNamespace}, {Type: specs.PIDNamespace, Path: "/p"}, {Type: specs.IPCNamespace, Path: "//i"}}
-	if !slices.Equal(got, want) {
-		t.Errorf("got %+v, want %+v", got, want)
 	}
 }
 
@@ -486,14 +359,5 @@ func poll(t *testing.T, happened func() bool) {
 		if time.Now().After(end) {
 			t.Fatal("the condition did not become true")
 		}
-	}
-}
-
-// TestOnExitRoot: an absolute root path is not changed.
-func TestOnExitRoot(t *testing.T) {
-	spec := smallSpec()
-	spec.Root.Path = "/r"
-	if got := onExitSpec(spec, wire.StartRequest{OnExit: &wire.OnExit{Bundle: "/b"}}); got.Root.Path != "/r" {
-		t.Errorf("got %q", got.Root.Path)
 	}
 }
