@@ -15,6 +15,7 @@ import (
 	"github.com/containerd/log"
 
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/launch"
 )
 
 // When the shim ends.
@@ -49,7 +50,7 @@ type ending struct {
 	// containers.
 	shutdown func(context.Context, *taskapi.ShutdownRequest) (*ptypes.Empty, error)
 	// sockets that the shim listens on, the task API's first.
-	sockets []socketFile
+	sockets launch.Sockets
 	// callbacks that the runc service has registered. They remove the task API's socket.
 	callbacks []func(context.Context) error
 
@@ -70,7 +71,7 @@ type ending struct {
 // expectation is of one announcement. ending.mu guards it.
 type expectation struct{ timer *time.Timer }
 
-func newEnding(service shutdown.Service, sockets []socketFile) *ending {
+func newEnding(service shutdown.Service, sockets launch.Sockets) *ending {
 	return &ending{Service: service, sockets: sockets, creating: map[string]bool{}, expected: map[string]*expectation{}}
 }
 
@@ -94,7 +95,7 @@ func (e *ending) leave(ctx context.Context) {
 	}
 	e.ended = true
 	if len(e.sockets) > 1 {
-		removeSockets(e.sockets[1:])
+		e.sockets[1:].Remove()
 	}
 	for _, callback := range e.callbacks {
 		if err := callback(ctx); err != nil && !errors.Is(err, fs.ErrNotExist) {
@@ -102,7 +103,7 @@ func (e *ending) leave(ctx context.Context) {
 		}
 	}
 	if len(e.sockets) > 0 {
-		removeSockets(e.sockets[:1])
+		e.sockets[:1].Remove()
 	}
 }
 

@@ -18,6 +18,8 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/launch"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 )
 
@@ -364,7 +366,7 @@ func TestTwoCreatesOfOneID(t *testing.T) {
 // TestEndRemovesTheSockets when it is decided, the task API's last, and no other shim's.
 func TestEndRemovesTheSockets(t *testing.T) {
 	dir := t.TempDir()
-	var sockets []socketFile
+	var sockets launch.Sockets
 	for _, name := range []string{"s", "d"} {
 		path := filepath.Join(dir, name)
 		listener, err := net.Listen("unix", path)
@@ -372,11 +374,11 @@ func TestEndRemovesTheSockets(t *testing.T) {
 			t.Fatal(err)
 		}
 		defer listener.Close()
-		was, err := os.Lstat(path)
+		own, err := launch.At(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		sockets = append(sockets, socketFile{path: path, was: was})
+		sockets = append(sockets, own)
 	}
 	e := newTestEnding(t)
 	e.sockets = sockets
@@ -485,16 +487,38 @@ func TestCreatedContainerAsksForNoShutdown(t *testing.T) {
 	})
 }
 
+// TestCreateIsAnnouncedToTheShim, over its socket: the start action asks whether it will serve the container.
+func TestCreateIsAnnouncedToTheShim(t *testing.T) {
+	s, _, _ := newTestService(t)
+	client := lifecyclev1.NewLaunchClient(dial(t, listen(t, s)))
+	for _, accepted := range []bool{true, false} {
+		got, err := client.Expect(t.Context(), &lifecyclev1.ExpectRequest{Id: "c1"})
+		if err != nil || got.Accepted != accepted {
+			t.Errorf("got %v, %v, want %t", got, err, accepted)
+		}
+		if s.ending.mu.Lock(); !s.ending.busy() {
+			t.Error("the shim expects nothing")
+		}
+		s.ending.mu.Unlock()
+		s.ending.close(t.Context())
+	}
+}
+
 // The task API's socket goes also if the runc service cannot remove it.
 func TestEndRemovesTheSocketItself(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
-	listenAt(t, path)
-	was, err := os.Lstat(path)
+	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listener.SetUnlinkOnClose(false)
+	defer listener.Close()
+	own, err := launch.At(path)
 	if err != nil {
 		t.Fatal(err)
 	}
 	e := newTestEnding(t)
-	e.sockets = []socketFile{{path: path, was: was}}
+	e.sockets = launch.Sockets{own}
 	e.RegisterCallback(func(context.Context) error { return errors.New("cannot remove it") })
 	e.close(t.Context())
 	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {

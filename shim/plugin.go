@@ -5,7 +5,10 @@ import (
 	"flag"
 	"fmt"
 	"os"
+	"runtime"
 	"runtime/debug"
+	"slices"
+	"strings"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/v2/cmd/containerd-shim-runc-v2/task"
@@ -13,21 +16,74 @@ import (
 	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/containerd/v2/pkg/sys/reaper"
 	"github.com/containerd/containerd/v2/plugins"
+	containerdversion "github.com/containerd/containerd/v2/version"
 	"github.com/containerd/log"
 	"github.com/containerd/plugin"
 	"github.com/containerd/plugin/registry"
 	"github.com/containerd/ttrpc"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/bounds"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/launch"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/tap"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/version"
 )
 
-// register makes our service the task service of containerd's shim runner, in
-// the place of the runc shim's own plugin, which must not be imported.
-// sockets are those that the shim is going to serve.
-func register(sockets []socketFile) {
+// processors is the shim's GOMAXPROCS, as in pkg/shim (setRuntime). containerd's runc
+// manager starts a shim with 4. Each further one costs 100 to 150 kB for good: memory
+// caches, threads and their stacks. With a single one, a fork would halt the rest of the
+// pod until the new process has begun.
+const processors = 2
+
+// actionSettings is the argument that asks for the node's settings.
+const actionSettings = "settings"
+
+// Main is the shim binary. Its start action is our own, everything else is containerd's
+// shim runner. It returns the exit status.
+func Main(ctx context.Context, args []string) int {
+	if len(args) == 2 && args[1] == actionSettings {
+		return options.Show(options.ConfigPath, os.Stdout, os.Stderr)
+	}
+	bounds.Log(log.L.Logger)
+	var sockets launch.Sockets
+	if launch.Serves(args) {
+		sockets = launch.OwnSockets()
+		if err := launch.SetLog(ctx, slices.Contains(args, "-debug")); err != nil {
+			sockets.Remove()
+			fmt.Fprintf(os.Stderr, "%s: %s\n", launch.RuntimeName, shorten.Error(err))
+			return 1
+		}
+	}
+	register(sockets)
+	setVersion()
+	manager := launch.NewManager()
+	if !launch.IsStart(args) {
+		runtime.GOMAXPROCS(min(processors, runtime.NumCPU()))
+		shim.RunShim(ctx, manager, launch.WithoutLog)
+		sockets.Remove()
+		return 0
+	}
+	if err := launch.Start(ctx, manager, args, os.Stdin, os.Stdout); err != nil {
+		fmt.Fprintf(os.Stderr, "%s: %s\n", launch.RuntimeName, shorten.Error(err)) // containerd makes it the error of the Create
+		return 1
+	}
+	return 0
+}
+
+// setVersion makes -v and -info print this shim's version and the version of containerd
+// that it contains. containerd's runner would print only the latter.
+func setVersion() {
+	containerdversion.Revision = "containerd " + strings.TrimSuffix(containerdversion.Version, "+unknown")
+	containerdversion.Version = version.Version
+}
+
+// register makes our service the task service of containerd's shim runner, instead of the
+// runc shim's own plugin, which must not be imported. sockets are those that the shim is
+// going to serve.
+func register(sockets launch.Sockets) {
 	registry.Register(&plugin.Registration{
 		Type:     plugins.TTRPCPlugin,
 		ID:       "task",
@@ -35,16 +91,16 @@ func register(sockets []socketFile) {
 		InitFn: func(ic *plugin.InitContext) (any, error) {
 			service, err := initService(ic, sockets)
 			if err != nil { // pkg/shim exits
-				removeSockets(sockets)
+				sockets.Remove()
 			}
 			return service, err
 		},
 	})
 }
 
-func initService(ic *plugin.InitContext, sockets []socketFile) (any, error) {
+func initService(ic *plugin.InitContext, sockets launch.Sockets) (any, error) {
 	bundle, err := os.Getwd()
-	if err != nil { // it has been removed: no Create will come, and nobody ends this shim
+	if err != nil { // it has been removed: no Create will come, and no client would end this shim
 		return nil, fmt.Errorf("find the bundle: %w", err)
 	}
 	publisher, err := ic.GetByID(plugins.EventPlugin, "publisher")
@@ -63,8 +119,8 @@ func initService(ic *plugin.InitContext, sockets []socketFile) (any, error) {
 		return nil, err
 	}
 	options.WarnOfNode(ic.Context, options.ConfigPath)
-	// Opened now, so that a shim never meets a host of another build. That there
-	// is none is told to whoever needs it.
+	// Opened now, so that a shim never uses a host of another build. If there is none, only
+	// containers that need it are refused.
 	host, hostErr := hookexec.OpenHost(reaper.Default)
 	service := newService(ic.Context, inner, ending, events, host, hostErr)
 	sd.RegisterCallback(service.end)
@@ -74,8 +130,8 @@ func initService(ic *plugin.InitContext, sockets []socketFile) (any, error) {
 
 // cancelled returns a context that ends with ctx, and with context.Canceled. The context
 // of a shim ends with shutdown.ErrShutdown, which containerd's watcher of cgroup v1 OOM
-// events takes for a failed epoll_wait: it goes on until the process exits, logs each
-// time, and each time closes the number of its file, which is another one's by then.
+// events takes for a failed epoll_wait. It would then loop until the process exits, log an
+// error each time, and each time close its file's number, which is another file's by then.
 func cancelled(ctx context.Context) context.Context {
 	own, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	context.AfterFunc(ctx, cancel)
@@ -102,7 +158,7 @@ func (s *service) UnaryServerInterceptor() ttrpc.UnaryServerInterceptor {
 				log.G(ctx).Errorf("panic in %s: %v\n%s", info.FullMethod, value, debug.Stack())
 				err = toGRPC(&panicError{value: value})
 			}
-			response, err = bound(response, err)
+			response, err = bounds.Answer(response, err)
 		}()
 		if chained {
 			return inner.UnaryServerInterceptor()(ctx, unmarshal, info, method)

@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/launch"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/metrics"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/tap"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
@@ -74,7 +75,7 @@ func (s *service) end(ctx context.Context) error {
 	s.stop()
 	s.tap.Flush(ctx)
 	s.flushCounts(ctx)
-	leaveSockets()
+	launch.LeaveSockets()
 	return nil // an error would make the shim end as failed, before it has tidied up
 }
 

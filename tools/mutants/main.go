@@ -41,6 +41,8 @@ var targets = []target{
 	{"oci", 95},
 	{"oci/bounded", 95},
 	{"shim", 85},
+	{"shim/internal/bounds", 85},
+	{"shim/internal/launch", 85},
 	{"shim/internal/options", 85},
 	{"shim/internal/runner", 85},
 	{"shim/internal/tap", 85},

@@ -1,25 +1,27 @@
-package shim
+package launch
 
 import (
 	"context"
 	"net"
 	"os"
 	"path/filepath"
+	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/containerd/ttrpc"
+
+	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
 // FAULTS A7: what the start action makes of the socket that it finds.
 func TestWillServe(t *testing.T) {
-	s, _, _ := newTestService(t)
-	living := listen(t, s)
+	living := &fakeLaunch{accepts: true}
 	for name, test := range map[string]struct {
 		socket string
 		stays  bool
 	}{
-		"of a shim that lives": {living, true},
+		"of a shim that lives": {listen(t, living), true},
 		"of one that ends":     {listenEnding(t), false},
 		"of an earlier build":  {listenWithout(t), true},
 		"of one that dies":     {listenOnce(t), false},
@@ -32,30 +34,45 @@ func TestWillServe(t *testing.T) {
 			}
 		})
 	}
-	if !s.ending.busy() {
-		t.Error("the shim that lives expects nothing")
+	if got := living.expected.Load(); got == nil || *got != "second" {
+		t.Error("the living shim has not been told which container it will get")
 	}
 }
 
-// listenEnding serves a shim that has decided to end, whose socket goes when it has said so.
-func listenEnding(t *testing.T) string {
+// fakeLaunch is the launch service of a shim.
+type fakeLaunch struct {
+	accepts  bool
+	expected atomic.Pointer[string]
+}
+
+func (f *fakeLaunch) Expect(_ context.Context, r *lifecyclev1.ExpectRequest) (*lifecyclev1.ExpectResponse, error) {
+	f.expected.Store(&r.Id)
+	return &lifecyclev1.ExpectResponse{Accepted: f.accepts}, nil
+}
+
+// listen serves the launch service of a shim.
+func listen(t *testing.T, launch *fakeLaunch, options ...ttrpc.ServerOpt) (socket string) {
 	t.Helper()
-	s, _, _ := newTestService(t)
-	s.ending.close(t.Context())
-	server, err := ttrpc.NewServer(ttrpc.WithUnaryServerInterceptor(func(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
-		response, err := method(ctx, unmarshal)
-		_ = os.Remove(s.ending.sockets[0].path)
-		return response, err
-	}))
-	if err == nil {
-		err = s.RegisterTTRPC(server)
-	}
+	server, err := ttrpc.NewServer(options...)
 	if err != nil {
 		t.Fatal(err)
 	}
-	s.ending.sockets = []socketFile{{path: filepath.Join(t.TempDir(), "s")}}
-	serve(t, server, s.ending.sockets[0].path)
-	return s.ending.sockets[0].path
+	lifecyclev1.RegisterLaunchService(server, launch)
+	socket = filepath.Join(t.TempDir(), "s")
+	serve(t, server, socket)
+	return socket
+}
+
+// listenEnding serves a shim that has decided to end, and that removes its socket when it has refused.
+func listenEnding(t *testing.T) string {
+	t.Helper()
+	var socket string
+	socket = listen(t, &fakeLaunch{}, ttrpc.WithUnaryServerInterceptor(func(ctx context.Context, unmarshal ttrpc.Unmarshaler, _ *ttrpc.UnaryServerInfo, method ttrpc.Method) (any, error) {
+		response, err := method(ctx, unmarshal)
+		_ = os.Remove(socket)
+		return response, err
+	}))
+	return socket
 }
 
 // listenWithout serves nothing that a shim serves now.
@@ -137,9 +154,7 @@ func TestRemoveDead(t *testing.T) {
 
 // A shim that is ending, and whose socket stays, is an error: another shim at its address would be lost.
 func TestWillServeOfAnEndThatHangs(t *testing.T) {
-	s, _, _ := newTestService(t)
-	socket := listen(t, s)
-	s.ending.close(t.Context())
+	socket := listen(t, &fakeLaunch{})
 	ctx, cancel := context.WithTimeout(t.Context(), 100*time.Millisecond)
 	defer cancel()
 	if stays, err := willServe(ctx, "unix://"+socket, "c1"); err == nil || stays {

@@ -1,4 +1,4 @@
-package shim
+package launch
 
 import (
 	"bytes"
@@ -42,7 +42,7 @@ func TestIsStart(t *testing.T) {
 		"shim -id start -socket x":   false,
 		"shim -namespace ns restart": false,
 	} {
-		if got := isStart(strings.Fields(args)); got != want {
+		if got := IsStart(strings.Fields(args)); got != want {
 			t.Errorf("%q: got %t", args, got)
 		}
 	}
@@ -209,7 +209,7 @@ func TestStartPrintsThePlainAddressAndNothingElse(t *testing.T) {
 	var stdout bytes.Buffer
 	var namespace string
 	manager := answers(func(ctx context.Context, _ *bootapi.BootstrapParams) { namespace, _ = namespaces.Namespace(ctx) })
-	if err := start(t.Context(), manager, startArgs, strings.NewReader(""), &stdout); err != nil {
+	if err := Start(t.Context(), manager, startArgs, strings.NewReader(""), &stdout); err != nil {
 		t.Fatal(err)
 	}
 	if stdout.String() != testAddress {
@@ -239,7 +239,7 @@ func TestStartRemembersTheSocketDirectory(t *testing.T) {
 		}
 	})
 	for range 2 { // a second one finds it there
-		if err := start(t.Context(), manager, startArgs, bytes.NewReader(shimtest.Marshal(t, params)), io.Discard); err != nil {
+		if err := Start(t.Context(), manager, startArgs, bytes.NewReader(shimtest.Marshal(t, params)), io.Discard); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -258,7 +258,7 @@ func startThatFails(t *testing.T, config string) {
 		return nil, refused
 	}}
 	var stdout bytes.Buffer
-	if err := start(t.Context(), manager, startArgs, strings.NewReader(""), &stdout); !errors.Is(err, refused) {
+	if err := Start(t.Context(), manager, startArgs, strings.NewReader(""), &stdout); !errors.Is(err, refused) {
 		t.Errorf("got %v", err)
 	}
 	if stdout.Len() > 0 {
@@ -273,14 +273,14 @@ func startThatFails(t *testing.T, config string) {
 func TestStartThatIsRefusedStartsNothing(t *testing.T) {
 	manager := answers(func(context.Context, *bootapi.BootstrapParams) { t.Error("a shim is started") })
 	chdirBundle(t, "")
-	if err := start(t.Context(), manager, []string{"shim", "start"}, strings.NewReader(""), io.Discard); err == nil {
+	if err := Start(t.Context(), manager, []string{"shim", "start"}, strings.NewReader(""), io.Discard); err == nil {
 		t.Error("without an id: no error")
 	}
 	if err := os.RemoveAll(chdirBundle(t, "")); err != nil {
 		t.Fatal(err)
 	}
 	params := shimtest.Marshal(t, &bootapi.BootstrapParams{InstanceID: "c1", Namespace: "ns", SocketDir: proto.String("/run/elsewhere")})
-	err := start(t.Context(), manager, startArgs, bytes.NewReader(params), io.Discard)
+	err := Start(t.Context(), manager, startArgs, bytes.NewReader(params), io.Discard)
 	if !errors.Is(err, os.ErrNotExist) || !strings.Contains(err.Error(), "remember the socket directory") {
 		t.Errorf("without a bundle: %v", err)
 	}
@@ -293,7 +293,7 @@ func TestStartThatCannotNoteTheAddress(t *testing.T) {
 		t.Fatal(err)
 	}
 	var stdout bytes.Buffer
-	err := start(t.Context(), answers(nil), startArgs, strings.NewReader(""), &stdout)
+	err := Start(t.Context(), answers(nil), startArgs, strings.NewReader(""), &stdout)
 	if !errors.Is(err, unix.EISDIR) || stdout.Len() > 0 {
 		t.Errorf("got %v, printed %q", err, stdout.String())
 	}
@@ -304,7 +304,7 @@ func TestStartThatCannotPrint(t *testing.T) {
 	chdirBundle(t, "")
 	read, write := io.Pipe()
 	_ = read.Close()
-	if err := start(t.Context(), answers(nil), startArgs, strings.NewReader(""), write); !errors.Is(err, io.ErrClosedPipe) {
+	if err := Start(t.Context(), answers(nil), startArgs, strings.NewReader(""), write); !errors.Is(err, io.ErrClosedPipe) {
 		t.Errorf("got %v", err)
 	}
 }
@@ -352,7 +352,7 @@ func TestOneStartOfAGroupAtATime(t *testing.T) {
 					t.Errorf("locked during the start: %t", got)
 				}
 			})
-			if err := start(t.Context(), manager, startArgs, strings.NewReader(""), io.Discard); err != nil {
+			if err := Start(t.Context(), manager, startArgs, strings.NewReader(""), io.Discard); err != nil {
 				t.Fatal(err)
 			}
 			if !called || isLocked(t, filepath.Dir(bundle)) {
@@ -405,7 +405,7 @@ func TestStartFindsTheShimOfAGroup(t *testing.T) {
 			manager := answers(func(context.Context, *bootapi.BootstrapParams) { started = true })
 			params := shimtest.Marshal(t, &bootapi.BootstrapParams{InstanceID: "c1", Namespace: "ns", ContainerdGrpcAddress: "/c.sock", SocketDir: proto.String(dir)})
 			var stdout bytes.Buffer
-			err = start(t.Context(), manager, startArgs, bytes.NewReader(params), &stdout)
+			err = Start(t.Context(), manager, startArgs, bytes.NewReader(params), &stdout)
 			if test.fails != "" {
 				if err == nil || !strings.Contains(err.Error(), test.fails) || started || stdout.Len() > 0 {
 					t.Errorf("got %v, %q; a new one was started: %t", err, stdout.String(), started)

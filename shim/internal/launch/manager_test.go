@@ -1,4 +1,4 @@
-package shim
+package launch
 
 import (
 	"bytes"
@@ -42,7 +42,7 @@ func TestManagerTranslatesOptions(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			var seen *bootapi.BootstrapParams
-			m := &manager{Shim: answers(func(_ context.Context, params *bootapi.BootstrapParams) { seen = params })}
+			m := &Manager{Shim: answers(func(_ context.Context, params *bootapi.BootstrapParams) { seen = params })}
 			given := &bootapi.BootstrapParams{InstanceID: "c1", Extensions: []*bootapi.Extension{{Value: test.options}}}
 			before := proto.Clone(given)
 			if _, err := m.Start(t.Context(), given); err != nil {
@@ -84,7 +84,7 @@ func TestInfoTakesEveryFormOfOptions(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			fake := &infoManager{}
-			if _, err := (&manager{Shim: fake}).Info(t.Context(), bytes.NewReader(shimtest.Marshal(t, test.options))); err != nil {
+			if _, err := (&Manager{Shim: fake}).Info(t.Context(), bytes.NewReader(shimtest.Marshal(t, test.options))); err != nil {
 				t.Fatal(err)
 			}
 			if test.want == "" {
@@ -108,7 +108,7 @@ func TestInfoTakesEveryFormOfOptions(t *testing.T) {
 		"bad TOML":   shimtest.Marshal(t, shimtest.InTOML(t, "nonsense")),
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, err := (&manager{Shim: &infoManager{}}).Info(t.Context(), bytes.NewReader(input))
+			_, err := (&Manager{Shim: &infoManager{}}).Info(t.Context(), bytes.NewReader(input))
 			var option *options.Error
 			if !errors.As(err, &option) {
 				t.Errorf("got %v, want an *options.Error", err)
@@ -136,7 +136,7 @@ func TestStopRemovesTheSocketOfAShimThatDied(t *testing.T) {
 				t.Fatal(err)
 			}
 			want := errors.New("from the runc manager")
-			m := &manager{Shim: &fakeManager{stop: func(context.Context, string) (shim.StopStatus, error) {
+			m := &Manager{Shim: &fakeManager{stop: func(context.Context, string) (shim.StopStatus, error) {
 				return shim.StopStatus{Pid: 5}, want
 			}}}
 			status, err := m.Stop(t.Context(), "c1")
@@ -173,7 +173,7 @@ func TestOwnSockets(t *testing.T) {
 		t.Fatal(err)
 	}
 	listenerFDs = []int{listener, pair[0]}
-	if own := ownSockets(); len(own) != 1 || own[0].path != path {
+	if own := OwnSockets(); len(own) != 1 || own[0].path != path {
 		t.Errorf("own sockets %v, want %s", own, path)
 	}
 	if flags, err := unix.FcntlInt(uintptr(listener), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
@@ -191,15 +191,15 @@ func TestRemoveSockets(t *testing.T) {
 		listener.SetUnlinkOnClose(false)
 		t.Cleanup(func() { listener.Close() })
 	}
-	var sockets []socketFile
+	var sockets Sockets
 	for _, name := range []string{"own", "replaced", "gone"} {
 		path := filepath.Join(t.TempDir(), name)
 		listen(path)
-		was, err := os.Lstat(path)
+		own, err := At(path)
 		if err != nil {
 			t.Fatal(err)
 		}
-		sockets = append(sockets, socketFile{path: path, was: was})
+		sockets = append(sockets, own)
 		if name != "own" {
 			if err := os.Remove(path); err != nil {
 				t.Fatal(err)
@@ -209,7 +209,7 @@ func TestRemoveSockets(t *testing.T) {
 			listen(path)
 		}
 	}
-	removeSockets(sockets)
+	sockets.Remove()
 	for i, want := range []bool{false, true, false} {
 		if _, err := os.Lstat(sockets[i].path); (err == nil) != want {
 			t.Errorf("%s: there %t, want %t", sockets[i].path, err == nil, want)
@@ -228,7 +228,7 @@ func TestServes(t *testing.T) {
 		"shim -v":                                           false,
 		"shim":                                              false,
 	} {
-		if got := serves(strings.Fields(args)); got != want {
+		if got := Serves(strings.Fields(args)); got != want {
 			t.Errorf("%s: %t", args, got)
 		}
 	}

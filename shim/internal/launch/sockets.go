@@ -1,4 +1,4 @@
-package shim
+package launch
 
 import (
 	"context"
@@ -22,51 +22,59 @@ import (
 // serveListener).
 var listenerFDs = []int{3, 4}
 
-// socketFile is a socket by its path, and what was there when the shim began.
-type socketFile struct {
+// Sockets are those that a shim serves, the task API's first.
+type Sockets []Socket
+
+// Socket is a socket by its path, and the file that was there when the shim began.
+type Socket struct {
 	path string
 	was  fs.FileInfo
 }
 
-// ownSockets are those that the shim is going to serve. They are to be asked for
-// before it serves: the numbers may mean other files later. From then on they are the
-// shim's alone. What it starts, the runtime and the handler host, would inherit them:
-// the kernel would let whoever connects to a dead shim's socket wait for as long as one
-// of those lives, where he is to be refused.
-func ownSockets() []socketFile {
-	var sockets []socketFile
+// OwnSockets returns those that the shim is going to serve. It is called before the shim
+// serves: the numbers may mean other files later. From then on no child inherits them. If
+// the runtime or the handler host did, the kernel would accept connections to a dead
+// shim's socket while such a child lives, instead of refusing them.
+func OwnSockets() Sockets {
+	var sockets Sockets
 	for _, fd := range listenerFDs {
 		address, err := unix.Getsockname(fd)
 		if err != nil {
-			continue // not inherited; pkg/shim removes what it was told with -socket
+			continue // not inherited; pkg/shim removes the one of its flag -socket
 		}
 		socket, ok := address.(*unix.SockaddrUnix)
 		if !ok || !strings.HasPrefix(socket.Name, "/") {
 			continue
 		}
 		unix.CloseOnExec(fd)
-		if was, err := os.Lstat(socket.Name); err == nil {
-			sockets = append(sockets, socketFile{path: socket.Name, was: was})
+		if own, err := At(socket.Name); err == nil {
+			sockets = append(sockets, own)
 		}
 	}
 	return sockets
 }
 
-// leaveSockets keeps pkg/shim from removing sockets by their paths when this shim has ended
+// At returns the socket that is at a path now.
+func At(path string) (Socket, error) {
+	was, err := os.Lstat(path)
+	return Socket{path: path, was: was}, err
+}
+
+// LeaveSockets keeps pkg/shim from removing sockets by their paths when this shim has ended
 // (cleanupSockets): those in its flags, and the one that the bundle's address file names.
 // This shim's sockets are gone by then. While the last events went out, another shim may
-// have made a socket at the same path, and without it nobody can reach that shim.
-func leaveSockets() {
+// have made a socket at the same path; without it that shim could not be reached.
+func LeaveSockets() {
 	for _, name := range []string{"socket", "debug-socket"} {
 		_ = flag.Set(name, os.DevNull+"/none") // pkg/shim's flags, which it has read before it served
 	}
 	_ = os.Remove(addressFile) // the bundle may have been removed
 }
 
-// removeSockets is for the end of a shim: they are gone as a rule, but the debug
-// socket. What has come there since is another shim's.
-func removeSockets(sockets []socketFile) {
-	for _, socket := range sockets {
+// Remove removes the sockets when the shim ends. Usually only the debug socket is left. A
+// file that has been put at a path since then belongs to another shim, and stays.
+func (s Sockets) Remove() {
+	for _, socket := range s {
 		if now, err := os.Lstat(socket.path); err == nil && os.SameFile(now, socket.was) && now.ModTime().Equal(socket.was.ModTime()) {
 			_ = os.Remove(socket.path)
 		}
@@ -74,16 +82,16 @@ func removeSockets(sockets []socketFile) {
 }
 
 const (
-	// connectWait bounds isServed, and each other wait for a shim that the start action
-	// looks for. The kernel accepts for a process that gets no processor, so only a full
+	// connectWait bounds isServed, and each other wait of the start action for a shim. The
+	// kernel accepts connections for a process that gets no processor, so only a full
 	// backlog takes time.
 	connectWait = 5 * time.Second
 	// connectPause is between two tries.
 	connectPause = 20 * time.Millisecond
 )
 
-// connectShim connects to a shim's address. It returns nil if no process listens there. It is
-// an error not to know: who takes a living shim for dead removes its socket.
+// connectShim connects to a shim's address. It returns nil if no process listens there. If
+// that is unknown it is an error: a living shim that is taken for dead loses its socket.
 func connectShim(ctx context.Context, address string) (net.Conn, error) {
 	for {
 		conn, err := (&net.Dialer{}).DialContext(ctx, "unix", strings.TrimPrefix(address, "unix://"))
@@ -114,9 +122,10 @@ func isServed(address string, wait time.Duration) (bool, error) {
 	return true, conn.Close()
 }
 
-// willServe reports whether the shim at the address will be there when the container of
-// that id is created. It announces the Create to the shim, which accepts or has begun to
-// end. One that ends removes its socket before it says so, so the wait for that is short.
+// willServe reports whether the shim at the address will still be there when the container
+// with that id is created. It announces the Create to the shim, which accepts unless it has
+// begun to end. A shim that ends removes its socket before it refuses, so the wait for that
+// is short.
 func willServe(ctx context.Context, address, id string) (bool, error) {
 	ctx, cancel := context.WithTimeout(ctx, 2*connectWait)
 	defer cancel()
@@ -138,7 +147,7 @@ func willServe(ctx context.Context, address, id string) (bool, error) {
 
 // announce returns false if the shim is ending or has ended. A shim of an earlier build
 // does not know the call, and one that gets no processor does not answer: both are taken
-// for shims that stay, as one that can be connected to was before there was this call.
+// for shims that stay, as before this call existed.
 func announce(ctx context.Context, conn net.Conn, id string) bool {
 	client := ttrpc.NewClient(conn)
 	defer client.Close()

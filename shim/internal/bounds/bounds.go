@@ -1,4 +1,10 @@
-package shim
+// Package bounds keeps what the shim sends to containerd within containerd's limits:
+// answers and errors over ttrpc, errors that an action prints, and lines of the log.
+//
+// ttrpc closes a connection over which it cannot send an answer: one above 4 MiB, or an
+// error that is not UTF-8. containerd takes the shim for dead then. So every answer passes
+// Answer, in the interceptor of the shim's server.
+package bounds
 
 import (
 	"errors"
@@ -14,21 +20,17 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
 )
 
-// ttrpc closes a connection over which it cannot send an answer: one above 4 MiB, or an
-// error that is not UTF-8. To containerd the shim is dead then. So every answer of the
-// shim passes bound, in the interceptor of its server (UnaryServerInterceptor).
-
 // maxAnswer is the size of the largest answer: ttrpc's messageLengthMax, less room for
 // what ttrpc puts around it.
 const maxAnswer = 4<<20 - 1<<10
 
-// bound returns the answer of a request as it can be sent.
-func bound(response any, err error) (any, error) {
+// Answer returns the answer to a request as ttrpc can send it.
+func Answer(response any, err error) (any, error) {
 	if err != nil {
 		return response, boundError(err)
 	}
 	message, _ := response.(proto.Message)
-	if size := proto.Size(message); size > maxAnswer { // 0 for what is no message
+	if size := proto.Size(message); size > maxAnswer { // 0 if it is no message
 		return nil, status.Errorf(codes.ResourceExhausted, "the answer has %d bytes, and a message at most %d", size, maxAnswer)
 	}
 	return response, nil
@@ -36,7 +38,7 @@ func bound(response any, err error) (any, error) {
 
 // boundError returns an error whose text and details together have at most
 // shorten.MaxError bytes of UTF-8. An error that is short enough stays the same
-// value. A longer one keeps its code, and its details if they are the smaller part.
+// value. A longer one keeps its code, and its details if they take at most half of it.
 func boundError(err error) error {
 	st, ok := status.FromError(err)
 	if !ok {
@@ -73,8 +75,8 @@ func (e *printedError) Unwrap() error { return e.cause }
 // printedPrefix is room for the runtime's name, which pkg/shim prints before the error.
 const printedPrefix = 64
 
-// boundPrinted bounds the error of an action, which passes no interceptor.
-func boundPrinted(err error) error {
+// Printed bounds the error of an action, which passes no interceptor.
+func Printed(err error) error {
 	if err == nil {
 		return nil
 	}
@@ -105,8 +107,8 @@ const (
 	maxLogStack = 32 << 10
 )
 
-// boundLog bounds what is logged from now on.
-func boundLog(logger *logrus.Logger) { logger.AddHook(logBounds{}) }
+// Log bounds what is logged from now on.
+func Log(logger *logrus.Logger) { logger.AddHook(logBounds{}) }
 
 // logBounds is a hook, as containerd's runner sets output and format later.
 type logBounds struct{}

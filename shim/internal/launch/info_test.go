@@ -1,4 +1,4 @@
-package shim
+package launch
 
 import (
 	"bytes"
@@ -57,7 +57,7 @@ func TestC5InfoPromisesUserNamespaces(t *testing.T) {
 		"a table of comments only":   {shimtest.InTOML(t, "# nothing"), false}, // it has bytes
 	} {
 		t.Run(name, func(t *testing.T) {
-			m := &manager{Shim: featuresManager{features: shimtest.Pack(t, runcs)}}
+			m := &Manager{Shim: featuresManager{features: shimtest.Pack(t, runcs)}}
 			info, err := m.Info(t.Context(), bytes.NewReader(shimtest.Marshal(t, test.options)))
 			if err != nil {
 				t.Fatal(err)
@@ -83,7 +83,7 @@ func TestC5InfoPromisesUserNamespaces(t *testing.T) {
 func TestInfoOfARuntimeWithoutFeatures(t *testing.T) {
 	for name, reported := range map[string]*anypb.Any{"none": nil, "none of Linux": shimtest.Pack(t, &features.Features{MountOptions: []string{"rro"}})} {
 		t.Run(name, func(t *testing.T) {
-			m := &manager{Shim: featuresManager{features: reported}}
+			m := &Manager{Shim: featuresManager{features: reported}}
 			info, err := m.Info(t.Context(), bytes.NewReader(shimtest.Marshal(t, shimtest.InTOML(t, "SystemdCgroup = true"))))
 			if err != nil || info.GetName() != RuntimeName || info.GetFeatures() != reported {
 				t.Errorf("%v, %v", info, err)
@@ -94,7 +94,7 @@ func TestInfoOfARuntimeWithoutFeatures(t *testing.T) {
 
 // What cannot be read or translated is an error, and no more is read than containerd itself would.
 func TestInfoThatFails(t *testing.T) {
-	m := &manager{Shim: featuresManager{features: &anypb.Any{TypeUrl: typeurlOf(t, &features.Features{}), Value: []byte("{")}}}
+	m := &Manager{Shim: featuresManager{features: &anypb.Any{TypeUrl: typeurlOf(t, &features.Features{}), Value: []byte("{")}}}
 	if _, err := m.Info(t.Context(), bytes.NewReader(shimtest.Marshal(t, shimtest.InTOML(t, "SystemdCgroup = true")))); err == nil {
 		t.Error("features that are no JSON: no error")
 	}

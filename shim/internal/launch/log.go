@@ -1,4 +1,4 @@
-package shim
+package launch
 
 import (
 	"context"
@@ -19,14 +19,14 @@ const (
 	readerPause = 10 * time.Millisecond
 )
 
-// withoutLog keeps pkg/shim from opening the log. It would wait for a reader for ever, also
-// when containerd has given the Create up and removed the bundle, and it would exit without
-// removing the sockets when the bundle has been removed before.
-func withoutLog(config *shim.Config) { config.NoSetupLogger = true }
+// WithoutLog keeps pkg/shim from opening the log. pkg/shim would wait for a reader without
+// limit, even after containerd has given up the Create and removed the bundle; and if the
+// bundle had been removed before, it would exit without removing the sockets.
+func WithoutLog(config *shim.Config) { config.NoSetupLogger = true }
 
-// setLog makes the log and stderr go to containerd. It fails if the bundle has been removed:
-// then nobody knows of this shim.
-func setLog(ctx context.Context, debug bool) error {
+// SetLog sends the log and stderr to containerd. It fails if the bundle has been removed:
+// then containerd does not know this shim.
+func SetLog(ctx context.Context, debug bool) error {
 	fd, err := openLog(ctx)
 	if err != nil {
 		return err
@@ -43,14 +43,14 @@ func setLog(ctx context.Context, debug bool) error {
 	return nil
 }
 
-// openLog waits for a reader, as long as the FIFO exists. A containerd that starts again
-// opens it, or removes the bundle.
+// openLog waits for a reader while the FIFO exists. When containerd starts again it opens
+// the FIFO, or removes the bundle.
 func openLog(ctx context.Context) (int, error) {
 	for {
 		fd, err := unix.Open(logPipe, unix.O_WRONLY|unix.O_NONBLOCK|unix.O_CLOEXEC, 0)
 		switch {
 		case err == nil:
-			return fd, unix.SetNonblock(fd, false) // a slow reader halts who logs; no line is lost
+			return fd, unix.SetNonblock(fd, false) // a log line waits for a slow reader; none is lost
 		case !errors.Is(err, unix.ENXIO) && !errors.Is(err, unix.EINTR): // ENXIO: no reader
 			return -1, fmt.Errorf("open %s: %w", logPipe, err)
 		}

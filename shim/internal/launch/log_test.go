@@ -1,4 +1,4 @@
-package shim
+package launch
 
 import (
 	"context"
@@ -89,7 +89,7 @@ func TestLeaveSockets(t *testing.T) {
 	if err := os.WriteFile(addressFile, []byte("unix://"+next), 0o600); err != nil {
 		t.Fatal(err)
 	}
-	leaveSockets()
+	LeaveSockets()
 	if address, err := shim.ReadAddress(addressFile); err == nil {
 		_ = shim.RemoveSocket(address) // as pkg/shim does (cleanupSockets)
 	}
@@ -103,7 +103,7 @@ func TestLeaveSockets(t *testing.T) {
 func TestActionsHaveShortErrors(t *testing.T) {
 	chdirBundle(t, "")
 	cause := errors.New(strings.Repeat("<", 100_000))
-	m := &manager{Shim: &fakeManager{stop: func(context.Context, string) (shim.StopStatus, error) { return shim.StopStatus{}, cause }}}
+	m := &Manager{Shim: &fakeManager{stop: func(context.Context, string) (shim.StopStatus, error) { return shim.StopStatus{}, cause }}}
 	if _, err := m.Stop(t.Context(), "c1"); !errors.Is(err, cause) || len(RuntimeName+": "+err.Error()) > 4<<10 {
 		t.Errorf("delete: %.100v", err)
 	}

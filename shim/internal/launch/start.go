@@ -1,4 +1,13 @@
-package shim
+// Package launch starts a shim, finds one, cleans up after one, and describes the runtime:
+// the actions start, delete and -info of the shim's binary. It also has what a shim does
+// with its sockets and its log.
+//
+// containerd tells a shim how to start in two ways, and takes its answer in
+// three, by its version. All versions from 1.6 to 2.4 understand one answer:
+// the plain address, which means task API version 2. With version 3 a shim that
+// is found by runtime_path alone would be lost when containerd restarts
+// (docs/understand/decisions.md).
+package launch
 
 import (
 	"cmp"
@@ -23,12 +32,6 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 )
 
-// containerd tells a shim how to start in two ways, and takes its answer in
-// three, by its version. One answer is understood by all of them, 1.6 to 2.4:
-// the plain address, which means task API version 2. With version 3 a shim that
-// is found by runtime_path alone would be lost at a restart of containerd
-// (docs/understand/decisions.md).
-
 const (
 	// actionStart is the argument that asks to start a shim and to print its
 	// address.
@@ -37,27 +40,27 @@ const (
 	actionDelete = "delete"
 	// maxParams bounds what is read from stdin, as in containerd's pkg/shim.
 	maxParams = 10 << 20
-	// addressFile is where the delete action finds the address of a shim that has died.
+	// addressFile is where the delete action finds the address of a dead shim.
 	addressFile = "address"
 	// lockPause is between two tries of lockGroupsSoon.
 	lockPause = 5 * time.Millisecond
-	// socketDirLink is where pkg/shim looks for a socket directory that is not
-	// the default one, to remove the debug socket from it.
+	// socketDirLink is where pkg/shim looks for a socket directory other than the
+	// default one, to remove the debug socket from it.
 	socketDirLink = "s"
 )
 
-// isStart reports whether the arguments ask for the start action.
-func isStart(args []string) bool { return len(args) > 1 && args[len(args)-1] == actionStart }
+// IsStart reports whether the arguments ask for the start action.
+func IsStart(args []string) bool { return len(args) > 1 && args[len(args)-1] == actionStart }
 
-// serves reports whether it is the shim itself, which containerd's runner starts without
-// an action, and which alone inherits sockets. -v and -info ask for no namespace.
-func serves(args []string) bool {
-	return slices.Contains(args, "-namespace") && args[len(args)-1] != actionDelete && !isStart(args)
+// Serves reports whether this process is the shim itself, which containerd's runner starts
+// without an action. Only the shim inherits sockets. -v and -info come without a namespace.
+func Serves(args []string) bool {
+	return slices.Contains(args, "-namespace") && args[len(args)-1] != actionDelete && !IsStart(args)
 }
 
-// start runs the start action: it starts the shim, or finds the one of the same
-// pod, and prints its address. Nothing else is ever printed to stdout.
-func start(ctx context.Context, manager shim.Shim, args []string, stdin io.Reader, stdout io.Writer) error {
+// Start runs the start action: it starts the shim, or finds the one of the same pod, and
+// prints its address. It prints nothing else to stdout.
+func Start(ctx context.Context, manager shim.Shim, args []string, stdin io.Reader, stdout io.Writer) error {
 	params, err := startParams(args, stdin)
 	if err != nil {
 		return err
@@ -78,10 +81,10 @@ func start(ctx context.Context, manager shim.Shim, args []string, stdin io.Reade
 	return err
 }
 
-// startOrFind returns the address of the shim that serves the container's group, and
-// that will not end before the container has been created, or of a new one. The manager looks for one too, but takes it for dead after 100 ms:
-// on a busy machine it would start a second one, and the first would stay
-// behind for ever, with the containers that it has.
+// startOrFind returns the address of the shim that serves the container's group, if that
+// shim will not end before the container has been created; otherwise of a new one. The
+// manager looks for one too, but takes it for dead after 100 ms: on a busy machine it would
+// start a second one, and the first would never end, nor its containers be managed.
 func startOrFind(ctx context.Context, manager shim.Shim, params *bootapi.BootstrapParams) (address string, err error) {
 	group := readGroup()
 	if group == "" {
@@ -111,19 +114,19 @@ func startNew(ctx context.Context, manager shim.Shim, params *bootapi.BootstrapP
 	return result.GetAddress(), err
 }
 
-// defaultSocketDir is where shims listen, where containerd names no other place
+// defaultSocketDir is where shims listen unless containerd names another directory
 // (containerd's runc manager).
 var defaultSocketDir = filepath.Join(defaults.DefaultStateDir, "s")
 
-// groupAnnotations make containers share a shim: the first one that is there
-// counts (containerd's runc manager, groupLabels).
+// groupAnnotations make containers share a shim: the first one that is set counts
+// (containerd's runc manager, groupLabels).
 var groupAnnotations = []string{"io.containerd.runc.v2.group", "io.kubernetes.cri.sandbox-id"}
 
-// readGroup returns the container's group, empty where it has none.
+// readGroup returns the container's group, empty if it has none.
 func readGroup() string {
 	spec, err := oci.ReadSpec(".")
 	if err != nil {
-		return "" // the manager has its own words for it
+		return "" // the manager returns its own error
 	}
 	for _, key := range groupAnnotations {
 		if group, ok := spec.Annotations[key]; ok {
@@ -133,9 +136,9 @@ func readGroup() string {
 	return ""
 }
 
-// lockGroups lets one start at a time look for the shim of a group: two that find
-// none would start two, and one of them would stay behind for ever. The lock is
-// on the directory of the namespace's bundles, so that nothing is left of it.
+// lockGroups lets one start at a time look for the shim of a group: two that find none
+// would start two shims, and one of them would never end. The lock is on the directory of
+// the namespace's bundles, so that it leaves no file.
 func lockGroups() (unlock func(), err error) { return flockGroups(unix.LOCK_EX) }
 
 func flockGroups(how int) (unlock func(), err error) {
@@ -150,7 +153,7 @@ func flockGroups(how int) (unlock func(), err error) {
 	return func() { _ = bundles.Close() }, nil
 }
 
-// lockGroupsSoon is lockGroups for who has not the time to wait for starts that take long.
+// lockGroupsSoon is lockGroups with a limit: a start that holds the lock may take long.
 func lockGroupsSoon(ctx context.Context) (unlock func(), err error) {
 	for {
 		unlock, err := flockGroups(unix.LOCK_EX | unix.LOCK_NB)
@@ -202,8 +205,8 @@ func startParams(args []string, stdin io.Reader) (*bootapi.BootstrapParams, erro
 	return params, nil
 }
 
-// parseParams returns nil for what are not BootstrapParams of this container:
-// the older form may look like them.
+// parseParams returns nil unless the input is BootstrapParams of this container: the older
+// form may look like them.
 func parseParams(input []byte, namespace, id string) *bootapi.BootstrapParams {
 	var params bootapi.BootstrapParams
 	if proto.Unmarshal(input, &params) != nil || params.InstanceID != id || params.Namespace != namespace {
@@ -212,12 +215,12 @@ func parseParams(input []byte, namespace, id string) *bootapi.BootstrapParams {
 	return &params
 }
 
-// addOptions hands the runtime's options of the older form on; manager.Start
-// translates both forms.
+// addOptions passes on the runtime's options of the older form; Manager.Start translates
+// both forms.
 func addOptions(params *bootapi.BootstrapParams, input []byte) {
 	var options anypb.Any
 	if len(input) == 0 || proto.Unmarshal(input, &options) != nil {
-		return // Create refuses them, in words that reach the user
+		return // Create refuses them, with an error that reaches the user
 	}
-	_ = params.AddExtension(&options) // fails only for what is no Any
+	_ = params.AddExtension(&options) // fails only if it is no Any
 }

@@ -1,4 +1,4 @@
-package shim
+package launch
 
 import (
 	"bytes"
@@ -9,17 +9,19 @@ import (
 
 	"github.com/containerd/containerd/api/types"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
+	_ "github.com/containerd/containerd/v2/core/runtime" // registers features.Features with typeurl
 	"github.com/containerd/typeurl/v2"
 	"github.com/opencontainers/runtime-spec/specs-go/features"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/bounds"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
 )
 
 // Info answers -info for every form of options, not only runc's own.
-func (m *manager) Info(ctx context.Context, encoded io.Reader) (info *types.RuntimeInfo, err error) {
-	defer func() { err = boundPrinted(err) }()
+func (m *Manager) Info(ctx context.Context, encoded io.Reader) (info *types.RuntimeInfo, err error) {
+	defer func() { err = bounds.Printed(err) }()
 	input, err := io.ReadAll(io.LimitReader(encoded, maxParams))
 	if err != nil {
 		return nil, fmt.Errorf("read the runtime's options: %w", err)
@@ -35,8 +37,8 @@ func (m *manager) Info(ctx context.Context, encoded io.Reader) (info *types.Runt
 	return info, withoutUserNamespaces(info)
 }
 
-// runcInfo is the runc manager's answer to the options, translated into runc's.
-func (m *manager) runcInfo(ctx context.Context, sent *anypb.Any) (*types.RuntimeInfo, error) {
+// runcInfo returns the runc manager's answer to the options, translated into runc's.
+func (m *Manager) runcInfo(ctx context.Context, sent *anypb.Any) (*types.RuntimeInfo, error) {
 	read, err := options.Read(sent)
 	if err != nil {
 		return nil, err
