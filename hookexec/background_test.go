@@ -77,7 +77,7 @@ func TestC1BackgroundChildGoesOnWriting(t *testing.T) {
 	background, evicted := newBackground(t, nil)
 	child := leave(t, background, "sh", "-c", "for i in 1 2 3; do head -c 100000 /dev/zero; read line; done; exit 3")
 	for range 3 {
-		if _, err := io.WriteString(child.stdin, "go on\n"); err != nil {
+		if _, err := io.WriteString(child.stdin, "continue\n"); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -94,7 +94,7 @@ func TestC1BackgroundChildGoesOnWriting(t *testing.T) {
 	}
 	// A second one, after the goroutines have ended.
 	child = leave(t, background, "sh", "-c", "read line; echo more; exit 4")
-	if _, err := io.WriteString(child.stdin, "go on\n"); err != nil || !child.isLeft() {
+	if _, err := io.WriteString(child.stdin, "continue\n"); err != nil || !child.isLeft() {
 		t.Errorf("Background does not count it: %v", err)
 	}
 	if err := child.Wait(); child.ProcessState.ExitCode() != 4 {

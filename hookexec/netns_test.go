@@ -24,7 +24,7 @@ import (
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
-var netnsTime = flag.Duration("netns.time", 5*time.Second, "how long TestManyNamespaces goes on")
+var netnsTime = flag.Duration("netns.time", 5*time.Second, "how long TestManyNamespaces runs")
 
 // The main goroutine locks the process's first thread, which never ends, so that no other
 // goroutine runs on it.

@@ -12,7 +12,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// process is the leader of its own process group. The pidfd stays this process's even if
+// process leads its own process group. The pidfd stays this process's even if
 // the pid is reused.
 type process struct {
 	pid   int

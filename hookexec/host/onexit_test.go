@@ -35,7 +35,7 @@ while [ $# -gt 0 ]; do
 	shift
 done
 if [ -e "$dir/fails-$command" ]; then
-	echo words of its own >&2
+	echo text on stderr >&2
 	[ -s "$dir/fails-$command" ] && cat "$dir/fails-$command" > "$log"
 	exit 9
 fi
@@ -211,7 +211,7 @@ func TestStartOnExitFails(t *testing.T) {
 			e := newEnded(t)
 			test.happens(e)
 			got := e.start()
-			if test.announced && strings.Contains(got.output, "words of its own") {
+			if test.announced && strings.Contains(got.output, "text on stderr") {
 				t.Errorf("the runtime's words are the handler's output: %q", got.output)
 			}
 			if !strings.Contains(got.response.Error, test.says) || got.status != 1 || (got.announced > 0) != test.announced {
