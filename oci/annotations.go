@@ -205,9 +205,9 @@ func (s *Spec) checkKeys(named string) error {
 				errs = append(errs, &InvalidError{Key: key, Problem: fmt.Sprintf("is %.40q; %s or %s is allowed", value, SidecarsMove, SidecarsKeep)})
 			}
 		case prefix == domain && !slices.Contains(Keys(), key):
-			allowed = "allowed are " + strings.Join(Keys(), ", ")
+			allowed = "allowed: " + strings.Join(Keys(), ", ")
 		case named != "" && prefix == named && name != "lifecycle":
-			allowed = "allowed is " + shorten.End(named, maxQuoted) + "/lifecycle"
+			allowed = "it must be " + shorten.End(named, maxQuoted) + "/lifecycle"
 		}
 		if allowed == "" {
 			continue

@@ -135,7 +135,7 @@ func TestInvalid(t *testing.T) {
 		"aliases that explode":      {KeyLifecycle, bomb, "", ""},
 		"a field twice":             {KeyLifecycle, "postStart: " + goodHandler + "\npostStart: " + goodHandler, "", "already defined"},
 		"keys that are not strings": {KeyPreStop, "1: 2", "preStop", "not strings"},
-		"an unknown field":          {KeyLifecycle, "poststart: " + goodHandler, "poststart", "allowed are postStart, preStop"},
+		"an unknown field":          {KeyLifecycle, "poststart: " + goodHandler, "poststart", "allowed: postStart, preStop"},
 		"the schema's own spelling": {KeyLifecycle, "post_start: " + goodHandler, "post_start", "not a known field"},
 		"null for a program":        {KeyPreStop, "exec: {command: [null]}", "preStop.exec.command[0]", "is empty; it must name a program"},
 		"a time of 0":               {KeyPreStop, "{exec: {command: [a]}, timeoutSeconds: 0}", "preStop.timeoutSeconds", "1 to"},
@@ -144,14 +144,14 @@ func TestInvalid(t *testing.T) {
 		"a number in quotes":        {KeyPreStop, `{exec: {command: [a]}, timeoutSeconds: "5"}`, "preStop.timeoutSeconds", "not a string"},
 		"a number beyond reason":    {KeyPreStop, "{exec: {command: [a]}, timeoutSeconds: 99999999999999999999}", "preStop.timeoutSeconds", "whole number"},
 		"a retry of 0":              {KeyPreStop, "{exec: {command: [a]}, retryPeriodSeconds: 0}", "preStop.retryPeriodSeconds", "1 to"},
-		"an unknown policy":         {KeyPostStart, "{exec: {command: [a]}, failurePolicy: fail}", "postStart.failurePolicy", "Fail and Ignore"},
-		"an unknown output":         {KeyPreStop, "{exec: {command: [a]}, output: log}", "preStop.output", "Status and Log"},
+		"an unknown policy":         {KeyPostStart, "{exec: {command: [a]}, failurePolicy: fail}", "postStart.failurePolicy", "Fail or Ignore"},
+		"an unknown output":         {KeyPreStop, "{exec: {command: [a]}, output: log}", "preStop.output", "Status or Log"},
 		"an output of no process":   {KeyPreStop, "{sleep: {seconds: 1}, output: Log}", "preStop.output", "exec only"},
 		"a policy for preStop":      {KeyPreStop, "{exec: {command: [a]}, failurePolicy: Fail}", "preStop.failurePolicy", "postStart only"},
-		"a grace period of 0":       {KeyLifecycle, "terminationGracePeriodSeconds: 0", "terminationGracePeriodSeconds", "is 0; allowed is 1 or more"},
-		"an unknown key":            {domain + "/prestop", goodHandler, "", "allowed are lifecycle-shim.io/lifecycle"},
+		"a grace period of 0":       {KeyLifecycle, "terminationGracePeriodSeconds: 0", "terminationGracePeriodSeconds", "is 0; it must be 1 or more"},
+		"an unknown key":            {domain + "/prestop", goodHandler, "", "allowed: lifecycle-shim.io/lifecycle"},
 		"a misspelt Move":           {KeySidecars, "move", "", "Move or Keep is allowed"},
-		"an unknown named key":      {"web." + domain + "/preStop", goodHandler, "", "allowed is web.lifecycle-shim.io/lifecycle"},
+		"an unknown named key":      {"web." + domain + "/preStop", goodHandler, "", "it must be web.lifecycle-shim.io/lifecycle"},
 	} {
 		t.Run(name, func(t *testing.T) {
 			spec := &Spec{Annotations: map[string]string{test.key: test.value, criContainerName: "web"}}

@@ -35,15 +35,15 @@ func TestBoundaries(t *testing.T) {
 	for value, want := range map[string]string{
 		"preStop: {sleep: {}, timeoutSeconds: 1}":                          "",
 		"preStop: {sleep: {}, timeoutSeconds: 2147483647}":                 "",
-		"preStop: {sleep: {}, timeoutSeconds: 0}":                          "preStop.timeoutSeconds is 0; allowed is 1 to 2147483647",
-		"preStop: {sleep: {}, timeoutSeconds: 2147483648}":                 "preStop.timeoutSeconds is 2147483648; allowed is 1 to 2147483647",
-		"preStop: {sleep: {}, retryPeriodSeconds: 2147483648}":             "preStop.retryPeriodSeconds is 2147483648; allowed is 1 to 2147483647",
+		"preStop: {sleep: {}, timeoutSeconds: 0}":                          "preStop.timeoutSeconds is 0; it must be 1 to 2147483647",
+		"preStop: {sleep: {}, timeoutSeconds: 2147483648}":                 "preStop.timeoutSeconds is 2147483648; it must be 1 to 2147483647",
+		"preStop: {sleep: {}, retryPeriodSeconds: 2147483648}":             "preStop.retryPeriodSeconds is 2147483648; it must be 1 to 2147483647",
 		"terminationGracePeriodSeconds: 1":                                 "",
 		"terminationGracePeriodSeconds: 9223372036854775807":               "",
 		"terminationGracePeriodSeconds: 9223372036854775808":               "terminationGracePeriodSeconds must be a whole number of 64 bits; it is read as 9223372036854775808",
 		"terminationGracePeriodSeconds: 9007199254740992.0":                "",
 		"terminationGracePeriodSeconds: 9007199254740994.0":                "terminationGracePeriodSeconds must be a whole number of 64 bits; it is read as 9.007199254740994e+15",
-		"terminationGracePeriodSeconds: -9007199254740992.0":               "terminationGracePeriodSeconds is -9007199254740992; allowed is 1 or more",
+		"terminationGracePeriodSeconds: -9007199254740992.0":               "terminationGracePeriodSeconds is -9007199254740992; it must be 1 or more",
 		"terminationGracePeriodSeconds: .inf":                              "terminationGracePeriodSeconds must be a whole number of 64 bits; it is read as +Inf",
 		"terminationGracePeriodSeconds: .nan":                              "terminationGracePeriodSeconds must be a whole number of 64 bits; it is read as NaN",
 		"terminationGracePeriodSeconds: [1]":                               "terminationGracePeriodSeconds must be a whole number, not a list",
@@ -85,8 +85,8 @@ func TestBoundaries(t *testing.T) {
 		"stopSignal: SIG-1":                                                       `stopSignal is "SIG-1"; a signal's name is allowed, such as SIGQUIT or SIGRTMIN+3`,
 		"1: a":                                                                    "must be a mapping, not a mapping with keys that are not strings",
 		"? [a]\n: b":                                                              "must be a mapping, not a mapping with keys that are not strings",
-		"2026-01-01: a":                                                           "2026-01-01 is not a known field; allowed are postStart, preStop, stopSignal, terminationGracePeriodSeconds, preStart, onExit",
-		"preStop: {sleep: {}, a b: c}":                                            `preStop."a b" is not a known field; allowed are exec, httpGet, tcpSocket, sleep, timeoutSeconds, failurePolicy, retryPeriodSeconds, output`,
+		"2026-01-01: a":                                                           "2026-01-01 is not a known field; allowed: postStart, preStop, stopSignal, terminationGracePeriodSeconds, preStart, onExit",
+		"preStop: {sleep: {}, a b: c}":                                            `preStop."a b" is not a known field; allowed: exec, httpGet, tcpSocket, sleep, timeoutSeconds, failurePolicy, retryPeriodSeconds, output`,
 		"preStop: {exec: {command: [true]}}":                                      "preStop.exec.command[0] must be a string, not a boolean (put it in quotes)",
 		"preStop: {exec: {command: [a, {b: c}, [d], 1.5, 1]}}": "preStop.exec.command[1] must be a string, not a mapping (put it in quotes)\npreStop.exec.command[2] must be a string, not a list (put it in quotes)\n" +
 			"preStop.exec.command[3] must be a string, not a number (put it in quotes)\npreStop.exec.command[4] must be a string, not a number (put it in quotes)",
@@ -116,7 +116,7 @@ func TestB9MissingIsNotAValue(t *testing.T) {
 		"postStart.exec.command is missing; a list of 1 to 4096 words is allowed, the first one a program",
 		"preStop.tcpSocket.port is missing; a number from 1 to 65535 is allowed",
 		`preStop.tcpSocket.host is "h"; an IP address or localhost is allowed`,
-		"preStop.timeoutSeconds is 0; allowed is 1 to 2147483647",
+		"preStop.timeoutSeconds is 0; it must be 1 to 2147483647",
 		"onExit.httpGet.port is 0; a number from 1 to 65535 is allowed",
 	}
 	if got := problemsOf(t, KeyLifecycle, value); !slices.Equal(got, want) {
@@ -228,12 +228,12 @@ func TestErrorsAreBounded(t *testing.T) {
 	key := domain + "/" + strings.Repeat("x", 100_000)
 	_, one := (&Spec{Annotations: map[string]string{key: ""}}).Lifecycle()
 	var invalid *InvalidError
-	if !errors.As(one, &invalid) || invalid.Key != key || len(one.Error()) > maxAnswer || !strings.Contains(one.Error(), "allowed are "+KeyLifecycle) {
+	if !errors.As(one, &invalid) || invalid.Key != key || len(one.Error()) > maxAnswer || !strings.Contains(one.Error(), "allowed: "+KeyLifecycle) {
 		t.Errorf("got %.300v", one)
 	}
 	name := strings.Repeat("x", 100_000)
 	_, one = (&Spec{Annotations: map[string]string{criContainerName: name, name + "." + domain + "/a": ""}}).Lifecycle()
-	if one == nil || len(one.Error()) > maxAnswer || !strings.Contains(one.Error(), "allowed is "+shorten.End(name, 128)+"/lifecycle") {
+	if one == nil || len(one.Error()) > maxAnswer || !strings.Contains(one.Error(), "it must be "+shorten.End(name, 128)+"/lifecycle") {
 		t.Errorf("got %.300v", one)
 	}
 	if got := (&InvalidError{Key: strings.Repeat("k", 600), Problem: "q"}).Error(); got != `annotation "`+strings.Repeat("k", 507)+`…" q` {

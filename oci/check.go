@@ -87,7 +87,7 @@ func checkPolicy(path, policy, handler string) error {
 	case handler == "onExit":
 		return invalid(path, "is for preStart and postStart only: an onExit runs after the container has exited")
 	case policy != FailurePolicyFail && policy != FailurePolicyIgnore:
-		return invalid(path, "is %s; allowed are %s and %s%s", quote(policy), FailurePolicyFail, FailurePolicyIgnore, braces(policy))
+		return invalid(path, "is %s; it must be %s or %s%s", quote(policy), FailurePolicyFail, FailurePolicyIgnore, braces(policy))
 	}
 	return nil
 }
@@ -97,7 +97,7 @@ func checkOutput(path string, handler *lifecyclev1.Handler) error {
 	switch {
 	case handler.Output == "":
 	case handler.Output != OutputStatus && handler.Output != OutputLog:
-		return invalid(path, "is %s; allowed are %s and %s%s", quote(handler.Output), OutputStatus, OutputLog, braces(handler.Output))
+		return invalid(path, "is %s; it must be %s or %s%s", quote(handler.Output), OutputStatus, OutputLog, braces(handler.Output))
 	case handler.Exec == nil:
 		return invalid(path, "is for exec only: nothing else has an output")
 	}
@@ -123,7 +123,7 @@ func checkAction(path string, handler *lifecyclev1.Handler) error {
 	case handler.TcpSocket != nil:
 		return checkAddress(path+".tcpSocket", handler.TcpSocket.Host, handler.TcpSocket.Port)
 	case handler.Sleep.Seconds < 0:
-		return invalid(path+".sleep.seconds", "is %d; allowed is 0 or more", handler.Sleep.Seconds)
+		return invalid(path+".sleep.seconds", "is %d; it must be 0 or more", handler.Sleep.Seconds)
 	}
 	return nil
 }
@@ -131,9 +131,9 @@ func checkAction(path string, handler *lifecyclev1.Handler) error {
 func checkCommand(path string, command []string) error {
 	switch {
 	case len(command) == 0:
-		return invalid(path, "is an empty list; allowed is 1 to %d words", maxWords)
+		return invalid(path, "is an empty list; it must have 1 to %d words", maxWords)
 	case len(command) > maxWords:
-		return invalid(path, "has %d words; allowed is 1 to %d", len(command), maxWords)
+		return invalid(path, "has %d words; it must have 1 to %d", len(command), maxWords)
 	}
 	if command[0] == "" {
 		return invalid(path+"[0]", "is empty; it must name a program")
@@ -166,7 +166,7 @@ func checkPath(path, value string) error {
 
 func checkScheme(path, scheme string) error {
 	if scheme != "" && scheme != "HTTP" && scheme != "HTTPS" {
-		return invalid(path, "is %s; allowed are HTTP and HTTPS%s", quote(scheme), braces(scheme))
+		return invalid(path, "is %s; it must be HTTP or HTTPS%s", quote(scheme), braces(scheme))
 	}
 	return nil
 }
@@ -233,14 +233,14 @@ func checkSleep(path string, handler *lifecyclev1.Handler, most int64) error {
 // checkGracePeriod has no upper limit, as in Kubernetes: see Seconds.
 func checkGracePeriod(path string, seconds *int64) error {
 	if seconds != nil && *seconds < 1 {
-		return invalid(path, "is %d; allowed is 1 or more", *seconds)
+		return invalid(path, "is %d; it must be 1 or more", *seconds)
 	}
 	return nil
 }
 
 func checkSeconds(path string, seconds *int64) error {
 	if seconds != nil && (*seconds < 1 || *seconds > maxSeconds) {
-		return invalid(path, "is %d; allowed is 1 to %d", *seconds, maxSeconds)
+		return invalid(path, "is %d; it must be 1 to %d", *seconds, maxSeconds)
 	}
 	return nil
 }

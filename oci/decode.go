@@ -110,7 +110,7 @@ func (d *decoder) message(path string, node *yaml.Node, msg protoreflect.Message
 		field := fields.ByJSONName(name)
 		switch {
 		case field == nil:
-			d.refuse(join(path, shown(name)), "is not a known field; allowed are %s%s", names(fields), pasted(path, name))
+			d.refuse(join(path, shown(name)), "is not a known field; allowed: %s%s", names(fields), pasted(path, name))
 		case isNull(value): // absent, as in Kubernetes
 		default:
 			given[name] = true

@@ -30,7 +30,7 @@ const (
 	oneOf      = "exactly one of exec, httpGet, tcpSocket and sleep"
 	ports      = "a number from 1 to 65535 is allowed"
 	hosts      = "an IP address or localhost is allowed"
-	schemes    = "allowed are HTTP and HTTPS"
+	schemes    = "it must be HTTP or HTTPS"
 	notAField  = "is not a known field"
 	hostRule   = "`host` an IP address or `localhost`: a name would be resolved with the node's resolver, not the container's"
 	portRule   = "`port` a number from 1 to 65535: the container's ports are not in the bundle"
@@ -50,9 +50,9 @@ var kubernetesRules = map[string]rule{
 	"A1 both, and a signal": {
 		row: "A1", block: "{postStart: {exec: {command: [a]}}, preStop: {sleep: {seconds: 1}}, stopSignal: SIGQUIT}",
 	},
-	"A1 grpc is for probes":        {row: "A1", handler: "grpc: {port: 80}", refused: "grpc", says: "allowed are exec, httpGet, tcpSocket, sleep"},
+	"A1 grpc is for probes":        {row: "A1", handler: "grpc: {port: 80}", refused: "grpc", says: "allowed: exec, httpGet, tcpSocket, sleep"},
 	"A1 a handler's name is exact": {row: "A1", handler: "httpget: {port: 80}", refused: "httpget", says: notAField},
-	"A1 a third handler":           {row: "A1", block: "preBoot: {exec: {command: [a]}}", refused: "preBoot", says: "allowed are postStart, preStop, stopSignal"},
+	"A1 a third handler":           {row: "A1", block: "preBoot: {exec: {command: [a]}}", refused: "preBoot", says: "allowed: postStart, preStop, stopSignal"},
 
 	"A2 an empty block":         {row: "A2", block: "{}"},
 	"A2 null is absent":         {row: "A2", handler: "{exec: {command: [a]}, httpGet: null, tcpSocket: null, sleep: ~}"},
@@ -70,10 +70,10 @@ var kubernetesRules = map[string]rule{
 	},
 	"A3 too many words": {
 		row: "A3", handler: "exec: {command: [" + strings.Repeat("a,", 4097) + "]}",
-		spec: wordsRule, refused: "exec.command", says: "has 4097 words; allowed is 1 to 4096",
+		spec: wordsRule, refused: "exec.command", says: "has 4097 words; it must have 1 to 4096",
 	},
 	"A3 no command":            {row: "A3", handler: "exec: {}", refused: "exec.command", says: "is missing; a list of 1 to 4096 words is allowed"},
-	"A3 an empty list":         {row: "A3", handler: "exec: {command: []}", refused: "exec.command", says: "is an empty list; allowed is 1 to 4096 words"},
+	"A3 an empty list":         {row: "A3", handler: "exec: {command: []}", refused: "exec.command", says: "is an empty list; it must have 1 to 4096 words"},
 	"A3 no shell":              {row: "A3", handler: "exec: {command: ls -l}", refused: "exec.command", says: "must be a list, not a string"},
 	"A3 a number":              {row: "A3", handler: "exec: {command: [sleep, 5]}", refused: "exec.command[1]", says: "must be a string, not a number"},
 	"A3 a boolean":             {row: "A3", handler: "exec: {command: [true]}", refused: "exec.command[0]", says: "must be a string, not a boolean"},
@@ -82,7 +82,7 @@ var kubernetesRules = map[string]rule{
 	"A3 null for a command":    {row: "A3", handler: "exec: {command: null}", refused: "exec.command", says: "is missing"},
 	"A3 an empty name":         {row: "A3", handler: `exec: {command: ["", a]}`, spec: failsLate, refused: "exec.command[0]", says: "must name a program"},
 	"A3 NUL":                   {row: "A3", handler: `exec: {command: [a, "b\0"]}`, spec: failsLate, refused: "exec.command", says: "NUL"},
-	"A3 no user":               {row: "A3", handler: "exec: {command: [a], user: root}", refused: "exec.user", says: notAField + "; allowed are command"},
+	"A3 no user":               {row: "A3", handler: "exec: {command: [a], user: root}", refused: "exec.user", says: notAField + "; allowed: command"},
 	"A3 no env":                {row: "A3", handler: "exec: {command: [a], env: []}", refused: "exec.env", says: notAField},
 	"A3 no cwd":                {row: "A3", handler: "exec: {command: [a], workingDir: /}", refused: "exec.workingDir", says: notAField},
 	"A3 no tty":                {row: "A3", handler: "exec: {command: [a], tty: true}", refused: "exec.tty", says: notAField},
@@ -153,7 +153,7 @@ var kubernetesRules = map[string]rule{
 	"A12 lower case":      {row: "A12", handler: "httpGet: {port: 80, scheme: http}", refused: "httpGet.scheme", says: `is "http"; ` + schemes},
 	"A12 something else":  {row: "A12", handler: "httpGet: {port: 80, scheme: FTP}", refused: "httpGet.scheme", says: schemes},
 	"A12 with the colon":  {row: "A12", handler: `httpGet: {port: 80, scheme: "HTTP://"}`, refused: "httpGet.scheme", says: schemes},
-	"A12 no scheme there": {row: "A12", handler: "tcpSocket: {port: 80, scheme: HTTP}", refused: "tcpSocket.scheme", says: notAField + "; allowed are port, host"},
+	"A12 no scheme there": {row: "A12", handler: "tcpSocket: {port: 80, scheme: HTTP}", refused: "tcpSocket.scheme", says: notAField + "; allowed: port, host"},
 
 	"A13 none":            {row: "A13", handler: "httpGet: {port: 80, httpHeaders: []}"},
 	"A13 repeated":        {row: "A13", handler: "httpGet: {port: 80, httpHeaders: [{name: X, value: a}, {name: X, value: b}, {name: x, value: c}]}"},
@@ -174,7 +174,7 @@ var kubernetesRules = map[string]rule{
 	"A13 a mapping":        {row: "A13", handler: "httpGet: {port: 80, httpHeaders: {X: y}}", refused: "httpGet.httpHeaders", says: "must be a list, not a mapping"},
 	"A13 a number":         {row: "A13", handler: "httpGet: {port: 80, httpHeaders: [{name: X, value: 1}]}", refused: "httpGet.httpHeaders[0].value", says: "must be a string, not a number"},
 	"A13 a null header":    {row: "A13", handler: "httpGet: {port: 80, httpHeaders: [null]}", spec: failsLate, refused: "httpGet.httpHeaders[0]", says: "must be a mapping, not null"},
-	"A13 an unknown field": {row: "A13", handler: "httpGet: {port: 80, httpHeaders: [{name: X, valueFrom: {}}]}", refused: "httpGet.httpHeaders[0].valueFrom", says: notAField + "; allowed are name, value"},
+	"A13 an unknown field": {row: "A13", handler: "httpGet: {port: 80, httpHeaders: [{name: X, valueFrom: {}}]}", refused: "httpGet.httpHeaders[0].valueFrom", says: notAField + "; allowed: name, value"},
 
 	// Kubernetes accepts tcpSocket and never runs it. Here it works (docs/spec.md#tcp-socket),
 	// so its port and host have the same rules as those of httpGet.
@@ -189,7 +189,7 @@ var kubernetesRules = map[string]rule{
 	"A20 a text":         {row: "A20", handler: `sleep: {seconds: "5"}`, refused: "sleep.seconds", says: "must be a whole number, not a string"},
 	"A20 a unit":         {row: "A20", handler: "sleep: {seconds: 5s}", refused: "sleep.seconds", says: "must be a whole number, not a string"},
 	"A20 only a number":  {row: "A20", handler: "sleep: 5", refused: "sleep", says: "must be a mapping, not a number"},
-	"A20 another field":  {row: "A20", handler: "sleep: {minutes: 5}", refused: "sleep.minutes", says: notAField + "; allowed are seconds"},
+	"A20 another field":  {row: "A20", handler: "sleep: {minutes: 5}", refused: "sleep.minutes", says: notAField + "; allowed: seconds"},
 	"A21 0":              {row: "A21", handler: "sleep: {seconds: 0}"},
 	"A21 no grace given": {row: "A21", handler: "sleep: {seconds: 86400}"},
 	"A21 all of the grace": {
@@ -207,7 +207,7 @@ var kubernetesRules = map[string]rule{
 		row: "A21", block: "{preStop: {sleep: {seconds: 9223372036854775807}}, terminationGracePeriodSeconds: 9223372036854775807}",
 	},
 	"A21 below 0": {
-		row: "A21", handler: "sleep: {seconds: -1}", refused: "sleep.seconds", says: "is -1; allowed is 0 or more",
+		row: "A21", handler: "sleep: {seconds: -1}", refused: "sleep.seconds", says: "is -1; it must be 0 or more",
 		spec: "`sleep` from 0: with or without a grace period; Kubernetes looks only where it knows one",
 	},
 

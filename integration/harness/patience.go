@@ -24,7 +24,7 @@ func mustSlowness(text string) int {
 	}
 	times, err := strconv.Atoi(text)
 	if err != nil || times < 1 || times > 100 {
-		panic(fmt.Sprintf("%s=%s: allowed are whole numbers from 1 to 100", Slowness, text))
+		panic(fmt.Sprintf("%s=%s: it must be a whole number from 1 to 100", Slowness, text))
 	}
 	return times
 }

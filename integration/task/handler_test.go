@@ -244,10 +244,10 @@ func TestInvalidAnnotations(t *testing.T) {
 			says        []string
 		}{
 			{bed.Annotations{bed.KeyPostStart: "exec: {command: ls}"}, []string{bed.KeyPostStart, "postStart.exec.command", "must be a list"}},
-			{bed.Annotations{bed.KeyPreStop: "exec: {command: [ls], user: root}"}, []string{bed.KeyPreStop, "preStop.exec.user", "allowed are command"}},
+			{bed.Annotations{bed.KeyPreStop: "exec: {command: [ls], user: root}"}, []string{bed.KeyPreStop, "preStop.exec.user", "allowed: command"}},
 			{bed.Annotations{bed.KeyLifecycle: "preStop: {}"}, []string{bed.KeyLifecycle, "exactly one of"}},
 			{bed.Annotations{bed.KeyLifecycle: "{", bed.KeyPreStop: bed.Shell("true")}, []string{"cannot be used together"}},
-			{bed.Annotations{"lifecycle-shim.io/prestop": bed.Shell("true")}, []string{"lifecycle-shim.io/prestop", "allowed are"}},
+			{bed.Annotations{"lifecycle-shim.io/prestop": bed.Shell("true")}, []string{"lifecycle-shim.io/prestop", "allowed: "}},
 			{bed.Annotations{bed.KeyLifecycle: "# " + strings.Repeat("x", 70000)}, []string{"at most 65536"}},
 		} {
 			c := b.NewContainer(test.annotations, bed.Obedient)

@@ -103,7 +103,7 @@ func unknownField(lifecycle map[string]any) string {
 
 // notKubernetes returns the refusal of a field that Kubernetes does not have.
 func notKubernetes(field, container string) string {
-	text := "is not a known field; allowed are postStart, preStop and stopSignal"
+	text := "is not a known field; allowed: postStart, preStop and stopSignal"
 	if slices.Contains(oci.Handlers, field) {
 		text += fmt.Sprintf(": Kubernetes has no %s, so the whole block goes into the annotation %s", field, oci.NamedKey(cut(container)))
 	}

@@ -29,15 +29,15 @@ func TestValidate(t *testing.T) {
 				b.lifecycle-shim.io/lifecycle: '{preStop: {tcpSocket: {host: h}, timeoutSeconds: 0, failurePolicy: Fail}, stopSignal: X, terminationGracePeriodSeconds: 0}'}},
 				spec: {runtimeClassName: lifecycle, containers: [{name: a}], initContainers: [{name: b, restartPolicy: Always}]}}}}}}`,
 			refused: []string{
-				`CronJob/j: container a: annotation "a.lifecycle-shim.io/lifecycle": postStart.httpGet.extra is not a known field; allowed are path, port, host, scheme, httpHeaders`,
+				`CronJob/j: container a: annotation "a.lifecycle-shim.io/lifecycle": postStart.httpGet.extra is not a known field; allowed: path, port, host, scheme, httpHeaders`,
 				`CronJob/j: container a: annotation "a.lifecycle-shim.io/lifecycle": postStart.httpGet.port is the text "http"; a number from 1 to 65535 is allowed, without quotes (names are resolved by lifecyclectl and the admission policy)`,
 				`CronJob/j: container a: annotation "a.lifecycle-shim.io/lifecycle": preStop.exec.command[0] must be a string, not a number (put it in quotes)`,
 				`CronJob/j: container a: annotation "a.lifecycle-shim.io/lifecycle": preStop.exec.command[2] must be a string, not a number (put it in quotes)`,
 				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": stopSignal is "X"; a signal's name is allowed, such as SIGQUIT or SIGRTMIN+3`,
-				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": terminationGracePeriodSeconds is 0; allowed is 1 or more`,
+				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": terminationGracePeriodSeconds is 0; it must be 1 or more`,
 				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": preStop.tcpSocket.port is missing; a number from 1 to 65535 is allowed`,
 				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": preStop.tcpSocket.host is "h"; an IP address or localhost is allowed`,
-				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": preStop.timeoutSeconds is 0; allowed is 1 to 2147483647`,
+				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": preStop.timeoutSeconds is 0; it must be 1 to 2147483647`,
 				`CronJob/j: container b: annotation "b.lifecycle-shim.io/lifecycle": preStop.failurePolicy is for preStart and postStart only: a preStop that fails never keeps a container alive`,
 			},
 		},
@@ -45,7 +45,7 @@ func TestValidate(t *testing.T) {
 			text: `{kind: Pod, apiVersion: v1, metadata: {name: p, annotations: {lifecycle-shim.io/lifecycle: 'preStop: {}', lifecycle-shim.io/prestop: ''}},
 				spec: {runtimeClassName: lifecycle, containers: [{name: a}, {name: b}]}}`,
 			refused: []string{
-				`Pod/p: annotation "lifecycle-shim.io/prestop": is not a known key; allowed are lifecycle-shim.io/lifecycle, lifecycle-shim.io/preStart, lifecycle-shim.io/postStart, lifecycle-shim.io/preStop, lifecycle-shim.io/onExit`,
+				`Pod/p: annotation "lifecycle-shim.io/prestop": is not a known key; allowed: lifecycle-shim.io/lifecycle, lifecycle-shim.io/preStart, lifecycle-shim.io/postStart, lifecycle-shim.io/preStop, lifecycle-shim.io/onExit`,
 				`Pod/p: annotation "lifecycle-shim.io/lifecycle": preStop must have exactly one of exec, httpGet, tcpSocket and sleep; it has 0`,
 			},
 		},
@@ -84,7 +84,7 @@ func TestValidate(t *testing.T) {
 		"a CRI container's spec": {
 			text: `{"ociVersion":"1.2.0","annotations":{"web.lifecycle-shim.io/lifecycle":"preStop: {sleep: {seconds: -1}}","b.lifecycle-shim.io/lifecycle":"?",` +
 				`"io.kubernetes.cri.container-type":"container","io.kubernetes.cri.container-name":"web"}}`,
-			refused: []string{`document 1: annotation "web.lifecycle-shim.io/lifecycle": preStop.sleep.seconds is -1; allowed is 0 or more`},
+			refused: []string{`document 1: annotation "web.lifecycle-shim.io/lifecycle": preStop.sleep.seconds is -1; it must be 0 or more`},
 		},
 		"a pause container's spec": {
 			text:    `{"ociVersion":"1.2.0","annotations":{"lifecycle-shim.io/lifecycle":"?","io.kubernetes.cri.container-type":"sandbox"}}`,
@@ -108,7 +108,7 @@ func TestValidate(t *testing.T) {
 			text: "prestop: {}\npostStart: {sleep: {seconds: x}}\n",
 			refused: []string{
 				"document 1: postStart.sleep.seconds: must be a whole number, not a string",
-				"document 1: prestop: is not a known field; allowed are postStart, preStop, stopSignal, terminationGracePeriodSeconds, preStart, onExit",
+				"document 1: prestop: is not a known field; allowed: postStart, preStop, stopSignal, terminationGracePeriodSeconds, preStart, onExit",
 			},
 		},
 		"an empty block":     {text: "{}", checked: []string{"document 1: a block with no handlers"}},

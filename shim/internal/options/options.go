@@ -62,7 +62,7 @@ func Read(options *anypb.Any) (*Options, error) {
 	case *lifecyclev1.Options:
 		return readTyped(value)
 	default:
-		return nil, &Error{Err: fmt.Errorf("type %s is not known; allowed are those of runc, runtimeoptions.v1 and lifecycle.v1",
+		return nil, &Error{Err: fmt.Errorf("type %s is not known; known types are those of runc, runtimeoptions.v1 and lifecycle.v1",
 			options.GetTypeUrl())}
 	}
 }
@@ -113,7 +113,7 @@ func decodeTOML(body []byte, config interface{ check() error }) error {
 		for i := range keys {
 			keys[i] = strconv.Quote(strings.Join(unknown.Errors[i].Key(), "."))
 		}
-		return fmt.Errorf("unknown setting %s; allowed are %s", strings.Join(keys, ", "), strings.Join(settingNames(config), ", "))
+		return fmt.Errorf("unknown setting %s; allowed: %s", strings.Join(keys, ", "), strings.Join(settingNames(config), ", "))
 	case errors.As(err, &wrong):
 		line, _ := wrong.Position()
 		words := append(wrong.Key(), strings.TrimPrefix(wrong.Error(), "toml: "))

@@ -164,9 +164,9 @@ func TestOptionsThatAreRefused(t *testing.T) {
 		"a type of something else":    {shimtest.Pack(t, &eventstypes.TaskStart{}), []string{"containerd.events.TaskStart", "lifecycle.v1"}},
 		"bytes that are no message":   {&anypb.Any{TypeUrl: "containerd.runc.v1.Options", Value: []byte("\xff")}, []string{"containerd.runc.v1.Options"}},
 		"no TOML":                     {shimtest.InTOML(t, "a = = b"), []string{"the runtime's options: line 1: "}},
-		"an unknown key":              {shimtest.InTOML(t, `BinaryNam = "crun"`), []string{`unknown setting "BinaryNam"; allowed are `, "DefaultGracePeriod", "OutputLimit", "BinaryName", "IoUid"}},
-		"an unknown table":            {shimtest.InTOML(t, "[Runc]\nRoot = '/'"), []string{`unknown setting "Runc"; allowed are `}},
-		"two unknown keys":            {shimtest.InTOML(t, "One = 1\nTwo = 2"), []string{`unknown setting "One", "Two"; allowed are `}},
+		"an unknown key":              {shimtest.InTOML(t, `BinaryNam = "crun"`), []string{`unknown setting "BinaryNam"; allowed: `, "DefaultGracePeriod", "OutputLimit", "BinaryName", "IoUid"}},
+		"an unknown table":            {shimtest.InTOML(t, "[Runc]\nRoot = '/'"), []string{`unknown setting "Runc"; allowed: `}},
+		"two unknown keys":            {shimtest.InTOML(t, "One = 1\nTwo = 2"), []string{`unknown setting "One", "Two"; allowed: `}},
 		"a message's inner field":     {shimtest.InTOML(t, "sizeCache = 1"), []string{"sizeCache"}},
 		"a file with an unknown key":  {shimtest.Pack(t, &runtimeoptions.Options{ConfigPath: wrong}), []string{wrong, "Nonsense"}},
 		"a file that is missing":      {shimtest.Pack(t, &runtimeoptions.Options{ConfigPath: missing}), []string{missing}},
@@ -180,7 +180,7 @@ func TestOptionsThatAreRefused(t *testing.T) {
 		"a duration as a number":      {shimtest.InTOML(t, `DefaultGracePeriod = 90`), []string{`DefaultGracePeriod: "90" is no duration above 0`}},
 		"a duration as a list":        {shimtest.InTOML(t, `DefaultGracePeriod = ["90s"]`), []string{"line 1: DefaultGracePeriod: "}},
 		"a duration as a table":       {shimtest.InTOML(t, `DefaultGracePeriod.Duration = "90s"`), []string{`"DefaultGracePeriod.Duration"`}},
-		"a key of two lines":          {shimtest.InTOML(t, `"a\nb" = 1`), []string{`unknown setting "a\nb"; allowed are `}},
+		"a key of two lines":          {shimtest.InTOML(t, `"a\nb" = 1`), []string{`unknown setting "a\nb"; allowed: `}},
 		"a key of two lines, twice":   {shimtest.InTOML(t, "\"a\\nb\" = 1\n\"a\\nb\" = 2"), []string{"line 2: "}},
 		"a duration that is none":     {shimtest.InTOML(t, `DefaultPostStartTimeout = "soon"`), []string{`DefaultPostStartTimeout: "soon"`}},
 		"a duration that is empty":    {shimtest.InTOML(t, `DefaultPostStartTimeout = ""`), []string{`DefaultPostStartTimeout: "" is no duration`}},
@@ -298,7 +298,7 @@ func TestSettingsOfTheRuntimeWinOverTheNodes(t *testing.T) {
 // TestNodeConfigThatIsRefused: docs/spec.md#settings.
 func TestNodeConfigThatIsRefused(t *testing.T) {
 	for name, test := range map[string]struct{ body, says string }{
-		"an unknown key":      {"OutputLimits = 1", `unknown setting "OutputLimits"; allowed are DefaultPostStartTimeout, DefaultGracePeriod, OutputLimit`},
+		"an unknown key":      {"OutputLimits = 1", `unknown setting "OutputLimits"; allowed: DefaultPostStartTimeout, DefaultGracePeriod, OutputLimit`},
 		"an option of runc's": {"BinaryName = 'crun'", "BinaryName"},
 		"no TOML":             {"[[[", ""},
 		"a bad duration":      {"DefaultGracePeriod = '-1s'", `DefaultGracePeriod: "-1s"`},

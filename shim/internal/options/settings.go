@@ -110,7 +110,7 @@ func (o *Options) Settings(path string) (Settings, error) {
 			continue
 		}
 		if *limit < 0 || *limit > MaxOutputLimit {
-			return Settings{}, &Error{Err: fmt.Errorf("OutputLimit is %d; allowed is 0 to %d bytes", *limit, MaxOutputLimit)}
+			return Settings{}, &Error{Err: fmt.Errorf("OutputLimit is %d; it must be 0 to %d bytes", *limit, MaxOutputLimit)}
 		}
 		result.OutputLimit = int(*limit)
 	}
