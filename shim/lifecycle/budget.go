@@ -2,46 +2,49 @@ package lifecycle
 
 import "time"
 
-// How time is shared out (docs/spec.md#start-limit, docs/spec.md#grace-share).
+// How time is divided: docs/spec.md#start-limit, docs/spec.md#grace-share. Each is a
+// duration from an event until the machine continues without what it waits for.
 const (
-	// abortWait: from the forced end of a handler until the machine goes on
-	// without it: it may be stuck in the kernel. On a busy machine (15 processes for
-	// each processor) one of 100 took 0.3 s to end, and one of 450 more than 1 s.
+	// abortWait: from the abort of a handler until the machine does not wait for its
+	// end any longer. The process may be stuck in the kernel. On a busy machine (15
+	// processes per processor) one of 100 took 0.3 s to end, and one of 450 more than 1 s.
 	abortWait = 3 * time.Second
-	// stopWait: the same for a postStart that a stop finds running, without whose end
-	// preStop is left out. What takes long on a busy machine is not to cost it that.
+	// stopWait: the same for a postStart that a stop aborts. It is longer, because
+	// preStop does not run if postStart has not ended by then.
 	stopWait = 5 * time.Second
-	// leastStopWait is what it has of a short grace period.
+	// leastStopWait is the least of stopWait if the grace period is short.
 	leastStopWait = time.Second
-	// deleteWait: from a Delete request until it goes on without the handler.
+	// deleteWait: from a Delete request until it is forwarded although a handler has
+	// not ended.
 	deleteWait = 1500 * time.Millisecond
-	// signalTail is what is left of a grace period after the stop signal: the
+	// signalTail: from the stop signal to the end of the grace period. It is the
 	// kubelet's own minimum (kuberuntime_manager.go, minimumGracePeriodInSeconds).
 	signalTail = 2 * time.Second
-	// killWait: from SIGKILL until a held Start is answered although the
-	// container has not exited.
+	// killWait: from SIGKILL until a held start is answered although the container has
+	// not exited.
 	killWait = 5 * time.Second
-	// killLead: the container is to be gone at the deadline, so SIGKILL is sent
-	// a little before it: a runc kill takes 20 to 50 ms.
+	// killLead: from SIGKILL to the end of the grace period, by which the container
+	// has to be gone. A runc kill takes 20 to 50 ms.
 	killLead = 200 * time.Millisecond
 	// criGracePeriod is Kubernetes' default terminationGracePeriodSeconds.
 	criGracePeriod = 30 * time.Second
-	// answerMargin: from our answer to a start request's deadline, so that the
-	// caller gets our words.
+	// answerMargin: from the answer to a start request until its deadline, so that the
+	// caller receives the answer and not its own timeout.
 	answerMargin = 5 * time.Second
-	// onExitTime is what an onExit has that does not say it.
+	// onExitTime is the default time limit of onExit.
 	onExitTime = 30 * time.Second
-	// criOnExitTime is what it has at most under CRI. containerd waits for the exit as
-	// long as its client does (250 s were tried with 2.4); the kubelet's StopContainer
-	// and StopPodSandbox wait 2 minutes, runtimeRequestTimeout's default, less what
-	// the stop has taken before.
+	// criOnExitTime is the longest time limit of onExit under CRI. containerd waits for
+	// the exit as long as its client does (250 s were tried with 2.4). The kubelet's
+	// StopContainer and StopPodSandbox wait 2 minutes, the default of
+	// runtimeRequestTimeout, less what the stop has taken before.
 	criOnExitTime = 100 * time.Second
-	// killMargin: from the SIGKILL after a failed postStart to that deadline.
+	// killMargin: from the SIGKILL after a failed postStart until the deadline of the
+	// start request.
 	killMargin = time.Second
 )
 
-// startLimit is when a preStart or postStart handler that starts now is ended, and
-// whose limit that is.
+// startLimit returns when a preStart or postStart that starts now is aborted, and who
+// decided so. deadline is the start request's, zero if it has none.
 func (c *Config) startLimit(handler *Handler, now, deadline time.Time) (time.Time, Owner) {
 	limit, owner := time.Time{}, NoOwner
 	if handler.Timeout > 0 {
@@ -59,9 +62,8 @@ func (c *Config) startLimit(handler *Handler, now, deadline time.Time) (time.Tim
 	return limit, owner
 }
 
-// onExitLimit is when the onExit of a container that exits now is ended, and whose
-// limit that is. deadline is that of a start that waits for it, zero where none
-// does.
+// onExitLimit returns when an onExit that starts now is aborted, and who decided so.
+// deadline is that of a start that waits for it, zero if none does.
 func (c *Config) onExitLimit(now, deadline time.Time) (time.Time, Owner) {
 	limit, owner := now.Add(onExitTime), OnExitDefault
 	if c.OnExit.Timeout > 0 {
@@ -78,9 +80,9 @@ func (c *Config) onExitLimit(now, deadline time.Time) (time.Time, Owner) {
 	return limit, owner
 }
 
-// abortLimit is when a handler of a start, whose end is forced now, is not waited for
-// any longer: in time for what else is to come before the request's deadline, zero where
-// there is none.
+// abortLimit returns when the machine does not wait any longer for a handler that is
+// aborted now. Half of the time until deadline is kept for what follows; deadline is
+// that of the held start, zero if there is none.
 func abortLimit(now, deadline time.Time) time.Time {
 	wait := abortWait
 	if !deadline.IsZero() {
@@ -89,7 +91,7 @@ func abortLimit(now, deadline time.Time) time.Time {
 	return now.Add(max(wait, 0))
 }
 
-// gracePeriod of a stop, and whose it is.
+// gracePeriod returns the grace period of a stop, and who decided on it.
 func (c *Config) gracePeriod() (time.Duration, Owner) {
 	switch {
 	case c.GracePeriod > 0:
@@ -103,8 +105,8 @@ func (c *Config) gracePeriod() (time.Duration, Owner) {
 	}
 }
 
-// heldGracePeriod is gracePeriod, less where the start request's deadline would
-// come first.
+// heldGracePeriod is gracePeriod while a start is held. It ends before the deadline
+// of the start request.
 func (c *Config) heldGracePeriod(now, deadline time.Time) (time.Duration, Owner) {
 	grace, owner := c.gracePeriod()
 	if !deadline.IsZero() {
@@ -116,8 +118,8 @@ func (c *Config) heldGracePeriod(now, deadline time.Time) (time.Duration, Owner)
 	return max(grace, 0), owner
 }
 
-// answerBy is when a held Start is answered at the latest, where the container
-// should have exited at exitAt.
+// answerBy returns when a held start is answered at the latest. The container should
+// have exited at exitAt.
 func answerBy(now, exitAt, deadline time.Time) time.Time {
 	by := exitAt.Add(killWait)
 	if !deadline.IsZero() {
@@ -127,24 +129,24 @@ func answerBy(now, exitAt, deadline time.Time) time.Time {
 	return by
 }
 
-// signalAfter is how much of a grace period preStop may use.
+// signalAfter returns how much of a grace period preStop may use.
 func signalAfter(grace time.Duration) time.Duration {
 	return grace - min(signalTail, grace/2)
 }
 
-// stopLimit is when a stop goes on although its postStart, whose end is forced now,
-// has not ended: in time for what preStop may use then.
+// stopLimit returns when a stop continues although its postStart, which is aborted
+// now, has not ended. Time is left for preStop.
 func (c *Config) stopLimit(now, deadline time.Time) time.Time {
 	grace, _ := c.heldGracePeriod(now, deadline)
 	return now.Add(min(stopWait, max(leastStopWait, signalAfter(grace)/2)))
 }
 
-// killAfter is when within a grace period SIGKILL is sent.
+// killAfter returns how long after the begin of a grace period SIGKILL is sent.
 func killAfter(grace time.Duration) time.Duration {
 	return grace - min(killLead, grace/10)
 }
 
-// earliest of the times that are set.
+// earliest returns the earliest of the times that are set.
 func earliest(times ...time.Time) time.Time {
 	first := time.Time{}
 	for _, t := range times {

@@ -7,7 +7,7 @@ import (
 
 var noon = time.Date(2026, 1, 1, 12, 0, 0, 0, time.UTC)
 
-// passing are events of which the machine says only that they pass, in a machine that has come so far.
+// passing are events that the machine only forwards, after the events before.
 var passing = []struct {
 	name   string
 	config Config
@@ -36,14 +36,14 @@ var passing = []struct {
 		event: Event{Kind: StartRequested, Request: 7},
 	},
 	{
-		name: "the deletion of what runs", config: Config{PreStop: &Handler{}}, before: started,
+		name: "Delete of a running container", config: Config{PreStop: &Handler{}}, before: started,
 		event: Event{Kind: DeleteRequested, Request: 7},
 	},
 }
 
 var started = []Event{{Kind: StartRequested, Request: 1}, {Kind: StartReturned}}
 
-func come(config Config, before []Event) *Machine {
+func after(config Config, before []Event) *Machine {
 	m := New(config)
 	for _, event := range before {
 		m.Step(noon, event)
@@ -51,13 +51,14 @@ func come(config Config, before []Event) *Machine {
 	return m
 }
 
-// TestPassingAllocatesNothing: what only passes through costs no memory, nor does looking at the machine.
+// TestPassingAllocatesNothing: a request that is only forwarded costs no memory, nor
+// does a look at the machine.
 func TestPassingAllocatesNothing(t *testing.T) {
 	for _, p := range passing {
-		m := come(p.config, p.before)
+		m := after(p.config, p.before)
 		effects := m.Step(noon, p.event)
 		if len(effects) != 1 || effects[0].Kind != Forward && effects[0].Kind != CallDelete || effects[0].Request != 7 {
-			t.Errorf("%s: it does not just pass: %v", p.name, effects)
+			t.Errorf("%s: not only forwarded: %v", p.name, effects)
 		}
 		allocated := testing.AllocsPerRun(100, func() {
 			m.Step(noon, p.event)
@@ -71,11 +72,11 @@ func TestPassingAllocatesNothing(t *testing.T) {
 	}
 }
 
-// BenchmarkPassing is what the machine costs an event that passes.
+// BenchmarkPassing measures the step of an event that is forwarded.
 func BenchmarkPassing(b *testing.B) {
 	for _, p := range passing {
 		b.Run(p.name, func(b *testing.B) {
-			m := come(p.config, p.before)
+			m := after(p.config, p.before)
 			b.ReportAllocs()
 			for b.Loop() {
 				m.Step(noon, p.event)
@@ -94,13 +95,13 @@ var life = append(started,
 	Event{Kind: DeleteReturned},
 )
 
-// BenchmarkLife is what the machine costs a container with both handlers, from its creation to its deletion.
+// BenchmarkLife measures all steps of a container with both handlers.
 func BenchmarkLife(b *testing.B) {
 	config := Config{PostStart: &Handler{}, PreStop: &Handler{}, DefaultPostStartTimeout: time.Minute, DefaultGracePeriod: 10 * time.Second}
 	b.ReportAllocs()
 	for b.Loop() {
-		if m := come(config, life); !m.Done() {
-			b.Fatal("it has not come to its end")
+		if m := after(config, life); !m.Done() {
+			b.Fatal("the machine is not done")
 		}
 	}
 	b.ReportMetric(float64(b.Elapsed().Nanoseconds())/float64(b.N*len(life)), "ns/event")

@@ -7,28 +7,19 @@ import (
 	"time"
 )
 
-// configs are the combinations that decide differently.
+// configs are all combinations of what decides differently.
 func configs() map[string]Config {
 	all := map[string]Config{}
 	for _, cri := range []bool{false, true} {
-		for _, postStart := range []string{"", "Fail", "Ignore"} {
-			for _, preStop := range []string{"", "preStop", "preStop with a limit"} {
-				for _, grace := range []time.Duration{0, 5 * time.Second} {
-					name := fmt.Sprintf("cri=%t postStart=%s preStop=%s grace=%s", cri, postStart, preStop, grace)
-					all[name] = newTestConfig(cri, postStart, preStop, grace)
-				}
-			}
-		}
-	}
-	for _, cri := range []bool{false, true} {
 		for _, preStart := range []string{"", "Fail", "Ignore"} {
-			for _, onExit := range []bool{false, true} {
-				for _, postStart := range []string{"", "Fail"} {
-					if preStart == "" && !onExit {
-						continue // above
+			for _, postStart := range []string{"", "Fail", "Ignore"} {
+				for _, preStop := range []string{"", "preStop", "preStop with a limit"} {
+					for _, onExit := range []bool{false, true} {
+						for _, grace := range []time.Duration{0, 5 * time.Second} {
+							name := fmt.Sprintf("cri=%t preStart=%s postStart=%s preStop=%s onExit=%t grace=%s", cri, preStart, postStart, preStop, onExit, grace)
+							all[name] = withOuterHandlers(newTestConfig(cri, postStart, preStop, grace), preStart, onExit)
+						}
 					}
-					name := fmt.Sprintf("cri=%t preStart=%s onExit=%t postStart=%s", cri, preStart, onExit, postStart)
-					all[name] = withOuterHandlers(newTestConfig(cri, postStart, "preStop", 0), preStart, onExit)
 				}
 			}
 		}
@@ -36,7 +27,24 @@ func configs() map[string]Config {
 	return all
 }
 
-// withOuterHandlers adds those that run before the entrypoint and after the end.
+// depthOf is how many steps are explored. With preStart or onExit there is more to
+// try at each step, so the depth is less, and less again if the rest is not the most
+// usual.
+func depthOf(config Config) int {
+	usual := config.PreStop != nil && config.PreStop.Timeout == 0 && config.GracePeriod == 0 && (config.PostStart == nil || !config.PostStart.IgnoreFailure)
+	switch {
+	case testing.Short():
+		return 5
+	case config.PreStart == nil && config.OnExit == nil:
+		return 8
+	case usual:
+		return 7
+	default:
+		return 5
+	}
+}
+
+// withOuterHandlers adds the handlers that run before the entrypoint and after the exit.
 func withOuterHandlers(config Config, preStart string, onExit bool) Config {
 	if preStart != "" {
 		config.PreStart = &Handler{IgnoreFailure: preStart == "Ignore"}
@@ -61,23 +69,15 @@ func newTestConfig(cri bool, postStart, preStop string, grace time.Duration) Con
 	return config
 }
 
-// TestPromisesOnAllPaths tries everything that can happen, in every order, up to
-// a depth, and lets only time pass after each of it.
+// TestPromisesOnAllPaths tries everything that can happen, in every order, up to a
+// depth, and lets only time pass after each step. See docs/spec.md#promises.
 func TestPromisesOnAllPaths(t *testing.T) {
-	depth := 8
-	if testing.Short() {
-		depth = 5
-	}
 	parent := t
 	for name, config := range configs() {
 		t.Run(name, func(t *testing.T) {
 			t.Parallel()
 			explorer := explorer{t: t, parent: parent}
-			if config.PreStart != nil || config.OnExit != nil {
-				explorer.explore(newModel(config), depth-1) // there is more to try at each step
-			} else {
-				explorer.explore(newModel(config), depth)
-			}
+			explorer.explore(newModel(config), depthOf(config))
 			if explorer.steps == 0 {
 				t.Fatal("nothing was explored")
 			}
@@ -90,7 +90,7 @@ type explorer struct {
 	steps     int
 }
 
-// reached is a world, and how it was come to: by what action, from where.
+// reached is a world, and the action that led there from another one.
 type reached struct {
 	world  *model
 	action string
@@ -104,8 +104,8 @@ func (r *reached) path() []string {
 	return append(r.from.path(), r.action)
 }
 
-// explore goes from the worlds that so many steps come to, to those of one more: a world
-// that has been met was met with no fewer steps left, and need not be tried again.
+// explore goes from the worlds after some steps to those after one more. A world that
+// was met before had at least as many steps left then, so it is not tried again.
 func (x *explorer) explore(start *model, depth int) {
 	seen := map[key]bool{start.key(): true}
 	worlds := []*reached{{world: start}}
@@ -128,7 +128,7 @@ func (x *explorer) explore(start *model, depth int) {
 					next = append(next, to)
 				}
 			}
-			at.world = nil // only its path is asked for from now on
+			at.world = nil // only its path is needed from now on
 		}
 		worlds = next
 	}
@@ -140,7 +140,7 @@ func (x *explorer) check(to *reached) {
 	}
 }
 
-// FuzzPaths walks longer paths than can all be tried.
+// FuzzPaths walks along some paths that are longer.
 func FuzzPaths(f *testing.F) {
 	f.Add([]byte{0}, uint8(0))
 	f.Add([]byte{1, 7, 8, 1, 9, 3, 2, 11, 5}, uint8(13))

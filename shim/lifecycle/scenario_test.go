@@ -97,10 +97,10 @@ func TestScripts(t *testing.T) {
 // TestEarlyDeadline: a deadline that is reported before its time, or again, does nothing.
 func TestEarlyDeadline(t *testing.T) {
 	const second = time.Second
-	m := come(Config{PreStop: &Handler{Timeout: second}, GracePeriod: 10 * second}, append(started, Event{Kind: KillRequested, Request: 2, Signal: Signal{Number: sigTERM}}))
-	for _, after := range []time.Duration{0, second - 1} {
-		if effects := m.Step(noon.Add(after), Event{Kind: DeadlineReached}); len(effects) > 0 {
-			t.Errorf("after %s: %v", after, effects)
+	m := after(Config{PreStop: &Handler{Timeout: second}, GracePeriod: 10 * second}, append(started, Event{Kind: KillRequested, Request: 2, Signal: Signal{Number: sigTERM}}))
+	for _, early := range []time.Duration{0, second - 1} {
+		if effects := m.Step(noon.Add(early), Event{Kind: DeadlineReached}); len(effects) > 0 {
+			t.Errorf("after %s: %v", early, effects)
 		}
 	}
 	for _, want := range []int{1, 0} {
