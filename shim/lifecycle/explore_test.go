@@ -31,11 +31,14 @@ func configs() map[string]Config {
 // try at each step, so the depth is less, and less again if the rest is not the most
 // usual.
 func depthOf(config Config) int {
+	plain := config.PreStart == nil && config.OnExit == nil
 	usual := config.PreStop != nil && config.PreStop.Timeout == 0 && config.GracePeriod == 0 && (config.PostStart == nil || !config.PostStart.IgnoreFailure)
 	switch {
+	case testing.Short() && !plain && !usual:
+		return 3
 	case testing.Short():
 		return 5
-	case config.PreStart == nil && config.OnExit == nil:
+	case plain:
 		return 8
 	case usual:
 		return 7
