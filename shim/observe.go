@@ -109,6 +109,7 @@ func (s *step) explain(ctx context.Context) {
 		fields["signal"] = s.event.Signal.Number
 	case lifecycle.HandlerEnded:
 		fields["result"] = s.event.Result.Outcome.String()
+	default: // the other events have only what every line shows
 	}
 	if s.event.Err != nil {
 		fields["error"] = s.event.Err.Error()

@@ -142,6 +142,7 @@ func (r *Runner) environment(kind lifecycle.Kind, effect lifecycle.Effect) []str
 		if !effect.Deadline.IsZero() {
 			env = append(env, "LIFECYCLE_DEADLINE="+effect.Deadline.UTC().Format(time.RFC3339))
 		}
+	default: // preStart and postStart get nothing more
 	}
 	return env
 }
