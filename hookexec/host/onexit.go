@@ -134,7 +134,7 @@ func lockOnExit(onExit *wire.OnExit) (*os.File, error) {
 		return nil, err
 	}
 	if onExit.Shim == 0 {
-		err = endHolder(lock)
+		err = killHolder(lock)
 	}
 	if err == nil {
 		err = unix.FcntlFlock(lock.Fd(), unix.F_SETLKW, wholeFile())
@@ -153,9 +153,9 @@ func wholeFile() *unix.Flock_t { return &unix.Flock_t{Type: unix.F_WRLCK} }
 // an onExit usually takes 0.1 s, and containerd gives its delete action 5 s in total.
 const holderWait = time.Second
 
-// endHolder kills the process that holds the lock if it still does after holderWait. The
+// killHolder kills the process that holds the lock if it still does after holderWait. The
 // runtime that this process called is killed with it (Pdeathsig).
-func endHolder(lock *os.File) error {
+func killHolder(lock *os.File) error {
 	ticker := time.NewTicker(holderWait / 100)
 	defer ticker.Stop()
 	for end := time.Now().Add(holderWait); time.Now().Before(end); <-ticker.C {

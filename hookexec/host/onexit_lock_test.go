@@ -94,7 +94,7 @@ func pidfds(t *testing.T) (count int) {
 	return count
 }
 
-// TestHolderThatEndsInTime: endHolder does not kill a process that releases the lock in time, and does not wait for a lock
+// TestHolderThatEndsInTime: killHolder does not kill a process that releases the lock in time, and does not wait for a lock
 // without a holder.
 func TestHolderThatEndsInTime(t *testing.T) {
 	if dir := os.Getenv(briefEnv); dir != "" {
@@ -129,7 +129,7 @@ func TestHolderThatEndsInTime(t *testing.T) {
 		t.Errorf("it exited with %v", brief.ProcessState)
 	}
 	began := time.Now()
-	if err := endHolder(lock); err != nil || time.Since(began) > holderWait/2 {
+	if err := killHolder(lock); err != nil || time.Since(began) > holderWait/2 {
 		t.Errorf("%v after %s", err, time.Since(began))
 	}
 	if pid, err := holder(lock); pid != 0 || err != nil {
@@ -139,8 +139,8 @@ func TestHolderThatEndsInTime(t *testing.T) {
 	if pid, err := holder(lock); pid != 0 || err == nil {
 		t.Errorf("holder of a closed lock: %d, %v", pid, err)
 	}
-	if err := endHolder(lock); err == nil {
-		t.Error("endHolder succeeded with a closed lock")
+	if err := killHolder(lock); err == nil {
+		t.Error("killHolder succeeded with a closed lock")
 	}
 }
 
