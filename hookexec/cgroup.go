@@ -28,7 +28,12 @@ func HybridCgroup(pid int) string {
 	if err != nil {
 		return ""
 	}
-	path = filepath.Join(hybridMountpoint, path)
+	return withoutControllers(filepath.Join(hybridMountpoint, path))
+}
+
+// withoutControllers returns the path of a cgroup that has no controllers, and an empty
+// string for any other path.
+func withoutControllers(path string) string {
 	controllers, err := os.ReadFile(filepath.Join(path, "cgroup.controllers"))
 	if err != nil || len(bytes.TrimSpace(controllers)) > 0 {
 		return ""
@@ -39,12 +44,6 @@ func HybridCgroup(pid int) string {
 // openCgroup returns -1 if the path is empty or cannot be opened. Then the host starts in
 // the shim's cgroup.
 func openCgroup(path string) int {
-	if path == "" {
-		return -1
-	}
-	fd, err := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0)
-	if err != nil {
-		return -1
-	}
+	fd, _ := unix.Open(path, unix.O_PATH|unix.O_DIRECTORY|unix.O_CLOEXEC, 0) // -1 on error
 	return fd
 }

@@ -72,3 +72,19 @@ func TestHostInACgroup(t *testing.T) {
 		}
 	}
 }
+
+// TestWithoutControllers: a controller would count what the host takes as the container's.
+func TestWithoutControllers(t *testing.T) {
+	dir := t.TempDir()
+	if got := withoutControllers(dir); got != "" {
+		t.Errorf("of no cgroup: %q", got)
+	}
+	for controllers, want := range map[string]string{"": dir, "\n": dir, "pids\n": "", "cpu memory\n": ""} {
+		if err := os.WriteFile(filepath.Join(dir, "cgroup.controllers"), []byte(controllers), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if got := withoutControllers(dir); got != want {
+			t.Errorf("%q: got %q, want %q", controllers, got, want)
+		}
+	}
+}

@@ -50,9 +50,11 @@ func (i *Init) exiting() bool {
 // lives reports whether a process that seems to be exiting has only ended its first
 // thread, which programs may do on purpose.
 func (i *Init) lives() bool {
-	stat, err := readStat(i.Pid)
-	return err == nil && stat.startTime == i.startTime && stat.threads > 1
+	stat, _ := readStat(i.Pid) // empty on error
+	return i.livesBy(stat)
 }
+
+func (i *Init) livesBy(stat procStat) bool { return stat.startTime == i.startTime && stat.threads > 1 }
 
 // Ended reports whether the container is exiting or has exited. If it is exiting, Ended
 // waits up to exitWait, so that the shim knows of the exit before the handler's result.

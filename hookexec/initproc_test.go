@@ -156,3 +156,31 @@ func TestEndedWaitsForTheExit(t *testing.T) {
 		})
 	}
 }
+
+// TestLiving: a process that has lost its first thread lives while it has another one.
+func TestLiving(t *testing.T) {
+	init := &Init{startTime: "7"}
+	for stat, want := range map[procStat]bool{
+		{}:                           false,
+		{startTime: "7", threads: 1}: false,
+		{startTime: "7", threads: 2}: true,
+		{startTime: "8", threads: 2}: false,
+	} {
+		if init.livesBy(stat) != want {
+			t.Errorf("%+v: got %t", stat, !want)
+		}
+	}
+}
+
+// TestProcessOfOneThreadHasNotEnded, and the answer is not waited for.
+func TestProcessOfOneThreadHasNotEnded(t *testing.T) {
+	_, own := sleeping(t)
+	defer own.close()
+	init, err := NewInit(own.pid, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if init.Ended(t.Context()) {
+		t.Error("it has ended")
+	}
+}

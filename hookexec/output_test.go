@@ -2,6 +2,7 @@ package hookexec
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"os"
@@ -261,5 +262,29 @@ func TestDrainTakesOnlyWhatWaits(t *testing.T) {
 		if len(o.tail.kept) != size {
 			t.Errorf("%d of %d bytes were taken", len(o.tail.kept), size)
 		}
+	}
+}
+
+// TestOutputWithoutDescriptors fails, and starts nothing.
+func TestOutputWithoutDescriptors(t *testing.T) {
+	var limit unix.Rlimit
+	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	lowered := limit
+	lowered.Cur = numberAfter(t, 1)
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &lowered); err != nil {
+		t.Fatal(err)
+	}
+	o, writer, err := newOutput(100, nil, nil)
+	_, _, channelErr := newChannel()
+	if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
+		t.Fatal(err)
+	}
+	if o != nil || writer != nil || !errors.Is(err, unix.EMFILE) {
+		t.Errorf("got %v, %v, %v", o, writer, err)
+	}
+	if channelErr == nil || !strings.Contains(channelErr.Error(), "socketpair control") {
+		t.Errorf("the first of two pairs: %v", channelErr)
 	}
 }
