@@ -2,6 +2,7 @@ package convert
 
 import (
 	"bytes"
+	"regexp"
 	"strings"
 
 	"go.yaml.in/yaml/v3"
@@ -208,10 +209,32 @@ func inlineValue(v *fresh) (string, error) {
 // yamlScalar writes a text in one line. JSON is put in single quotes, in which YAML needs
 // no escapes.
 func yamlScalar(text string, style yaml.Style) (string, error) {
+	if style == 0 {
+		if written, ok := simpleScalar(text); ok {
+			return written, nil
+		}
+	}
 	node := valueNode(text)
 	if style != 0 {
 		node.Style = style
 	}
 	written, err := yaml.Marshal(node)
 	return strings.TrimSuffix(string(written), "\n"), err
+}
+
+// annotationKey matches keys that YAML can write without quotes.
+var annotationKey = regexp.MustCompile(`^[a-z0-9][a-z0-9.-]*/[a-z]+$`)
+
+// simpleScalar writes what yamlScalar would write, but without the library, which needs
+// 20 kB for an encoder. It returns false for texts that are not JSON objects in ASCII, nor
+// keys of annotations.
+func simpleScalar(text string) (string, bool) {
+	isASCII := !strings.ContainsFunc(text, func(r rune) bool { return r < ' ' || r > '~' })
+	switch {
+	case isASCII && strings.HasPrefix(text, "{") && strings.HasSuffix(text, "}"):
+		return "'" + strings.ReplaceAll(text, "'", "''") + "'", true
+	case annotationKey.MatchString(text): // with a slash it is no number, boolean or null
+		return text, true
+	}
+	return "", false
 }
