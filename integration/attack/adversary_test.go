@@ -16,12 +16,12 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// A handler is the container's code, so it may do whatever that may. Here it does
+// A handler is the container's code, so it may do anything that the container may. Here it does
 // its worst, and the promises of docs/spec.md#promises hold all the same.
 
 // promptly bounds a stop whose preStop has a limit of 1 s. It is well below the
 // grace period of the hostile containers, at whose end a stop that hangs on its
-// handler would go on by itself, and above what a busy machine needs.
+// handler would continue by itself, and above what a busy machine needs.
 var (
 	hostileGrace = int(harness.Patience(60 * time.Second).Seconds())
 	promptly     = harness.Patience(25 * time.Second)
@@ -47,8 +47,8 @@ func hostileBlock(script string) bed.Annotations {
 	return bed.Annotations{bed.KeyLifecycle: fmt.Sprintf("{postStart: {failurePolicy: Ignore, %s}, preStop: {%s}, terminationGracePeriodSeconds: %d}", handler, handler, hostileGrace)}
 }
 
-// docs/spec.md#forced-end, docs/spec.md#stop-failure: a handler that will not end is ended at its limit, whatever it does
-// meanwhile and whatever the others of its pod do: a start goes on, a stop's signal is
+// docs/spec.md#forced-end, docs/spec.md#stop-failure: a handler that will not end is ended at its limit, for anything it does
+// meanwhile, and for anything that the others of its pod do: a start continues, a stop's signal is
 // sent. All of them at once, so that they are in each other's way as much as they can.
 func TestHostileHandlers(t *testing.T) {
 	onNamespaces(t, []bed.Target{bed.Pinned, bed.Crun}, func(b *bed.Bench, edit func(*harness.ContainerConfig)) {
@@ -87,7 +87,7 @@ func wantStopped(c *bed.Container, name string, began time.Time) {
 	}
 }
 
-// bomb forks until it may not, and goes on trying: `command` keeps the shell alive
+// bomb forks until it may not, and keeps trying: `command` keeps the shell alive
 // where it cannot fork. sessions does it out of the reach of a forced end.
 const (
 	bomb     = `bomb() { while :; do command eval "bomb &"; done; }; bomb 2>/dev/null`
@@ -168,7 +168,7 @@ func wantClean(b *bed.Bench, name, text string) {
 	}
 }
 
-// docs/spec.md#exec: the exit status alone tells success; a handler that has closed its stdio is
+// docs/spec.md#exec: the exit status alone means success; a handler that has closed its stdio is
 // waited for like any other.
 func TestHandlerClosesItsStdio(t *testing.T) {
 	bed.On(t, []bed.Target{bed.Pinned}, func(b *bed.Bench) {
@@ -245,7 +245,7 @@ func TestHandlerKills(t *testing.T) {
 }
 
 // docs/spec.md#stop-exit: also where it is the handler that
-// ends it, in whatever way.
+// ends it, in any way.
 func TestHandlerEndsTheContainer(t *testing.T) {
 	bed.On(t, []bed.Target{bed.Pinned, bed.Crun}, func(b *bed.Bench) {
 		c := b.Start(bed.Annotations{bed.KeyPreStop: bed.Shell("kill -TERM 1; kill -9 -1; sleep 1000")}, bed.Obedient)
@@ -308,7 +308,7 @@ func quoted(b *bed.Bench, words []string) string {
 }
 
 // The container's own limit of processes and threads holds for handlers. However many
-// it leaves to them, a handler that cannot start fails in words, and the stop goes on.
+// it leaves to them, a handler that cannot start fails with a message, and the stop continues.
 func TestNoProcessesLeft(t *testing.T) {
 	const most = 10
 	bed.On(t, []bed.Target{bed.Pinned}, func(b *bed.Bench) {

@@ -97,7 +97,7 @@ func hashes(b *bed.Bench) string {
 	return text
 }
 
-// CVE-2024-21626 and races of symbolic links: whatever a container makes of the
+// CVE-2024-21626 and races of symbolic links: for anything that a container makes of the
 // directory that its handlers begin in, they begin in the container or not at all.
 func TestHandlerBeginsInTheContainer(t *testing.T) {
 	bed.On(t, []bed.Target{bed.Pinned, bed.Crun}, func(b *bed.Bench) {
@@ -204,7 +204,7 @@ exit $status
 }
 
 // CVE-2025-31133, 52565, 52881 and all labels skipped: a label that cannot be set is
-// no handler, also where the container has put files of its own in place of the kernel's,
+// no handler, also where the container has put its own files in place of the kernel's,
 // which would take every label.
 func TestHandlerWithoutItsLabelDoesNotRun(t *testing.T) {
 	for name, label := range map[string]func(*specs.Spec){
@@ -273,7 +273,7 @@ func TestHandlerGetsNoPrivileges(t *testing.T) {
 }
 
 // The environment of a handler is the container's and LIFECYCLE_*; that of the shim and
-// of containerd reaches nobody, nor do LIFECYCLE_* reach the container's own process.
+// of containerd reaches no process, nor do LIFECYCLE_* reach the container's own process.
 func TestHandlerEnvironmentIsTheContainers(t *testing.T) {
 	bed.On(t, []bed.Target{bed.Pinned, bed.Crun}, func(b *bed.Bench) {
 		c := b.Start(bed.Annotations{bed.KeyPreStop: "exec: {command: [/bin/env]}"}, []string{"/bin/sh", "-c", "tr '\\0' '\\n' < /proc/self/environ > /own; sleep 1000"},
@@ -303,7 +303,7 @@ func TestHandlerEnvironmentIsTheContainers(t *testing.T) {
 }
 
 // The host's program is in reach of the container's signals when it has joined. It
-// leaves no core behind, whatever ends it, and nothing of what it knows in its output.
+// leaves no core behind, for any end, and nothing of what it knows in its output.
 func TestHandlerHostLeavesNoCore(t *testing.T) {
 	bed.On(t, []bed.Target{bed.Pinned}, func(b *bed.Bench) {
 		for _, signal := range []string{"QUIT", "ILL", "TRAP", "ABRT", "BUS", "FPE", "SEGV", "SYS", "XCPU"} {

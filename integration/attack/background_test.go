@@ -34,9 +34,9 @@ func linesOf(c *bed.Container, name string) int {
 	return strings.Count(c.Read(name), "\n")
 }
 
-// FAULTS C1, docs/spec.md#background: what a handler leaves in the background goes on writing, also with
+// FAULTS C1, docs/spec.md#background: a process that a handler leaves in the background continues to write, also with
 // output: Log, and neither a signal nor a full pipe ends it. The status reports it for as
-// long as it is there. What it writes is nobody's: neither the status nor the log has it.
+// long as it is there. What it writes is kept nowhere: neither the status nor the log has it.
 func TestC1BackgroundChildGoesOnWriting(t *testing.T) {
 	bed.On(t, bed.Targets, func(b *bed.Bench) {
 		for _, output := range []string{"Status", "Log"} {

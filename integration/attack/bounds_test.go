@@ -21,13 +21,13 @@ func wantBounded(b *bed.Bench, err error) {
 	if err == nil {
 		b.Fatal("no error")
 	}
-	// containerd and its client put words of their own before it.
+	// containerd and its client put their own words before it.
 	if text := err.Error(); len(text) > mostError+200 || !utf8.ValidString(text) {
 		b.Errorf("the error has %d bytes, valid UTF-8: %t", len(text), utf8.ValidString(text))
 	}
 }
 
-// FAULTS A6: a command that cannot be started is reported as such, whatever the size of libcontainer's error, and
+// FAULTS A6: a command that cannot be started is reported as such, for any size of libcontainer's error, and
 // however late libcontainer finds out.
 func TestCannotStartWhateverTheErrorsSize(t *testing.T) {
 	bed.On(t, []bed.Target{bed.Pinned, bed.Crun}, func(b *bed.Bench) {

@@ -25,7 +25,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// A Create that is refused or fails leaves no shim, cgroup, mount, socket or file, whatever its error is, alone and in a
+// A Create that is refused or fails leaves no shim, cgroup, mount, socket or file, for any error, alone and in a
 // pod's shared shim (docs/spec.md#failed-create, FAULTS A1).
 
 // refusal is a Create that cannot succeed.
@@ -188,7 +188,7 @@ func refuseRaw(b *bed.Bench, p *bed.Group) {
 	}
 	_ = client.connection.Close()
 	wantNothingNew(b, "an id that exists", before, "")
-	// The connection goes after 50 ms at most, whatever the runtime is doing then.
+	// The connection goes after 50 ms at most, regardless of what the runtime is doing.
 	for i := range 10 {
 		ctx, cancel := context.WithTimeout(b.Context(), time.Duration(i)*5*time.Millisecond)
 		short := dialShim(b, address)
@@ -216,7 +216,7 @@ func dialShim(b *bed.Bench, address string) shimClient {
 	return shimClient{TTRPCTaskService: taskapi.NewTTRPCTaskClient(connection), connection: connection}
 }
 
-// copyBundle returns a bundle of a container that is like c, in a cgroup of its own.
+// copyBundle returns a bundle of a container that is like c, in its own cgroup.
 func copyBundle(b *bed.Bench, c *bed.Container) string {
 	b.Helper()
 	state, err := taskState(b, c)

@@ -33,7 +33,7 @@ func stick(b *bed.Bench) (*harness.StuckFS, func(*harness.ContainerConfig)) {
 	})
 }
 
-// unstick lets everything go on. A second time it does nothing.
+// unstick lets everything continue. A second time it does nothing.
 func unstick(b *bed.Bench, stuck *harness.StuckFS) {
 	b.Helper()
 	if err := stuck.Close(); err != nil {
@@ -109,7 +109,7 @@ func TestUnkillablePostStart(t *testing.T) {
 }
 
 // trace attaches to the process as a debugger does, until release is called. A traced
-// process that has died is a zombie that nobody but its tracer can reap.
+// process that has died is a zombie that only its tracer can reap.
 func trace(b *bed.Bench, pid int) (release func()) {
 	b.Helper()
 	attached, end, done := make(chan error), make(chan struct{}), make(chan struct{})
@@ -160,7 +160,7 @@ func TestTracedPreStop(t *testing.T) {
 	})
 }
 
-// The memory limit of a container holds for its handlers, and ends whoever needs most.
+// The memory limit of a container holds for its handlers, and ends the process that needs most.
 func TestOutOfMemory(t *testing.T) {
 	memory := func(config *harness.ContainerConfig) {
 		size := int64(48 << 20)

@@ -54,7 +54,7 @@ func OnOwn(t *testing.T, targets []Target, test func(*Bench)) {
 	}
 }
 
-// NewBench prepares a test under the daemon: a namespace of its own, its events, and a leak check at its end.
+// NewBench prepares a test under the daemon: its own namespace, its events, and a leak check at its end.
 func NewBench(t *testing.T, target Target, daemon *harness.Daemon) *Bench {
 	t.Helper()
 	name := strings.ToLower(strings.NewReplacer("/", "-", "_", "-", ".", "-", "#", "-").Replace(t.Name()))

@@ -4,5 +4,5 @@
 //
 // Each test ends with a leak check (harness.Watch). The tests of pods run beside each other under one containerd and end with
 // one check for all of them. Handlers are steered with files in the container's working directory, so that no test waits for
-// a time to pass: a handler makes a file when it begins, and goes on when the test has made another one.
+// a time to pass: a handler makes a file when it begins, and continues when the test has made another one.
 package bed

@@ -78,7 +78,7 @@ func (b builder) build() error {
 			return err
 		}
 	}
-	// In namespaces of its own, so that nothing of it stays mounted, or runs, when it is interrupted.
+	// In its own namespaces, so that nothing of it stays mounted, or runs, when it is interrupted.
 	err := run(b.ctx, "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "debootstrap", "--variant=minbase", "--cache-dir="+debs,
 		"--include="+strings.Join(debianPackages, ","), "bookworm", b.root, "http://deb.debian.org/debian")
 	if err != nil {

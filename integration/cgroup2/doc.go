@@ -1,4 +1,4 @@
-// Command cgroup2 runs the integration tests on cgroup v2, whatever the machine has: in an emulated one, with Debian 12's own kernel, and
+// Command cgroup2 runs the integration tests on cgroup v2, regardless of the machine: in an emulated one, with Debian 12's own kernel, and
 // systemd as its init. The tests are the same, and so are the binaries under test; only the emulator is slow, so the tests wait longer
 // there (harness.Patience). What is left out, and why, is in plan.go.
 //

@@ -17,7 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// When the recipe's shell is ended, this program is too, as by a signal of its own: make passes none on to it.
+// When the recipe's shell is ended, this program is too, as by its own signal: make passes none on to it.
 func init() { // in the main thread, whose parent counts
 	if err := unix.Prctl(unix.PR_SET_PDEATHSIG, uintptr(unix.SIGTERM), 0, 0, 0); err != nil {
 		panic(err)

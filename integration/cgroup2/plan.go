@@ -7,7 +7,7 @@ import (
 	"strings"
 )
 
-// slowness is what the tests are told of the machine, by harness.Slowness: the emulator needs 10 to 15 times the processor.
+// slowness is the factor by which the tests wait longer, harness.Slowness: the emulator needs 10 to 15 times the processor.
 const slowness = 10
 
 // packages of tests that the machine runs, in this order: the harness first, as the others rely on what it says.
@@ -42,9 +42,9 @@ var excluded = map[string][]exclusion{
 // elsewhere are the packages of tests that the machine does not run, those below them included.
 var elsewhere = []exclusion{
 	{"integration/faults", "every fault in every phase: 10 min here would be hours there, and most faults are timed. It knows cgroup v2, for a machine that has it"},
-	{"integration/kubernetes", "an API server and a kubelet of their own; what CRI gives the shim is the same in integration/cri"},
-	{"integration/docker", "a dockerd of its own; what it gives the shim is the same as in parity's systemd cgroups and in integration/task"},
-	{"integration/debian", "the package on a Debian of its own; no part in cgroups"},
+	{"integration/kubernetes", "their own API server and kubelet; what CRI gives the shim is the same in integration/cri"},
+	{"integration/docker", "its own dockerd; what it gives the shim is the same as in parity's systemd cgroups and in integration/task"},
+	{"integration/debian", "the package on its own Debian; no part in cgroups"},
 	{"integration/lab", measures},
 	{"integration/image", noContainer},
 	{"integration/cgroup2", noContainer},
@@ -67,10 +67,10 @@ var points = []point{
 		"TestHandlerHasTheIdentityOfTheContainer", "TestPreStartHasTheIdentityOfTheContainer", "TestOnExitHasTheIdentityOfTheContainer",
 		"TestHandlerOfContainerThatManagesCgroups",
 	}},
-	{"OOM: the container's limit holds for its handlers, whoever is killed is told truly, and containerd hears of it (TaskOOM)", []string{
+	{"OOM: the container's limit holds for its handlers, the report names the process that is killed, and containerd publishes TaskOOM", []string{
 		"TestOutOfMemory", "TestOnExitHasTheLimitsOfTheContainer", "TestOnExitIsToldTheEnd", "TestCRIOnExitIsToldTheEnd",
 	}},
-	{"Freeze: a paused container's handlers stand still and can be ended, its clocks go on, SIGKILL passes", []string{
+	{"Freeze: a paused container's handlers stand still and can be ended, its time limits still run, SIGKILL passes", []string{
 		"TestPausedContainer", "TestPauseDuringPreStop", "TestPauseDuringPostStart", "TestKillOfPausedContainer", "TestCRIStopOfPausedContainer",
 	}},
 	{"systemd's paths (slice, scope): handlers of all kinds in a pod's scopes, under a real systemd; OOM in a scope; what the doctor says of the driver", []string{
@@ -83,7 +83,7 @@ var points = []point{
 
 const needsGo = "needs Go and make, and nothing of the kernel"
 
-// skip is for -test.skip: the package's excluded tests, and the targets at whatever depth they are.
+// skip is for -test.skip: the package's excluded tests, and the targets at any depth.
 func skip(pkg string) string {
 	var names []string
 	for _, e := range excluded[pkg] {

@@ -13,7 +13,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// binaries of bin/ that the tests use: all but what has targets of its own.
+// binaries of bin/ that the tests use: all but those with their own targets.
 var binaries = []string{
 	"containerd", "containerd-1.7", "containerd-shim-lifecycle-v2", "containerd-shim-runc-v2", "containerd-shim-runc-v2-1.7", "criu", "criu.d", "ctr",
 	"lifecycle-hookexec", "lifecyclectl", "previous", "runc", "testattacker", "testlogger", "testreader", "testserver",

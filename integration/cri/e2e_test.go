@@ -21,7 +21,7 @@ import (
 // there is done here through CRI, and the handlers are the pod's annotations. Where
 // the file has tens of seconds, and only their proportion matters, here are less.
 
-// ownNet is a pod as Kubernetes runs it unless told otherwise.
+// ownNet is a pod as Kubernetes runs it by default.
 func ownNet(config *harness.PodConfig) { config.HostNetwork = false }
 
 // startServer is a container with the tests' server, which is all that there is in it.
@@ -85,7 +85,7 @@ func (h hookCase) Group(b *bed.PodBench, container string) (*harness.Pod, *bed.P
 	switch h.scheme {
 	case "HTTP":
 		handler = fmt.Sprintf("httpGet: {port: %d, path: '/echo?msg=hook'}", bed.ServerPort)
-	case "HTTPS": // with a certificate that nobody has signed
+	case "HTTPS": // with a certificate that no authority has signed
 		handler = fmt.Sprintf("httpGet: {scheme: HTTPS, port: %d, path: '/echo?msg=hook'}", securePort)
 	default:
 		var address string
@@ -103,7 +103,7 @@ func (h hookCase) Group(b *bed.PodBench, container string) (*harness.Pod, *bed.P
 	return pod, server
 }
 
-// serverTarget is a server in a pod of its own.
+// serverTarget is a server in its own pod.
 func serverTarget(b *bed.PodBench) (server *bed.PodContainer, address string) {
 	b.Helper()
 	pod := b.Pod(nil, ownNet)

@@ -124,16 +124,16 @@ func TestCRIOnExitHoldsTheEnd(t *testing.T) {
 	}
 	ended.WantExit(3)
 	if ended.Exists("told") {
-		b.Error("onExit goes on after the grace period")
+		b.Error("onExit continues after the grace period")
 	}
 }
 
 // docs/spec.md#onexit-place: the pod's network, pids and users.
 func TestCRIOnExitInPodNamespaces(t *testing.T) {
 	for name, edit := range map[string]func(*harness.PodConfig){
-		"network of its own": func(config *harness.PodConfig) { config.HostNetwork = false },
-		"shared pids":        func(config *harness.PodConfig) { config.SharedPID = true },
-		"users of its own": func(config *harness.PodConfig) {
+		"own network": func(config *harness.PodConfig) { config.HostNetwork = false },
+		"shared pids": func(config *harness.PodConfig) { config.SharedPID = true },
+		"own users": func(config *harness.PodConfig) {
 			config.Handler, config.UserNamespace, config.HostNetwork = bed.HandlerUserNS, true, false
 		},
 	} {
@@ -165,6 +165,6 @@ func TestCRIDaemonKilledDuringOnExit(t *testing.T) {
 	c.WantExit(3)
 	c.WantGone()
 	if c.Exists("told") {
-		b.Error("onExit went on: say so in the docs")
+		b.Error("onExit continued: say so in the docs")
 	}
 }

@@ -82,7 +82,7 @@ func TestCRIOutputAcrossARestart(t *testing.T) {
 	}
 	<-lost
 	c.Touch("go")
-	c.WaitFor("printed") // with nobody there
+	c.WaitFor("printed") // without a reader
 	if err := b.Daemon.Start(b.Context()); err != nil {
 		b.Fatal(err)
 	}

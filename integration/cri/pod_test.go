@@ -100,12 +100,12 @@ func TestCRIHeldStartHoldsNoOtherContainer(t *testing.T) {
 	}
 }
 
-// A pod with a network and one with a pid namespace of its own, where the pause
+// A pod with a network and one with its own pid namespace, where the pause
 // container is pid 1: handlers run there as elsewhere.
 func TestCRIPodNamespaces(t *testing.T) {
 	for name, edit := range map[string]func(*harness.PodConfig){
-		"network of its own": func(config *harness.PodConfig) { config.HostNetwork = false },
-		"shared pids":        func(config *harness.PodConfig) { config.SharedPID = true },
+		"own network": func(config *harness.PodConfig) { config.HostNetwork = false },
+		"shared pids": func(config *harness.PodConfig) { config.SharedPID = true },
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := bed.OnCRI(t)
@@ -147,7 +147,7 @@ func TestCRIUserNamespace(t *testing.T) {
 }
 
 // docs/spec.md#invalid: a value that cannot be used fails the creation, which is part of
-// StartContainer here, with words; nothing of it is left, and the pod goes on.
+// StartContainer here, with a message; nothing of it is left, and the pod continues.
 func TestCRIWrongAnnotations(t *testing.T) {
 	for name, test := range map[string]struct {
 		annotations bed.Annotations

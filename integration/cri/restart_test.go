@@ -15,7 +15,7 @@ import (
 )
 
 // docs/spec.md#start-client, docs/spec.md#stop-restart: containerd restarts, by SIGTERM. During postStart CRI cancels the start
-// as it ends. Whether its SIGKILL comes to be sent is a race with that end; if not, CRI
+// as it ends. Whether its SIGKILL is sent is a race with that end; if not, CRI
 // calls the container unknown, and the kubelet stops it.
 func TestCRIDaemonTerminated(t *testing.T) {
 	b := bed.OnOwnCRI(t)
@@ -31,7 +31,7 @@ func TestCRIDaemonKilled(t *testing.T) {
 	restartDuringPreStop(b, b.Daemon.Kill)
 }
 
-// restartDuringPostStart goes on as the kubelet does: the pod gets a new container.
+// restartDuringPostStart continues as the kubelet does: the pod gets a new container.
 func restartDuringPostStart(b *bed.PodBench, stop func() error) {
 	b.Helper()
 	pod := b.Pod(bed.Annotations{bed.KeyLifecycle: "{postStart: {" + bed.Shell(bed.WaitForGo) + "}, preStop: {" + bed.Shell("touch stopped") + "}}"})
@@ -68,7 +68,7 @@ func restartDuringPostStart(b *bed.PodBench, stop func() error) {
 	again.WantState(cri.ContainerState_CONTAINER_RUNNING)
 }
 
-// restartDuringPreStop: the stop goes on, and the second SIGTERM, which the kubelet's next
+// restartDuringPreStop: the stop continues, and the second SIGTERM, which the kubelet's next
 // StopContainer brings, is joined.
 func restartDuringPreStop(b *bed.PodBench, stop func() error) {
 	b.Helper()

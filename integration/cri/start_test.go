@@ -65,7 +65,7 @@ func TestCRIStartIsHeld(t *testing.T) {
 	c.WantTopics(bed.TopicCreate, bed.TopicStart, "/tasks/exec-added", "/tasks/exec-started", bed.TopicExit, bed.TopicExit, bed.TopicDelete)
 }
 
-// docs/spec.md#start-state: CRI lets nobody in, but containerd's own clients may.
+// docs/spec.md#start-state: CRI refuses every exec, but containerd's own clients may.
 func TestCRIHeldContainerServesRequests(t *testing.T) {
 	b := bed.OnCRI(t)
 	c := b.App("{postStart: {"+bed.Shell(bed.WaitForGo)+"}}", bed.Obedient)
@@ -108,7 +108,7 @@ func TestCRIPostStartFailsWithStopSignal(t *testing.T) {
 }
 
 // docs/spec.md#start-failure: the grace period of a container that stays is the block's,
-// else the pod's as the kubelet tells it.
+// else the pod's as the kubelet sets it.
 func TestCRIPostStartFailsGracePeriod(t *testing.T) {
 	for name, grace := range map[string]struct{ block, pod string }{
 		"of the pod":   {block: "", pod: "2"},
@@ -173,7 +173,7 @@ func TestCRIPostStartTimesOutByRequest(t *testing.T) {
 
 // docs/spec.md#start-failure: a container that stays gets SIGKILL from the shim, before the
 // request's deadline, where its grace period is longer: CRI's 30 s, and not the 10 s of
-// elsewhere. What is left of the deadline then is little, so on a busy machine the answer
+// elsewhere. The rest of the deadline is short then, so on a busy machine the answer
 // may miss it: whose words come is not looked at.
 func TestCRIPostStartFailsShortlyBeforeDeadline(t *testing.T) {
 	b := bed.OnCRI(t)
@@ -283,7 +283,7 @@ func TestCRIConnectionGoesDuringPostStart(t *testing.T) {
 	}
 }
 
-// wantKilledStart ends the held start's request, and looks at what is left then.
+// wantKilledStart ends the held start's request, and looks at the leftovers then.
 func wantKilledStart(c *bed.PodContainer, end func()) {
 	c.B.Helper()
 	c.WaitFor("begun")

@@ -42,7 +42,7 @@ func TestCRIPreStopDelaysTheSignal(t *testing.T) {
 		}
 	}
 	if strings.Contains(environment, "LIFECYCLE_DEADLINE") {
-		b.Errorf("the handler is told a deadline that nobody knows:\n%s", environment)
+		b.Errorf("the handler is told a deadline that is not known under CRI:\n%s", environment)
 	}
 	c.WantTopics(bed.TopicCreate, bed.TopicStart, "/tasks/exec-added", "/tasks/exec-started", bed.TopicExit, bed.TopicExit, bed.TopicDelete)
 }
@@ -81,7 +81,7 @@ func TestCRIPreStopFails(t *testing.T) {
 	}
 }
 
-// docs/spec.md#stop-signal: a stop signal under CRI: whichever the image or the pod names.
+// docs/spec.md#stop-signal: a stop signal under CRI: the one that the image or the pod names.
 func TestCRIStopSignal(t *testing.T) {
 	for name, edit := range map[string]func(*harness.PodContainerConfig){
 		"QUIT":  func(config *harness.PodContainerConfig) { config.Image = harness.ImageBusyboxQuit },
@@ -300,7 +300,7 @@ func TestCRIStopOfPausedContainer(t *testing.T) {
 	}
 }
 
-// docs/spec.md#delete: of a running container it is refused, and preStop goes on.
+// docs/spec.md#delete: of a running container it is refused, and preStop continues.
 // RemoveContainer, which is CRI's, kills the container first.
 func TestCRIDeleteDuringPreStop(t *testing.T) {
 	b := bed.OnCRI(t)
@@ -321,7 +321,7 @@ func TestCRIDeleteDuringPreStop(t *testing.T) {
 	c.WantSignals("TERM\n")
 }
 
-// pending tells whether the container's process, which is frozen, has been sent
+// pending reports whether the container's process, which is frozen, has been sent
 // that signal.
 func pending(c *bed.PodContainer, signal syscall.Signal) bool {
 	c.B.Helper()

@@ -74,7 +74,7 @@ cd /
 const boot = enter + `env -i PATH=` + servicePath + ` containerd >/var/log/containerd.log 2>&1 &
 wait`
 
-// machine is a system that runs: in mount, pid, network, host name and IPC namespaces of its own, which end with it.
+// machine is a system that runs: in its own mount, pid, network, host name and IPC namespaces, which end with it.
 type machine struct {
 	t    *testing.T
 	root string

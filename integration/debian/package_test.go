@@ -49,7 +49,7 @@ func block(t *testing.T, page, text string) string {
 	return ""
 }
 
-// commands of a block, one each, lines that go on joined.
+// commands of a block, one each, with continued lines joined.
 func commands(block string) []string {
 	var found []string
 	for line := range strings.SplitSeq(strings.ReplaceAll(block, "\\\n", " "), "\n") {

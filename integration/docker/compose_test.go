@@ -58,7 +58,7 @@ func (c compose) container() string {
 	return strings.TrimSpace(c.ok(c.words("ps", "--all", "--quiet")...).Stdout)
 }
 
-// Handlers of a service run with each of its starts and stops, whoever asks for them.
+// Handlers of a service run with each of its starts and stops, from any client.
 func TestComposeHandlers(t *testing.T) {
 	c := newCompose(t, annotated("postStart: {"+shell("echo post >> said")+"}\npreStop: {"+shell("echo pre >> said; exit 3")+"}"))
 	c.ok(c.words("up", "--detach")...)

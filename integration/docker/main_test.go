@@ -199,7 +199,7 @@ func newBenchIn(t *testing.T, w *world) *bench {
 	b := &bench{T: t, world: w, dir: t.TempDir()}
 	t.Cleanup(func() {
 		b.touch("go")                  // a handler that still waits would keep docker rm waiting
-		for _, name := range b.names { // whatever its state; gone already is fine
+		for _, name := range b.names { // in any state; gone already is fine
 			ctx, cancel := context.WithTimeout(context.Background(), limit)
 			out, err := b.docker.Run(ctx, nil, "docker", "rm", "--force", "--volumes", name)
 			cancel()
@@ -220,7 +220,7 @@ func lastLines(text string, count int) string {
 	return strings.Join(lines[max(0, len(lines)-count):], "\n")
 }
 
-// command runs a client's command, whatever its exit status.
+// command runs a client's command, with any exit status.
 func (b *bench) command(words ...string) harness.Output {
 	b.Helper()
 	ctx, cancel := context.WithTimeout(b.Context(), limit)
@@ -401,7 +401,7 @@ func (b *bench) wantFile(file, who string) {
 	})
 }
 
-// touch lets a handler go on.
+// touch lets a handler continue.
 func (b *bench) touch(file string) {
 	b.Helper()
 	if err := os.WriteFile(filepath.Join(b.dir, file), nil, 0o600); err != nil {
@@ -464,7 +464,7 @@ func patiently(preStop string) string {
 	return "preStop: {" + preStop + "}\nterminationGracePeriodSeconds: 600"
 }
 
-// waiting tells the test that the handler has begun, and waits for it to go on.
+// waiting reports to the test that the handler has begun, and waits until it may continue.
 const waiting = `touch begun; while [ ! -e go ]; do sleep 0.05; done; `
 
 // obedient writes down which signals it gets, and exits with 7 at SIGTERM, with 8 at SIGQUIT.
@@ -472,5 +472,5 @@ var obedient = []string{"/bin/sh", "-c", `
 	trap 'echo TERM >> signals; exit 7' TERM; trap 'echo QUIT >> signals; exit 8' QUIT; trap 'echo HUP >> signals' HUP
 	touch ready; echo up; sleep 1000 & while :; do wait; done`}
 
-// stubborn goes on at SIGTERM.
+// stubborn ignores SIGTERM.
 var stubborn = []string{"/bin/sh", "-c", `trap 'echo TERM >> signals' TERM; touch ready; echo up; sleep 1000 & while :; do wait; done`}

@@ -9,7 +9,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// nerdctl works in a namespace of its own, so it loads an image of its own.
+// nerdctl works in its own namespace, so it loads its own image.
 func nerdctlBench(t *testing.T) *bench {
 	t.Helper()
 	b := newBench(t)

@@ -109,7 +109,7 @@ func TestC3AsTheStockShim(t *testing.T) {
 	if out := b.ok("docker", "run", "--rm", harness.ImageBusybox, "echo", "plain"); out.Stdout != "plain\n" {
 		t.Errorf("without handlers: %q", out.Stdout)
 	}
-	// Undone: what runs goes on, and new containers have the stock shim.
+	// Undone: running containers continue, and new containers have the stock shim.
 	link("containerd-shim-runc-v2")
 	b.ok("docker", "run", "--rm", "--annotation", keyPostStart+"=nonsense", harness.ImageBusybox, "true")
 	b.ok("docker", "stop", name)

@@ -55,7 +55,7 @@ func TestDaemonRestart(t *testing.T) {
 			if out := <-request; out.Status == 0 {
 				t.Error("docker stop has succeeded without a dockerd")
 			}
-			missed.release() // nobody is told that it has started
+			missed.release() // docker does not learn that it has started
 			if err := w.docker.Start(t.Context()); err != nil {
 				t.Fatal(err)
 			}
@@ -137,7 +137,7 @@ func (h *heldStart) goesOn() {
 }
 
 // isNotKnown: docker learns from containerd's event alone that a container of a start that it no longer knows has started, and has
-// missed it. The container goes on, and the next docker start replaces it.
+// missed it. The container continues, and the next docker start replaces it.
 func (h *heldStart) isNotKnown() {
 	h.Helper()
 	h.wantInspect(h.name, "{{.State.Status}}", "created")

@@ -197,7 +197,7 @@ func TestInterruptedRun(t *testing.T) {
 	b.wantRead("signals", "pre\nINT\n")
 }
 
-// What docker takes away from a container, its handlers do not have either, and they run with what is left.
+// What docker takes away from a container, its handlers do not have either, and they run with the rest.
 func TestHardenedContainer(t *testing.T) {
 	b := newBench(t)
 	if err := os.Chmod(b.dir, 0o777); err != nil {
@@ -242,7 +242,7 @@ func TestExecLogsTop(t *testing.T) {
 	b.wantEnded(name, "7")
 }
 
-// Health checks begin when the start has been acknowledged, and go on beside preStop.
+// Health checks begin when the start has been acknowledged, and continue beside preStop.
 func TestHealthCheck(t *testing.T) {
 	b := newBench(t)
 	name := b.name("checked")

@@ -191,7 +191,7 @@ func TestRestart(t *testing.T) {
 	b.wantInspect(name, "{{.State.Status}} {{.RestartCount}}", "running 0")
 }
 
-// A paused container runs no preStop: the signal passes, and docker lets the container go on to get it.
+// A paused container runs no preStop: the signal passes, and docker resumes the container to deliver it.
 func TestPausedContainer(t *testing.T) {
 	b := newBench(t)
 	name := b.run("paused", spec{preStop: shell("echo pre >> signals")})

@@ -128,7 +128,7 @@ func socket(bundle string) (*ttrpc.Client, error) {
 // askWait bounds a question that no fault may leave unanswered while the shim lives.
 const askWait = 5 * time.Second
 
-// statusOf the container, as its shim tells it; nil where it tells of none.
+// statusOf the container, as its shim reports it; nil if it has none.
 func statusOf(client *ttrpc.Client, id string) (*lifecyclev1.ContainerStatus, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), askWait)
 	defer cancel()

@@ -166,7 +166,7 @@ sleep 1000 & while :; do wait; done`
 const preStart, postStart, preStop, onExit = "preStart", "postStart", "preStop", "onExit"
 
 // handler waits for what holds it. One beside the entrypoint waits for that first, so that no signal comes before its traps.
-// An onExit notes what it is told, and leaves a process behind.
+// An onExit notes its result, and leaves a process behind.
 func (c *cell) handler(kind string) string {
 	before, after := "", ""
 	switch kind {
@@ -292,7 +292,7 @@ func (f file) exists() bool {
 	return err == nil
 }
 
-// hold makes a file that is removed when the cell goes on.
+// hold makes a file that is removed when the cell continues.
 func (c *cell) hold(f file) {
 	c.Helper()
 	c.must(os.WriteFile(string(f), nil, 0o644))

@@ -1,8 +1,8 @@
 // Package faults breaks what the shim stands on, in every phase that a container can be in.
 //
-// A cell of the matrix is one real container in one phase (phases_test.go: how it is come to, and what holds it there, as the
-// status service tells) and one fault (faults_test.go). After the fault, and once it is healed, a client brings the container to
-// its end; what it was answered, what the container and its handlers have noted, the events, and what is left on the machine
+// A cell of the matrix is one real container in one phase (phases_test.go: how it is reached, and what holds it there, as the
+// status service reports) and one fault (faults_test.go). After the fault, and once it is healed, a client brings the container to
+// its end; what it was answered, what the container and its handlers have noted, the events, and the leftovers on the machine
 // must keep the promises. The cells are the product of the two tables, so none can be left out, and a phase that the machine
 // has and the table has not fails TestPhases.
 //

@@ -45,7 +45,7 @@ func TestPhases(t *testing.T) {
 			t.Errorf("phase %s is none of the machine's", p.name)
 		}
 		if p.about == "" || p.reach == nil {
-			t.Errorf("phase %s does not say how it is come to", p.name)
+			t.Errorf("phase %s does not say how it is reached", p.name)
 		}
 	}
 }
@@ -67,7 +67,7 @@ func TestCells(t *testing.T) {
 // endOf the fault in a phase.
 func (f *fault) endOf(p *phase) end { return f.end(p, p.goesOn()) }
 
-// say what a cell comes to, where it differs from the phase's own end.
+// say how a cell ends, if it differs from the phase's own end.
 func (e end) say(p *phase) string {
 	own := p.goesOn()
 	switch {
@@ -98,7 +98,7 @@ func (e end) say(p *phase) string {
 		words = append(words, fmt.Sprintf("exits with %d", e.status))
 	}
 	if e.unanswered {
-		words = append(words, "goes on, the answer is lost")
+		words = append(words, "continues, the answer is lost")
 	}
 	if len(words) == 0 {
 		return own.text
@@ -138,7 +138,7 @@ func document() string {
 	line("")
 	line("After the fault, and once it is healed, a client brings the container to its end. In every cell then: each request has been answered; the")
 	line("handlers and the stop signal came at most once, preStart before the entrypoint, preStop before the signal, and nothing after the exit but onExit,")
-	line("which was told how it ended; Wait and Delete told the status with which the process ended; TaskStart came before TaskExit, and State said STOPPED when TaskExit was heard; and no process, mount, cgroup, socket, bundle")
+	line("which got the right result; Wait and Delete returned the status with which the process ended; TaskStart came before TaskExit, and State said STOPPED when TaskExit was heard; and no process, mount, cgroup, socket, bundle")
 	line("or state of the runtime is left, nor a data race reported.")
 	line("")
 	line("## Phases")
@@ -159,8 +159,8 @@ func document() string {
 	line("")
 	line("## Cells")
 	line("")
-	line("`goes on`: it ends as if nothing had happened. `killed`: what the shim served is gone, and containerd says so. `none runs`: the fault cannot be,")
-	line("and the test looks that there is none to meet it; then it goes on. `X fails; again`: the client is told an error, and succeeds when the fault is healed.")
+	line("`continues`: it ends as if nothing had happened. `killed`: what the shim served is gone, and containerd says so. `none runs`: the fault cannot be,")
+	line("and the test looks that there is none to meet it; then it continues. `X fails; again`: the client gets an error, and succeeds when the fault is healed.")
 	line("")
 	header, rule := "| phase |", "|---|"
 	for _, f := range faults {

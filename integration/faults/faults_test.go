@@ -68,7 +68,7 @@ var faults = []*fault{
 		end:     func(_ *phase, e end) end { return e },
 	},
 	{
-		name: "host hung", about: "SIGSTOP while it runs; nobody lets it go on. Handlers have 2 s, and a Create ends by the shim's own 30 s", holdsHost: true,
+		name: "host hung", about: "SIGSTOP while it runs; it is never resumed. Handlers have 2 s, and a Create ends by the shim's own 30 s", holdsHost: true,
 		prepare: func(c *cell) { c.timeout = max(c.timeout, 2) },
 		inflict: func(c *cell) { c.onHost(unix.SIGSTOP) },
 		end:     hostHung,
@@ -94,7 +94,7 @@ var faults = []*fault{
 		end:     diskFull,
 	},
 	{
-		name: "cgroup frozen", about: "from outside, until the shim has gone on without the frozen. Handlers have 2 s",
+		name: "cgroup frozen", about: "from outside, until the shim has continued without the frozen processes. Handlers have 2 s",
 		prepare: func(c *cell) { c.timeout = max(c.timeout, 2) },
 		inflict: func(c *cell) { c.freeze() },
 		end:     frozen,
@@ -112,7 +112,7 @@ var faults = []*fault{
 		end:     func(_ *phase, e end) end { return e },
 	},
 	{
-		name: "client gone", about: "its connection is closed, with what it waits for; another client goes on",
+		name: "client gone", about: "its connection is closed, with its requests; another client continues",
 		inflict: func(c *cell) { c.must(c.client.Close()) },
 		end: func(p *phase, e end) end {
 			e.unanswered = p.pending
@@ -336,7 +336,7 @@ func diskFull(p *phase, e end) end {
 	return e
 }
 
-// freeze the container's cgroup, or where there is none, its parent's, and thaw it when the shim has gone on as far as it can.
+// freeze the container's cgroup, or where there is none, its parent's, and thaw it when the shim has continued as far as it can.
 func (c *cell) freeze() {
 	c.Helper()
 	dir := c.parent
@@ -386,7 +386,7 @@ func frozen(p *phase, e end) end {
 	return e
 }
 
-// spareProcesses is room for threads that the shim itself comes to need, without which Go ends a program. It is less than
+// spareProcesses is room for threads that the shim itself may need, without which Go ends a program. It is less than
 // a runtime or a handler host needs.
 const spareProcesses = 3
 
@@ -446,7 +446,7 @@ func pidsCgroup(pid int) (string, error) {
 	return "", fmt.Errorf("process %d is in no cgroup that counts processes", pid)
 }
 
-// processesFull: what runs goes on; nothing can be started, neither a handler nor the runtime. The signal that the shim owes
+// processesFull: running processes continue; nothing can be started, neither a handler nor the runtime. The signal that the shim owes
 // comes all the same.
 func processesFull(p *phase, e end) end {
 	e.fails = []string{"Delete"}
@@ -489,7 +489,7 @@ func (c *cell) silence() {
 	}
 }
 
-// freezer freezes a cgroup of whichever version.
+// freezer freezes a cgroup of either version.
 func freezer(cgroup string) (frozen func() bool, thaw func() error, err error) {
 	dir, name, on, off := filepath.Join("/sys/fs/cgroup/freezer", cgroup), "freezer.state", "FROZEN", "THAWED"
 	frozen = func() bool {

@@ -13,15 +13,15 @@ import (
 	"github.com/containerd/ttrpc"
 )
 
-// end is what a cell comes to.
+// end is how a cell ends.
 type end struct {
 	// text is the cell of FAULTS.md.
 	text string
-	// nothing: the fault cannot be in this phase; inflict shows that it cannot, and the life goes on.
+	// nothing: the fault cannot be in this phase; inflict shows that it cannot, and the life continues.
 	nothing bool
 	// lost: the container, and all that belongs to it, is gone.
 	lost bool
-	// unanswered: who waited when the fault came is told an error, or what it would have been told.
+	// unanswered: a client that waited when the fault came gets an error, or the answer that it would have got.
 	unanswered bool
 	// unstarted: the runtime says that the process was not started, or it never was, so there is no TaskStart.
 	unstarted bool
@@ -38,7 +38,7 @@ type end struct {
 // goesOn is a phase's own end.
 func (p *phase) goesOn() end {
 	return end{
-		text: "goes on", start: p.start, preStop: p.preStop, terms: p.terms, onExit: p.onExit, status: p.status,
+		text: "continues", start: p.start, preStop: p.preStop, terms: p.terms, onExit: p.onExit, status: p.status,
 		unstarted: p.unstarted, over: p.unstarted,
 	}
 }
@@ -115,8 +115,8 @@ func (c *cell) finishCreate(e end) {
 	}
 	if err := c.answer(c.createReq); err != nil {
 		if e.unanswered {
-			// Whoever has lost the answer looks whether there is something now, and takes it away.
-			c.poll("the container that nobody waits for to go, or to be deleted", func() bool {
+			// A client that has lost the answer looks whether there is something now, and takes it away.
+			c.poll("the abandoned container to go, or to be deleted", func() bool {
 				_, err := c.api.remove(c.Context())
 				return errdefs.IsNotFound(err) && !file(c.bundle).exists() && !c.dyingBundle().exists()
 			})
@@ -204,7 +204,7 @@ func (c *cell) wantStart(e end, err error) {
 	}
 }
 
-// answerKill waits for the SIGKILL that nobody has waited for.
+// answerKill waits for the SIGKILL that no client has waited for.
 func (c *cell) answerKill() {
 	c.Helper()
 	if err := c.answer(c.killReq); err != nil {
@@ -298,7 +298,7 @@ func (c *cell) finishDelete(e end) {
 	}
 }
 
-// finishLost: containerd has been told that the shim is dead, and has ended what it served.
+// finishLost: containerd knows that the shim is dead, and has ended its containers.
 func (c *cell) finishLost() {
 	c.Helper()
 	c.poll("the task to be taken away", c.gone)
@@ -360,7 +360,7 @@ func (c *cell) wantAnswers() {
 	}
 }
 
-// wantOnce: docs/spec.md#prestop-once and docs/spec.md#signal-once, whatever has happened.
+// wantOnce: docs/spec.md#prestop-once and docs/spec.md#signal-once, after any fault.
 func (c *cell) wantOnce() {
 	c.Helper()
 	journal := c.journal()
@@ -421,7 +421,7 @@ func (c *cell) wantJournal(e end) {
 	}
 }
 
-// result is what an onExit is told of the end, docs/use/handlers.md.
+// result is what an onExit gets as the result, docs/use/handlers.md.
 func (e end) result() string {
 	switch {
 	case e.unstarted:

@@ -166,7 +166,7 @@ func closeDaemons() error {
 	return errors.Join(errs...)
 }
 
-// namespaceOf a test is its own: everything of a cell can be told by it.
+// namespaceOf a test is its own: everything of a cell can be recognised by it.
 func namespaceOf(t *testing.T) string {
 	_, name, _ := strings.Cut(t.Name(), "/")
 	return strings.ToLower(strings.NewReplacer("/", "-", "_", "-", ",", "", "#", "-", "'", "").Replace(name))

@@ -26,7 +26,7 @@ type method struct {
 	name string
 	// ends: the container may be in another phase when it has been answered.
 	ends bool
-	// undo takes back what it has left; nil for nothing.
+	// undo removes what it has left; nil for nothing.
 	undo func(context.Context, taskapi.TTRPCTaskService)
 	do   func(context.Context, taskapi.TTRPCTaskService, *caller) error
 }
@@ -221,7 +221,7 @@ type pairCell struct {
 	deleted bool
 }
 
-// serial tells the cells of one test apart.
+// serial distinguishes the cells of one test.
 var serial atomic.Int64
 
 func newPairCell(t *testing.T, w *world, p *phase) *pairCell {
@@ -304,7 +304,7 @@ func (c *pairCell) finishPairs(after string) {
 		e = e.notStarted("signal 15 arrived")
 	}
 	if c.deleted {
-		// containerd has not been asked. It learns of it when the shim has ended, which a shim without containers does if it is told to.
+		// containerd has not been asked. It learns of it when the shim has ended, which a shim without containers does on request.
 		c.letGo()
 		c.wantAnswers()
 		c.wantJournal(e)

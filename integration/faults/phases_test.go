@@ -12,9 +12,9 @@ import (
 // phase is a column of the matrix.
 type phase struct {
 	// name is a situation of docs/lifecycle.md; for what comes before the machine's first, and for a part of one of
-	// its, a name of its own.
+	// its, its own name.
 	name string
-	// about says how the phase is come to and what holds it there.
+	// about says how the phase is reached and what holds it there.
 	about string
 	// told are the situations that the status service may show: the name if there are none, "" if it shows no such container.
 	told []string
@@ -107,7 +107,7 @@ var phases = []*phase{
 		},
 	},
 	{
-		name: "Starting, exited", pending: true, about: "the process has exited, and the runtime's start, held, has not returned: the shim is told only then",
+		name: "Starting, exited", pending: true, about: "the process has exited, and the runtime's start, held, has not returned: the shim learns of it only then",
 		told: []string{"Starting"}, status: 3,
 		reach: func(c *cell) {
 			c.create()
@@ -267,9 +267,9 @@ func (p *phase) prepare(c *cell) {
 	case "OnExit, aborted":
 		c.ending = onExit
 	case "Exited, Delete waits", "OnExit, waits for a handler":
-		c.hostPID = true // in a pid namespace of its own the process exits after all others
+		c.hostPID = true // in its own pid namespace the process exits after all others
 	case "OnExit":
-		c.hostPID = true // in a pid namespace of its own what onExit leaves behind ends with it
+		c.hostPID = true // in its own pid namespace what onExit leaves behind ends with it
 	case "Deleted":
 		c.group = "group"
 	}
@@ -356,7 +356,7 @@ func (c *cell) waitHandler(kind string) {
 	}
 }
 
-// attempts of the handler, as the shim tells them.
+// attempts of the handler, as the shim reports them.
 func (c *cell) attempts(kind string) uint32 {
 	status, _ := c.status() // not there before the shim is
 	for _, run := range status.GetRuns() {

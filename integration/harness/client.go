@@ -16,7 +16,7 @@ import (
 // StockRuntime is the runtime that this project must behave like when there is no handler.
 const StockRuntime = "io.containerd.runc.v2"
 
-// Client speaks to one daemon in one namespace. The embedded client does whatever has no helper here; give
+// Client speaks to one daemon in one namespace. The embedded client does everything that has no helper here; give
 // it a context from Context. It is safe for concurrent use, and survives a restart of the daemon.
 type Client struct {
 	*containerd.Client
@@ -67,7 +67,7 @@ type ContainerConfig struct {
 	Capabilities []string // nil: docker's default set
 	Seccomp      *specs.LinuxSeccomp
 	ReadOnly     bool // root filesystem
-	HostPID      bool // no pid namespace of its own
+	HostPID      bool // no own pid namespace
 	Terminal     bool
 	CgroupParent string            // empty: "/lcs"; the container's cgroup is ID below it
 	Edit         func(*specs.Spec) // has the last word; may be nil

@@ -17,7 +17,7 @@ import (
 // closeLimit bounds each step of Close, from the kill to the process or mount having gone.
 var closeLimit = Patience(10 * time.Second)
 
-// Close stops the daemon and takes back whatever is left of it: its shims with all their descendants
+// Close stops the daemon and takes back everything of it: its shims with all their descendants
 // (containers, handlers), their cgroups, the mounts below Dir, and Dir. It ends processes by id, only
 // those that descend from a shim with our address. A second Close does nothing.
 //
@@ -66,7 +66,7 @@ func (d *Daemon) killShims() error {
 	return err
 }
 
-// awaitEnd of killed processes. Without the test's context: tidying up goes on after that has ended.
+// awaitEnd of killed processes. Without the test's context: tidying up continues after that has ended.
 func awaitEnd(doomed []Process) error {
 	return Poll(context.Background(), closeLimit, "the killed processes to end", func() (bool, error) {
 		return !slices.ContainsFunc(doomed, Process.alive), nil
@@ -99,7 +99,7 @@ func (d *Daemon) Shims() ([]Process, error) {
 	return d.shimsAmong(all), err
 }
 
-// shimsAmong recognises them by their command line: containerd tells every shim its own address.
+// shimsAmong recognises them by their command line: containerd passes its own address to every shim.
 func (d *Daemon) shimsAmong(all []Process) []Process {
 	var shims []Process
 	for _, p := range all {

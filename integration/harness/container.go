@@ -28,7 +28,7 @@ type Container struct {
 	dir    string
 }
 
-// State is a task's state as its shim tells it.
+// State is a task's state as its shim reports it.
 type State struct {
 	Status     task.Status
 	PID        uint32
@@ -42,7 +42,7 @@ func (c *Container) Create(ctx context.Context) (pid uint32, err error) {
 	return c.CreateWith(ctx, &tasks.CreateTaskRequest{Stdout: "file://" + c.OutputFile, Stderr: "file://" + c.OutputFile})
 }
 
-// CreateWith is Create with a request of one's own: other streams (an empty path is /dev/null), task
+// CreateWith is Create with another request: other streams (an empty path is /dev/null), task
 // options, a checkpoint. The container's ID is filled in.
 func (c *Container) CreateWith(ctx context.Context, req *tasks.CreateTaskRequest) (pid uint32, err error) {
 	req.ContainerID = c.ID
@@ -114,13 +114,13 @@ func (c *Container) Pause(ctx context.Context) error {
 	return native(err)
 }
 
-// Resume lets them go on.
+// Resume continues them.
 func (c *Container) Resume(ctx context.Context) error {
 	_, err := c.client.TaskService().Resume(c.client.Context(ctx), &tasks.ResumeTaskRequest{ContainerID: c.ID})
 	return native(err)
 }
 
-// Remove takes the container away whatever its state: SIGKILL, Delete, the record, its directory. Parts
+// Remove takes the container away in any state: SIGKILL, Delete, the record, its directory. Parts
 // that are gone already are no error.
 func (c *Container) Remove(ctx context.Context) error {
 	errs := []error{c.removeTask(ctx)}

@@ -47,7 +47,7 @@ type PodConfig struct {
 	Handler      string // runtime handler
 	Annotations  map[string]string
 	CgroupParent string
-	HostNetwork  bool // else one of its own, see Daemon.PodBridge
+	HostNetwork  bool // else its own, see Daemon.PodBridge
 	SharedPID    bool // all containers in one pid namespace
 	// UserNamespace maps the pod's users to the host's from 1000000 on.
 	UserNamespace bool
@@ -74,7 +74,7 @@ func (c *CRI) Features(ctx context.Context) (map[string]*cri.RuntimeHandlerFeatu
 	return features, nil
 }
 
-// Pod is a running pod, or what is left of it.
+// Pod is a running pod, or the rest of one.
 type Pod struct {
 	ID     string
 	cri    *CRI
@@ -141,7 +141,7 @@ func (p *Pod) Stop(ctx context.Context) (took time.Duration, err error) {
 	return time.Since(begin), native(err)
 }
 
-// Remove takes the pod and its containers away whatever their state.
+// Remove takes the pod and its containers away in any state.
 func (p *Pod) Remove(ctx context.Context) error {
 	_, err := p.cri.runtime.RemovePodSandbox(ctx, &cri.RemovePodSandboxRequest{PodSandboxId: p.ID})
 	return native(err)

@@ -33,7 +33,7 @@ func podDaemon(t *testing.T) (*harness.Daemon, *harness.CRI) {
 	return d, c
 }
 
-// TestPodTraces also shows that a leak check would see whatever a pod may leave.
+// TestPodTraces also shows that a leak check would see everything that a pod may leave.
 func TestPodTraces(t *testing.T) {
 	d, c := podDaemon(t)
 	watch := harness.Watch{Daemons: []*harness.Daemon{d}, CgroupParents: []string{podCgroup}, NetNS: true, Sysctls: true}

@@ -47,10 +47,10 @@ type DaemonConfig struct {
 	// ExtraConfig is appended to containerd's configuration file: TOML, tables only. Plugin names
 	// differ between 1.x and 2.x: see Server.Modern.
 	ExtraConfig string
-	// Binds are directories by the place at which the daemon finds them, in a mount namespace of its own. As with
+	// Binds are directories by the place at which the daemon finds them, in its own mount namespace. As with
 	// HideUnified, the containers' mounts are then invisible from outside.
 	Binds map[string]string
-	// HideUnified starts the daemon in a mount namespace of its own, without the cgroup2 mount at
+	// HideUnified starts the daemon in its own mount namespace, without the cgroup2 mount at
 	// /sys/fs/cgroup/unified: crun 1.8.1 refuses that hybrid layout. The containers' mounts are then
 	// invisible from outside, and go with the last process of that namespace.
 	HideUnified bool
@@ -76,7 +76,7 @@ type Daemon struct {
 	cfg     DaemonConfig
 	program Program
 	sockets socketNames
-	// mounts is the mount namespace of its own, which stays the same when it is started
+	// mounts is its own mount namespace, which stays the same when it is started
 	// again, as its shims' does. Close closes it. nil: it has the test's.
 	mounts *os.File
 
@@ -217,7 +217,7 @@ func (d *Daemon) exec() error {
 	return err
 }
 
-// ownMounts says whether the daemon is in a mount namespace of its own.
+// ownMounts says whether the daemon is in its own mount namespace.
 func (c DaemonConfig) ownMounts() bool { return c.HideUnified || len(c.Binds) > 0 }
 
 func (c DaemonConfig) mountScript() string {
@@ -272,7 +272,7 @@ func (d *Daemon) waitReady(ctx context.Context, withCRI bool) error {
 	})
 }
 
-// criServes says whether CRI has read what it knows of earlier containers, which goes on when the rest of
+// criServes says whether CRI has read what it knows of earlier containers, which continues when the rest of
 // containerd already answers.
 func criServes(ctx context.Context, client *containerd.Client) bool {
 	conn := client.Conn().(grpc.ClientConnInterface) // it returns any, and has nothing else
@@ -280,10 +280,10 @@ func criServes(ctx context.Context, client *containerd.Client) bool {
 	return err == nil
 }
 
-// Terminate stops the daemon as `systemctl stop` would, and waits for it. Shims and containers go on.
+// Terminate stops the daemon as `systemctl stop` would, and waits for it. Shims and containers continue.
 func (d *Daemon) Terminate() error { return d.stop(syscall.SIGTERM) }
 
-// Kill ends the daemon as a crash would, and waits for it. Shims and containers go on.
+// Kill ends the daemon as a crash would, and waits for it. Shims and containers continue.
 func (d *Daemon) Kill() error { return d.stop(syscall.SIGKILL) }
 
 func (d *Daemon) stop(sig syscall.Signal) error {

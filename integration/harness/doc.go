@@ -9,7 +9,7 @@
 //	d, err := harness.StartDaemon(ctx, harness.DaemonConfig{Server: s, BinDir: bin})
 //	defer d.Close()
 //	client, err := d.Client(namespace)
-//	events, err := client.Events(ctx)                    // a shim whose events nobody reads waits 5 s for each
+//	events, err := client.Events(ctx)                    // a shim whose events no client reads waits 5 s for each
 //	watch := harness.Watch{Daemons: []*harness.Daemon{d}, CgroupParents: []string{"/lcs"}}
 //	before, err := watch.TakeSnapshot()
 //	c, err := client.NewContainer(ctx, harness.ContainerConfig{ID: "a", Args: []string{"sleep", "60"}})

@@ -27,7 +27,7 @@ type DockerConfig struct {
 }
 
 // Docker is a private dockerd beside a Daemon, whose containerd it uses. Everything of it is below Daemon.Dir. It has
-// a network namespace of its own, over all its starts: its bridge, and the sysctls it sets, are there. What
+// its own network namespace, over all its starts: its bridge, and the sysctls it sets, are there. What
 // starts and stops it is not safe for concurrent use, the client commands are.
 type Docker struct {
 	Host string // for DOCKER_HOST
@@ -132,10 +132,10 @@ func (d *Docker) waitReady(ctx context.Context) error {
 	})
 }
 
-// Terminate stops dockerd as `systemctl stop` would, and waits for it. Containers go on with live-restore only.
+// Terminate stops dockerd as `systemctl stop` would, and waits for it. Containers continue only with live-restore.
 func (d *Docker) Terminate() error { return d.program.Stop(syscall.SIGTERM) }
 
-// Kill ends dockerd as a crash would, and waits for it. Containers go on.
+// Kill ends dockerd as a crash would, and waits for it. Containers continue.
 func (d *Docker) Kill() error { return d.program.Stop(syscall.SIGKILL) }
 
 // dockerStopLimit is above the 15 s that dockerd gives containers, and the 5 s for requests that it still answers.
@@ -144,8 +144,8 @@ const dockerStopLimit = 30 * time.Second
 // Close stops dockerd. Containers that are left are the Daemon's, whose Close ends them.
 func (d *Docker) Close() error {
 	err := d.Terminate()
-	for _, dir := range []string{"/run/docker/plugins", "/run/docker"} { // it is told of no other place
-		_ = os.Remove(dir) // works only where nobody else uses it
+	for _, dir := range []string{"/run/docker/plugins", "/run/docker"} { // it has no option for another place
+		_ = os.Remove(dir) // works only if no other program uses it
 	}
 	return err
 }

@@ -8,7 +8,7 @@ import (
 )
 
 // Command is a command in the daemon's mount namespace, as an operator's has to be:
-// lifecyclectl believes only the processes of its own. It runs without a shell.
+// lifecyclectl believes only its own processes. It runs without a shell.
 func (d *Daemon) Command(ctx context.Context, name string, args ...string) *exec.Cmd {
 	words := append(append(d.enterMounts(), name), args...)
 	return exec.CommandContext(ctx, words[0], words[1:]...)

@@ -177,7 +177,7 @@ func (e *Events) WaitFor(ctx context.Context, limit time.Duration, id, topic str
 	}
 }
 
-// Err says why the stream ended; nil while it goes on.
+// Err says why the stream ended; nil while it continues.
 func (e *Events) Err() error {
 	e.mu.Lock()
 	defer e.mu.Unlock()

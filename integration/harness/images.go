@@ -34,7 +34,7 @@ var busyboxImages = sync.OnceValues(func() (map[string][]byte, error) {
 		return nil, err
 	}
 	defer os.RemoveAll(dir)
-	// An archive would hold each hard link as a file of its own.
+	// An archive would hold each hard link as a separate file.
 	symbolic := func(old, name string) error { return os.Symlink(filepath.Base(old), name) }
 	if err := newRootFS(dir, symbolic); err != nil {
 		return nil, err

@@ -21,7 +21,7 @@ var settleLimit = Patience(10 * time.Second)
 type Watch struct {
 	Daemons []*Daemon
 	// CgroupParents are paths such as "/lcs": any cgroup strictly below one, in any hierarchy, and any
-	// process in such a cgroup counts. The parent itself is nobody's leak: runc leaves it too.
+	// process in such a cgroup counts. The parent itself is no leak: runc leaves it too.
 	CgroupParents []string
 	// Dirs are directories below which no mount may stay. Those of Daemons are looked at anyway.
 	Dirs []string
@@ -78,7 +78,7 @@ func (w Watch) Leaks(ctx context.Context, before Snapshot) ([]string, error) {
 	return leaks, nil
 }
 
-// lookAtProcesses notes our shims, handler hosts, zombies, and whatever is in our cgroups.
+// lookAtProcesses notes our shims, handler hosts, zombies, and everything in our cgroups.
 func (w Watch) lookAtProcesses(s Snapshot) error {
 	all, err := processes()
 	if err != nil {
@@ -133,7 +133,7 @@ func (w Watch) ours(shim Process) bool {
 }
 
 // belongsToOther says whether an ancestor is the shim of a daemon that is not watched. An orphan counts as
-// ours: better a false alarm than a leak that nobody claims.
+// ours: better a false alarm than a leak that no test claims.
 func belongsToOther(p Process, all map[int]Process, w Watch) bool {
 	for p.PID > 1 {
 		if p.Shim() {
@@ -144,7 +144,7 @@ func belongsToOther(p Process, all map[int]Process, w Watch) bool {
 	return false
 }
 
-// lookAtMounts reads our own list, and the daemon's when it has a mount namespace of its own.
+// lookAtMounts reads our own list, and the daemon's when it has its own mount namespace.
 func (w Watch) lookAtMounts(s Snapshot) error {
 	dirs, namespaces := w.Dirs, []string{"self"}
 	for _, d := range w.Daemons {

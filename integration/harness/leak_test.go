@@ -10,7 +10,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// A container that nobody removed must be reported in each way it shows, and be gone after Close.
+// A container that was not removed must be reported in each way it shows, and be gone after Close.
 func TestLeaksAreFoundAndCloseRemovesThem(t *testing.T) {
 	forEachServer(t, func(t *testing.T, s harness.Server) {
 		b := newBench(t, harness.DaemonConfig{Server: s})

@@ -32,7 +32,7 @@ func (d *Daemon) ipamDir() string    { return filepath.Join(d.Dir, "ipam") }
 
 // writePodNetwork configures the network of pods: a bridge without an address, so that pods reach each other
 // and nothing else, and no route, sysctl or packet filter of the host is touched. As each daemon has a bridge
-// of its own, their pods may have the same addresses.
+// of their own, their pods may have the same addresses.
 func (d *Daemon) writePodNetwork() error {
 	text := fmt.Sprintf(`{"cniVersion": "1.0.0", "name": %q, "plugins": [{
   "type": "bridge", "bridge": %q, "isGateway": false, "ipMasq": false,
@@ -55,7 +55,7 @@ func (d *Daemon) removePodNetwork() error {
 	}
 	bridge, err := netlink.LinkByName(d.PodBridge())
 	if notFound := (netlink.LinkNotFoundError{}); errors.As(err, &notFound) {
-		return nil // no pod had a network of its own
+		return nil // no pod had its own network
 	}
 	if err == nil {
 		err = netlink.LinkDel(bridge)

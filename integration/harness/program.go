@@ -12,13 +12,13 @@ import (
 )
 
 // Program is a server that runs beside the test. What starts and stops it is not safe for concurrent use. It is
-// in a process group of its own: ^C is for the test, which then stops it in order.
+// in its own process group: ^C is for the test, which then stops it in order.
 type Program struct {
 	Name    string // in errors
 	Args    []string
 	Env     []string
 	LogFile string // gets its output, of all its starts
-	// Unshare are flags of clone(2): namespaces of its own.
+	// Unshare are flags of clone(2): its own namespaces.
 	Unshare uintptr
 	// StopLimit bounds the time from a signal to the program's end; 0: stopLimit.
 	StopLimit time.Duration

@@ -8,7 +8,7 @@ import (
 	"sync"
 )
 
-// sharedSocketDir is where the shims of every daemon listen, unless containerd 2.3 or newer tells them of
+// sharedSocketDir is where the shims of every daemon listen, unless containerd 2.3 or newer gives them
 // another place.
 const sharedSocketDir = "/run/containerd/s"
 

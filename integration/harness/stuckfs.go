@@ -90,7 +90,7 @@ func (s *StuckFS) answer(unique uint64, status int32, body []byte) {
 	reply := binary.NativeEndian.AppendUint32(nil, uint32(fuseOutHead+len(body)))
 	reply = binary.NativeEndian.AppendUint32(reply, uint32(status))
 	reply = binary.NativeEndian.AppendUint64(reply, unique)
-	_, _ = s.device.Write(append(reply, body...)) // nobody waits any more: what we want
+	_, _ = s.device.Write(append(reply, body...)) // no reader waits any more: what we want
 }
 
 // initReply is a struct fuse_init_out: version 7.31, no features.

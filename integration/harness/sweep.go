@@ -15,7 +15,7 @@ import (
 const dirPattern = "/run/lcs-*"
 
 // A test that is interrupted (^C, a timeout's panic) runs no cleanup. Each daemon's directory therefore names
-// the process that owns it, and the next StartDaemon, in whatever test, closes the daemons of dead owners.
+// the process that owns it, and the next StartDaemon, in any test, closes the daemons of dead owners.
 
 func ownerFile(dir string) string { return filepath.Join(dir, "owner") }
 

@@ -17,7 +17,7 @@ import (
 type Memory struct {
 	// PSS counts a page that n processes share as an nth.
 	PSS int64
-	// Private are the pages that nobody shares.
+	// Private are the pages that no other process shares.
 	Private int64
 	// Anonymous are the pages of no file.
 	Anonymous int64

@@ -18,7 +18,7 @@ import (
 // lockPoll is how often a waiting builder looks whether its turn has come.
 const lockPoll = 50 * time.Millisecond
 
-// recipe is this package itself: whoever changes how the image is made gets a new image, with no
+// recipe is this package itself: a change of how the image is made gives a new image, with no
 // version number to remember.
 //
 //go:embed *.go files

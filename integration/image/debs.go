@@ -83,7 +83,7 @@ func readDeb(ctx context.Context, dir, name string) (deb, error) {
 	return deb{name: name, version: version, path: path, depends: libraries(depends)}, nil
 }
 
-// debFile finds a package's file whatever its version; of several the last by name.
+// debFile finds a package's file of any version; of several the last by name.
 func debFile(dir, name string) (string, bool) {
 	files, _ := filepath.Glob(filepath.Join(dir, name+"_*.deb")) // the pattern is well-formed
 	if len(files) == 0 {
@@ -108,7 +108,7 @@ func libraries(depends string) []string {
 }
 
 // download brings the packages that are not in dir yet. It asks the host's apt, and if that does
-// not know them (an old or empty package list), once more with lists of our own: the host's are
+// not know them (an old or empty package list), once more with our own lists: the host's are
 // never touched.
 func download(ctx context.Context, dir string, names []string, progress func(string)) error {
 	names = slices.DeleteFunc(slices.Clone(names), func(name string) bool {
@@ -139,7 +139,7 @@ func tellHowToFetch(dir string, names []string, err error) error {
 		"or put the .deb files into %s by hand)", strings.Join(names, " "), err, dir)
 }
 
-// aptDownload fetches into a folder of its own and then moves: dir only ever holds whole packages.
+// aptDownload fetches into its own folder and then moves: dir only ever holds whole packages.
 // apt checks sizes and signed hashes itself.
 func aptDownload(ctx context.Context, dir string, names []string, options ...string) error {
 	tmp, err := os.MkdirTemp(dir, partial)
@@ -171,7 +171,7 @@ func removeLeftovers(dir string) {
 	}
 }
 
-// aptLists is a folder with package lists of our own.
+// aptLists is a folder with our own package lists.
 type aptLists string
 
 func (l aptLists) options() []string {

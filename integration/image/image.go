@@ -56,7 +56,7 @@ func Build(ctx context.Context, cacheDir string, progress func(string)) (*Image,
 }
 
 func build(ctx context.Context, cacheDir string, progress func(string)) (*Image, error) {
-	// apt runs in a folder of its own, so a relative path would mean another place there.
+	// apt runs in its own folder, so a relative path would mean another place there.
 	cacheDir, err := filepath.Abs(cacheDir)
 	if err != nil {
 		return nil, err
@@ -86,7 +86,7 @@ func build(ctx context.Context, cacheDir string, progress func(string)) (*Image,
 	return assemble(ctx, dir, debs, inputs)
 }
 
-// lock makes builders in one cache take turns. It polls because flock cannot be told to stop waiting.
+// lock makes builders in one cache take turns. It polls because flock cannot be interrupted.
 func lock(ctx context.Context, path string) (unlock func(), err error) {
 	f, err := os.OpenFile(path, os.O_CREATE|os.O_RDWR, 0o644)
 	if err != nil {

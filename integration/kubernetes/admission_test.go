@@ -54,7 +54,7 @@ func wantAdmitted(t *testing.T, api *cluster.API, plugin string) {
 	}
 }
 
-// FAULTS B1, the policy's half of the table: whoever sets the class, the handlers are
+// FAULTS B1, the policy's half of the table: for any order of setting the class, the handlers are
 // moved.
 func policyWhoeverSetsTheClass(t *testing.T, api *cluster.API) {
 	webhook := platform.StartWebhook()

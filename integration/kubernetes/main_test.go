@@ -50,7 +50,7 @@ type host struct {
 	policies bool     // of deploy/ are in force
 }
 
-// folders that a kubelet makes wherever it is told to have its own.
+// folders that a kubelet creates beside its own root.
 var folders = []string{"/var/lib/kubelet", "/var/log/containers", "/var/log/pods", "/usr/libexec/kubernetes"}
 
 func missing(paths ...string) (missing []string) {

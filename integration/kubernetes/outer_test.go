@@ -37,7 +37,7 @@ func shell(script string) string {
 	return fmt.Sprintf("{exec: {command: [/bin/sh, -c, %q]}}", script)
 }
 
-// The ends that a Job's container comes to: onExit runs once, is told the right one, and the kubelet's own are unchanged.
+// How a Job's container ends: onExit runs once, with the right result, and the kubelet's own report is unchanged.
 func TestOnExit(t *testing.T) {
 	for name, end := range map[string]struct {
 		script, reason, told string
@@ -70,7 +70,7 @@ func TestOnExit(t *testing.T) {
 	}
 }
 
-// A preStart that fails: the kubelet tells it in words, and the entrypoint never runs.
+// A preStart that fails: the kubelet reports its message, and the entrypoint never runs.
 func TestPreStartFails(t *testing.T) {
 	b := on(t)
 	p := b.annotated("{preStart: "+shell("echo last words; exit 3")+", onExit: "+shell("echo $LIFECYCLE_RESULT >> log")+"}", container("app", "echo wrong >> log", nil))

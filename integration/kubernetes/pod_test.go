@@ -33,7 +33,7 @@ func entry(name string) string {
 
 var app = entry("")
 
-// waiting begins a handler that tells the test that it has begun, and waits for it to go on.
+// waiting begins a handler that reports to the test that it has begun, and waits until it may continue.
 const waiting = `echo begun >> log; touch begun; while [ ! -e go ]; do sleep 0.02; done; `
 
 // container of a pod that runs a shell script, with handlers or nil.

@@ -290,7 +290,7 @@ func policyRefuses(t *testing.T, api *cluster.API) {
 	}
 }
 
-// Pods of other classes keep their handlers, whatever the shim would say of them.
+// Pods of other classes keep their handlers, even if the shim would refuse them.
 func policyLeavesAlone(t *testing.T, api *cluster.API) {
 	other := onePod(&core.Lifecycle{PreStop: tcp(intstr.FromString("nowhere"), "")})
 	other.Spec.RuntimeClassName = nil
@@ -303,7 +303,7 @@ func policyLeavesAlone(t *testing.T, api *cluster.API) {
 	}
 }
 
-// What differs from the kubelet's handlers is said to whoever makes the pod.
+// What differs from the kubelet's handlers is reported to the author of the pod.
 func policyWarns(t *testing.T, api *cluster.API) {
 	lifecycle := &core.Lifecycle{PreStop: sleep(1)}
 	for want, pod := range map[string]core.Pod{

@@ -55,7 +55,7 @@ func restartDuringPostStart(b *bench, restart func(*bench, syscall.Signal), sign
 	p.wantLog("start begun start begun through preStop TERM")
 }
 
-// restartDuringPreStop: the stop goes on, and what the kubelet asks for again is joined to it.
+// restartDuringPreStop: the stop continues, and what the kubelet asks for again is joined to it.
 func restartDuringPreStop(b *bench, restart func(*bench, syscall.Signal), signal syscall.Signal) {
 	b.Helper()
 	p := b.create(nil, container("app", app, handlers("echo postStart >> log", waiting+"echo through >> log")))

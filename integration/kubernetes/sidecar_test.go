@@ -15,7 +15,7 @@ import (
 
 // FAULTS B8. The sidecars of these pods have what upstream's tests want of them
 // (test/e2e_node/container_lifecycle_test.go of v1.36.3, lines 4788, 4934 and 5841): a
-// preStop begins when the pod's end begins, and has what is left of the grace period.
+// preStop begins when the pod's end begins, and has the rest of the grace period.
 
 // sidecar of that name, with handlers or nil.
 func sidecar(name, script string, handlers *core.Lifecycle) core.Container {

@@ -9,13 +9,13 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// stubborn notes SIGTERM, and goes on.
+// stubborn notes SIGTERM, and continues.
 const stubborn = `trap 'echo TERM >> log; touch term' TERM; touch /tmp/started; while :; do sleep 0.05; done`
 
 // tail is how long the shim leaves a container that got CRI's SIGKILL in the middle of its preStop: docs/spec.md#stop-sigkill-cri.
 const tail = 2 * time.Second
 
-// docs/spec.md#stop-sigkill-cri: whatever grace period the deletion says, it cuts preStop off, and
+// docs/spec.md#stop-sigkill-cri: for any grace period of the deletion, it cuts preStop off, and
 // SIGTERM comes before SIGKILL all the same.
 func TestGraceOverride(t *testing.T) {
 	t.Parallel()

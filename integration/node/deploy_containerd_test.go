@@ -308,7 +308,7 @@ func wantSystemdCgroups(b *bed.PodBench) {
 	bed.WantError(b.T, err, "systemd not running on this host, cannot use systemd cgroups manager")
 }
 
-// wantOnExitInScope: systemd removes a scope with its last process, so onExit has one of its own, with the same limits.
+// wantOnExitInScope: systemd removes a scope with its last process, so onExit has its own, with the same limits.
 func wantOnExitInScope(b *bed.PodBench, inSlice func(*harness.PodConfig)) {
 	b.Helper()
 	block := "{onExit: {" + bed.Shell(bed.ReportHere+"cat /proc/1/cgroup > cgroup; tail /dev/zero; echo $? > hog") + ", timeoutSeconds: 100}}"
@@ -328,7 +328,7 @@ func wantOnExitInScope(b *bed.PodBench, inSlice func(*harness.PodConfig)) {
 	}
 }
 
-// wantOOMInScope: systemd may have removed the scope, and with it the count of OOM kills, before onExit is told of one. One in its slice
+// wantOOMInScope: systemd may have removed the scope, and with it the count of OOM kills, before onExit could get it. One in its slice
 // is none of a container that is killed on request.
 func wantOOMInScope(b *bed.PodBench, inSlice func(*harness.PodConfig)) {
 	b.Helper()

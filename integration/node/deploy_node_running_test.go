@@ -8,7 +8,7 @@ import (
 	"testing"
 )
 
-// nodeOf is a node of its own for deploy/node/install: a pid namespace with its own /proc, in which nothing runs but what the
+// nodeOf is a separate node for deploy/node/install: a pid namespace with its own /proc, in which nothing runs but what the
 // test's script starts. The mounts are its own too, the files are the machine's.
 type nodeOf struct {
 	*testing.T
@@ -108,7 +108,7 @@ func (n nodeOf) wantNothingInstalled() {
 
 const etcConfig = "/etc/containerd/config.toml"
 
-// FAULTS C2: without being told, the installer finds the configuration that the running containerd reads, verifies it by that
+// FAULTS C2: without options, the installer finds the configuration that the running containerd reads, verifies it by that
 // containerd's program, and leaves the usual place alone.
 func TestC2NodeInstallFindsTheConfiguration(t *testing.T) {
 	for name, c := range map[string]struct{ server, start string }{
@@ -132,7 +132,7 @@ cp "$DIR/elsewhere/config.toml" "$DIR/before"
 install "$@"
 cp "$DIR/elsewhere/config.toml" "$DIR/after"
 "$CONTAINERD" --config "$DIR/elsewhere/config.toml" config dump | sed 's/^ *//' >"$DIR/dump"
-sed -i 's/runtimes.lifecycle/runtimes.ours/' "$DIR/dump" "$DIR/after" # for a look at what is left
+sed -i 's/runtimes.lifecycle/runtimes.ours/' "$DIR/dump" "$DIR/after" # for a look at the leftovers
 install --undo "$@"
 diff "$DIR/before" "$DIR/elsewhere/config.toml"
 `)

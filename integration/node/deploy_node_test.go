@@ -174,7 +174,7 @@ func TestNodeInstallOfInstalled(t *testing.T) {
 	}
 }
 
-// What cannot be done changes nothing, and is told.
+// What cannot be done changes nothing, and is reported.
 func TestNodeInstallRefuses(t *testing.T) {
 	for name, c := range map[string]struct {
 		server, config string

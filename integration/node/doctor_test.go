@@ -107,7 +107,7 @@ func node(t *testing.T, name string, edit func(*harness.DaemonConfig)) *harness.
 }
 
 // healthy are the findings on a healthy node: none, but that a handler which insists on cgroupfs is noted where systemd manages cgroup v2
-// and containerd, 1.x, does not say what it tells the kubelet.
+// and containerd, 1.x, does not say what it reports to the kubelet.
 func healthy(server harness.Server, cgroupfs bool) []string {
 	if cgroupfs && !server.Modern() && systemdRuns() && harness.CgroupV2() {
 		return []string{"note cgroup-driver"}
@@ -115,7 +115,7 @@ func healthy(server harness.Server, cgroupfs bool) []string {
 	return []string{}
 }
 
-// A healthy node has no finding, whichever containerd it is.
+// A healthy node has no finding, with any containerd.
 func TestDoctorFindsNothing(t *testing.T) {
 	for _, c := range deployCases(t) {
 		if c.systemd() {
@@ -204,7 +204,7 @@ func TestDoctor(t *testing.T) {
 }
 
 // A handler that asks for systemd's cgroups is right where systemd runs, and only there; and where CRI, which 2.x asks its default
-// runtime for, tells the kubelet the same.
+// runtime for, reports the same to the kubelet.
 func TestDoctorSystemdCgroups(t *testing.T) {
 	for _, c := range deployCases(t) {
 		if !c.systemd() {

@@ -71,7 +71,7 @@ func TestKubernetesDocNode(t *testing.T) {
 				t.Errorf("%v\n%s", err, out)
 			}
 		default:
-			t.Errorf("nobody has tried %q", command)
+			t.Errorf("no test has tried %q", command)
 		}
 		done++
 	}

@@ -19,7 +19,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/bed"
 )
 
-// wantCtlSoon runs it until it says these parts: what a handler writes comes to the shim a moment later, and so does its end.
+// wantCtlSoon runs it until it says these parts: what a handler writes reaches the shim a moment later, and so does its end.
 func wantCtlSoon(b *bed.Bench, parts []string, args ...string) {
 	b.Helper()
 	b.Poll(fmt.Sprintf("lifecyclectl %s to say %q", strings.Join(args, " "), parts), func() bool {
@@ -282,7 +282,7 @@ func TestStatusForPrograms(t *testing.T) {
 	})
 }
 
-// What an operator does wrong is told, with what to do.
+// An operator's mistake is reported, with what to do.
 func TestCtlErrors(t *testing.T) {
 	bed.On(t, []bed.Target{bed.Pinned}, func(b *bed.Bench) {
 		b.Start(bed.Annotations{bed.KeyPostStart: bed.Shell("true")}, bed.Forever)
@@ -297,7 +297,7 @@ func TestCtlErrors(t *testing.T) {
 	})
 }
 
-// A handler is tried, and the container goes on.
+// A handler is tried, and the container continues.
 //
 // See docs/spec.md#trial.
 func TestTrialOfAHandler(t *testing.T) {

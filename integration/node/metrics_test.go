@@ -57,7 +57,7 @@ func value(families map[string]*dto.MetricFamily, name string, labels ...string)
 	return sum
 }
 
-// counted is a series and what it must come to.
+// counted is a series and its expected value.
 type counted struct {
 	want   float64
 	name   string
@@ -152,7 +152,7 @@ func wantMode(b *bed.Bench, path string, mode fs.FileMode) {
 	}
 }
 
-// Many shims add to one file, and whoever reads it meanwhile finds it whole.
+// Many shims add to one file, and a concurrent reader finds it whole.
 func TestMetricsOfManyShims(t *testing.T) {
 	bed.On(t, []bed.Target{bed.Pinned}, func(b *bed.Bench) {
 		const shims = 12
@@ -210,11 +210,11 @@ func TestMetricsOfManyShims(t *testing.T) {
 	})
 }
 
-// A file that cannot be written costs no container anything: it is told in words what is wrong.
+// A file that cannot be written costs no container anything: the log says what is wrong.
 func TestMetricsThatCannotBeWritten(t *testing.T) {
 	bed.On(t, []bed.Target{bed.Pinned, bed.Crun}, func(b *bed.Bench) {
 		lock := filepath.Join(b.TempDir(), "lifecycle.prom")
-		holder, err := os.Create(lock + ".lock") // somebody holds the lock, for ever
+		holder, err := os.Create(lock + ".lock") // another process holds the lock, forever
 		if err != nil {
 			b.Fatal(err)
 		}

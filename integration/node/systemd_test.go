@@ -19,7 +19,7 @@ func systemdRuns() bool {
 	return err == nil
 }
 
-// Where systemd is not the machine's init, the tests that depend on it run once more under a systemd in namespaces of its own:
+// Where systemd is not the machine's init, the tests that depend on it run once more under a systemd in its own namespaces:
 // this very program is its only service.
 func TestUnderSystemd(t *testing.T) {
 	if systemdRuns() {

@@ -77,7 +77,7 @@ func (s *stranger) file(path string, text []byte, mode os.FileMode) {
 	if err := os.WriteFile(path, text, mode.Perm()); err != nil {
 		s.t.Fatal(err)
 	}
-	if err := os.Chmod(path, mode); err != nil { // the set-user-id bit, whatever the umask is
+	if err := os.Chmod(path, mode); err != nil { // the set-user-id bit, for any umask
 		s.t.Fatal(err)
 	}
 }
@@ -118,7 +118,7 @@ func (s *stranger) run(uid int, edit func(*exec.Cmd), name string, args ...strin
 func (s *stranger) wantNothingBelieved(socket string) {
 	s.t.Helper()
 	for _, args := range [][]string{{"status"}, {"doctor", "-o", "json"}} {
-		out, _ := s.ctl(args...) // there may be other containerds, with faults of their own
+		out, _ := s.ctl(args...) // there may be other containerds, with their own faults
 		if strings.Contains(out, "owned") || strings.Contains(out, socket) || strings.Contains(out, s.dir) || strings.Contains(out, "6.6.6") {
 			s.t.Errorf("lifecyclectl %s shows a stranger's words:\n%s", strings.Join(args, " "), out)
 		}

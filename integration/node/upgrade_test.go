@@ -24,7 +24,7 @@ func builds(t testing.TB) (current, previous string) {
 	return current, filepath.Join(current, "previous")
 }
 
-// docs/spec.md#upgrade: containers of the previous build go on.
+// docs/spec.md#upgrade: containers of the previous build continue.
 func TestUpgrade(t *testing.T) {
 	current, previous := builds(t)
 	bed.OnOwn(t, bed.Targets, func(b *bed.Bench) { replaceBuild(b, previous, current) })
@@ -102,7 +102,7 @@ func replaceBuild(b *bed.Bench, from, to string) {
 	// A pod stays with its shim, also for a container that comes later.
 	later := b.Start(both(pod), bed.Obedient, old)
 	if now := shimsOf(b); len(now) > len(before) {
-		b.Errorf("a pod's second container has got a shim of its own: %v, before %v", now, before)
+		b.Errorf("a pod's second container has got its own shim: %v, before %v", now, before)
 	}
 	stopWithPreStop(b, later, "warm\nstopped by SIGTERM\n")
 	stopWithPreStop(b, first, "warm\nstopped by SIGTERM\n")

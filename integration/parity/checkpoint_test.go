@@ -17,7 +17,7 @@ import (
 )
 
 // checkpoint the container, with options or without. Through containerd it goes to the content store, where none of the
-// options says otherwise; at the socket the shim is told a directory.
+// options says otherwise; at the socket the request names a directory.
 func (c *container) checkpoint(with *options.CheckpointOptions) proto.Message {
 	c.p.Helper()
 	request := &taskapi.CheckpointTaskRequest{ID: c.id}
@@ -63,7 +63,7 @@ func stored(response proto.Message) *types.Descriptor {
 }
 
 var checkpointScenarios = []scenario{
-	{name: "checkpoint", about: "the container goes on, and is restored from it when it has ended: its process, its state, its events", only: runcOnly, ways: []way{byDaemon}, program: func(p *program) {
+	{name: "checkpoint", about: "the container continues, and is restored from it when it has ended: its process, its state, its events", only: runcOnly, ways: []way{byDaemon}, program: func(p *program) {
 		p.keep()
 		c := p.run("a", obedient)
 		c.ready()

@@ -34,7 +34,7 @@ func (w *world) options() *options.Options {
 }
 
 // program is one run of a scenario against one side. Its methods are a client's calls: each writes its answer into the
-// report and goes on, whatever the answer is.
+// report and continues, for any answer.
 type program struct {
 	*testing.T
 	world *world
@@ -65,9 +65,9 @@ type container struct {
 	created, deleted bool
 	creations        int // so far: each has an exit
 	// alone: containerd's Delete ends its shim too. What that has not published by then is lost, under either shim: TaskDelete
-	// at times, and TaskExit where early says that nobody has waited for it.
+	// at times, and TaskExit where early says that no request has waited for it.
 	alone, early bool
-	shim         int // its process, where it has one of its own
+	shim         int // its process, if it has its own
 }
 
 func (p *program) note(format string, args ...any) {

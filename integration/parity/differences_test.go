@@ -147,7 +147,7 @@ var differences = []difference{
 	{
 		scenario: "exec without a spec",
 		stock:    `.*`, ours: `Exec .* Internal "internal error: .*nil pointer dereference"|State .*status=RUNNING}|  /tasks/.*`,
-		what:   "The stock shim panics, and all containers of its pod end with it. Ours answers with an internal error, and goes on.",
+		what:   "The stock shim panics, and all containers of its pod end with it. Ours answers with an internal error, and continues.",
 		reason: "[docs/spec.md](../../docs/spec.md#panic): a panic in one request never ends the shim.",
 	},
 	{
@@ -167,12 +167,12 @@ var differences = []difference{
 		stock:    `Create \S+generic: .*type with url runtimeoptions.v1.Options: not found"`,
 		ours:     `Create \S+generic: InvalidArgument "failed to create shim task: runtime options: .*unknown setting \\"Nonsense\\".*"`,
 		what:     "Generic options, in TOML: the stock shim does not know the type, ours reads them, and names what it does not know.",
-		reason:   "They are how CRI, nerdctl and docker configure a runtime type of its own ([docs/spec.md](../../docs/spec.md#options)).",
+		reason:   "They are how CRI, nerdctl and docker configure a separate runtime type ([docs/spec.md](../../docs/spec.md#options)).",
 	},
 	{
 		scenario: "options of another type",
 		stock:    `.*`, ours: `Create \S+(empty|wrong): InvalidArgument "failed to create shim task: runtime options: type .* is not known; .*"`,
-		what: "Options of a type that is nobody's: the stock shim ignores an empty message, and panics at another one. " +
+		what: "Options of an unknown type: the stock shim ignores an empty message, and panics at another one. " +
 			"Ours refuses both in words.",
 		reason: "[docs/spec.md](../../docs/spec.md#bad-input): bad input gets a clear error.",
 	},

@@ -1,4 +1,4 @@
-// Package parity compares this project's shim with containerd's own, io.containerd.runc.v2: whoever sets no handler must
+// Package parity compares this project's shim with containerd's own, io.containerd.runc.v2: a user who sets no handler must
 // not be able to tell them apart.
 //
 // Each scenario is a program of a containerd client. It is run against both shims, under the same daemon and with the same

@@ -74,7 +74,7 @@ func document() string {
 	line("| – | runc, crun | 2.4, of the modules that ours is made of | %s | without annotations |", describeWay[byBinary])
 	line("")
 	line("Not compared: the order of TaskDelete and TaskOOM to the other events, how many TaskOOM there are, and whether an event comes at all that is")
-	line("still on its way when containerd's Delete ends the shim (TaskDelete, and the TaskExit that nobody has waited for). They are in a race under the")
+	line("still on its way when containerd's Delete ends the shim (TaskDelete, and the TaskExit that no request has waited for). They are in a race under the")
 	line("stock shim too. At the shim's socket, where Delete ends nothing, all of them are compared.")
 	line("")
 	line("## Differences")

@@ -152,7 +152,7 @@ var execScenarios = []scenario{
 		}
 		c.delete("e")
 	}},
-	{name: "kill an exec", about: "Kill by exec id: running, ended, not started; with all; the container goes on", program: func(p *program) {
+	{name: "kill an exec", about: "Kill by exec id: running, ended, not started; with all; the container continues", program: func(p *program) {
 		c := p.run("a", sleeper)
 		c.ready()
 		c.exec("e", in("trap 'exit 9' TERM; : > /e; sleep 1000 & wait"))
@@ -194,7 +194,7 @@ var execScenarios = []scenario{
 		c.awaitExit("e")
 		c.together(2, "Wait", &taskapi.WaitRequest{ID: c.id, ExecID: "e"}, func() {})
 	}},
-	{name: "the container ends before its exec", about: "the order of both TaskExit, in a pid namespace of its own", program: func(p *program) {
+	{name: "the container ends before its exec", about: "the order of both TaskExit, in its own pid namespace", program: func(p *program) {
 		c := p.run("a", obedient)
 		c.ready()
 		c.exec("e", in(": > /e; exec sleep 1000"))

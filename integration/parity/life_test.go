@@ -95,7 +95,7 @@ var lifeScenarios = []scenario{
 		c.state()
 		c.delete()
 	}},
-	{name: "delete running", about: "Delete of a running container, which goes on", program: func(p *program) {
+	{name: "delete running", about: "Delete of a running container, which continues", program: func(p *program) {
 		c := p.run("a", obedient)
 		c.ready()
 		c.delete()
@@ -114,7 +114,7 @@ var lifeScenarios = []scenario{
 	}},
 	{name: "unknown container", about: "every request for a container that is not there", program: func(p *program) {
 		c := p.container("a", sleeper)
-		if p.way == bySocket { // somebody has to be there to ask
+		if p.way == bySocket { // a process has to be there to ask
 			other := p.run("b", sleeper)
 			c.api = other.api
 		}

@@ -46,7 +46,7 @@ func (p *program) options(edit func(*runcoptions.Options)) func(*harness.Contain
 
 func systemd(o *runcoptions.Options) { o.SystemdCgroup = true }
 
-// live is a container's usual life, however it begins.
+// live is a container's usual life, with any beginning.
 func (c *container) live() {
 	c.p.Helper()
 	if !c.create() {
@@ -121,7 +121,7 @@ var namespaceScenarios = []scenario{
 			owner.delete()
 		}
 	}},
-	{name: "networks", about: "a life on the host's network, in a network of its own, and in another container's", program: func(p *program) {
+	{name: "networks", about: "a life on the host's network, in its own network, and in another container's", program: func(p *program) {
 		p.container("host", obedient).live()
 		own := p.container("own", obedient, namespace(specs.LinuxNamespace{Type: specs.NetworkNamespace}))
 		own.create()

@@ -46,7 +46,7 @@ var podScenarios = []scenario{
 			p.awaitEnd(shim)
 		}
 	}},
-	{name: "a shim of its own", about: "the shim ends with its container, and after a Create that fails", ways: []way{byDaemon}, program: func(p *program) {
+	{name: "its own shim", about: "the shim ends with its container, and after a Create that fails", ways: []way{byDaemon}, program: func(p *program) {
 		c := p.run("a", obedient)
 		c.ready()
 		shim := c.parent()

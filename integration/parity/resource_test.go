@@ -140,7 +140,7 @@ var resourceScenarios = []scenario{
 		c.wait()
 		c.delete()
 	}},
-	{name: "out of memory in a child", about: "TaskOOM of a container that goes on", program: func(p *program) {
+	{name: "out of memory in a child", about: "TaskOOM of a container that continues", program: func(p *program) {
 		c := p.run("a", []string{"/bin/sh", "-c", hungry("") + "; : > /survived; sleep 1000"}, edited(noSwap))
 		c.touch("go")
 		c.await("/tasks/oom")
@@ -149,7 +149,7 @@ var resourceScenarios = []scenario{
 	}},
 }
 
-// hungry is a program that needs more memory than there is, when it is told to: an older shim does not watch before Start has
+// hungry is a program that needs more memory than there is, on request: an older shim does not watch before Start has
 // been answered.
 func hungry(how string) string {
 	return "while [ ! -e /go ]; do sleep 0.02; done; " + how + "dd if=/dev/zero of=/dev/null bs=200M count=1"

@@ -12,7 +12,7 @@ var runcOnly = []string{"2.4-runc", "1.7-runc", "1.6-runc"}
 var (
 	// sleeper ignores every signal it can.
 	sleeper = []string{"/bin/sh", "-c", "trap '' TERM; : > /ready; sleep 1000 & while :; do wait; done"}
-	// obedient says which signal it has got, and ends with a status of its own.
+	// obedient says which signal it has got, and ends with its own status.
 	obedient = []string{"/bin/sh", "-c", `trap 'echo TERM >> /signals; exit 7' TERM; trap 'echo HUP >> /signals' HUP; trap 'echo USR1 >> /signals' USR1; : > /ready; sleep 1000 & while :; do wait; done`}
 )
 

@@ -37,7 +37,7 @@ var signalScenarios = []scenario{
 			c.delete()
 		}
 	}},
-	{name: "kill created", about: "SIGTERM and SIGKILL before Start, and what is left of the container then", program: func(p *program) {
+	{name: "kill created", about: "SIGTERM and SIGKILL before Start, and the leftovers of the container then", program: func(p *program) {
 		for name, signal := range ordered("term", syscall.SIGTERM, "kill", syscall.SIGKILL) {
 			c := p.container(name, sleeper)
 			c.create()
@@ -63,7 +63,7 @@ var signalScenarios = []scenario{
 		c.delete()
 		c.kill(syscall.SIGKILL)
 	}},
-	{name: "kill all", about: "Kill with all, in a pid namespace of its own", program: func(p *program) {
+	{name: "kill all", about: "Kill with all, in its own pid namespace", program: func(p *program) {
 		c := p.run("a", children)
 		c.ready()
 		c.pids()
@@ -71,7 +71,7 @@ var signalScenarios = []scenario{
 		c.wait()
 		c.delete()
 	}},
-	{name: "kill all in the host's pid namespace", about: "the same where init's end ends nobody else", program: func(p *program) {
+	{name: "kill all in the host's pid namespace", about: "the same where init's end ends no other process", program: func(p *program) {
 		c := p.run("a", children, hostPID)
 		c.ready()
 		c.pids()

@@ -112,7 +112,7 @@ var streamScenarios = []scenario{
 		p.poll("the logger", func() bool { return strings.Contains(text(file), "\n") })
 		p.note("logged: %q", text(file))
 	}},
-	{name: "wrong streams", about: "a FIFO that is missing, a scheme that nobody knows, a logger that is missing or fails, no URI at all", program: func(p *program) {
+	{name: "wrong streams", about: "a FIFO that is missing, an unknown scheme, a logger that is missing or fails, no URI at all", program: func(p *program) {
 		for _, stream := range []struct{ name, uri string }{
 			{"directory", filepath.Join(p.dir, "none", "fifo")},
 			{"scheme", "foo:///bar"},
@@ -137,7 +137,7 @@ var streamScenarios = []scenario{
 			d.start()
 			d.wait()
 		}
-		if p.world.target.binary != "runc" { // crun waits for ever for a console that nobody sends
+		if p.world.target.binary != "runc" { // crun waits forever for a console that is never sent
 			return
 		}
 		e := p.container("request", exits("0"))

@@ -182,7 +182,7 @@ func TestExitIsNoFailureOfTheHandler(t *testing.T) {
 	}
 }
 
-// waitStarted waits for the begin of a handler that nobody else can see.
+// waitStarted waits for the begin of a handler that no client can see.
 func waitStarted(c *bed.Container, handler string) {
 	c.B.Helper()
 	c.B.Poll("the begin of "+handler, func() bool {

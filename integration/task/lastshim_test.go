@@ -47,7 +47,7 @@ func TestCreateMeetsTheEndOfASharedShim(t *testing.T) {
 				if got := strings.Count(b.Daemon.Log()[b.LogStart:], "cgroups: epoll wait"); got > 0 {
 					b.Errorf("the shims that ended have logged %d times that epoll_wait fails", got)
 				}
-			}) // which finds what is left behind
+			}) // which finds leftovers
 		})
 	}
 }

@@ -68,7 +68,7 @@ func outsideServer(t *testing.T, served http.HandlerFunc) (port int) {
 	return server.Listener.Addr().(*net.TCPAddr).Port
 }
 
-// strayServer is where a request comes to that leaves a container's network: another
+// strayServer is where a request arrives that leaves a container's network: another
 // server listens on the same port in there.
 func strayServer(b *bed.Bench) (port int) {
 	return outsideServer(b.T, func(_ http.ResponseWriter, r *http.Request) { b.Errorf("%s left the container's network", r.URL) })
@@ -243,7 +243,7 @@ func TestSleepEndsWithTheContainer(t *testing.T) {
 }
 
 // docs/spec.md#start-limit: the request's own deadline, less half of what remains
-// where that is short, so that the client is told why. The stop that follows
+// where that is short, so that the client gets the reason. The stop that follows
 // ends before it too.
 func TestDeadlineOfTheRequest(t *testing.T) {
 	bed.On(t, []bed.Target{bed.Pinned}, func(b *bed.Bench) {
@@ -263,7 +263,7 @@ func TestDeadlineOfTheRequest(t *testing.T) {
 		}
 		c.WantExit(7)
 
-		// One that ignores SIGTERM is killed before the deadline. What is left of that then is little, so that on a busy machine the answer
+		// One that ignores SIGTERM is killed before the deadline. The rest of that is short then, so that on a busy machine the answer
 		// may miss it.
 		deaf := b.NewContainer(bed.Annotations{bed.KeyPostStart: "{timeoutSeconds: 100, " + bed.Shell("sleep 1000") + "}"}, bed.Forever)
 		if _, err := deaf.Create(b.Context()); err != nil {

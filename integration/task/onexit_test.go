@@ -342,7 +342,7 @@ func TestOnExitInTheContainersNetwork(t *testing.T) {
 	})
 }
 
-// finished is how the container's handler of that name has ended, as the event tells.
+// finished is how the container's handler of that name has ended, as the event reports.
 func finished(b *bed.Bench, c *bed.Container, handler string) string {
 	b.Helper()
 	result := ""
@@ -358,7 +358,7 @@ func finished(b *bed.Bench, c *bed.Container, handler string) string {
 	return result
 }
 
-// docs/spec.md#onexit-crash: containerd dies meanwhile: it goes on, or is ended, and nothing hangs or is left.
+// docs/spec.md#onexit-crash: containerd dies meanwhile: it continues, or is ended, and nothing hangs or is left.
 func TestDaemonRestartDuringOnExit(t *testing.T) {
 	bed.OnOwn(t, bed.Targets, func(b *bed.Bench) {
 		c := b.Start(bed.Annotations{keyOnExit: "{" + bed.Shell(bed.WaitForGo+bed.Report) + ", timeoutSeconds: 300}"}, []string{"/bin/sh", "-c", "exit 3"})
@@ -391,12 +391,12 @@ func TestDaemonRestartDuringOnExitWithoutProcess(t *testing.T) {
 		if err := b.Daemon.Start(b.Context()); err != nil {
 			b.Fatal(err)
 		}
-		c.Signal(syscall.SIGKILL) // nobody else ends it
+		c.Signal(syscall.SIGKILL) // nothing else ends it
 		c.WantExit(3)
 	})
 }
 
-// docs/spec.md#onexit-crash: whatever is killed of what runs it, the container's end comes, with its status.
+// docs/spec.md#onexit-crash: any of its processes is killed: the container's end comes, with its status.
 func TestOnExitsOwnProcessesAreKilled(t *testing.T) {
 	bed.On(t, []bed.Target{bed.Pinned, bed.Crun}, func(b *bed.Bench) {
 		c := b.Start(bed.Annotations{keyOnExit: bed.Shell("touch /begun; sleep 1000 & sleep 1000")}, []string{"/bin/sh", "-c", "exit 3"})
@@ -500,7 +500,7 @@ func inCgroups(b *bed.Bench, pattern string) []string {
 	return all
 }
 
-// killOnExit kills the first process of the container's onExit, which its cgroup tells.
+// killOnExit kills the first process of the container's onExit, which its cgroup lists.
 func killOnExit(b *bed.Bench, c *bed.Container) {
 	b.Helper()
 	procs := inCgroups(b, filepath.Join(c.ID, "onExit", "cgroup.procs"))

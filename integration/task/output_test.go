@@ -69,18 +69,18 @@ func (s *stream) read() string {
 	return s.text.String()
 }
 
-// end waits until nobody holds the stream open any more, and returns all of it.
+// end waits until no process holds the stream open any more, and returns all of it.
 func (s *stream) end() string {
 	s.b.Helper()
 	select {
 	case <-s.done:
 	case <-time.After(bed.Limit):
-		s.b.Fatal("somebody holds the container's stdout open")
+		s.b.Fatal("a process holds the container's stdout open")
 	}
 	return s.read()
 }
 
-// createWith creates the container with a stdout of its own. A FIFO is for stderr too.
+// createWith creates the container with its own stdout. A FIFO is for stderr too.
 func createWith(c *bed.Container, stdout string, terminal bool) {
 	c.B.Helper()
 	request := &tasks.CreateTaskRequest{Stdout: stdout, Terminal: terminal}
@@ -121,7 +121,7 @@ func TestOutputInTheLog(t *testing.T) {
 	})
 }
 
-// goOnce lets a waiting postStart go on when what the container itself has said can be read: it has another way to
+// goOnce lets a waiting postStart continue when what the container itself has said can be read: it has another way to
 // there, and may be the later one.
 func goOnce(c *bed.Container, start <-chan bed.Answer, read func() bool) {
 	c.B.Helper()
@@ -325,13 +325,13 @@ func TestOutputInBulk(t *testing.T) {
 }
 
 // A client that does not read holds up nothing: neither the start, nor preStop, nor the stop, nor the container
-// itself, nor its neighbours. It is told how much was dropped.
+// itself, nor its neighbours. It shows how much was dropped.
 func TestOutputThatNobodyReads(t *testing.T) {
 	bed.On(t, []bed.Target{bed.Pinned, bed.Crun}, func(b *bed.Bench) {
 		const lines = 100_000
 		p := b.NewGroup()
 		out := newStream(b)               // not followed
-		line := strings.Repeat("y", 4000) // too long for what is left of a page of the FIFO, once it has a line of postStart's
+		line := strings.Repeat("y", 4000) // too long for the rest of a page of the FIFO, once it has a line of postStart's
 		c := b.NewContainer(bed.Annotations{bed.KeyLifecycle: "{postStart: " + bed.LogOutput(bulk(lines)) + ", preStop: " + bed.LogOutput("echo "+line+"; touch /stopped") + "}"}, bed.Obedient, p.Member)
 		createWith(c, out.path, false)
 		_, took, err := c.Start(b.Context())

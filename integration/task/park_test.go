@@ -28,7 +28,7 @@ func parked(c *bed.Container, init uint32) harness.Process {
 	return found[0]
 }
 
-// waitGone waits until a process is there no more, or nobody's but its reaper's.
+// waitGone waits until a process is gone, or a zombie.
 func waitGone(b *bed.Bench, process harness.Process) {
 	b.Helper()
 	b.Poll("the end of "+process.String(), func() bool {

@@ -205,7 +205,7 @@ func TestPreStartHasTheIdentityOfTheContainer(t *testing.T) {
 	})
 }
 
-// docs/spec.md#prestart-goes-on: the client goes, containerd dies: it goes on, and the entrypoint starts.
+// docs/spec.md#prestart-goes-on: the client disconnects, containerd dies: it continues, and the entrypoint starts.
 func TestDaemonRestartDuringPreStart(t *testing.T) {
 	bed.OnOwn(t, []bed.Target{bed.Pinned}, func(b *bed.Bench) {
 		c, _ := b.StartLater(bed.Annotations{bed.KeyPreStart: bed.Shell(bed.WaitForGo)}, bed.Forever)

@@ -173,7 +173,7 @@ func withShim(path string) func(*harness.ContainerConfig) {
 	return func(config *harness.ContainerConfig) { config.Runtime = path }
 }
 
-// docs/spec.md#upgrade: a missing host is told to whoever needs it, and to nobody else.
+// docs/spec.md#upgrade: a missing host is reported to containers that need it, and to no others.
 func TestMissingHost(t *testing.T) {
 	dir := copyBinaries(t, "containerd-shim-lifecycle-v2")
 	daemon, err := harness.StartDaemon(t.Context(), harness.DaemonConfig{
@@ -202,7 +202,7 @@ func TestMissingHost(t *testing.T) {
 	b.WantError(err, "lifecycle-hookexec", "install it")
 }
 
-// docs/spec.md#upgrade: a running shim goes on with the host that it has opened.
+// docs/spec.md#upgrade: a running shim continues with the host that it has opened.
 func TestHostIsReplaced(t *testing.T) {
 	bed.On(t, []bed.Target{bed.Pinned}, func(b *bed.Bench) {
 		dir := copyBinaries(b, "containerd-shim-lifecycle-v2", "lifecycle-hookexec")

@@ -280,7 +280,7 @@ func TestRuntimeCannotStart(t *testing.T) {
 }
 
 // docs/spec.md#start-client: elsewhere the
-// handler goes on.
+// handler continues.
 func TestDaemonRestartDuringPostStart(t *testing.T) {
 	bed.OnOwn(t, bed.Targets, func(b *bed.Bench) {
 		for name, stop := range map[string]func() error{"SIGTERM": b.Daemon.Terminate, "SIGKILL": b.Daemon.Kill} {

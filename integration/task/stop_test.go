@@ -233,7 +233,7 @@ func TestDeleteOfRunningContainer(t *testing.T) {
 	})
 }
 
-// docs/spec.md#stop-restart: the stop goes on, a repeated
+// docs/spec.md#stop-restart: the stop continues, a repeated
 // SIGTERM is joined.
 func TestDaemonRestartDuringPreStop(t *testing.T) {
 	bed.OnOwn(t, bed.Targets, func(b *bed.Bench) {

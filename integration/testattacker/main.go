@@ -13,8 +13,8 @@
 // With WAIT=1 it waits for ever, as su does for a password.
 //
 // Under the name of a daemon (containerd, containerd-shim-lifecycle-v2) it listens on
-// $SOCKET, answers as containerd does, and writes to /asked whatever it is asked, and to
-// /owned that it was run by somebody.
+// $SOCKET, answers as containerd does, and writes every request to /asked, and to
+// /owned that it was run.
 package main
 
 import (
@@ -161,7 +161,7 @@ func (daemon) Version(context.Context, *emptypb.Empty) (*version.VersionResponse
 	return &version.VersionResponse{Version: "2.4.0"}, nil
 }
 
-// counted tells of each connection.
+// counted reports each connection.
 type counted struct{ net.Listener }
 
 func (c counted) Accept() (net.Conn, error) {

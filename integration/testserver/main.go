@@ -135,7 +135,7 @@ func (r *recorder) note(request *http.Request) (err error) {
 	return json.NewEncoder(file).Encode(hit)
 }
 
-// selfSigned is a certificate that nobody trusts.
+// selfSigned is a certificate that no client trusts.
 func selfSigned() (*tls.Config, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {

@@ -43,7 +43,6 @@ const plain = 0.3
 // ceilings are the limits of the parts that have not reached plain yet. They only go down. A part is a directory, or a file.
 var ceilings = map[string]float64{
 	"cmd":         1.2,
-	"integration": 5.6,
 	"shim":        3.0,
 }
 

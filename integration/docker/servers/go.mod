@@ -1,4 +1,4 @@
-// Only to build dockerd and its clients, which the tests of integration/docker run (make docker). It is a module of its own
+// Only to build dockerd and its clients, which the tests of integration/docker run (make docker). It is a separate module
 // because their module graph is none of ours.
 module github.com/lifecycle-shim/lifecycle-shim/integration/docker/servers
 

@@ -32,7 +32,7 @@ const (
 	answerLimit = 10 * time.Second
 )
 
-// API is a Kubernetes API server with an etcd of its own. Its methods but Close are safe for concurrent use.
+// API is a Kubernetes API server with its own etcd. Its methods but Close are safe for concurrent use.
 type API struct {
 	Dir        string // everything is below it
 	Kubeconfig string // path of a file that makes any client of it an administrator

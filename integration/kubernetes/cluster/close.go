@@ -35,7 +35,7 @@ func remove(dir string) error {
 	return errors.Join(errs...)
 }
 
-// freePorts are ports of the loopback that nobody uses. Nobody keeps others from taking them, but the kernel gives
+// freePorts are ports of the loopback that are free. Nothing keeps others from taking them, but the kernel gives
 // them out again only after all the others.
 func freePorts(count int) ([]int, error) {
 	var ports []int

@@ -1,5 +1,5 @@
 // Package cluster runs a real Kubernetes for tests: etcd, kube-apiserver and kubelet from bin/kubernetes, and a
-// containerd of the harness, in folders of their own and on free ports of the loopback.
+// containerd of the harness, in their own folders and on free ports of the loopback.
 //
 // StartAPI is enough for what only the API server does, such as admission policies; it takes seconds:
 //

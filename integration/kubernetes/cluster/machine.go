@@ -70,7 +70,7 @@ func removeDeadSocket() error {
 	if err := os.RemoveAll(devicePlugins); err != nil {
 		return err
 	}
-	_ = os.Remove(filepath.Dir(devicePlugins)) // not empty: somebody's
+	_ = os.Remove(filepath.Dir(devicePlugins)) // not empty: in use
 	return nil
 }
 
@@ -89,7 +89,7 @@ func restoreMachine(dir string) error {
 		errs = append(errs, os.WriteFile(path, []byte(value), 0o644))
 	}
 	for _, path := range before.Missing {
-		_ = os.Remove(path) // works on an empty one, so nobody else uses it
+		_ = os.Remove(path) // works on an empty one, which no other program uses
 	}
 	harness.RemoveCgroupTree(cgroupRoot(dir))
 	return errors.Join(errs...)

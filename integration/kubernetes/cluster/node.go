@@ -137,8 +137,8 @@ oomScoreAdj: 0                       # a machine without CAP_SYS_RESOURCE could 
 makeIPTablesUtilChains: false
 localStorageCapacityIsolation: false # else it insists on disk quota statistics of its folder
 resolvConf: ""
-clusterDNS: [127.0.0.1]              # nobody: without one each pod would get a warning
-imageGCHighThresholdPercent: 100     # never: nobody could bring the images back
+clusterDNS: [127.0.0.1]              # unused: without one each pod would get a warning
+imageGCHighThresholdPercent: 100     # never: the images could not be pulled again
 evictionHard: {memory.available: "0%%", nodefs.available: "0%%", nodefs.inodesFree: "0%%", imagefs.available: "0%%", imagefs.inodesFree: "0%%"}
 `
 

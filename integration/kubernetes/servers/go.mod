@@ -1,5 +1,5 @@
-// Only to build a Kubernetes API server, kubelet and kubectl: the cluster of make e2e. It is a module of its own
-// because Kubernetes fixes the versions of its whole graph, and nobody who only builds the shim should fetch it.
+// Only to build a Kubernetes API server, kubelet and kubectl: the cluster of make e2e. It is a separate module
+// because Kubernetes fixes the versions of its whole graph, and a build of the shim should not fetch it.
 module github.com/lifecycle-shim/lifecycle-shim/integration/kubernetes/servers
 
 go 1.26.0

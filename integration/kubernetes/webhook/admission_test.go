@@ -43,7 +43,7 @@ func (h *hooked) plugin(name, manifest string) {
 	})
 }
 
-// FAULTS B1, the webhook's half of the table: whoever sets the class, before the webhook
+// FAULTS B1, the webhook's half of the table: the class is set by anyone, before the webhook
 // or after it, the handlers are moved.
 func TestWhoeverSetsTheClass(t *testing.T) {
 	h := newHooked(t)

@@ -76,7 +76,7 @@ func handlersLeft(pod core.Pod) string {
 	return strings.Join(names, ", ")
 }
 
-// What the converter refuses reaches whoever runs kubectl in its words, and so do its warnings.
+// What the converter refuses reaches the user of kubectl in its words, and so do its warnings.
 func TestWebhookSpeaks(t *testing.T) {
 	h := newHooked(t)
 	refused := h.create(`{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{"runtimeClassName":"lifecycle","containers":[` +

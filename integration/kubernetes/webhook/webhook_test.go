@@ -30,7 +30,7 @@ import (
 // deployFile is a file of deploy/, by its path there.
 func deployFile(name string) string { return filepath.Join("../../../deploy", name) }
 
-// certificates runs deploy/kubernetes/webhook-certificates, and returns the caBundle that it tells.
+// certificates runs deploy/kubernetes/webhook-certificates, and returns the caBundle that it prints.
 func certificates(t *testing.T, dir string, names ...string) string {
 	t.Helper()
 	out, err := exec.CommandContext(t.Context(), deployFile("kubernetes/webhook-certificates"), append([]string{dir}, names...)...).CombinedOutput()

@@ -146,7 +146,7 @@ func stop(ctx context.Context, c *harness.Container) (float64, error) {
 	return millis(e.at.Sub(began)), nil
 }
 
-// told is how long the container's handlers took, as the shim's events tell: from its decision to run one, to the end that it
+// told is how long the container's handlers took, as the shim's events report: from its decision to run one, to the end that it
 // has seen.
 func (s *site) told(ctx context.Context, id string) (map[string]float64, error) {
 	values := map[string]float64{}

@@ -4,7 +4,7 @@
 //	make bench        or, with bin/ built:        go run -C integration ./lab/bench
 //
 // It ends with an error when something does not work, never because something is slow. It needs root, starts a containerd
-// of its own, and leaves nothing behind.
+// separately, and leaves nothing behind.
 //
 // site.go is the place with its containers, life.go and ways.go what is measured in a round, scene.go the circumstances,
 // memory.go and drain.go measure what has no rounds. What follows from the values is in package report.
@@ -94,7 +94,7 @@ func write(r *report.Report, name string) (err error) {
 	return r.WriteBenchmarks(out)
 }
 
-// measure sets the site up, measures all scenes that are wanted, and takes the site down whatever happened.
+// measure sets the site up, measures all scenes that are wanted, and takes the site down in any case.
 func measure(ctx context.Context, f flags, match *regexp.Regexp) (_ *report.Report, err error) {
 	s, err := newSite(ctx, f.bin)
 	if err != nil {

@@ -110,7 +110,7 @@ func (s *site) runLong(ctx context.Context, p pair) error {
 	return nil
 }
 
-// withPairs makes pairs, in turns, lets them come to rest, and removes them when do has returned.
+// withPairs makes pairs, in turns, lets them settle, and removes them when do has returned.
 func (s *site) withPairs(ctx context.Context, count int, annotations map[string]string, do func([]pair) error) (err error) {
 	var all []*harness.Container
 	defer func() {

@@ -36,7 +36,7 @@ func setMountNamespace(pid int) error {
 	}
 	defer file.Close()
 	if err := unix.Unshare(unix.CLONE_FS); err != nil { // threads that share their directory cannot change namespace
-		return fmt.Errorf("a thread of its own file system state: %w", err)
+		return fmt.Errorf("a thread with its own file system state: %w", err)
 	}
 	if err := unix.Setns(int(file.Fd()), unix.CLONE_NEWNS); err != nil {
 		return fmt.Errorf("mount namespace of process %d: %w", pid, err)

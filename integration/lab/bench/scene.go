@@ -54,7 +54,7 @@ func plans(rounds int, quick bool) []plan {
 // step measures something, once in each round, and returns its values by series.
 type step func(context.Context) (map[string]float64, error)
 
-// measureRounds takes the steps of each round in an order of its own, so that nothing that comes and goes on the machine meets the same
+// measureRounds takes the steps of each round in its own order, so that no change of the machine's load meets the same
 // step each time.
 func (p plan) measureRounds(ctx context.Context, s *site, scene *report.Scene, steps []step) error {
 	for round := range p.warmUp + p.rounds {
@@ -95,7 +95,7 @@ func measureLives(ctx context.Context, s *site, p plan, scene *report.Scene) (er
 	if err != nil {
 		return err
 	}
-	// With time of its own: what has been interrupted is to be removed too.
+	// With its own time: what has been interrupted is to be removed too.
 	defer func() { err = errors.Join(err, residents.leave(context.WithoutCancel(ctx))) }()
 	if p.loaded {
 		load, err := startLoad()

@@ -86,7 +86,7 @@ func newSite(ctx context.Context, bin string) (_ *site, err error) {
 	return s, err
 }
 
-// start starts a containerd, and listens to its events: a shim that publishes to nobody waits 5 s for each.
+// start starts a containerd, and listens to its events: a shim without a reader of its events waits 5 s for each.
 func (s *site) start(ctx context.Context, hideUnified bool) (*harness.Daemon, *harness.Client, *harness.Events, error) {
 	for _, server := range harness.Servers(s.bin) {
 		if server.Name != "2.4" {
@@ -106,7 +106,7 @@ func (s *site) start(ctx context.Context, hideUnified bool) (*harness.Daemon, *h
 	return nil, nil, nil, fmt.Errorf("%s/containerd is not containerd 2.4: run `make bench`, which builds it", s.bin)
 }
 
-// close takes everything down, and says what is left. It has time of its own: the benchmark's may be up.
+// close takes everything down, and reports leftovers. It has its own time: the benchmark's may be up.
 func (s *site) close() error {
 	ctx, cancel := context.WithTimeout(context.Background(), patience)
 	defer cancel()
@@ -141,7 +141,7 @@ func (s *site) nextID(prefix string) string {
 	return fmt.Sprintf("%s%d", prefix, s.serial)
 }
 
-// command is a program of bin/, in a process group of its own: a ^C at the terminal is for us.
+// command is a program of bin/, in its own process group: a ^C at the terminal is for us.
 func (s *site) command(ctx context.Context, program string, args ...string) *exec.Cmd {
 	path := filepath.Join(s.bin, program)
 	if _, err := os.Stat(path); err != nil {

@@ -133,7 +133,7 @@ var ways = []way{
 		return took, err
 	}},
 	{report.Nsenter, func(ctx context.Context, r *residents) (float64, error) {
-		// The namespaces that the container has of its own.
+		// The container's own namespaces.
 		return r.site.timed(r.site.command(ctx, "nsenter", "-t", strconv.Itoa(r.pid), "-m", "-u", "-i", "-p", noop))
 	}},
 	{report.Trial, func(ctx context.Context, r *residents) (float64, error) { return r.ours.try(ctx) }},
@@ -213,7 +213,7 @@ func (s *site) runOnce(ctx context.Context, runtime string) (float64, error) {
 	return s.timed(s.ctrRun(ctx, runtime, id))
 }
 
-// ctrRun gives runc no root of its own: ctr could do that for the stock runtime only.
+// ctrRun gives runc no separate root: ctr could do that for the stock runtime only.
 func (s *site) ctrRun(ctx context.Context, runtime, id string) *exec.Cmd {
 	return s.command(ctx, "ctr", "-a", s.daemon.Address, "-n", name, "run", "--rm", "--rootfs", "--read-only",
 		"--cgroup", "/"+name+"/"+id, "--runtime", runtime, s.rootfs, id, noop)

@@ -27,7 +27,7 @@ type Config struct {
 	Containers int
 	// PreStop is how long each preStop handler takes. Whole seconds.
 	PreStop time.Duration
-	// Progress is told what is done now. It may be nil.
+	// Progress gets each step. It may be nil.
 	Progress func(string)
 }
 
@@ -91,7 +91,7 @@ const runtimeType = "io.containerd.lifecycle.v2"
 // limit bounds every wait.
 const limit = 10 * time.Minute
 
-// Measure measures all runs, one after the other, each under a containerd of its own.
+// Measure measures all runs, one after the other, each under its own containerd.
 func Measure(ctx context.Context, config Config) (*Results, error) {
 	if config.Progress == nil {
 		config.Progress = func(string) {}

@@ -48,7 +48,7 @@ func slope(steps []Step) float64 {
 	return 1e6 * (last.ShimsPSSMB - first.ShimsPSSMB) / float64(last.Containers-first.Containers)
 }
 
-// Drain is how long it takes until so many containers have stopped that are told to at once, their handlers taking
+// Drain is how long it takes until so many containers have stopped that are stopped at once, their handlers taking
 // preStop. The work before the handlers is a queue, and so is the work after them; they overlap, and what does not fit
 // into the time of a handler comes on top.
 func (m Model) Drain(containers int, preStop time.Duration) time.Duration {
@@ -67,7 +67,7 @@ func (m Model) Memory(pods, containersOfEach int) float64 {
 	return m.SharedMemory + float64(pods)*(m.PodMemory+m.ContainerMemory*float64(containersOfEach-1))
 }
 
-// MostAtOnce is how many containers can be told to stop at once, so that each handler has the time that it takes before
+// MostAtOnce is how many containers can be stopped at once, so that each handler has the time that it takes before
 // the grace period is over.
 func (m Model) MostAtOnce(preStop, grace time.Duration) int {
 	return int(seconds(grace-preStop) * m.Processors / seconds(m.DrainBefore))

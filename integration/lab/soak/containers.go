@@ -18,7 +18,7 @@ import (
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
-// ContainersResult is what came of the containers. Times are in seconds.
+// ContainersResult is the result of the containers. Times are in seconds.
 type ContainersResult struct {
 	Done    int     `json:"done"`
 	Seconds float64 `json:"seconds"`

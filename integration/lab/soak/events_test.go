@@ -7,7 +7,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
-// TestCompare: complete events in order, and everything else is told.
+// TestCompare: complete events in order, and everything else is reported.
 func TestCompare(t *testing.T) {
 	events := func(id string, topics ...string) (all []harness.Event) {
 		for _, topic := range topics {

@@ -38,10 +38,10 @@ func (r *run) block(number int) string {
 const exitStatus = 7
 
 // process of a container: it says when it is ready to be stopped. Before, as the first process of its namespace, it
-// would not be told of a SIGTERM.
+// would not get a SIGTERM.
 var process = []string{"/bin/sh", "-c", "trap 'exit " + strconv.Itoa(exitStatus) + "' TERM; echo ready; touch /tmp/ready; sleep 100000 & while :; do wait; done"}
 
-// serve answers every request with 200, on a port of its own.
+// serve answers every request with 200, on its own port.
 func serve() (port int, stop func(), err error) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {

@@ -4,7 +4,7 @@
 // Two passes:
 //
 //	containers (containers.go)  many containers with both handlers, each with its own shim, so many at a time
-//	shim       (shim.go)        one pod whose containers come and go while its shim runs handlers, and tells what it
+//	shim       (shim.go)        one pod whose containers come and go while its shim runs handlers, and reports what it
 //	                            uses after each batch
 //
 // flat.go judges the shim's series, page.go writes the page. Like all integration tests it is a black box: it knows the
@@ -131,7 +131,7 @@ func soak(ctx context.Context, config Config, bin string, out io.Writer) (_ *Res
 			errs = append(errs, fmt.Errorf("one shim: %w", err))
 		}
 	}
-	r.progress("looking for what is left")
+	r.progress("looking for leftovers")
 	leaks, err := watch.Leaks(ctx, before)
 	result.Left = append(leaks, r.daemon.Leftovers()...)
 	errs = append(errs, err)

@@ -15,7 +15,7 @@ import (
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
-// ShimResult is what came of one pod and its shim. Times are in seconds.
+// ShimResult is the result of one pod and its shim. Times are in seconds.
 type ShimResult struct {
 	// StartSeconds and StopSeconds are how long it took to start, and to stop, all containers of the pod at once.
 	StartSeconds float64 `json:"startSeconds"`
@@ -96,7 +96,7 @@ func (r *run) shim(ctx context.Context) (result ShimResult, err error) {
 // that for them (noteExit in package shim); 1 s is usual.
 const stopBound = 30 * time.Second
 
-// complete tells whether each handler has run once: two for each container that was served, and the trials.
+// complete reports whether each handler has run once: two for each container that was served, and the trials.
 func (p *pod) complete(result ShimResult, last *lifecyclev1.StatusResponse) error {
 	if result.StopSeconds > stopBound.Seconds() {
 		return fmt.Errorf("%d containers of one pod took %.0f s to stop, and %s are allowed", len(p.stay), result.StopSeconds, stopBound)
@@ -265,7 +265,7 @@ func (p *pod) try(ctx context.Context, c *harness.PodContainer, kind string) err
 func (p *pod) ask(ctx context.Context) (*lifecyclev1.StatusResponse, error) {
 	response, err := p.shim.Status(ctx, &lifecyclev1.StatusRequest{Collect: true})
 	if err == nil && response.Shim == nil {
-		err = errors.New("it tells nothing of itself")
+		err = errors.New("it reports nothing about itself")
 	}
 	if err != nil {
 		return nil, fmt.Errorf("ask the shim: %w", err)
