@@ -73,11 +73,11 @@ func TestHostInACgroup(t *testing.T) {
 	}
 }
 
-// TestWithoutControllers: a controller would count what the host takes as the container's.
+// TestWithoutControllers: a controller would charge the host to the container.
 func TestWithoutControllers(t *testing.T) {
 	dir := t.TempDir()
 	if got := withoutControllers(dir); got != "" {
-		t.Errorf("of no cgroup: %q", got)
+		t.Errorf("a cgroup that does not exist: %q", got)
 	}
 	for controllers, want := range map[string]string{"": dir, "\n": dir, "pids\n": "", "cpu memory\n": ""} {
 		if err := os.WriteFile(filepath.Join(dir, "cgroup.controllers"), []byte(controllers), 0o600); err != nil {

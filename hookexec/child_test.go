@@ -13,7 +13,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
 )
 
-// TestChildIsKnownByItsPidfd: the exit of an earlier process with its pid is not its own.
+// TestChildIsKnownByItsPidfd: the exit of an earlier process with the same pid is ignored.
 func TestChildIsKnownByItsPidfd(t *testing.T) {
 	cmd, own := sleeping(t)
 	exits := make(chan runc.Exit)
@@ -32,7 +32,7 @@ func TestChildIsKnownByItsPidfd(t *testing.T) {
 		select {
 		case exits <- runc.Exit{Pid: pid, Status: status}:
 		case got := <-done:
-			t.Fatalf("it has ended: %+v", got)
+			t.Fatalf("wait returned: %+v", got)
 		}
 	}
 	report(own.pid, 9)
@@ -50,7 +50,7 @@ func TestChildIsKnownByItsPidfd(t *testing.T) {
 	child.release()
 }
 
-// TestChildThatCannotBeKilled is not waited for.
+// TestChildThatCannotBeKilled: wait returns the error, without waiting.
 func TestChildThatCannotBeKilled(t *testing.T) {
 	file, err := os.Open("/dev/null")
 	if err != nil {
@@ -71,11 +71,11 @@ func TestChildThatCannotBeKilled(t *testing.T) {
 			t.Errorf("got %v", err)
 		}
 	case <-time.After(10 * time.Second):
-		t.Fatal("it is waited for")
+		t.Fatal("wait did not return")
 	}
 }
 
-// leavingMonitor reports that a subscriber has left.
+// leavingMonitor reports that a subscriber has unsubscribed.
 type leavingMonitor struct {
 	testMonitor
 
@@ -86,7 +86,8 @@ func (m *leavingMonitor) Unsubscribe(chan runc.Exit) { close(m.left) }
 
 var _ Monitor = (*leavingMonitor)(nil)
 
-// TestHostThatEndsEarlyIsUnsubscribed, although its stdin is still to come: the reaper waits for subscribers that take no exits.
+// TestHostThatEndsEarlyIsUnsubscribed: even before its stdin is closed, because the reaper blocks on subscribers that do not
+// receive exits.
 func TestHostThatEndsEarlyIsUnsubscribed(t *testing.T) {
 	host, _ := scriptHost(t, "exit 1")
 	monitor := &leavingMonitor{left: make(chan struct{})}
@@ -99,6 +100,6 @@ func TestHostThatEndsEarlyIsUnsubscribed(t *testing.T) {
 	select {
 	case <-monitor.left:
 	case <-time.After(10 * time.Second):
-		t.Fatal("it is not")
+		t.Fatal("it was not unsubscribed")
 	}
 }

@@ -157,7 +157,7 @@ func TestEndedWaitsForTheExit(t *testing.T) {
 	}
 }
 
-// TestLiving: a process that has lost its first thread lives while it has another one.
+// TestLiving: a process without its first thread is alive while it has another thread.
 func TestLiving(t *testing.T) {
 	init := &Init{startTime: "7"}
 	for stat, want := range map[procStat]bool{
@@ -172,7 +172,7 @@ func TestLiving(t *testing.T) {
 	}
 }
 
-// TestProcessOfOneThreadHasNotEnded, and the answer is not waited for.
+// TestProcessOfOneThreadHasNotEnded: Ended returns false at once.
 func TestProcessOfOneThreadHasNotEnded(t *testing.T) {
 	_, own := sleeping(t)
 	defer own.close()
@@ -181,6 +181,6 @@ func TestProcessOfOneThreadHasNotEnded(t *testing.T) {
 		t.Fatal(err)
 	}
 	if init.Ended(t.Context()) {
-		t.Error("it has ended")
+		t.Error("it is reported as ended")
 	}
 }

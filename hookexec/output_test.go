@@ -265,7 +265,7 @@ func TestDrainTakesOnlyWhatWaits(t *testing.T) {
 	}
 }
 
-// TestOutputWithoutDescriptors fails, and starts nothing.
+// TestOutputWithoutDescriptors: newOutput returns an error, and starts no goroutine.
 func TestOutputWithoutDescriptors(t *testing.T) {
 	var limit unix.Rlimit
 	if err := unix.Getrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
