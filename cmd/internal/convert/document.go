@@ -199,6 +199,9 @@ func (d document) patch(report *Report, p *parsed, operations []Operation) ([]by
 	if d.json {
 		return nil, reason
 	}
+	if p.nodesErr == nil { // edit has dropped them
+		p.nodes, p.nodesErr = bounded.Read(string(d.text), limits(d.text))
+	}
 	text, err := d.rewrite(p, operations, want)
 	if err != nil {
 		return nil, err
@@ -209,7 +212,8 @@ func (d document) patch(report *Report, p *parsed, operations []Operation) ([]by
 	return text, nil
 }
 
-// edit changes the text only where something moves. The error is the reason if it cannot.
+// edit changes the text only where something moves. The error is the reason if it cannot. It
+// sets p.nodes to nil, so that they need no memory while kubectl's reader runs.
 func (d document) edit(p *parsed, operations []Operation, want map[string]any) ([]byte, error) {
 	if p.nodesErr != nil {
 		return nil, d.unreadable(p, p.nodesErr)
@@ -218,8 +222,10 @@ func (d document) edit(p *parsed, operations []Operation, want map[string]any) (
 	if err != nil {
 		return nil, err
 	}
+	p.nodes = nil // frees a third of the memory before the text is read again
 	e := newEditor(s)
 	text, err := e.apply(operations)
+	shared, first := e.shared, e.firstLine()
 	if err == nil {
 		err = d.verify(text, want)
 	}
@@ -227,14 +233,14 @@ func (d document) edit(p *parsed, operations []Operation, want map[string]any) (
 	switch {
 	case err == nil:
 		return text, nil
-	case e.shared != nil:
-		return nil, problem{e.shared.line, "an alias or a merge key shares what would change here with another place"}
+	case shared != nil:
+		return nil, problem{shared.line, "an alias or a merge key shares what would change here with another place"}
 	case errors.As(err, &known):
 		return nil, err
 	case strings.HasPrefix(err.Error(), "unknown anchor "):
-		return nil, problem{e.firstLine(), "an anchor in what moves has an alias elsewhere"}
+		return nil, problem{first, "an anchor in what moves has an alias elsewhere"}
 	default:
-		return nil, problem{e.firstLine(), err.Error()}
+		return nil, problem{first, err.Error()}
 	}
 }
 
