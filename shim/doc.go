@@ -1,56 +1,81 @@
-// Package shim puts lifecycle handlers around containerd's own runc task
-// service.
+// Package shim puts lifecycle handlers around containerd's own runc task service.
 //
-// What is wrapped: service embeds the runc service and overrides Create, Start,
-// State, Kill, Wait and Delete, for containers whose annotations ask for handlers.
-// Every other call, and every other container, goes straight through.
+// # What is wrapped
 //
-// Who owns what: each container with handlers has one goroutine (container.loop)
-// that owns its lifecycle.Machine, the only place where anything is decided. All
-// data crosses borders one way:
+// service embeds the runc service. It overrides Create, Start, State, Kill, Wait, Pids and
+// Delete for containers whose annotations ask for handlers, and Shutdown. Every other call,
+// and every call for another container, goes straight to the runc service.
 //
-//	request → event    a request's goroutine asks the loop and waits for its verdict
-//	effect  → call     the loop carries out effects, without waiting for any of them
-//	exit    → event    the tap (internal/tap) sees TaskExit pass and posts it to the loop
+// # Who owns what
 //
-// The calls into the runc service are made by the goroutines of the requests, so
-// they block only those. A handler runs in a goroutine of its own, which ends
-// soon after the loop has cancelled its context. The tap has one goroutine, which
-// forwards the events of the whole pod; nothing else ever waits for containerd.
+// Each container with handlers has one goroutine (container.loop). It owns the container's
+// lifecycle.Machine, the only place where anything is decided. Data goes one way:
 //
-// An onExit begins when the process is gone: runner keeps its namespaces open from
-// the creation on (hookexec.Kept), the tap holds TaskExit, Wait and Delete wait for
-// the loop. What a dead shim leaves of one is removed by the delete action (manager).
+//	request → event    a request's goroutine sends the loop an event and waits for its verdict
+//	effect  → call     the loop carries out effects, and waits for none of them
+//	exit    → event    the tap (internal/tap) sees TaskExit and posts it to the loop
 //
-// statusService, beside the task service, shows what the loops and the handlers
-// leave for it: the machine's status after its last step, and the runs. A trial,
-// which is an operator's run of a handler, is known to no machine; it ends when a
-// real handler is due.
+// The goroutines of the requests call the runc service, so a call blocks only its own
+// request. Each handler runs in its own goroutine (internal/runner), which ends soon after
+// the loop has cancelled its context. One goroutine of the tap forwards the events of the
+// whole pod; no other goroutine ever waits for containerd.
 //
-// What goes out beside all that waits for nobody either: a handler's lines on their
-// way to the container's log (package containerlog, one goroutine for each run that has
-// output Log), and the node's counters (metrics.Adder, one goroutine while there is
-// something to add). The shim waits for the counters, 2 s at most, when it ends.
+// # Who knows of an exit
 //
-// What handlers leave in the background may write until the container exits: its output
-// is read and dropped (hookexec.Background, two goroutines for each container that has
-// such processes).
+// The runc service reaps the container's process, and State then returns STOPPED. In this
+// package four places learn of the exit, in this order:
 //
-// ending decides when the shim ends: it puts containerd's Shutdown off while a Create is
-// under way, or announced by the start action (service Launch). Every answer passes bound.
+//  1. hookexec.Init asks the kernel: the init is exiting before it can be reaped. A handler
+//     that fails meanwhile has failed because of the exit.
+//  2. tap.Gate sees TaskExit published. It holds the event if there is an onExit, and a
+//     Delete waits in AwaitEnd until the event has passed.
+//  3. lifecycle.Machine gets ContainerExited in the loop's mailbox, and decides what follows.
+//     The container's stage is what clients see.
+//  4. container.exited is closed once the event is in the mailbox. Handlers and trials end
+//     with it, so that the machine learns of the exit before it learns of their end.
 //
-// Locks: ending.mu is held while the runc service decides whether to shut down, which
-// takes that service's own lock, and nothing of this package. service.mu guards the map
-// of containers, container.mu its mailbox and its
-// runs, tap.mu the held events. None of them is held while another is taken or
-// anything is called; only what a run shows (hookexec.Progress) is looked at under
-// container.mu, with locks of its own that are held for nothing else.
+// A client may know of an exit before its event: noteExit asks the runc service and posts
+// the event, so that the machine is never behind its client. Two more channels concern the
+// exit and say something else: container.ended is closed when clients may learn of the exit,
+// after onExit, and container.deleted when the container is gone.
 //
-// Guarantees are those of docs/spec.md#promises; the decisions among them are proved in package
-// lifecycle. A panic in a request is answered as an internal error, one in a
-// handler is its failure, and one in a container's loop makes that container pass
-// everything through.
+// # OnExit
 //
-// Not promised: a runc start that hangs is a Start that hangs, as under the
-// stock shim.
+// An onExit begins after the process has exited. The runner keeps the namespaces open from
+// the creation on (hookexec.Kept), the tap holds TaskExit, and Wait and Delete wait for the
+// loop. The delete action removes the leftover of a dead shim (internal/launch).
+//
+// # What is shown
+//
+// statusService shows the machine's status after its last step, and the runs (runlog).
+// observer logs, counts and publishes events. A trial, an operator's run of a handler, is
+// unknown to the machine; it is aborted when the machine runs a handler.
+//
+// A handler's lines go to the container's log in a goroutine of their own for each run with
+// output Log (internal/containerlog), and the node's counters in one goroutine while there
+// is something to add (metrics.Adder). Nothing waits for them, except that the shim waits at
+// most 2 s for the counters when it ends. The output of processes that handlers leave in
+// the background is read and dropped until the container exits (hookexec.Background, two
+// goroutines for each container that has such processes).
+//
+// # The end of the shim
+//
+// ending puts containerd's Shutdown off while a Create is under way, or announced by the
+// start action (service Launch). Every answer passes bounds.Answer.
+//
+// # Locks
+//
+// ending.mu is held while the runc service decides whether to shut down, which takes that
+// service's own lock, and none of this package. service.mu guards the map of containers,
+// container.mu its mailbox and its trial, runlog.mu its runs, tap.Tap the held events. None
+// of them is held while another one is taken or anything is called; only the progress of a
+// run is read under runlog.mu, with locks of its own that guard nothing else.
+//
+// # Guarantees
+//
+// They are those of docs/spec.md#promises; package lifecycle proves the decisions among
+// them. A panic in a request is answered as an internal error, a panic in a handler is its
+// failure, and after a panic in a container's loop the container's requests are forwarded.
+//
+// Not promised: if a runc start hangs, Start hangs, as under the stock shim.
 package shim

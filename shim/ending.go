@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"io/fs"
+	"math"
 	"os"
 	"runtime/debug"
 	"sync"
@@ -21,25 +22,25 @@ import (
 // When the shim ends.
 //
 // containerd requests a Shutdown after each Delete and after each failed Create. The runc
-// service obeys if it has no container, even if one is being created: the process exits
-// in the middle of runc's work, and the client of the Create sees "ttrpc: closed". In a
-// pod's shared shim a Create may also be on its way: the start action has returned the
-// address of a shim that is going to end.
+// service obeys if it has no container, even while one is being created: the process exits
+// in the middle of runc's work, and the client of the Create gets "ttrpc: closed". In a
+// pod's shared shim a Create may also be on its way: the start action may have returned
+// the address of a shim that is about to end.
 //
-// Here a Shutdown is put off while a Create is under way or announced, and is made up for
-// later. Once the end is decided the sockets are removed at once, so that the start
-// action finds no shim and starts another one. Both happen under one lock: an announced
-// Create meets a shim that stays, or none.
+// Here a Shutdown is put off while a Create is under way or announced, and done later. Once
+// the end is decided the sockets are removed at once, so that the start action finds no
+// shim and starts another one. Both happen under one lock: an announced Create finds a
+// shim that stays, or none.
 
 const (
-	// expectWait is from the announcement of a Create until it is given up. containerd
-	// connects, activates mounts and may call "-info" in that time.
+	// expectWait is from the announcement of a Create until the shim stops waiting for it.
+	// containerd connects, activates mounts and may call "-info" in that time.
 	expectWait = 30 * time.Second
-	// idleWait is from a failed Create in a shim without containers until the shim ends by
-	// itself. containerd requests a Shutdown at once, if it can.
+	// idleWait is from a failed Create in a shim without containers until the shim ends
+	// without a request. containerd requests a Shutdown at once, if it can.
 	idleWait = 10 * time.Second
-	// bundlePause is between two looks for the bundle of the shim's first container, before
-	// its Create.
+	// bundlePause is between two checks whether the bundle of the shim's first container
+	// still exists, before its Create.
 	bundlePause = 10 * time.Second
 )
 
@@ -55,20 +56,20 @@ type ending struct {
 	callbacks []func(context.Context) error
 
 	mu sync.Mutex
-	// creating are the ids of the Creates under way. An id is mapped to true if its client
-	// has given it up.
+	// creating are the ids of the Creates under way. The value is true if the client has
+	// given up the Create.
 	creating map[string]bool
 	// expected are the announced Creates, by id.
 	expected map[string]*expectation
-	// idle fires if nobody shuts the shim down after a failed Create.
+	// idle fires if no Shutdown comes after a failed Create.
 	idle *time.Timer
-	// due: a Shutdown was put off, or nobody is left to request one.
+	// due: a Shutdown was put off, or no client is left to request one.
 	due bool
 	// ended: the end is decided.
 	ended bool
 }
 
-// expectation is of one announcement. ending.mu guards it.
+// expectation is one announced Create. ending.mu guards it.
 type expectation struct{ timer *time.Timer }
 
 func newEnding(service shutdown.Service, sockets launch.Sockets) *ending {
@@ -87,8 +88,8 @@ func (e *ending) Shutdown() {
 	e.Service.Shutdown()
 }
 
-// leave removes the sockets, the task API's last: as long as it accepts, the start action
-// puts none of another shim at any of their paths. It is called with mu held.
+// leave removes the sockets, the task API's last: while it accepts connections, the start
+// action puts no other shim's socket at any of their paths. It is called with mu held.
 func (e *ending) leave(ctx context.Context) {
 	if e.ended {
 		return
@@ -107,7 +108,7 @@ func (e *ending) leave(ctx context.Context) {
 	}
 }
 
-// close is for an end that no Shutdown has asked for, such as a signal's.
+// close is for an end that no Shutdown has requested, such as by a signal.
 func (e *ending) close(ctx context.Context) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -126,8 +127,8 @@ func (e *ending) requested(ctx context.Context, r *taskapi.ShutdownRequest) (*pt
 	return e.shutdown(ctx, r)
 }
 
-// deleted is called when the Delete of a container is requested: nobody waits for its
-// Create any more.
+// deleted is called when the Delete of a container is requested: its client does not wait
+// for the Create any more.
 func (e *ending) deleted(id string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -146,13 +147,13 @@ func (e *ending) giveUp(id string) {
 // busy reports whether a Create is under way or will come. It is called with mu held.
 func (e *ending) busy() bool { return len(e.creating)+len(e.expected) > 0 }
 
-// settle makes up for a Shutdown that was put off. It is called with mu held.
+// settle does a Shutdown that was put off, if it can be done now. It is called with mu held.
 func (e *ending) settle() {
 	if !e.due || e.busy() || e.ended {
 		return
 	}
 	e.due = false
-	defer func() { // a timer's goroutine, or a request that has nothing to do with it
+	defer func() { // this runs in a timer's goroutine, or in another request
 		if value := recover(); value != nil {
 			log.L.Errorf("panic in a shutdown: %v\n%s", value, debug.Stack())
 		}
@@ -162,8 +163,8 @@ func (e *ending) settle() {
 	}
 }
 
-// begin is called when a Create has arrived, and returns false if it came too late, or if
-// the container is being created already.
+// begin is called when a Create arrives. It fails if the Create comes too late, or if the
+// container is being created already.
 func (e *ending) begin(id string) error {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -181,7 +182,7 @@ func (e *ending) begin(id string) error {
 	return nil
 }
 
-// done is called when the Create of begin is over.
+// done is called when the Create returns.
 func (e *ending) done(id string, created bool) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -195,14 +196,14 @@ func (e *ending) done(id string, created bool) {
 	}
 }
 
-// givenUp reports whether the client of a Create under way has given it up.
+// givenUp reports whether the client has given up a Create that is under way.
 func (e *ending) givenUp(id string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	return e.creating[id]
 }
 
-// expect announces a Create, and returns false if it would come too late.
+// expect announces a Create. It returns false if the Create would come too late.
 func (e *ending) expect(id string) bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -216,7 +217,7 @@ func (e *ending) expect(id string) bool {
 	return true
 }
 
-// giveUpExpected gives an announced Create up, unless it was announced anew.
+// giveUpExpected stops waiting for an announced Create, unless it was announced again.
 func (e *ending) giveUpExpected(id string, x *expectation) {
 	e.mu.Lock()
 	if e.expected[id] == x {
@@ -226,7 +227,7 @@ func (e *ending) giveUpExpected(id string, x *expectation) {
 	e.end()
 }
 
-// end ends a shim without containers: nobody else is going to.
+// end ends a shim without containers, which no client would end.
 func (e *ending) end() {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -242,8 +243,9 @@ func (e *ending) arrived(id string) {
 	}
 }
 
-// expectFirst announces the Create of the container that the shim was started for. It is
-// waited for until containerd removes the bundle, which it does after whatever has failed.
+// expectFirst announces the Create of the container that the shim was started for. The shim
+// waits for it until containerd removes the bundle, which containerd does after any
+// failure.
 func (e *ending) expectFirst(id, bundle string) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
@@ -273,4 +275,34 @@ type launchService struct{ service *service }
 // Expect implements lifecyclev1.LaunchService.
 func (l *launchService) Expect(_ context.Context, r *lifecyclev1.ExpectRequest) (*lifecyclev1.ExpectResponse, error) {
 	return &lifecyclev1.ExpectResponse{Accepted: l.service.ending.expect(r.Id)}, nil
+}
+
+const (
+	allUnanswered = math.MaxInt64
+	// answerWait bounds awaitAnswers, from its call: a runtime may hang.
+	answerWait = 2 * time.Second
+)
+
+// end is called when the shim ends; the process exits when it has returned. The runc
+// service forgets a container before it publishes its TaskDelete, so the Shutdown that
+// follows another container's Delete may come in between.
+func (s *service) end(ctx context.Context) error {
+	s.ending.close(ctx)
+	s.awaitAnswers(ctx)
+	s.stop()
+	s.tap.Flush(ctx)
+	s.flushCounts(ctx)
+	launch.LeaveSockets()
+	return nil // an error would make the shim exit before it has cleaned up
+}
+
+// awaitAnswers waits until the Creates and Deletes under way have been answered.
+func (s *service) awaitAnswers(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerWait)
+	defer cancel()
+	if err := s.unanswered.Acquire(ctx, allUnanswered); err != nil {
+		log.G(ctx).Error("cannot wait any longer for a Create or a Delete: its client gets no answer")
+		return
+	}
+	s.unanswered.Release(allUnanswered)
 }

@@ -15,8 +15,8 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
-// HandlerError says why a container's handlers could not be run here. Nothing
-// was done for the container, or it has been undone.
+// HandlerError says why a container's handlers cannot run here. Nothing was done for the
+// container, or it has been undone.
 type HandlerError struct{ Err error }
 
 func (e *HandlerError) Error() string { return "lifecycle handlers: " + e.Err.Error() }
@@ -35,29 +35,28 @@ func (e *endingError) Error() string {
 	return fmt.Sprintf("cannot create container %q: its group's shim is ending; create it again, and another shim is started", e.id)
 }
 
-// notFoundError: there is nothing of that name.
+// notFoundError: nothing has that name.
 type notFoundError struct{ text string }
 
 func (e *notFoundError) Error() string { return e.text }
 
-// notRunningError: what is asked for needs a container that runs, and has no
-// handler running.
+// notRunningError: the request needs a container that is running, and without a running
+// handler.
 type notRunningError struct{ text string }
 
 func (e *notRunningError) Error() string { return e.text }
 
-// waitError: whoever waited for a container has gone, or its time was up.
+// waitError: the client of a Wait has disconnected, or its deadline has passed.
 type waitError struct{ err error }
 
 func (e *waitError) Error() string { return "wait for onExit: " + e.err.Error() }
 
 func (e *waitError) Unwrap() error { return e.err }
 
-// toGRPC is the only place that knows gRPC codes. What is not ours stays as it
-// came: the errors of the runc service have their codes already, or get them
-// where the stock shim's do, from the ttrpc server. A failed postStart is Unknown,
-// as a runc start that fails is, because clients add the name of every other code
-// to the words.
+// toGRPC is the only place that knows gRPC codes. Errors that are not ours stay as they are:
+// the errors of the runc service have their codes already, or get them from the ttrpc
+// server, as under the stock shim. A failed postStart is Unknown, as a failed runc start
+// is, because clients prefix the message with the name of every other code.
 func toGRPC(err error) error {
 	code := codeOf(err)
 	if code == codes.OK {
@@ -66,7 +65,7 @@ func toGRPC(err error) error {
 	return status.Error(code, err.Error())
 }
 
-// codeOf returns OK for what is not ours.
+// codeOf returns OK for an error that is not ours.
 func codeOf(err error) codes.Code {
 	var (
 		invalid  *oci.InvalidError

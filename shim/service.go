@@ -3,7 +3,6 @@ package shim
 import (
 	"context"
 	"maps"
-	"math"
 	"runtime/debug"
 	"slices"
 	"strings"
@@ -18,7 +17,6 @@ import (
 	"golang.org/x/sync/semaphore"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
-	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/launch"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/metrics"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/tap"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
@@ -31,17 +29,17 @@ type service struct {
 	ctx  context.Context // ends with the shim
 	stop context.CancelFunc
 	tap  *tap.Tap
-	// host is nil where hostErr says why there is none.
+	// host runs exec handlers. It is nil if hostErr says why there is none.
 	host    *hookexec.Host
 	hostErr error
 	// counters of the node.
 	counters *metrics.Adder
-	// handlersEnded counts handlers, trials among them.
+	// handlersEnded counts handlers that have ended, trials too.
 	handlersEnded atomic.Uint64
 	// ending decides when the shim ends.
 	ending *ending
-	// unanswered: each Create and Delete holds one until it is answered, and the end of the
-	// shim all.
+	// unanswered lets the end of the shim wait for Creates and Deletes: each holds one until
+	// it is answered, and awaitAnswers takes all.
 	unanswered *semaphore.Weighted
 
 	mu sync.RWMutex
@@ -60,52 +58,21 @@ func newService(ctx context.Context, inner taskapi.TTRPCTaskService, ending *end
 	}
 }
 
-const (
-	allUnanswered = math.MaxInt64
-	// answerWait bounds the wait for Creates and Deletes: a runtime may hang in one.
-	answerWait = 2 * time.Second
-)
-
-// end is the shim's, which ends when it has returned. To the runc service a
-// container is gone before its TaskDelete is sent: the Shutdown that follows
-// another one's Delete may come in between.
-func (s *service) end(ctx context.Context) error {
-	s.ending.close(ctx)
-	s.awaitAnswers(ctx)
-	s.stop()
-	s.tap.Flush(ctx)
-	s.flushCounts(ctx)
-	launch.LeaveSockets()
-	return nil // an error would make the shim end as failed, before it has tidied up
-}
-
-// awaitAnswers waits until the Creates and Deletes under way have been answered.
-func (s *service) awaitAnswers(ctx context.Context) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), answerWait)
-	defer cancel()
-	if err := s.unanswered.Acquire(ctx, allUnanswered); err != nil {
-		log.G(ctx).Error("the shim ends during a Create or a Delete")
-		return
-	}
-	s.unanswered.Release(allUnanswered)
-}
-
-// all containers with handlers, by id.
+// all returns the containers with handlers, sorted by id.
 func (s *service) all() []*container {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return slices.SortedFunc(maps.Values(s.containers), func(a, b *container) int { return strings.Compare(a.id, b.id) })
 }
 
-// container returns the container with handlers of that id, nil where there is
-// none.
+// container returns the container with handlers that has the id, or nil.
 func (s *service) container(id string) *container {
 	s.mu.RLock()
 	defer s.mu.RUnlock()
 	return s.containers[id]
 }
 
-// add returns false where the id is taken.
+// add returns false if the id is taken.
 func (s *service) add(c *container) bool {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -116,8 +83,7 @@ func (s *service) add(c *container) bool {
 	return true
 }
 
-// remove forgets a container that is deleted. The id may be another one's by
-// now.
+// remove forgets a container that is deleted. Another container may have its id by now.
 func (s *service) remove(c *container) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
@@ -126,9 +92,9 @@ func (s *service) remove(c *container) {
 	}
 }
 
-// Start of a container with handlers is answered when postStart has ended, and
-// reaches the runc service when preStart has. What
-// becomes of the client's connection changes nothing: only its deadline counts.
+// Start of a container with handlers calls the runc service when preStart has ended, and
+// returns when postStart has ended. If the client's connection is lost nothing changes:
+// only the client's deadline counts.
 func (s *service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.StartResponse, error) {
 	c := s.container(r.ID)
 	if c == nil || r.ExecID != "" {
@@ -141,7 +107,7 @@ func (s *service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	request := c.ask(lifecycle.Event{Kind: lifecycle.StartRequested, Deadline: deadline})
 	switch verdict := request.wait(); verdict.kind {
 	case lifecycle.CallStart:
-	case lifecycle.Answer: // preStart has kept the entrypoint from running
+	case lifecycle.Answer: // preStart has failed, or the start was cancelled: the entrypoint does not run
 		return nil, toGRPC(verdict.err)
 	default:
 		return s.TTRPCTaskService.Start(ctx, r)
@@ -154,8 +120,8 @@ func (s *service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	return response, nil
 }
 
-// awaitCreation is for a start that comes before the answer to the creation. While the
-// runc service does not know the container, it has the word.
+// awaitCreation waits until Create returns, for a Start that comes before that. While the
+// runc service does not know the container, its error is returned.
 func (s *service) awaitCreation(ctx context.Context, c *container) error {
 	select {
 	case <-c.created:
@@ -169,7 +135,7 @@ func (s *service) awaitCreation(ctx context.Context, c *container) error {
 }
 
 func (s *service) startInner(ctx context.Context, c *container, r *taskapi.StartRequest, deadline time.Time) (_ *taskapi.StartResponse, err error) {
-	defer func() { // the machine waits for the end of this
+	defer func() { // the machine waits for the result
 		if value := recover(); value != nil {
 			log.G(c.ctx).Errorf("panic in a start: %v\n%s", value, debug.Stack())
 			err = &panicError{value: value}
@@ -190,7 +156,7 @@ func (s *service) startInner(ctx context.Context, c *container, r *taskapi.Start
 	return response, err
 }
 
-// State says CREATED for RUNNING while the start is held.
+// State returns CREATED for RUNNING while the start is held.
 func (s *service) State(ctx context.Context, r *taskapi.StateRequest) (*taskapi.StateResponse, error) {
 	response, err := s.TTRPCTaskService.State(ctx, r)
 	if err != nil || r.ExecID != "" || response.Status != task.Status_RUNNING {
@@ -202,14 +168,15 @@ func (s *service) State(ctx context.Context, r *taskapi.StateRequest) (*taskapi.
 	return response, nil
 }
 
-// Kill of a container with handlers returns at once where it starts preStop:
-// clients start their own timers when it has returned (docs/understand/decisions.md).
+// Kill returns at once if it starts preStop: clients start their own timers when it has
+// returned (docs/understand/decisions.md).
 func (s *service) Kill(ctx context.Context, r *taskapi.KillRequest) (*ptypes.Empty, error) {
 	c := s.container(r.ID)
 	if c == nil || r.ExecID != "" {
 		return s.TTRPCTaskService.Kill(ctx, r)
 	}
-	// What is in the container's pid namespace holds its end back until it has been reaped, by a host that may hang.
+	// The pid namespace does not end before a parked handler in it has been reaped, by a host
+	// that may hang.
 	c.handlers.Unpark()
 	s.noteExit(ctx, c)
 	request := c.ask(lifecycle.Event{Kind: lifecycle.KillRequested, Signal: lifecycle.Signal{Number: r.Signal, All: r.All}})
@@ -221,19 +188,20 @@ func (s *service) Kill(ctx context.Context, r *taskapi.KillRequest) (*ptypes.Emp
 	return &ptypes.Empty{}, toGRPC(answer.err)
 }
 
-// passSignal sends it also if the client goes: what has been decided counts on it. The time for it begins when the
-// runtime's start, which may take longer, has returned: until then the runc service does nothing else for the container.
+// passSignal sends the signal even if the client disconnects: the machine has decided that
+// it is sent. Its time limit begins when the runtime's start, which may take longer, has
+// returned: until then the runc service does nothing else for the container.
 func (s *service) passSignal(ctx context.Context, c *container, r *taskapi.KillRequest) (*ptypes.Empty, error) {
 	ctx = context.WithoutCancel(ctx)
 	if c.status.Load().Stage == lifecycle.StageStarting {
-		_, _ = s.TTRPCTaskService.State(ctx, &taskapi.StateRequest{ID: r.ID}) // it waits for that, which is all that is wanted of it
+		_, _ = s.TTRPCTaskService.State(ctx, &taskapi.StateRequest{ID: r.ID}) // it returns when the start has returned
 	}
 	ctx, cancel := context.WithTimeout(ctx, signalWait)
 	defer cancel()
 	return s.TTRPCTaskService.Kill(ctx, r)
 }
 
-// Wait for a container with an onExit is answered when that has ended.
+// Wait for a container with an onExit returns when onExit has ended.
 func (s *service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.WaitResponse, error) {
 	c := s.container(r.ID)
 	response, err := s.TTRPCTaskService.Wait(ctx, r)
@@ -248,9 +216,11 @@ func (s *service) Wait(ctx context.Context, r *taskapi.WaitRequest) (*taskapi.Wa
 	}
 }
 
-// Pids of a container that waits for its onExit are never none. A containerd that starts takes a shim without processes for
-// a leftover: it asks for a Delete, which waits for onExit too, and after 5 s forgets the shim, which nobody would end
-// then (loadShim and cleanupShimTask, core/runtime/v2). So where nothing else is listed, the process that has ended is.
+// Pids never returns an empty list while onExit is pending. When containerd starts it takes
+// a shim without processes for a leftover: it requests a Delete, which waits for onExit
+// too, and after 5 s forgets the shim, which then never ends (loadShim and
+// cleanupShimTask, core/runtime/v2). So if no other process is listed, the one that has
+// exited is.
 func (s *service) Pids(ctx context.Context, r *taskapi.PidsRequest) (*taskapi.PidsResponse, error) {
 	response, err := s.TTRPCTaskService.Pids(ctx, r)
 	c := s.container(r.ID)
@@ -264,7 +234,7 @@ func (s *service) Pids(ctx context.Context, r *taskapi.PidsRequest) (*taskapi.Pi
 	return &taskapi.PidsResponse{Processes: []*task.ProcessInfo{{Pid: state.Pid}}}, nil
 }
 
-// Delete first ends what still runs in a container that has exited.
+// Delete first ends the handlers that still run in a container that has exited.
 func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskapi.DeleteResponse, error) {
 	if r.ExecID == "" {
 		s.ending.deleted(r.ID)
@@ -273,7 +243,7 @@ func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	if c == nil || r.ExecID != "" {
 		return s.TTRPCTaskService.Delete(ctx, r)
 	}
-	_ = s.unanswered.Acquire(context.WithoutCancel(ctx), 1) // waits for the end of the shim at most
+	_ = s.unanswered.Acquire(context.WithoutCancel(ctx), 1) // waits at most until the shim has ended
 	defer s.unanswered.Release(1)
 	c.handlers.Unpark()
 	s.noteExit(ctx, c)
@@ -289,23 +259,23 @@ func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	if verdict.kind == lifecycle.CallDelete {
 		c.post(lifecycle.Event{Kind: lifecycle.DeleteReturned, Err: err})
 	}
-	if err == nil { // the id is free when we have answered
+	if err == nil { // the id is free when Delete returns
 		<-c.deleted
 		s.remove(c)
 	}
 	return response, err
 }
 
-// exitWait bounds the wait for the event of an exit that a client knows already.
+// exitWait bounds noteExit, from its call.
 const exitWait = 200 * time.Millisecond
 
-// noteExit tells the loop of an exit whose event is still on its way: a client
-// that waited for the process is not made to see it alive. While the runtime's start
-// runs, the runc service answers nobody, and tells of no exit. Else noteExit waits for
-// the event first: the one goroutine in which the runc service learns of all exits of
-// the pod must not meet the lock that a Kill or Delete holds while runc runs. Where some
-// thirty exits wait for it, the reaper stands still for a second at each, and so
-// does that runc's own exit: a pod of 30 containers took 80 s to stop.
+// noteExit reports an exit to the loop whose event is still on its way: a client that has
+// waited for the process must not find it alive. While the runtime's start runs, the runc
+// service answers no request and publishes no exit, so there is nothing to ask. Otherwise
+// noteExit waits for the event first: a Kill or Delete holds a lock while runc runs, and
+// the one goroutine that handles all exits of the pod must not wait for it. When about 30
+// exits queued up behind it, the reaper stood still for a second at each, and so did the
+// exit of that very runc: a pod of 30 containers took 80 s to stop.
 func (s *service) noteExit(ctx context.Context, c *container) {
 	if c.status.Load().Stage == lifecycle.StageStarting {
 		return

@@ -36,15 +36,15 @@ func (s *statusService) Status(_ context.Context, r *lifecyclev1.StatusRequest) 
 }
 
 // maxStatus is the size of the largest answer of the status service. It leaves room for
-// what a client may add to the message, which ttrpc bounds too (maxAnswer).
+// what a client may add to the message, which ttrpc bounds too (package bounds).
 const maxStatus = 3 << 20
 
-// leastText is how much of a text is always shown.
+// leastText is how much of each text is always shown.
 const leastText = 64
 
-// fit cuts the longest texts until the answer has at most maxStatus bytes, all of them
-// to the same length, so that one container's output does not hide another's. If not
-// even leastText of each fits, the last containers are left out.
+// fit cuts the longest texts until the answer has at most maxStatus bytes. It cuts all of
+// them to the same length, so that one container's output does not hide another's. If even
+// leastText of each does not fit, the last containers are left out.
 func fit(response *lifecyclev1.StatusResponse) {
 	var runs []*lifecyclev1.HandlerRun
 	for _, c := range response.Containers {
@@ -59,8 +59,8 @@ func fit(response *lifecyclev1.StatusResponse) {
 	}
 }
 
-// fitRuns cuts texts of runs until size returns at most maxStatus, and reports whether
-// it has cut any.
+// fitRuns cuts texts of runs until size returns at most maxStatus, and reports whether it
+// has cut any.
 func fitRuns(runs []*lifecyclev1.HandlerRun, size func() int) (cut bool) {
 	for limit := maxStatus; size() > maxStatus && limit >= leastText; limit /= 2 {
 		cut = true

@@ -11,7 +11,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
-// trial is an operator's try of a handler, while it runs.
+// trial is a run that an operator has started, until it has ended.
 type trial struct {
 	cancel context.CancelCauseFunc
 	done   chan struct{} // closed when the handler has ended
@@ -19,9 +19,8 @@ type trial struct {
 
 var errHandlerDue = errors.New("a handler of the container is due")
 
-// try runs a handler because an operator wants to see what it does, until it has
-// ended or the operator goes. The machine knows nothing of it: it counts for none
-// of its promises.
+// try runs a handler for an operator, until it has ended or the operator disconnects. The
+// machine knows nothing of it, so it does not count as the handler's run.
 func (c *container) try(ctx context.Context, name string) (*handlerRun, error) {
 	run := &handlerRun{kind: kindOf(name), handler: oci.HandlerOf(c.block, name), trial: true, began: time.Now()}
 	if run.handler == nil {
@@ -53,7 +52,7 @@ func (c *container) try(ctx context.Context, name string) (*handlerRun, error) {
 	return run, nil
 }
 
-// kindOf a handler's name, NoHandler where there is none of that name.
+// kindOf returns the handler with a name, or NoHandler.
 func kindOf(name string) lifecycle.Kind {
 	for _, kind := range []lifecycle.Kind{lifecycle.PreStart, lifecycle.PostStart, lifecycle.PreStop, lifecycle.OnExit} {
 		if kind.String() == name {
@@ -63,8 +62,8 @@ func kindOf(name string) lifecycle.Kind {
 	return lifecycle.NoHandler
 }
 
-// beginTrial makes sure that only one handler runs, in a container that is
-// running. A real one that begins after this finds the trial and ends it.
+// beginTrial makes sure that only one handler runs, and in a container that is running. A
+// handler of the machine that begins later finds the trial and ends it.
 func (c *container) beginTrial(own *trial) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
@@ -72,7 +71,7 @@ func (c *container) beginTrial(own *trial) error {
 		return &notRunningError{fmt.Sprintf("container %q is %s: a handler can be tried while it is %s", c.id, stage, lifecycle.StageRunning)}
 	}
 	if c.trial != nil {
-		return &notRunningError{fmt.Sprintf("container %q: somebody tries a handler now: wait until that has ended", c.id)}
+		return &notRunningError{fmt.Sprintf("container %q: another trial is running: wait until it has ended", c.id)}
 	}
 	c.trial = own
 	return nil
@@ -85,11 +84,11 @@ func (c *container) trialEnded(own *trial) {
 	close(own.done)
 }
 
-// trialWait bounds how long a Delete waits for a trial, as it does for a handler.
+// trialWait bounds how long a Delete waits for a trial, as the machine does for a handler.
 const trialWait = 1500 * time.Millisecond
 
-// endTrialOfExited leaves a trial in a running container alone: its Delete is
-// refused.
+// endTrialOfExited ends the trial of a container that has exited. The Delete of a running
+// container is refused, so its trial goes on.
 func (c *container) endTrialOfExited(ctx context.Context) {
 	select {
 	case <-c.exited:
@@ -100,7 +99,7 @@ func (c *container) endTrialOfExited(ctx context.Context) {
 	}
 }
 
-// endTrial ends what an operator tries now, and waits for its end.
+// endTrial aborts the trial, if there is one, and waits until it has ended.
 func (c *container) endTrial(ctx context.Context) {
 	c.mu.Lock()
 	own := c.trial
