@@ -17,6 +17,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 // staged is a run in which the test decides when processes exit and when their exits are
@@ -337,7 +338,7 @@ func TestReaperThatIsGone(t *testing.T) {
 	close(s.reports)
 	select {
 	case result := <-s.ended:
-		if result.Outcome != Failed || result.ExitCode != -1 || !strings.Contains(result.Err.Error(), "reaper") {
+		if result.Outcome != lifecycle.Failed || result.ExitCode != -1 || !strings.Contains(result.Err.Error(), "reaper") {
 			t.Errorf("got %+v", result)
 		}
 	case <-time.After(10 * time.Second):

@@ -9,6 +9,7 @@ import (
 	runc "github.com/containerd/go-runc"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 // Exec runs a command inside a prepared container.
@@ -37,7 +38,7 @@ func (e *Exec) Attempt(ctx context.Context) Result {
 		if e.Parked != nil {
 			e.Parked.Cancel()
 		}
-		return Result{Outcome: Failed, Err: context.Cause(ctx), ExitCode: -1}
+		return Result{Outcome: lifecycle.Failed, Err: context.Cause(ctx), ExitCode: -1}
 	}
 	if parked := e.Parked; parked != nil {
 		e.Parked = nil
@@ -47,11 +48,11 @@ func (e *Exec) Attempt(ctx context.Context) Result {
 	}
 	channel, files, err := newChannel()
 	if err != nil {
-		return Result{Outcome: Failed, Err: err, ExitCode: -1}
+		return Result{Outcome: lifecycle.Failed, Err: err, ExitCode: -1}
 	}
 	run, err := e.begin(channel, files)
 	if err != nil {
-		return Result{Outcome: Failed, Err: err, ExitCode: -1}
+		return Result{Outcome: lifecycle.Failed, Err: err, ExitCode: -1}
 	}
 	e.Progress.show(run.output)
 	return run.wait(ctx)
@@ -190,12 +191,12 @@ func (r *execRun) hostLeft(killed bool) (end, bool) {
 // result makes the Result. It includes the output that is still in the pipe.
 func (r *execRun) result(status int, err error) Result {
 	output, dropped := r.output.finish()
-	result := Result{Outcome: Succeeded, ExitCode: status, Output: output, Dropped: dropped}
+	result := Result{Outcome: lifecycle.Succeeded, ExitCode: status, Output: output, Dropped: dropped}
 	if err == nil && status != 0 {
 		err = &exitError{status: status}
 	}
 	if err != nil {
-		result.Outcome, result.Err = Failed, err
+		result.Outcome, result.Err = lifecycle.Failed, err
 	}
 	return result
 }

@@ -13,6 +13,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 // TestMessagesThatAreNoHandler: wrong messages are refused, and their descriptors are closed.
@@ -64,7 +65,7 @@ func TestCancelledHandlerEndsWhatIsParked(t *testing.T) {
 	action.Parked = parked
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(ErrTimedOut)
-	if result := action.Attempt(ctx); result.Outcome != Failed || !errors.Is(result.Err, ErrTimedOut) || result.ExitCode != -1 {
+	if result := action.Attempt(ctx); result.Outcome != lifecycle.Failed || !errors.Is(result.Err, ErrTimedOut) || result.ExitCode != -1 {
 		t.Errorf("got %+v", result)
 	}
 	select {
@@ -98,7 +99,7 @@ func TestExecWithoutAHost(t *testing.T) {
 	}
 	before, goroutines := openFDs(t), runtime.NumGoroutine()
 	action := &Exec{Host: host, OutputLimit: 100, Progress: &Progress{}}
-	if result := action.Attempt(t.Context()); result.Outcome != Failed || !errors.Is(result.Err, unix.EACCES) || result.ExitCode != -1 {
+	if result := action.Attempt(t.Context()); result.Outcome != lifecycle.Failed || !errors.Is(result.Err, unix.EACCES) || result.ExitCode != -1 {
 		t.Errorf("got %+v", result)
 	}
 	if parked, err := action.Park(t.Context(), nil); !errors.Is(err, unix.EACCES) || parked != nil {
@@ -132,7 +133,7 @@ func TestExecWithoutDescriptors(t *testing.T) {
 		if err := unix.Setrlimit(unix.RLIMIT_NOFILE, &limit); err != nil {
 			t.Fatal(err)
 		}
-		if result.Outcome != Failed || !errors.Is(result.Err, unix.EMFILE) || result.ExitCode != -1 || !errors.Is(parkErr, unix.EMFILE) {
+		if result.Outcome != lifecycle.Failed || !errors.Is(result.Err, unix.EMFILE) || result.ExitCode != -1 || !errors.Is(parkErr, unix.EMFILE) {
 			t.Errorf("%d free descriptors: got %+v, Park: %v", spare, result, parkErr)
 		}
 		if got := openFDs(t); got != before {
@@ -159,7 +160,7 @@ func TestExecSaysWhyNothingWasStarted(t *testing.T) {
 				ID: "c1", Args: []string{strings.Repeat("x", 500_000)}, // more than the socket's buffer
 			}}
 			result := action.Attempt(t.Context())
-			if result.Outcome != Failed || result.ExitCode != -1 || !strings.Contains(result.Err.Error(), test.says) {
+			if result.Outcome != lifecycle.Failed || result.ExitCode != -1 || !strings.Contains(result.Err.Error(), test.says) {
 				t.Errorf("got %+v", result)
 			}
 			nothingIsLeft(t, monitor, before)
@@ -173,7 +174,7 @@ func TestExecOfACancelledHandlerStartsNothing(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(ErrContainerExited)
 	result := run(ctx, &Exec{}, time.Second)
-	if result.Outcome != Aborted || !errors.Is(result.Err, ErrContainerExited) || result.ExitCode != -1 {
+	if result.Outcome != lifecycle.Aborted || !errors.Is(result.Err, ErrContainerExited) || result.ExitCode != -1 {
 		t.Errorf("got %+v", result)
 	}
 }
@@ -191,7 +192,7 @@ func TestExecEndsAHostThatHangs(t *testing.T) {
 	cancel(ErrTimedOut)
 	select {
 	case result := <-ended:
-		if result.Outcome != TimedOut || !errors.Is(result.Err, ErrTimedOut) || result.Output != "said before\n" {
+		if result.Outcome != lifecycle.TimedOut || !errors.Is(result.Err, ErrTimedOut) || result.Output != "said before\n" {
 			t.Errorf("got %+v", result)
 		}
 	case <-time.After(10 * time.Second):

@@ -21,6 +21,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 // How a hostile server behaves.
@@ -171,13 +172,13 @@ func FuzzHTTPGet(f *testing.F) {
 func wantOneResult(t *testing.T, result Result) {
 	t.Helper()
 	switch result.Outcome {
-	case Succeeded:
+	case lifecycle.Succeeded:
 		if result.Err != nil {
 			t.Errorf("succeeded with %v", result.Err)
 		}
 		return
-	case Failed:
-	case TimedOut:
+	case lifecycle.Failed:
+	case lifecycle.TimedOut:
 		if !errors.Is(result.Err, ErrTimedOut) {
 			t.Errorf("timed out with %v", result.Err)
 		}

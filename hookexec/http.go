@@ -12,6 +12,7 @@ import (
 	"strings"
 
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 const (
@@ -50,7 +51,7 @@ func (h *HTTPGet) Attempt(ctx context.Context) Result {
 	defer response.Body.Close()
 	// The server has answered. An error while reading the body does not matter.
 	_, _ = io.CopyN(io.Discard, response.Body, maxBody)
-	return Result{Outcome: Succeeded, ExitCode: -1}
+	return Result{Outcome: lifecycle.Succeeded, ExitCode: -1}
 }
 
 func (h *HTTPGet) send(ctx context.Context) (*http.Response, error) {

@@ -13,6 +13,7 @@ import (
 	"time"
 
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 // TestNoResponseIsAFailure: the error's text is safe for a terminal and does not contain the
@@ -152,7 +153,7 @@ func TestHTTPEndsWithItsContext(t *testing.T) {
 			})
 			get := &lifecyclev1.HTTPGetAction{Port: w.port, Scheme: map[bool]string{true: "HTTPS"}[secure]}
 			result := run(ctx, &HTTPGet{NetNS: w.netns, Get: get}, 0)
-			if result.Outcome != TimedOut || !errors.Is(result.Err, ErrTimedOut) {
+			if result.Outcome != lifecycle.TimedOut || !errors.Is(result.Err, ErrTimedOut) {
 				t.Errorf("got %+v", result)
 			}
 		})
@@ -194,7 +195,7 @@ func TestHTTPEndsWithItsContext(t *testing.T) {
 		}()
 		get := &lifecyclev1.HTTPGetAction{Port: portOf(listener), Scheme: "HTTPS"}
 		result := run(ctx, &HTTPGet{NetNS: n, Get: get}, 0)
-		if result.Outcome != Aborted || !errors.Is(result.Err, ErrContainerExited) {
+		if result.Outcome != lifecycle.Aborted || !errors.Is(result.Err, ErrContainerExited) {
 			t.Errorf("got %+v", result)
 		}
 	})

@@ -13,6 +13,7 @@ import (
 	"testing"
 
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 const inside = "10.1.2.3" // of the container in these tests
@@ -82,14 +83,14 @@ func (w *web) only(t *testing.T) *http.Request {
 
 func wantSuccess(t *testing.T, result Result) {
 	t.Helper()
-	if result.Outcome != Succeeded || result.Err != nil || result.ExitCode != -1 || result.Output != "" {
+	if result.Outcome != lifecycle.Succeeded || result.Err != nil || result.ExitCode != -1 || result.Output != "" {
 		t.Errorf("got %+v", result)
 	}
 }
 
 func wantFailure(t *testing.T, result Result, says string) {
 	t.Helper()
-	if result.Outcome != Failed || result.Err == nil || result.ExitCode != -1 {
+	if result.Outcome != lifecycle.Failed || result.Err == nil || result.ExitCode != -1 {
 		t.Fatalf("got %+v", result)
 	}
 	if !strings.Contains(result.Err.Error(), says) {

@@ -11,6 +11,7 @@ import (
 	"github.com/vishvananda/netns"
 
 	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 // NetNS is a container's network namespace.
@@ -115,7 +116,7 @@ func (n NetNS) host(named string) (string, error) {
 // error's text may contain data from the peer.
 func transportFailure(err error) Result {
 	text := shorten.End(shorten.OneLine(printable([]byte(err.Error()))), maxErrorText)
-	return Result{Outcome: Failed, Err: errors.New(text), ExitCode: -1}
+	return Result{Outcome: lifecycle.Failed, Err: errors.New(text), ExitCode: -1}
 }
 
 // maxErrorText bounds an error's text that may contain data from a peer, in bytes.

@@ -22,6 +22,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 var netnsTime = flag.Duration("netns.time", 5*time.Second, "how long TestManyNamespaces runs")
@@ -326,8 +327,8 @@ func TestManyNamespaces(t *testing.T) {
 		case 1: // must fail
 			socket := &lifecyclev1.TCPSocketAction{Port: port + 1}
 			result := (&TCPSocket{NetNS: n, Socket: socket}).Attempt(t.Context())
-			if result.Outcome != Failed {
-				return Result{Outcome: Failed, Err: errors.New("nobody listens, and yet it connects")}
+			if result.Outcome != lifecycle.Failed {
+				return Result{Outcome: lifecycle.Failed, Err: errors.New("nobody listens, and yet it connects")}
 			}
 			return Result{}
 		default:
@@ -362,7 +363,7 @@ func inParallel(t *testing.T, d time.Duration, run func(number int) Result) int6
 	for range parallel {
 		all.Go(func() {
 			for time.Now().Before(until) {
-				if result := run(int(total.Add(1))); result.Outcome != Succeeded {
+				if result := run(int(total.Add(1))); result.Outcome != lifecycle.Succeeded {
 					t.Errorf("%+v", result)
 					return
 				}

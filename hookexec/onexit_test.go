@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 // TestClean: the host gets the request, even after the handler's context was cancelled.
@@ -51,7 +52,7 @@ func TestOnExitExecCleansUp(t *testing.T) {
 		host, _ := scriptHost(t, "echo $1 >> "+calls+"; [ $1 = clean ] || exit 7; "+script)
 		failed := 0
 		action := &OnExitExec{Exec: Exec{Host: host, Progress: &Progress{}, Request: wire.StartRequest{OnExit: &wire.OnExit{}}}, CleanFailed: func(error) { failed++ }}
-		if result := action.Attempt(t.Context()); result.Outcome != Failed || failed != fails {
+		if result := action.Attempt(t.Context()); result.Outcome != lifecycle.Failed || failed != fails {
 			t.Errorf("%q: got %+v, %d failures", script, result, failed)
 		}
 		if data, err := os.ReadFile(calls); string(data) != "start\nclean\n" || err != nil {

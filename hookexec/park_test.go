@@ -8,6 +8,8 @@ import (
 	"testing"
 
 	"golang.org/x/sys/unix"
+
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 // TestStuffedSocketHoldsItsWriter: a writer blocks until the socket is read, and its message
@@ -92,7 +94,7 @@ func TestParkedHostThatFails(t *testing.T) {
 	waitFor(t, func() bool { return ctx.held.Load() == 0 })
 	action.Parked = parked
 	for range 2 {
-		if result := action.Attempt(t.Context()); result.Outcome != Failed || !strings.Contains(result.Err.Error(), "exited without an answer") {
+		if result := action.Attempt(t.Context()); result.Outcome != lifecycle.Failed || !strings.Contains(result.Err.Error(), "exited without an answer") {
 			t.Errorf("got %+v", result)
 		}
 	}

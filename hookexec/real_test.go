@@ -18,6 +18,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec/wire"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 // init makes this test's binary a handler host that starts the command outside of any container. It starts the process and
@@ -149,9 +150,9 @@ var attemptsOf = map[string]func(*testing.T, context.Context, *Exec) Result{
 func TestExecRuns(t *testing.T) {
 	for name, attempt := range attemptsOf {
 		for script, want := range map[string]Result{
-			"echo said; echo and more >&2": {Outcome: Succeeded, Output: "\nand more\n", Dropped: 4},
-			"echo no; exit 7":              {Outcome: Failed, ExitCode: 7, Output: "no\n", Err: &exitError{7}},
-			"kill -KILL $$":                {Outcome: Failed, ExitCode: 137, Err: &exitError{137}},
+			"echo said; echo and more >&2": {Outcome: lifecycle.Succeeded, Output: "\nand more\n", Dropped: 4},
+			"echo no; exit 7":              {Outcome: lifecycle.Failed, ExitCode: 7, Output: "no\n", Err: &exitError{7}},
+			"kill -KILL $$":                {Outcome: lifecycle.Failed, ExitCode: 137, Err: &exitError{137}},
 		} {
 			t.Run(name+": "+script, func(t *testing.T) {
 				e := realExec(t, script)
@@ -183,7 +184,7 @@ func TestExecIsEnded(t *testing.T) {
 			cancel(ErrTimedOut)
 			select {
 			case got := <-ended:
-				if got.Outcome != Failed || got.ExitCode != 137 {
+				if got.Outcome != lifecycle.Failed || got.ExitCode != 137 {
 					t.Errorf("got %+v", got)
 				}
 			case <-time.After(10 * time.Second):
@@ -282,7 +283,7 @@ func TestAnswerThatDoesNotCome(t *testing.T) {
 	go func() { ended <- (&Exec{Host: host, Progress: &Progress{}}).Attempt(t.Context()) }()
 	select {
 	case got := <-ended:
-		if got.Outcome != Failed || !strings.Contains(got.Err.Error(), "exited without an answer") {
+		if got.Outcome != lifecycle.Failed || !strings.Contains(got.Err.Error(), "exited without an answer") {
 			t.Errorf("got %+v", got)
 		}
 	case <-time.After(10 * time.Second):
@@ -303,7 +304,7 @@ func TestTextOfAFailure(t *testing.T) {
 	whole := strings.Repeat("x", 1024)
 	for text, want := range map[string]string{whole: whole, whole + "y": whole[3:] + "…"} {
 		got := transportFailure(errors.New(text))
-		if got.Err.Error() != want || got.Outcome != Failed || got.ExitCode != -1 {
+		if got.Err.Error() != want || got.Outcome != lifecycle.Failed || got.ExitCode != -1 {
 			t.Errorf("%d bytes became %d bytes: %+v", len(text), len(got.Err.Error()), got)
 		}
 	}

@@ -6,6 +6,8 @@ import (
 	"strings"
 	"unicode"
 	"unicode/utf8"
+
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 // ErrTimedOut as the cause of a cancelled context makes the outcome TimedOut.
@@ -15,20 +17,9 @@ var ErrTimedOut = errors.New("timed out")
 // even if the kernel killed the handler before the shim did.
 var ErrContainerExited = errors.New("container exited")
 
-// Outcome is how a run ended.
-type Outcome uint8
-
-// The outcomes (docs/spec.md#results).
-const (
-	Succeeded Outcome = iota
-	Failed
-	TimedOut
-	Aborted
-)
-
 // Result is the result of an attempt or of a run.
 type Result struct {
-	Outcome Outcome
+	Outcome lifecycle.Outcome
 	// Err is nil for Succeeded. For Aborted it is the cause of the cancellation.
 	Err error
 	// ExitCode is the exit status of an exec handler's process, or 128 plus the signal's

@@ -1,6 +1,10 @@
 package hookexec
 
-import "testing"
+import (
+	"testing"
+
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
+)
 
 // TestMessage: docs/spec.md#results.
 func TestMessage(t *testing.T) {
@@ -9,13 +13,13 @@ func TestMessage(t *testing.T) {
 		"succeeded":                              {},
 		"succeeded: done":                        {Output: "done\n", Attempts: 1},
 		"succeeded (attempt 3)":                  {Attempts: 3},
-		"exit status 3":                          {Outcome: Failed, Err: exit},
-		"exit status 3: boom":                    {Outcome: Failed, Err: exit, Output: "\n boom \n\n"},
-		"exit status 3: two\nlines":              {Outcome: Failed, Err: exit, Output: "two\nlines\n"},
-		"exit status 3 (attempt 2): boom":        {Outcome: Failed, Err: exit, Output: "boom", Attempts: 2},
-		"exit status 3: [12 bytes dropped] boom": {Outcome: Failed, Err: exit, Output: "boom", Dropped: 12},
-		"timed out":                              {Outcome: TimedOut, Err: ErrTimedOut},
-		"container exited":                       {Outcome: Aborted, Err: ErrContainerExited, Output: " \n"},
+		"exit status 3":                          {Outcome: lifecycle.Failed, Err: exit},
+		"exit status 3: boom":                    {Outcome: lifecycle.Failed, Err: exit, Output: "\n boom \n\n"},
+		"exit status 3: two\nlines":              {Outcome: lifecycle.Failed, Err: exit, Output: "two\nlines\n"},
+		"exit status 3 (attempt 2): boom":        {Outcome: lifecycle.Failed, Err: exit, Output: "boom", Attempts: 2},
+		"exit status 3: [12 bytes dropped] boom": {Outcome: lifecycle.Failed, Err: exit, Output: "boom", Dropped: 12},
+		"timed out":                              {Outcome: lifecycle.TimedOut, Err: ErrTimedOut},
+		"container exited":                       {Outcome: lifecycle.Aborted, Err: ErrContainerExited, Output: " \n"},
 	} {
 		if got := result.Message(); got != want {
 			t.Errorf("got %q, want %q", got, want)

@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 // Action is what a handler does. Attempt does it once. When ctx is cancelled, it kills what
@@ -34,10 +36,10 @@ func (r *Run) Do(ctx context.Context) Result {
 		r.Progress.begin(attempt)
 		result := r.Action.Attempt(ctx)
 		result.Attempts = attempt
-		if result.Outcome == Failed && r.Exited(ctx) {
-			result.Outcome, result.Err = Aborted, ErrContainerExited
+		if result.Outcome == lifecycle.Failed && r.Exited(ctx) {
+			result.Outcome, result.Err = lifecycle.Aborted, ErrContainerExited
 		}
-		if result.Outcome != Failed || r.RetryPeriod == 0 || ctx.Err() != nil {
+		if result.Outcome != lifecycle.Failed || r.RetryPeriod == 0 || ctx.Err() != nil {
 			return judge(ctx, result, failure)
 		}
 		failure = result.Err
@@ -49,19 +51,19 @@ func (r *Run) Do(ctx context.Context) Result {
 
 // NotBegun returns the result of a handler whose context ended before its first attempt.
 func NotBegun(ctx context.Context) Result {
-	return judge(ctx, Result{Outcome: Failed, ExitCode: -1}, nil)
+	return judge(ctx, Result{Outcome: lifecycle.Failed, ExitCode: -1}, nil)
 }
 
 // judge changes a failure into TimedOut or Aborted if ctx was cancelled, because a killed
 // handler looks like a failed one. The error includes the failure that caused the retries.
 func judge(ctx context.Context, result Result, failure error) Result {
 	cause := context.Cause(ctx)
-	if result.Outcome != Failed || cause == nil {
+	if result.Outcome != lifecycle.Failed || cause == nil {
 		return result
 	}
-	result.Outcome, result.Err = Aborted, cause
+	result.Outcome, result.Err = lifecycle.Aborted, cause
 	if errors.Is(cause, ErrTimedOut) {
-		result.Outcome = TimedOut
+		result.Outcome = lifecycle.TimedOut
 	}
 	if failure != nil {
 		result.Err = fmt.Errorf("%w, the last failure was: %w", cause, failure)

@@ -7,6 +7,8 @@ import (
 	"testing"
 	"testing/synctest"
 	"time"
+
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 // attempts is an action that returns these results, one per attempt, at once.
@@ -34,25 +36,25 @@ var errKilled = errors.New("exit status 137")
 
 func (untilCancelled) Attempt(ctx context.Context) Result {
 	<-ctx.Done()
-	return Result{Outcome: Failed, Err: errKilled, ExitCode: 137, Output: "said before"}
+	return Result{Outcome: lifecycle.Failed, Err: errKilled, ExitCode: 137, Output: "said before"}
 }
 
 func TestRunTriesAgainUntilItSucceeds(t *testing.T) {
-	failure := Result{Outcome: Failed, Err: errKilled}
+	failure := Result{Outcome: lifecycle.Failed, Err: errKilled}
 	for name, test := range map[string]struct {
 		results  []Result
 		period   time.Duration
-		outcome  Outcome
+		outcome  lifecycle.Outcome
 		attempts int
 		took     time.Duration
 	}{
-		"a success":                 {[]Result{{}}, 0, Succeeded, 1, 0},
-		"a success needs no retry":  {[]Result{{}}, time.Second, Succeeded, 1, 0},
-		"a failure without a retry": {[]Result{failure, {}}, 0, Failed, 1, 0},
-		"the second succeeds":       {[]Result{failure, {}}, time.Second, Succeeded, 2, time.Second},
-		"the fourth succeeds":       {[]Result{failure, failure, failure, {}}, 2 * time.Second, Succeeded, 4, 6 * time.Second},
-		"an abort is not retried":   {[]Result{{Outcome: Aborted, Err: ErrContainerExited}, {}}, time.Second, Aborted, 1, 0},
-		"a timeout is not retried":  {[]Result{{Outcome: TimedOut, Err: ErrTimedOut}, {}}, time.Second, TimedOut, 1, 0},
+		"a success":                 {[]Result{{}}, 0, lifecycle.Succeeded, 1, 0},
+		"a success needs no retry":  {[]Result{{}}, time.Second, lifecycle.Succeeded, 1, 0},
+		"a failure without a retry": {[]Result{failure, {}}, 0, lifecycle.Failed, 1, 0},
+		"the second succeeds":       {[]Result{failure, {}}, time.Second, lifecycle.Succeeded, 2, time.Second},
+		"the fourth succeeds":       {[]Result{failure, failure, failure, {}}, 2 * time.Second, lifecycle.Succeeded, 4, 6 * time.Second},
+		"an abort is not retried":   {[]Result{{Outcome: lifecycle.Aborted, Err: ErrContainerExited}, {}}, time.Second, lifecycle.Aborted, 1, 0},
+		"a timeout is not retried":  {[]Result{{Outcome: lifecycle.TimedOut, Err: ErrTimedOut}, {}}, time.Second, lifecycle.TimedOut, 1, 0},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -79,14 +81,14 @@ func TestRunIsEndedByItsContext(t *testing.T) {
 	killed := errors.New("container killed")
 	for name, test := range map[string]struct {
 		cause   error
-		outcome Outcome
+		outcome lifecycle.Outcome
 		err     error // the result's, as errors.Is finds it
 	}{
-		"timed out":            {ErrTimedOut, TimedOut, ErrTimedOut},
-		"timed out, wrapped":   {fmt.Errorf("%w after 5s", ErrTimedOut), TimedOut, ErrTimedOut},
-		"the container exited": {ErrContainerExited, Aborted, ErrContainerExited},
-		"another cause":        {killed, Aborted, killed},
-		"no cause":             {nil, Aborted, context.Canceled},
+		"timed out":            {ErrTimedOut, lifecycle.TimedOut, ErrTimedOut},
+		"timed out, wrapped":   {fmt.Errorf("%w after 5s", ErrTimedOut), lifecycle.TimedOut, ErrTimedOut},
+		"the container exited": {ErrContainerExited, lifecycle.Aborted, ErrContainerExited},
+		"another cause":        {killed, lifecycle.Aborted, killed},
+		"no cause":             {nil, lifecycle.Aborted, context.Canceled},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {
@@ -109,11 +111,11 @@ func TestRunIsEndedByItsContext(t *testing.T) {
 
 func TestRunIsEndedBetweenTwoAttempts(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		action := &attempts{results: []Result{{Outcome: Failed, Err: errKilled}}, began: time.Now()}
+		action := &attempts{results: []Result{{Outcome: lifecycle.Failed, Err: errKilled}}, began: time.Now()}
 		ctx, cancel := context.WithCancelCause(t.Context())
 		time.AfterFunc(5500*time.Millisecond, func() { cancel(ErrTimedOut) })
 		result := run(ctx, action, 2*time.Second)
-		if result.Outcome != TimedOut || result.Attempts != 3 || !errors.Is(result.Err, ErrTimedOut) {
+		if result.Outcome != lifecycle.TimedOut || result.Attempts != 3 || !errors.Is(result.Err, ErrTimedOut) {
 			t.Errorf("got %+v", result)
 		}
 		if want := "timed out, the last failure was: exit status 137 (attempt 3)"; result.Message() != want {
@@ -129,7 +131,7 @@ func TestRunIsEndedBetweenTwoAttempts(t *testing.T) {
 func TestSuccessStandsAlthoughTheTimeIsUp(t *testing.T) {
 	ctx, cancel := context.WithCancelCause(t.Context())
 	cancel(ErrTimedOut)
-	if result := run(ctx, &attempts{results: []Result{{}}}, 0); result.Outcome != Succeeded || result.Err != nil {
+	if result := run(ctx, &attempts{results: []Result{{}}}, 0); result.Outcome != lifecycle.Succeeded || result.Err != nil {
 		t.Errorf("got %+v", result)
 	}
 }
@@ -137,13 +139,13 @@ func TestSuccessStandsAlthoughTheTimeIsUp(t *testing.T) {
 // TestExitIsNoFailure: a failure that the container's exit caused is not retried.
 func TestExitIsNoFailure(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		action := &attempts{results: []Result{{Outcome: Failed, Err: errKilled}}, began: time.Now()}
+		action := &attempts{results: []Result{{Outcome: lifecycle.Failed, Err: errKilled}}, began: time.Now()}
 		run := Run{
 			Action: action, RetryPeriod: time.Second, Progress: &Progress{},
 			Exited: func(context.Context) bool { return len(action.at) == 2 },
 		}
 		result := run.Do(t.Context())
-		if result.Outcome != Aborted || !errors.Is(result.Err, ErrContainerExited) || result.Attempts != 2 {
+		if result.Outcome != lifecycle.Aborted || !errors.Is(result.Err, ErrContainerExited) || result.Attempts != 2 {
 			t.Errorf("got %+v", result)
 		}
 	})
@@ -152,13 +154,13 @@ func TestExitIsNoFailure(t *testing.T) {
 // TestSuccessStandsAlthoughTheContainerExits: Exited is not called after a success.
 func TestSuccessStandsAlthoughTheContainerExits(t *testing.T) {
 	run := Run{Action: &attempts{results: []Result{{}}}, Progress: &Progress{}, Exited: func(context.Context) bool { return true }}
-	if result := run.Do(t.Context()); result.Outcome != Succeeded || result.Err != nil {
+	if result := run.Do(t.Context()); result.Outcome != lifecycle.Succeeded || result.Err != nil {
 		t.Errorf("got %+v", result)
 	}
 }
 
 func TestNotBegun(t *testing.T) {
-	for cause, want := range map[error]Outcome{ErrTimedOut: TimedOut, ErrContainerExited: Aborted} {
+	for cause, want := range map[error]lifecycle.Outcome{ErrTimedOut: lifecycle.TimedOut, ErrContainerExited: lifecycle.Aborted} {
 		ctx, cancel := context.WithCancelCause(t.Context())
 		cancel(cause)
 		result := NotBegun(ctx)
@@ -171,12 +173,12 @@ func TestNotBegun(t *testing.T) {
 func TestSleep(t *testing.T) {
 	for name, test := range map[string]struct {
 		sleep, cancelAfter time.Duration // 0: it is not cancelled
-		outcome            Outcome
+		outcome            lifecycle.Outcome
 		took               time.Duration
 	}{
-		"a while":          {5 * time.Second, 0, Succeeded, 5 * time.Second},
-		"not at all":       {0, 0, Succeeded, 0},
-		"a container ends": {time.Hour, 3 * time.Second, Aborted, 3 * time.Second},
+		"a while":          {5 * time.Second, 0, lifecycle.Succeeded, 5 * time.Second},
+		"not at all":       {0, 0, lifecycle.Succeeded, 0},
+		"a container ends": {time.Hour, 3 * time.Second, lifecycle.Aborted, 3 * time.Second},
 	} {
 		t.Run(name, func(t *testing.T) {
 			synctest.Test(t, func(t *testing.T) {

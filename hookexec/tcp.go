@@ -5,6 +5,7 @@ import (
 	"strconv"
 
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 // TCPSocket opens a connection from inside the container's network namespace, and closes
@@ -26,7 +27,7 @@ func (s *TCPSocket) Attempt(ctx context.Context) Result {
 		return transportFailure(err)
 	}
 	_ = conn.Close() // the connection is all that was asked for
-	return Result{Outcome: Succeeded, ExitCode: -1}
+	return Result{Outcome: lifecycle.Succeeded, ExitCode: -1}
 }
 
 var _ Action = (*TCPSocket)(nil)

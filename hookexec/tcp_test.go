@@ -7,6 +7,7 @@ import (
 	"testing"
 
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 func TestTCPSocket(t *testing.T) {
@@ -39,7 +40,7 @@ func TestTCPSocket(t *testing.T) {
 			action := &TCPSocket{NetNS: n, Socket: &lifecyclev1.TCPSocketAction{Host: test.host, Port: test.port}}
 			result := action.Attempt(t.Context())
 			if test.refused == "" {
-				if result.Outcome != Succeeded || result.Err != nil || result.ExitCode != -1 {
+				if result.Outcome != lifecycle.Succeeded || result.Err != nil || result.ExitCode != -1 {
 					t.Errorf("got %+v", result)
 				}
 				return
@@ -47,7 +48,7 @@ func TestTCPSocket(t *testing.T) {
 			if strings.Contains(test.refused, "%d") {
 				test.refused = fmt.Sprintf(test.refused, test.port)
 			}
-			if result.Outcome != Failed || result.Err.Error() != test.refused || result.ExitCode != -1 {
+			if result.Outcome != lifecycle.Failed || result.Err.Error() != test.refused || result.ExitCode != -1 {
 				t.Errorf("got %+v, want %q", result, test.refused)
 			}
 		})

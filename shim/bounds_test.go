@@ -22,6 +22,7 @@ import (
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/options"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
 // dial connects to a socket as containerd does.
@@ -155,7 +156,7 @@ func TestRunThatPrintsALotIsCut(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		output := strings.Repeat("\uFFFD", options.MaxOutputLimit)
 		w := both(newWorld(t, preStop(0), &fakeHandlers{preStop: takes(0, hookexec.Result{
-			Outcome: hookexec.Failed, Err: errors.New(shimtest.Hostile(40_000)), ExitCode: 1, Output: output,
+			Outcome: lifecycle.Failed, Err: errors.New(shimtest.Hostile(40_000)), ExitCode: 1, Output: output,
 		})})).serve().mustStart()
 		response, err := (&statusService{service: w.service}).Run(t.Context(), &lifecyclev1.RunRequest{Id: "c1", Handler: "preStop"})
 		if err != nil {
@@ -181,7 +182,7 @@ func TestRunThatPrintsALotIsCut(t *testing.T) {
 func TestStartErrorIsBounded(t *testing.T) {
 	s, inner, _ := newTestService(t)
 	inner.Answer["Start"] = func(context.Context, any) (any, error) {
-		result := hookexec.Result{Outcome: hookexec.Failed, Err: errExit3, Output: strings.Repeat("\uFFFD", options.MaxOutputLimit) + "the end"}
+		result := hookexec.Result{Outcome: lifecycle.Failed, Err: errExit3, Output: strings.Repeat("\uFFFD", options.MaxOutputLimit) + "the end"}
 		return nil, errors.New("postStart handler failed: " + result.Message())
 	}
 	_, err := taskapi.NewTTRPCTaskClient(dial(t, listen(t, s))).Start(t.Context(), &taskapi.StartRequest{ID: "c1"})

@@ -314,7 +314,7 @@ func (c *container) runHandler(ctx context.Context, run *handlerRun, effect life
 	defer func() {
 		if value := recover(); value != nil {
 			log.G(c.ctx).Errorf("panic in a handler: %v\n%s", value, debug.Stack())
-			result = hookexec.Result{Outcome: hookexec.Failed, Err: &panicError{value: value}, ExitCode: -1}
+			result = hookexec.Result{Outcome: lifecycle.Failed, Err: &panicError{value: value}, ExitCode: -1}
 		}
 	}()
 	if err := c.awaitCreation(ctx); err != nil {

@@ -113,7 +113,7 @@ func TestPanickingHandlerHasNoExitCode(t *testing.T) {
 	c := newTestContainer(t.Context(), "c1", preStop(0), &fakeHandlers{preStop: func(context.Context) hookexec.Result { panic("a bug") }})
 	close(c.created)
 	got := c.runHandler(t.Context(), &handlerRun{kind: lifecycle.PreStop}, lifecycle.Effect{})
-	if got.Outcome != hookexec.Failed || got.ExitCode != -1 {
+	if got.Outcome != lifecycle.Failed || got.ExitCode != -1 {
 		t.Errorf("got %+v", got)
 	}
 }

@@ -25,7 +25,7 @@ type trialHandlers struct {
 
 func (h *trialHandlers) Run(_ context.Context, run runner.Run) hookexec.Result {
 	if !run.Trial {
-		return hookexec.Result{Outcome: hookexec.Failed}
+		return hookexec.Result{Outcome: lifecycle.Failed}
 	}
 	h.told = append(h.told, run.Effect.Signal)
 	return succeeded
@@ -51,7 +51,7 @@ func TestPreStopOnTrialIsToldTheStopSignal(t *testing.T) {
 
 // TestLog is docs/spec.md#log: a line at a handler's start and one at its end, and what went wrong.
 func TestLog(t *testing.T) {
-	lost := hookexec.Result{Outcome: hookexec.Succeeded, LogErr: errExit3, LostLines: 2}
+	lost := hookexec.Result{Outcome: lifecycle.Succeeded, LogErr: errExit3, LostLines: 2}
 	cannot := func(lifecycle.Signal) error { return errKilled }
 	for name, test := range map[string]struct {
 		result   hookexec.Result

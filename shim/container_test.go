@@ -25,8 +25,8 @@ import (
 const second = time.Second
 
 var (
-	succeeded = hookexec.Result{Outcome: hookexec.Succeeded}
-	failedBad = hookexec.Result{Outcome: hookexec.Failed, Err: errExit3, ExitCode: 3, Output: "boom\n"}
+	succeeded = hookexec.Result{Outcome: lifecycle.Succeeded}
+	failedBad = hookexec.Result{Outcome: lifecycle.Failed, Err: errExit3, ExitCode: 3, Output: "boom\n"}
 )
 
 func postStart(timeout time.Duration) lifecycle.Config {
@@ -293,7 +293,7 @@ func TestHandlersAreAbortedForTheRightCause(t *testing.T) {
 				results := make(chan hookexec.Result, 2)
 				handler := attempt(func(ctx context.Context) hookexec.Result {
 					<-ctx.Done()
-					result := hookexec.Result{Outcome: hookexec.Failed, Err: errKilled}
+					result := hookexec.Result{Outcome: lifecycle.Failed, Err: errKilled}
 					run := hookexec.Run{
 						Action: attempt(func(context.Context) hookexec.Result { return result }), Exited: runsOn, Progress: &hookexec.Progress{},
 					}
@@ -585,8 +585,8 @@ func TestDeleteEndsWhatStillRuns(t *testing.T) {
 
 // TestHandlerEndsBeforeItBegins, as it would end later: its container's creation has not ended.
 func TestHandlerEndsBeforeItBegins(t *testing.T) {
-	for cause, want := range map[error]hookexec.Outcome{
-		hookexec.ErrContainerExited: hookexec.Aborted, causeError(lifecycle.TimeLimit, second): hookexec.TimedOut,
+	for cause, want := range map[error]lifecycle.Outcome{
+		hookexec.ErrContainerExited: lifecycle.Aborted, causeError(lifecycle.TimeLimit, second): lifecycle.TimedOut,
 	} {
 		c := newTestContainer(t.Context(), "c1", preStop(0), &fakeHandlers{preStop: takes(0, succeeded)})
 		ctx, cancel := context.WithCancelCause(t.Context())
@@ -660,7 +660,7 @@ func TestShutdownLetsEverybodyGo(t *testing.T) {
 
 func TestCausesAreToldApart(t *testing.T) {
 	for cause, err := range causes {
-		got := convert(hookexec.Result{Outcome: hookexec.Aborted, Err: causeError(cause, second)})
+		got := convert(hookexec.Result{Outcome: lifecycle.Aborted, Err: causeError(cause, second)})
 		if got.Outcome != lifecycle.Aborted || got.Cause != cause || !strings.Contains(got.Message, err.Error()) {
 			t.Errorf("%s: got %+v", cause, got)
 		}
@@ -668,7 +668,7 @@ func TestCausesAreToldApart(t *testing.T) {
 	if err := causeError(lifecycle.TimeLimit, 1234*time.Millisecond); !errors.Is(err, hookexec.ErrTimedOut) || err.Error() != "timed out after 1.2s" {
 		t.Errorf("got %v", err)
 	}
-	if got := convert(hookexec.Result{Outcome: hookexec.Aborted, Err: errShutdown}); got.Cause != lifecycle.NoCause {
+	if got := convert(hookexec.Result{Outcome: lifecycle.Aborted, Err: errShutdown}); got.Cause != lifecycle.NoCause {
 		t.Errorf("got %+v", got)
 	}
 }

@@ -131,16 +131,8 @@ func causeError(cause lifecycle.Cause, after time.Duration) error {
 
 // convert returns what the machine needs of a handler's result.
 func convert(result hookexec.Result) lifecycle.Result {
-	converted := lifecycle.Result{Message: result.Message()}
-	switch result.Outcome {
-	case hookexec.Succeeded:
-		converted.Outcome = lifecycle.Succeeded
-	case hookexec.Failed:
-		converted.Outcome = lifecycle.Failed
-	case hookexec.TimedOut:
-		converted.Outcome = lifecycle.TimedOut
-	case hookexec.Aborted:
-		converted.Outcome = lifecycle.Aborted
+	converted := lifecycle.Result{Outcome: result.Outcome, Message: result.Message()}
+	if result.Outcome == lifecycle.Aborted {
 		for cause, err := range causes {
 			if errors.Is(result.Err, err) {
 				converted.Cause = cause

@@ -76,7 +76,7 @@ func (o *observer) ended(ctx context.Context, run *handlerRun) {
 	_ = o.events.Publish(ctx, topicFinished, event)
 
 	logger := runLogger(ctx, run).WithFields(log.Fields{
-		"result": convert(run.result).Outcome, "took": run.ended.Sub(run.began).Round(time.Millisecond), "attempts": run.result.Attempts,
+		"result": run.result.Outcome, "took": run.ended.Sub(run.began).Round(time.Millisecond), "attempts": run.result.Attempts,
 	})
 	if run.result.Err != nil {
 		logger = logger.WithError(run.result.Err)

@@ -138,7 +138,7 @@ func resultOf(result hookexec.Result) (outcome, message string, exitCode *int32)
 		code := int32(result.ExitCode)
 		exitCode = &code
 	}
-	return convert(result).Outcome.String(), message, exitCode
+	return result.Outcome.String(), message, exitCode
 }
 
 // maxAction bounds what is shown of a command, in bytes.

@@ -392,7 +392,7 @@ func TestToldRun(t *testing.T) {
 		kind: lifecycle.PreStop, handler: &lifecyclev1.Handler{Exec: &lifecyclev1.ExecAction{Command: []string{"a"}}}, trial: true, began: began,
 		limit: began.Add(9 * second), limitOwner: lifecycle.HandlerTimeout, ended: began.Add(3 * second),
 		result: hookexec.Result{
-			Outcome: hookexec.Failed, Err: errExit3, ExitCode: 3, Output: "o", Dropped: 7, LostLines: 5, LogErr: errors.New("no log"), Attempts: 2,
+			Outcome: lifecycle.Failed, Err: errExit3, ExitCode: 3, Output: "o", Dropped: 7, LostLines: 5, LogErr: errors.New("no log"), Attempts: 2,
 		},
 	}
 	code := int32(3)
@@ -416,7 +416,7 @@ func TestToldRun(t *testing.T) {
 // TestEventsOfARun: what subscribers are told of it.
 func TestEventsOfARun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		result := hookexec.Result{Outcome: hookexec.Failed, Err: errExit3, ExitCode: 3}
+		result := hookexec.Result{Outcome: lifecycle.Failed, Err: errExit3, ExitCode: 3}
 		w := both(newWorld(t, preStop(0), &fakeHandlers{preStop: takes(second, result)})).serve().mustStart()
 		if _, err := w.try("preStop"); err != nil {
 			t.Fatal(err)

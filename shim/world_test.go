@@ -79,7 +79,7 @@ func takes(d time.Duration, result hookexec.Result) attempt {
 		case <-time.After(d):
 			return result
 		case <-ctx.Done():
-			return hookexec.Result{Outcome: hookexec.Failed, Err: errKilled, ExitCode: 137}
+			return hookexec.Result{Outcome: lifecycle.Failed, Err: errKilled, ExitCode: 137}
 		}
 	}
 }
@@ -133,7 +133,7 @@ func (h *fakeHandlers) Run(ctx context.Context, run runner.Run) hookexec.Result 
 	result := handler.Do(ctx)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	h.ran = append(h.ran, fmt.Sprintf("%s %s", run.Kind, convert(result).Outcome))
+	h.ran = append(h.ran, fmt.Sprintf("%s %s", run.Kind, result.Outcome))
 	h.causes = append(h.causes, context.Cause(ctx))
 	return result
 }

@@ -30,7 +30,7 @@ func TestFailedPreparationIsReported(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	result := r.Run(t.Context(), Run{Kind: lifecycle.PostStart, Progress: &hookexec.Progress{}, OOMSeen: never, Killed: never})
-	if result.Outcome != hookexec.Failed || !strings.Contains(result.Err.Error(), "could not be prepared") || result.ExitCode != -1 {
+	if result.Outcome != lifecycle.Failed || !strings.Contains(result.Err.Error(), "could not be prepared") || result.ExitCode != -1 {
 		t.Errorf("a handler of it: %+v", result)
 	}
 }

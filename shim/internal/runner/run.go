@@ -127,7 +127,7 @@ func (r *Runner) exec(handler *lifecyclev1.Handler, env []string) *hookexec.Exec
 }
 
 func failed(err error) hookexec.Result {
-	return hookexec.Result{Outcome: hookexec.Failed, Err: err, ExitCode: -1}
+	return hookexec.Result{Outcome: lifecycle.Failed, Err: err, ExitCode: -1}
 }
 
 // environment returns what exec handlers get on top of the container's environment

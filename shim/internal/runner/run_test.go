@@ -82,7 +82,7 @@ func TestOnExitOfWhatWasNotKept(t *testing.T) {
 	r, _ := newTestRunner(t, newFakeHost(t), &lifecyclev1.Block{PreStop: execHandler("x")})
 	r.mustPrepare(t)
 	result := r.Run(t.Context(), Run{Kind: lifecycle.OnExit, Progress: &hookexec.Progress{}, OOMSeen: never, Killed: never})
-	if result.Outcome != hookexec.Failed || !strings.Contains(result.Err.Error(), "nothing could be kept") {
+	if result.Outcome != lifecycle.Failed || !strings.Contains(result.Err.Error(), "nothing could be kept") {
 		t.Errorf("got %+v", result)
 	}
 }
@@ -93,7 +93,7 @@ func TestOnExitLetsGoOfWhatWasKept(t *testing.T) {
 	before := openDescriptors(t)
 	r.mustPrepare(t)
 	result := r.Run(t.Context(), Run{Kind: lifecycle.OnExit, Progress: &hookexec.Progress{}, OOMSeen: never, Killed: never})
-	if result.Outcome != hookexec.Succeeded {
+	if result.Outcome != lifecycle.Succeeded {
 		t.Errorf("got %+v", result)
 	}
 	if got := openDescriptors(t); got != before+1 { // the init's pidfd
@@ -123,7 +123,7 @@ func TestPausedContainerRunsNoHandler(t *testing.T) {
 			}
 			r.Park(t.Context(), nil)
 			result := r.Run(t.Context(), Run{Kind: lifecycle.PreStop, Progress: &hookexec.Progress{}, OOMSeen: never, Killed: never})
-			if got := result.Outcome == hookexec.Failed; got != test.paused {
+			if got := result.Outcome == lifecycle.Failed; got != test.paused {
 				t.Errorf("got %+v", result)
 			}
 			if test.paused && !strings.Contains(result.Err.Error(), "paused") {
