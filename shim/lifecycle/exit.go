@@ -44,7 +44,7 @@ func (m *Machine) gone(now time.Time) {
 	m.limitAt, _ = m.config.onExitLimit(now, m.heldDeadline())
 }
 
-// runOnExit runs onExit in a process tree of its own.
+// runOnExit runs onExit, in its own process tree.
 func (m *Machine) runOnExit(now time.Time) {
 	limit, owner := m.config.onExitLimit(now, m.heldDeadline())
 	m.limitAt = limit

@@ -9,7 +9,7 @@ type Machine struct {
 	handler handlerSlot
 	held    *heldStart // nil if no start request waits for its answer
 	stop    stop
-	// notStarted: the entrypoint never began. onExit is told so.
+	// notStarted: the entrypoint never began, which onExit has to know.
 	notStarted bool
 	// limitAt: while a handler runs, its time limit, then it is aborted. After the
 	// abort, and while a Delete waits, when the machine continues without its end.

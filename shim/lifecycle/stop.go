@@ -18,7 +18,7 @@ func (m *Machine) killRequested(now time.Time, event Event) {
 }
 
 // isStop reports whether a signal asks for a stop. Under CRI, signals are sent only
-// to stop a container. Elsewhere these are the stop signals of docker, ctr and
+// to stop a container. Outside CRI they are the stop signals of docker, ctr and
 // systemd, and the block's.
 func (m *Machine) isStop(number uint32) bool {
 	switch number {

@@ -133,8 +133,8 @@ func in(t *testing.T, config Config, s *situation) *model {
 	return w
 }
 
-// TestSituations: every stage has a situation that is named like it, and whatever
-// happens, the machine is in a situation that has a name.
+// TestSituations: every stage has a situation that is named like it, and after
+// every event the machine is in a situation that has a name.
 func TestSituations(t *testing.T) {
 	for _, name := range stageNames {
 		if !slices.ContainsFunc(situations, func(s situation) bool { return s.name == name }) {
@@ -238,6 +238,8 @@ func TestTable(t *testing.T) {
 			if s.pathOf(table.config) == nil {
 				continue
 			}
+			var rows []row
+			events := map[row][]string{}
 			for _, column := range columns {
 				r, expected := rowOf(t, table.config, s, column.event), row{}
 				switch {
@@ -246,9 +248,16 @@ func TestTable(t *testing.T) {
 				case s.name != s.stage():
 					expected = stageRow(t, table.config, s, column.event)
 				}
-				if r != expected {
-					fmt.Fprintf(&b, "| %s | %s | %s |\n", s.name, column.name, r)
+				if r == expected {
+					continue
 				}
+				if events[r] == nil {
+					rows = append(rows, r)
+				}
+				events[r] = append(events[r], column.name)
+			}
+			for _, r := range rows {
+				fmt.Fprintf(&b, "| %s | %s | %s |\n", s.name, strings.Join(events[r], "; "), r)
 			}
 		}
 		b.WriteString("\n")
