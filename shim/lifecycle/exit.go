@@ -8,11 +8,11 @@ import "time"
 // is held, except what waits for onExit.
 func (m *Machine) containerExited(now time.Time) {
 	switch {
-	case m.stage == StageStarting && !m.held.exited:
+	case m.stage == StageStarting:
 		m.why = "the exit is handled when the runtime's start has returned"
 		m.held.exited, m.stop = true, stop{}
 		return
-	case m.stage == StageStarting || m.stage.hasExited():
+	case m.stage.hasExited():
 		m.why = "the exit is already known"
 		return
 	case m.stage == StagePreStart:
@@ -39,9 +39,9 @@ func (m *Machine) gone(now time.Time) {
 	m.stage = StageOnExit
 	if m.handler.kind == NoHandler {
 		m.runOnExit(now)
-		return
+	} else {
+		m.limitAt, _ = m.config.onExitLimit(now, m.heldDeadline())
 	}
-	m.limitAt, _ = m.config.onExitLimit(now, m.heldDeadline())
 }
 
 // runOnExit runs onExit, in its own process tree.
@@ -80,8 +80,8 @@ func (m *Machine) exitDone(now time.Time) {
 		m.do(Effect{Kind: ReleaseExit})
 	}
 	m.finishStart()
-	if len(m.deletes) > 0 && m.handler.kind != NoHandler {
-		m.limitAt = now.Add(deleteWait)
+	if m.handler.kind != NoHandler {
+		m.limitAt = now.Add(deleteWait) // for the Deletes that wait, if any
 		return
 	}
 	m.callDeletes()
@@ -109,7 +109,7 @@ func (m *Machine) deleteRequested(now time.Time, event Event) {
 		m.limitAt = now.Add(deleteWait)
 	case m.stage == StageOnExit:
 		m.why = "Delete waits for onExit"
-	case m.stage == StageExited && joins:
+	case joins: // in Exited
 		m.why = "joins the Delete that waits"
 	case m.stage == StageExited && m.handler.kind != NoHandler:
 		m.why = "Delete waits for the end of a handler"
