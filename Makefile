@@ -186,10 +186,11 @@ cgroup2: build servers ## the integration tests on cgroup v2, in an emulated Deb
 	$(STEP) 'integration tests on cgroup v2' $(BIN)/cgroup2 -tags '$(TAGS)' -run '$(RUN)' -out $(DIST)/cgroup2.json
 
 .PHONY: lint
-lint: ## golangci-lint and gofumpt, pinned in tools/go.mod
+lint: ## golangci-lint, gofumpt and deadcode, pinned in tools/go.mod
 	$(STEP) 'lint (3 min the first time)' $(TOOL) golangci-lint run ./...
 	@go -C integration tool -modfile=../tools/go.mod golangci-lint run ./...
 	@go -C tools tool golangci-lint run ./...
+	$(STEP) 'functions that nothing calls' tools/deadcode '$(TAGS)'
 
 .PHONY: format
 format: ## rewrite the Go files the way lint wants them

@@ -8,6 +8,7 @@ tool (
 	github.com/containerd/ttrpc/cmd/protoc-gen-go-ttrpc
 	github.com/golangci/golangci-lint/v2/cmd/golangci-lint
 	golang.org/x/perf/cmd/benchstat
+	golang.org/x/tools/cmd/deadcode
 	golang.org/x/vuln/cmd/govulncheck
 	google.golang.org/protobuf/cmd/protoc-gen-go
 	gotest.tools/gotestsum

@@ -209,9 +209,6 @@ func (a *API) Get(ctx context.Context, path string, into any) error {
 	return json.Unmarshal(body, into)
 }
 
-// Log is what the API server has printed.
-func (a *API) Log() string { return a.server.Log() }
-
 // Close ends both servers, and removes Dir. A second Close does nothing.
 func (a *API) Close() error {
 	if a.client != nil {
