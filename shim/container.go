@@ -47,8 +47,7 @@ type containerConfig struct {
 	observer observer
 }
 
-// container is one container with handlers. Its loop owns the machine; all other
-// goroutines talk to the loop through ask and post.
+// container is one with handlers. Other goroutines reach its loop through ask and post.
 type container struct {
 	id       string
 	ctx      context.Context // for the log; it is not cancelled
@@ -107,8 +106,8 @@ type container struct {
 // message is an event on its way to the loop.
 type message struct {
 	event lifecycle.Event
-	// verdict is nil unless a request waits for it. Its capacity is 2: a request gets at most
-	// two verdicts, so that the loop never waits for it.
+	// verdict is nil unless a request waits. Its capacity is 2: a request gets at most two
+	// verdicts, so the loop never waits.
 	verdict chan verdict
 }
 
@@ -276,7 +275,7 @@ func (c *container) reply(effect lifecycle.Effect) {
 // run starts the handler's goroutine, whose end is an event.
 func (c *container) run(effect lifecycle.Effect) {
 	ctx, cancel := context.WithCancelCause(c.ctx)
-	began := c.now // what the limit was reckoned from: a second look at the clock would make it 0.9 s at times
+	began := c.now // the limit counts from the step: a second time.Now() would sometimes show 0.9 s
 	c.abort, c.limit = cancel, effect.Limit.Sub(began)
 	handler := oci.HandlerOf(c.block, effect.Handler.String())
 	run := &handlerRun{

@@ -10,7 +10,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// Why a container's stdout cannot be reached.
+// Why a container's stdout cannot be written to.
 var (
 	errNone     = errors.New("the container has no stdout")
 	errTerminal = errors.New("the container has a terminal, whose logger has a pipe that cannot be told from others")
@@ -21,18 +21,18 @@ var (
 // Stream is where a container's stdout goes. It holds no descriptor.
 type Stream struct {
 	file identity
-	// newline ends a line. A terminal's stream has them as its terminal's driver
-	// writes them: the client's terminal is in raw mode.
+	// newline ends a line. In a terminal's stream it is what a terminal's driver writes,
+	// because the client's terminal is in raw mode.
 	newline string
-	// err says why there is no stream, nil where there is one.
+	// err says why there is no stream, nil if there is one.
 	err error
 }
 
-// identity of a file, for as long as somebody holds it open.
+// identity of a file, valid while it is open anywhere.
 type identity struct{ device, inode uint64 }
 
-// Of a container that has just been created, with the stdout of its request. No
-// code of the container's runs yet. pid is its init's, 0 where it has none.
+// Of returns the stream of a container that has just been created, with the stdout of its
+// request. No code of the container's runs yet. pid is its init's, 0 if it has none.
 func Of(stdout string, terminal bool, pid int) Stream {
 	stream := Stream{newline: "\n"}
 	if terminal {
@@ -46,8 +46,8 @@ func Of(stdout string, terminal bool, pid int) Stream {
 	return stream
 }
 
-// shownBy returns a path at which the stream can be looked at: its own, or what
-// the runtime gave to the init as its stdout, where that is the pipe to a logger.
+// shownBy returns a path that leads to the stream: its own, or, for the pipe to a logger,
+// the stdout that the runtime gave the init.
 func shownBy(stdout string, terminal bool, pid int) (string, error) {
 	target, err := url.Parse(stdout)
 	switch {
@@ -67,7 +67,7 @@ func shownBy(stdout string, terminal bool, pid int) (string, error) {
 	return fmt.Sprintf("/proc/%d/fd/1", pid), nil
 }
 
-// look opens nothing.
+// look returns the identity of a file, without opening it.
 func look(path string) (identity, error) {
 	var stat unix.Stat_t
 	if err := unix.Stat(path, &stat); err != nil {
@@ -79,13 +79,12 @@ func look(path string) (identity, error) {
 	return identity{stat.Dev, stat.Ino}, nil
 }
 
-// openFlags: a write that would wait fails instead, on this descriptor only. It is
-// an opened one, never a copy, whose flags the container would share.
+// openFlags make a write fail that would wait. They hold for this descriptor only: it is
+// newly opened, because a copy would share its flags with the container.
 const openFlags = unix.O_WRONLY | unix.O_APPEND | unix.O_NONBLOCK | unix.O_CLOEXEC | unix.O_NOCTTY
 
-// open opens the stream again, through one of the shim's own descriptors, by which
-// the container's output goes there. What their numbers mean may change meanwhile,
-// so what was opened is looked at again.
+// open opens the stream again, through the shim's own descriptor for the container's output.
+// The descriptor's number may have been reused meanwhile, so open checks what it has opened.
 func (s Stream) open() (*os.File, error) {
 	if s.err != nil {
 		return nil, s.err
@@ -112,7 +111,7 @@ func (s Stream) open() (*os.File, error) {
 	return nil, errClosed
 }
 
-// is tells whether a descriptor is one of the stream's for writing.
+// is reports whether a descriptor writes to the stream.
 func (s Stream) is(descriptor int) bool {
 	var stat unix.Stat_t
 	flags, err := unix.FcntlInt(uintptr(descriptor), unix.F_GETFL, 0)

@@ -12,22 +12,22 @@ import (
 )
 
 const (
-	// maxLine is how long a line may be, with its prefix and its end, in bytes. It
-	// is PIPE_BUF: what a pipe takes in one piece or not at all (pipe(7)). A longer
-	// one is cut into several.
+	// maxLine is the length of the longest line, with its prefix and its end, in bytes. It
+	// is PIPE_BUF: what a pipe takes in one piece or not at all (pipe(7)). A longer line is
+	// cut into several.
 	maxLine = 4096
 	// maxQueue bounds what waits for the reader, in bytes.
 	maxQueue = 1 << 20
-	// patience with a reader that takes nothing, from the end of the output until
-	// the rest is dropped, and closeWait with a slow one.
+	// patience is from the end of the output until the rest is dropped, if the reader takes
+	// nothing; closeWait, if the reader is slow.
 	patience  = 100 * time.Millisecond
 	closeWait = time.Second
 )
 
 var errSlow = errors.New("the container's stdout is not read fast enough")
 
-// Writer writes one handler's output. It is for one goroutine, but for Close,
-// which comes last.
+// Writer writes one handler's output. Only one goroutine at a time uses it; Close comes
+// last.
 type Writer struct {
 	prefix, newline string
 	file            *os.File
@@ -35,13 +35,13 @@ type Writer struct {
 
 	mu    sync.Mutex
 	queue []piece
-	// queued is how many bytes these are, with those that are being written.
+	// queued is the number of bytes in queue and being written.
 	queued int
 	lost   int64
-	// untold of the lost lines: no line says yet how many there were.
+	// untold is the number of lost lines that no line of the output reports yet.
 	untold int64
-	err    error // why lines are lost; the first reason stands
-	// broken: nothing can be written any more. closed: nothing more comes.
+	err    error // why lines are lost; the first reason is kept
+	// broken: nothing can be written any more. closed: Close was called.
 	broken, closed bool
 
 	taken atomic.Int64  // bytes that were written
@@ -49,15 +49,14 @@ type Writer struct {
 	done  chan struct{} // closed when the goroutine has ended
 }
 
-// piece is lines that a pipe takes together. One that only tells how many were lost
-// does not count.
+// piece is lines that a pipe takes together. lines does not count a line that reports lost
+// ones.
 type piece struct {
 	text  []byte
 	lines int64
 }
 
-// Open begins the output of a handler of that name. Where it cannot, the Writer
-// counts what is lost for it.
+// Open begins the output of a handler. If it fails, the Writer counts all lines as lost.
 func (s Stream) Open(handler string) *Writer {
 	w := &Writer{
 		prefix: "[" + handler + "] ", newline: s.newline,
@@ -96,7 +95,7 @@ func (w *Writer) Write(p []byte) (int, error) {
 	return written, nil
 }
 
-// cutLine ends a line that is full, before a character that is not complete.
+// cutLine ends a full line, before a character that is incomplete.
 func (w *Writer) cutLine() {
 	start := len(w.begun) - 1
 	for start > len(w.begun)-utf8.UTFMax && !utf8.RuneStart(w.begun[start]) {
@@ -113,7 +112,7 @@ func (w *Writer) cutLine() {
 	}
 }
 
-// EndLine ends a line that has begun: the process that wrote it has ended.
+// EndLine ends a line that has begun: the process that wrote it has exited.
 func (w *Writer) EndLine() {
 	if len(w.begun) > 0 {
 		w.endLine()
@@ -127,7 +126,7 @@ func (w *Writer) endLine() {
 	if w.broken || w.queued+len(w.begun) > maxQueue {
 		w.lose(1, errSlow)
 	} else {
-		w.tellLost()
+		w.reportLost()
 		w.enqueue(w.begun, 1)
 	}
 	w.begun = w.begun[:0]
@@ -142,8 +141,8 @@ func (w *Writer) lose(lines int64, why error) {
 	}
 }
 
-// tellLost writes, where lines are missing, how many. It is called with mu held.
-func (w *Writer) tellLost() {
+// reportLost writes how many lines are missing, if any. It is called with mu held.
+func (w *Writer) reportLost() {
 	if w.untold > 0 {
 		w.enqueue(fmt.Appendf(nil, "%s[%d lines dropped]%s", w.prefix, w.untold, w.newline), 0)
 		w.untold = 0
@@ -185,7 +184,7 @@ func (w *Writer) forward() {
 	}
 }
 
-// take returns what is to be written next. It counts as queued until it is.
+// take returns the next piece to write. It counts as queued until it is written.
 func (w *Writer) take() (next piece, ok bool) {
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -203,8 +202,7 @@ func (w *Writer) written(bytes int) {
 	w.taken.Add(int64(bytes))
 }
 
-// fail drops everything: what was being written, so many lines, and what is
-// queued.
+// fail drops what was being written, which had so many lines, and what is queued.
 func (w *Writer) fail(err error, lines int64) {
 	if errors.Is(err, os.ErrDeadlineExceeded) {
 		err = errSlow
@@ -224,13 +222,13 @@ func (w *Writer) drop(err error) {
 	w.queue = nil
 }
 
-// Close ends the output, and returns how many lines were lost, and why. It waits
-// for a reader that reads, at most closeWait. It may be called again.
+// Close ends the output. It returns how many lines were lost, and why. It waits up to
+// closeWait for a reader that reads. It may be called again.
 func (w *Writer) Close() (lost int64, why error) {
 	w.EndLine()
 	w.mu.Lock()
 	if !w.broken {
-		w.tellLost()
+		w.reportLost()
 	}
 	w.closed = true
 	w.mu.Unlock()
@@ -247,8 +245,8 @@ func (w *Writer) Close() (lost int64, why error) {
 	return w.lost, w.err
 }
 
-// await ends the goroutine, also where nobody reads. Where a file's disk does not
-// answer it ends when that does.
+// await ends the goroutine, also if the stream is not read. If a file's disk does not respond,
+// the goroutine ends when the disk does.
 func (w *Writer) await() {
 	ticker := time.NewTicker(patience)
 	defer ticker.Stop()

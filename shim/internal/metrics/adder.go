@@ -7,21 +7,21 @@ import (
 	"sync"
 )
 
-// Adder adds to files in the background: what is told while it waits for its turn
-// is added with the rest. The zero value, with Failed set, is ready. Its one
-// goroutine ends when there is nothing left to add.
+// Adder adds to files in the background. Counts that arrive while it waits for the lock are
+// added together. The zero value, with Failed set, is ready to use. Its one goroutine ends
+// when nothing is left to add.
 type Adder struct {
-	// Failed is told why counts were not added to a file. They are lost.
+	// Failed is called with the reason if counts could not be added to a file. They are lost.
 	Failed func(path string, err error)
 
 	mu sync.Mutex
 	// waiting counts, by file.
 	waiting map[string]Counts
-	// idle is closed when all is added; nil while nothing is being added.
+	// idle is closed when all counts are added; it is nil while there are none.
 	idle chan struct{}
 }
 
-// Add tells counts for a file. It waits for nothing.
+// Add adds counts to a file, later. It waits for nothing.
 func (a *Adder) Add(path string, counts Counts) {
 	a.mu.Lock()
 	defer a.mu.Unlock()
@@ -60,7 +60,7 @@ func (a *Adder) add() {
 	}
 }
 
-// addContained: the shim of a whole pod does not end with a panic here.
+// addContained turns a panic into an error: it must not end the shim of a whole pod.
 func addContained(path string, counts Counts) (err error) {
 	defer func() {
 		if value := recover(); value != nil {
@@ -70,8 +70,8 @@ func addContained(path string, counts Counts) (err error) {
 	return Add(path, counts)
 }
 
-// Flush waits until all that was told is added, or ctx ends: another shim may
-// hold the lock for ever.
+// Flush waits until all counts are added, or ctx ends: another shim may hold the lock
+// without limit.
 func (a *Adder) Flush(ctx context.Context) {
 	a.mu.Lock()
 	idle := a.idle

@@ -1,7 +1,6 @@
-// Package metrics counts what handlers do, over all shims of a node, in one file
-// of Prometheus' text format. A shim serves one pod and ends with it, so none
-// could be asked for a node's counters, and a port or a socket for each pod would
-// be one too many.
+// Package metrics counts what handlers do, over all shims of a node, in one file in
+// Prometheus' text format. A shim serves one pod and ends with it, so no shim has the
+// node's counters, and Prometheus should not scrape a port of each pod's shim.
 package metrics
 
 import (
@@ -46,7 +45,7 @@ var families = []struct{ name, kind, help string }{
 // Counts are what is added to series, by name and labels.
 type Counts map[string]float64
 
-// Series names one, with the values of its labels given in pairs.
+// Series returns the name of a series with its labels, given as pairs of name and value.
 func Series(name string, labels ...string) string {
 	if len(labels) == 0 {
 		return name
@@ -76,11 +75,11 @@ func (c Counts) Observe(handler string, took time.Duration) {
 	c[Series(Seconds+"_count", "handler", handler)]++
 }
 
-// Add adds counts to those in the file, which is made where there is none. The
-// shims of a node take turns (a lock beside the file), and a reader finds the
-// file as it was before or as it is after. What cannot be read is begun anew.
+// Add adds counts to those in the file, and creates the file if it does not exist. The
+// shims of a node take turns (a lock beside the file). A reader finds the file as it was
+// before or as it is after. Series that cannot be parsed begin at 0 again.
 func Add(path string, counts Counts) error {
-	// No link: in a directory that is not root's alone it would make a file anywhere.
+	// No link: in a directory that others can write to it could create a file anywhere.
 	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR|unix.O_NOFOLLOW, 0o600)
 	if err != nil {
 		return err
@@ -100,7 +99,7 @@ func Add(path string, counts Counts) error {
 	return replace(path, sum.text())
 }
 
-// parse takes the lines that Add has written. Anything else is not its own.
+// parse returns the counts of the lines that Add has written, and skips all others.
 func parse(text []byte) Counts {
 	counts := Counts{}
 	for line := range bytes.Lines(text) {
