@@ -62,9 +62,8 @@ func wantInert(t *testing.T, text string) {
 	}
 }
 
-// FuzzShown: whatever handlers have printed, and whatever a shim says of them, the
-// terminal does nothing but show it, each run in one row, and programs get it
-// unchanged.
+// FuzzShown: a terminal only shows the output of handlers and the answers of shims, each
+// run in one row, and programs get them unchanged.
 func FuzzShown(f *testing.F) {
 	f.Add(encoded(f, hostileStatus()))
 	f.Add(encoded(f, &lifecyclev1.StatusResponse{Containers: []*lifecyclev1.ContainerStatus{{Runs: []*lifecyclev1.HandlerRun{{
@@ -121,7 +120,7 @@ func shown(t *testing.T, print func(io.Writer) error) string {
 	return out.String()
 }
 
-// FuzzEvent: an event is one line, whatever it says.
+// FuzzEvent: any event is printed as one line.
 func FuzzEvent(f *testing.F) {
 	finished := &lifecyclev1.HandlerFinished{ContainerId: hostileText, Handler: hostileText, Type: hostileText, Result: hostileText, Message: hostileText, Attempts: 2, Trial: true}
 	for _, topic := range []string{"/lifecycle/handler-started", "/lifecycle/handler-finished", hostileText} {
@@ -145,8 +144,8 @@ func FuzzEvent(f *testing.F) {
 	})
 }
 
-// FuzzShimAnswers: whatever a shim's socket says, the question has one answer in time,
-// and what is made of it can be shown.
+// FuzzShimAnswers: for any bytes from a shim's socket, the call returns in time, and its
+// result can be printed.
 func FuzzShimAnswers(f *testing.F) {
 	frame := func(length uint32, stream uint32, kind byte, payload []byte) []byte {
 		header := binary.BigEndian.AppendUint32(nil, length)

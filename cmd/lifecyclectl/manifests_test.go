@@ -120,8 +120,8 @@ func TestConvert(t *testing.T) {
 	}
 }
 
-// TestConvertAllOrNothing: with one refusal there is no manifest, and every refusal
-// is told.
+// TestConvertAllOrNothing: after one refusal no manifest is written, and every refusal is
+// reported.
 func TestConvertAllOrNothing(t *testing.T) {
 	dir := files(t, map[string]string{"a.yaml": podYAML, "c.yaml": refusedYAML, "x.yaml": "kind: ConfigMap\n---\n{lifecycle"})
 	stdout, stderr, err := cli("", "convert", "-f", dir)

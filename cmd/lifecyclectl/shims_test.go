@@ -16,8 +16,8 @@ import (
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
-// TestAsk: a socket that never answers costs no time, and a shim that has no other
-// is told of after its time.
+// TestAsk: a socket that never answers does not delay another one. A shim that has no other
+// socket is reported when its time is up.
 func TestAsk(t *testing.T) {
 	dir := t.TempDir()
 	silent, err := net.Listen("unix", dir+"/silent") // accepts, and says nothing

@@ -15,8 +15,8 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 )
 
-// FAULTS B2: a pod for Windows is left as it is, with a warning, whatever makes it one;
-// signs of Linux win over windowsOptions.
+// FAULTS B2: a pod for Windows is not changed, and there is a warning, for every field that
+// marks a pod for Windows. Fields that require Linux win over windowsOptions.
 func TestB2Windows(t *testing.T) {
 	const term = "{key: kubernetes.io/os, operator: In, values: [windows]}"
 	affinity := func(terms string) string {

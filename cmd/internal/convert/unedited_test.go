@@ -80,7 +80,7 @@ func regionOf(text []byte, order []*yaml.Node, key, value *yaml.Node) region {
 	return found
 }
 
-// added is what a conversion writes, on a line of its own.
+// added matches a line that a conversion adds.
 var added = regexp.MustCompile(`^\s*(?:- )*["']?(?:[a-z0-9-]+\.lifecycle-shim\.io/lifecycle["']?: ?['"]|metadata["']?: ?\{?$|annotations["']?: ?\{?$|runtimeClassName["']?: ?"?` + class + `)|^\s*\},?$`)
 
 // emptied are keys whose empty value may become one with the annotations.
@@ -131,8 +131,8 @@ func wantUnedited(t *testing.T, text, result []byte, regions []region) {
 	}
 }
 
-// inLines reports whether all that is removed has lines of its own, behind which the next
-// node begins another one, and nothing is in braces: only then lines can be compared.
+// inLines reports whether the removed text consists of whole lines, the next node begins on
+// another line, and nothing is in braces: only then can lines be compared.
 func inLines(text []byte, document *yaml.Node, regions []region, operations []Operation) bool {
 	lines := strings.Split(string(text), "\n")
 	for _, r := range regions {
@@ -248,8 +248,8 @@ func wantMeaning(t *testing.T, d document, operations []Operation, result []byte
 	}
 }
 
-// FuzzUnedited: whatever a document looks like, a conversion changes the bytes of what
-// moves, and no other, and the result means what the patch says (FAULTS B3).
+// FuzzUnedited: in any document a conversion changes only the bytes of what moves, and the
+// result means the patched original (FAULTS B3).
 func FuzzUnedited(f *testing.F) {
 	for _, pattern := range []string{"testdata/*.in.*", "testdata/public/*.yaml"} {
 		names, err := filepath.Glob(pattern)
@@ -385,8 +385,8 @@ func lineDiff(before, after string) string {
 	return diff.String()
 }
 
-// TestShared: where the text cannot be edited, because a handler is shared with what does
-// not move, the document is rewritten, and its line and the reason are reported.
+// TestShared: if the text cannot be edited because something that stays shares a handler,
+// the document is rewritten, and its line and the reason are reported.
 func TestShared(t *testing.T) {
 	const text = "kind: Service\napiVersion: v1\n---\n# c\napiVersion: v1\nkind: List\nx: &l\n  preStop: {sleep: {seconds: 1}}\n  stopSignal: SIGHUP\nitems:\n- apiVersion: v1\n  kind: Pod\n  metadata: {name: p}\n" +
 		"  spec:\n    containers:\n    - name: a\n      lifecycle: *l\n---\nkind:   Service\n"

@@ -22,7 +22,7 @@ const (
 	fuseInit    = 26
 )
 
-// silentFS is a FUSE file system of one directory, which stops answering when it is told to.
+// silentFS is a FUSE file system of one directory. A test can make it stop answering.
 type silentFS struct {
 	fd     int
 	silent atomic.Bool

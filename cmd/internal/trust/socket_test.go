@@ -21,8 +21,8 @@ func ownInodes(t *testing.T) *Process {
 	return p
 }
 
-// TestSockets: a name is what the kernel says, whatever it holds (FAULTS A4). A process
-// could bind one whose text looks like a row of /proc/net/unix that names a shim's socket.
+// TestSockets: a name may contain any characters (FAULTS A4). A process could bind a name
+// that looks like a row of /proc/net/unix with a shim's socket.
 func TestSockets(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "s")
 	listener, err := net.Listen("unix", path)

@@ -54,8 +54,8 @@ func TestB1Validate(t *testing.T) {
 	}
 }
 
-// FAULTS A3: eight bodies of 8 MiB at once need less than 64 MiB, whatever is in them,
-// and all are answered.
+// FAULTS A3: eight bodies of 8 MiB at once need less than 64 MiB with any content, and all
+// are answered.
 func TestA3Memory(t *testing.T) {
 	defer debug.SetGCPercent(debug.SetGCPercent(GCPercent))
 	const each, most = 8 << 20, 64 << 20
@@ -129,8 +129,7 @@ func watchHeap(t *testing.T) func() int64 {
 	return func() int64 { close(done); return <-seen }
 }
 
-// A request for which there is no memory is told so when its time is up, and the next
-// one is answered.
+// A request that gets no memory in time gets 503, and the next one is answered.
 func TestA3NoMemory(t *testing.T) {
 	limits := DefaultLimits()
 	limits.Memory, limits.Wait = 1<<20, 20*time.Millisecond

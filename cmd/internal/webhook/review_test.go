@@ -214,7 +214,7 @@ func sameJSON(t *testing.T, a, b []byte) bool {
 	return reflect.DeepEqual(first, second)
 }
 
-// FuzzReview: whatever is sent, there is an answer, and a patch that can be applied.
+// FuzzReview: every request gets an answer, and its patch can be applied.
 func FuzzReview(f *testing.F) {
 	f.Add(reviewOf(f, page))
 	f.Add(reviewOf(f, `{"spec":{"runtimeClassName":"lifecycle","containers":[{"lifecycle":{"preStop":{}}}]}}`))

@@ -109,7 +109,7 @@ func run(t *testing.T, limits Limits) *running {
 	return r
 }
 
-// client trusts whoever answers: what it is shown is what tests look at.
+// client accepts any certificate: tests check the one that the server sent.
 func client() *http.Client {
 	return &http.Client{
 		Transport: &http.Transport{TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true},
@@ -117,7 +117,7 @@ func client() *http.Client {
 	}
 }
 
-// ask makes one request on a connection of its own.
+// ask makes one request on a new connection.
 func (r *running) ask(request *http.Request) (*http.Response, string) {
 	r.Helper()
 	c := client()
@@ -156,8 +156,8 @@ func (r *running) wantEnd(says string) {
 	}
 }
 
-// TestCertificates are used when they have been replaced, in whatever way, and
-// only when they are whole.
+// TestCertificates: replaced files are used, in whichever way they were replaced, but only
+// when both are complete.
 func TestCertificates(t *testing.T) {
 	r := run(t, DefaultLimits())
 	shown := func() string {
@@ -220,7 +220,7 @@ func TestNoCertificate(t *testing.T) {
 	}
 }
 
-// TestRequestsThatAreNone are told what is expected.
+// TestRequestsThatAreNone: other requests get an error that names what is expected.
 func TestRequestsThatAreNone(t *testing.T) {
 	limits := DefaultLimits()
 	limits.Body = 1 << 20
@@ -334,7 +334,7 @@ func TestStop(t *testing.T) {
 	body := reviewOf(t, `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{}}`)
 	conn, reader := r.begun(len(body))
 	r.stop()
-	for deadline := time.Now().Add(time.Minute); ; { // until nobody listens
+	for deadline := time.Now().Add(time.Minute); ; { // until the port is closed
 		late, err := net.Dial("tcp", r.address)
 		if err != nil {
 			break
@@ -363,7 +363,7 @@ func TestStop(t *testing.T) {
 	r.wantEnd("")
 }
 
-// fake is a response that nobody waits for.
+// fake is a response whose client has disconnected.
 type fake struct{ io.Writer }
 
 func (*fake) Header() http.Header { return http.Header{} }
@@ -383,7 +383,7 @@ func TestStopIsBounded(t *testing.T) {
 	}
 }
 
-// TestEnd: what ends the server by itself is told.
+// TestEnd: Serve returns the error that stops the server before its context ends.
 func TestEnd(t *testing.T) {
 	v := newVolume(t)
 	v.swap(pair(t, "a", time.Now().Add(time.Hour)))
