@@ -37,7 +37,7 @@ func dial(t *testing.T, socket string) *ttrpc.Client {
 	return client
 }
 
-// FAULTS A1: whatever the runc service answers, to whatever method, the client gets an error that ttrpc can carry, with
+// FAULTS A1: for any answer of the runc service, to any method, the client gets an error that ttrpc can carry, with
 // its code, and the connection stays.
 func TestErrorsOfEveryMethodAreBounded(t *testing.T) {
 	s, inner, _ := newTestService(t)

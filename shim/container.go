@@ -55,7 +55,7 @@ type container struct {
 	gate     *tap.Gate
 	observer observer
 	block    *lifecyclev1.Block
-	// trialLimit ends a trial whose handler has no limit of its own, and trialSignal is
+	// trialLimit ends a trial whose handler has no own limit, and trialSignal is
 	// the stop signal that a preStop on trial gets.
 	trialLimit  time.Duration
 	trialSignal uint32

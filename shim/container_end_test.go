@@ -234,7 +234,7 @@ func TestEndWaitsForOnExit(t *testing.T) {
 	}
 }
 
-// TestKillsAreNoted: without its own a SIGKILL may be the kernel's, for lack of memory, as LIFECYCLE_RESULT tells.
+// TestKillsAreNoted: without its own a SIGKILL may be the kernel's, an OOM kill, and LIFECYCLE_RESULT says so.
 func TestKillsAreNoted(t *testing.T) {
 	for name, test := range map[string]struct {
 		grace lifecycle.Config

@@ -17,7 +17,7 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
-// trialHandlers notes the signal that a handler is told.
+// trialHandlers notes the signal that a handler gets.
 type trialHandlers struct {
 	fakeHandlers
 	told []lifecycle.Signal

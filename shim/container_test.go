@@ -102,7 +102,7 @@ func TestFailedPostStartStopsTheContainer(t *testing.T) {
 	}
 }
 
-// TestStartErrorIsTyped: toGRPC tells it from other errors by its type.
+// TestStartErrorIsTyped: toGRPC recognises it by its type.
 func TestStartErrorIsTyped(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, postStart(0), &fakeHandlers{postStart: takes(0, failedBad)}).exitOnSignal().serve()
@@ -318,7 +318,7 @@ func TestHandlersAreAbortedForTheRightCause(t *testing.T) {
 	}
 }
 
-// The runc service answers nobody while the runtime's start runs, which may take long or for ever.
+// The runc service answers no request while the runtime's start runs, which may take long or for ever.
 func TestKillDuringTheRuntimesStartReturnsAtOnce(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, preStop(0), &fakeHandlers{preStop: takes(second, hookexec.Result{})}).serve()

@@ -60,7 +60,7 @@ func busyPod(t testing.TB) *service {
 
 // passThrough are the methods that our service puts itself before, each for a container without handlers, and those of
 // a container with handlers that ask its loop for nothing. All others are the runc service's own. (Create reads the
-// bundle, whatever is in it.)
+// bundle, with any contents.)
 var passThrough = map[string]func(context.Context, *service) error{
 	"Start":  calling(&taskapi.StartRequest{ID: "x"}, (*service).Start),
 	"State":  calling(&taskapi.StateRequest{ID: "x"}, (*service).State),

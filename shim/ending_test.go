@@ -215,7 +215,7 @@ func TestExpectedCreateNeverComesToAPodThatRuns(t *testing.T) {
 	})
 }
 
-// FAULTS A1: a shim whose only Create has failed ends by itself, if nobody shuts it down.
+// FAULTS A1: a shim whose only Create has failed ends by itself, if no client shuts it down.
 func TestFailedCreateEndsTheShim(t *testing.T) {
 	for name, annotations := range map[string]map[string]string{
 		"by the runtime":  nil,
@@ -232,13 +232,13 @@ func TestFailedCreateEndsTheShim(t *testing.T) {
 				pass(idleWait - time.Millisecond)
 				w.wantEnded(false, "before a client can retry")
 				pass(time.Millisecond)
-				w.wantEnded(true, "when nobody has shut it down")
+				w.wantEnded(true, "when no client has shut it down")
 			})
 		})
 	}
 }
 
-// A panic of the runc service in a Shutdown that nobody has requested ends no process.
+// A panic of the runc service in a Shutdown that no client has requested ends no process.
 func TestPanicInAShutdownOfItsOwn(t *testing.T) {
 	inEndWorld(t, func(_ *testing.T, w *endWorld) {
 		good := w.inner.Answer["Shutdown"]
@@ -301,7 +301,7 @@ func TestFirstContainerNeverComes(t *testing.T) {
 	})
 }
 
-// A Create whose client has given it up is undone: nobody else would.
+// A Create whose client has given it up is undone: no client would.
 func TestCreateThatIsGivenUpIsUndone(t *testing.T) {
 	for name, giveUp := range map[string]func(w *endWorld, cancel func()){
 		"the connection goes":    func(_ *endWorld, cancel func()) { cancel() },
@@ -332,7 +332,7 @@ func TestCreateThatIsGivenUpIsUndone(t *testing.T) {
 	}
 }
 
-// The runtime is killed when it takes too long for a Create that nobody waits for.
+// The runtime is killed when it takes too long for a Create that no client waits for.
 func TestRuntimeThatHangsInACreateThatIsGivenUp(t *testing.T) {
 	inEndWorld(t, func(t *testing.T, w *endWorld) {
 		w.inner.Answer["Create"] = func(ctx context.Context, _ any) (any, error) {
@@ -438,7 +438,7 @@ func TestIdleBeginsAnew(t *testing.T) {
 		pass(3*idleWait - time.Second)
 		w.wantEnded(false, "too early after the slow Create")
 		pass(time.Second)
-		w.wantEnded(true, "when nobody has retried")
+		w.wantEnded(true, "when no client has retried")
 	})
 }
 
@@ -458,7 +458,7 @@ func TestCreateAfterOneThatWasGivenUp(t *testing.T) {
 	})
 }
 
-// A Create that panics is a failed one: the shim ends if nobody retries.
+// A Create that panics is a failed one: the shim ends if no client retries.
 func TestPanicInACreateEndsTheShim(t *testing.T) {
 	inEndWorld(t, func(t *testing.T, w *endWorld) {
 		w.inner.Answer["Create"] = func(context.Context, any) (any, error) { panic("a bug") }

@@ -86,7 +86,7 @@ func names(fields log.Fields) string {
 }
 
 // TestLogOfAHandler: one line at its start and one at its end, with these fields
-// and no others; its output is for debugging, and its environment for nobody.
+// and no others; its output is for debugging, and its environment is never logged.
 func TestLogOfAHandler(t *testing.T) {
 	for level, outputs := range map[logrus.Level]int{logrus.InfoLevel: 0, logrus.DebugLevel: 2} {
 		t.Run(level.String(), func(t *testing.T) {
@@ -148,7 +148,7 @@ func TestLinesThatAreLostAreLogged(t *testing.T) {
 		if len(lines) != 1 || names(lines[0].Data) != "error handler id lines namespace" || lines[0].Data["lines"] != int64(7) || lines[0].Level != logrus.WarnLevel {
 			t.Errorf("got %v", lines)
 		}
-		if run := w.told(t).Runs[0]; run.LostLines != 7 || run.LogError != "nobody reads it" {
+		if run := w.told(t).Runs[0]; run.LostLines != 7 || run.LogError != "no reader" {
 			t.Errorf("the status has %v", run)
 		}
 	})
@@ -208,7 +208,7 @@ func TestEveryEventIsExplained(t *testing.T) {
 	})
 }
 
-// TestExplainingCostsNothing where nobody debugs.
+// TestExplainingCostsNothing without debugging.
 func TestExplainingCostsNothing(t *testing.T) {
 	ctx, collected := logTo(t.Context(), logrus.InfoLevel)
 	c := newTestContainer(ctx, "c1", preStop(0), &fakeHandlers{})

@@ -94,7 +94,7 @@ func TestWhoWaitsForTheEndWaitsForOnExit(t *testing.T) {
 	})
 }
 
-// TestPidsWhileOnExitRuns: a containerd that starts must not take the shim for a leftover, whatever the runtime says.
+// TestPidsWhileOnExitRuns: a containerd that starts must not take the shim for a leftover, for any answer of the runtime.
 func TestPidsWhileOnExitRuns(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, outer(false, true), &fakeHandlers{onExit: takes(3*second, succeeded)}).serve().mustStart()

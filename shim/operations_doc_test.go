@@ -38,7 +38,7 @@ func TestOperationsPage(t *testing.T) {
 	}
 }
 
-// isMessage tells words that our programs say from commands, paths, settings and
+// isMessage distinguishes messages of our programs from commands, paths, settings and
 // what others say.
 func isMessage(text string) bool {
 	for _, other := range []string{"lifecyclectl ", "kubectl ", "ctr ", "journalctl ", "systemctl ", "ls ", "readlink ", "nsenter ", "containerd-shim", "runtime \"", "failurePolicy", "output:", "/"} {

@@ -672,7 +672,7 @@ func TestTaskV2IsTaskV3UnderAnotherName(t *testing.T) {
 	}
 }
 
-// registered looks into the server, which tells nobody what it serves.
+// registered looks into the server, which does not report what it serves.
 func registered(t *testing.T, server *ttrpc.Server, service string) []string {
 	t.Helper()
 	services := reflect.ValueOf(server).Elem().FieldByName("services").Elem().FieldByName("services")

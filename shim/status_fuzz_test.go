@@ -53,7 +53,7 @@ func frame(stream uint32, kind byte, data []byte) []byte {
 	return append(append(header, kind, 0), data...)
 }
 
-// askRaw sends one request with whatever bytes, and returns the answer.
+// askRaw sends one request with any bytes, and returns the answer.
 func askRaw(t *testing.T, socket, method string, payload []byte) *ttrpc.Response {
 	t.Helper()
 	request, err := proto.Marshal(&ttrpc.Request{Service: "lifecycle.v1.Lifecycle", Method: method, Payload: payload})
@@ -85,7 +85,7 @@ func askRaw(t *testing.T, socket, method string, payload []byte) *ttrpc.Response
 	return response
 }
 
-// FuzzStatusService: whatever a client sends, it gets one answer, in words where it is an error; the container
+// FuzzStatusService: for any request of a client, it gets one answer, in words where it is an error; the container
 // and those who ask properly see nothing of it.
 func FuzzStatusService(f *testing.F) {
 	add := func(run bool, request proto.Message) {

@@ -182,7 +182,7 @@ func TestStatusOfNobody(t *testing.T) {
 	})
 }
 
-// TestTrial: it runs, is told, and changes nothing.
+// TestTrial: it runs, is reported, and changes nothing.
 //
 // See docs/spec.md#trial.
 func TestTrial(t *testing.T) {
@@ -362,7 +362,7 @@ func TestDescribe(t *testing.T) {
 	}
 }
 
-// TestStatusFits: what a pod's handlers have printed may be more than an answer can hold; the ends of all of it are told then.
+// TestStatusFits: what a pod's handlers have printed may be more than an answer can hold; it has the ends of all of it then.
 func TestStatusFits(t *testing.T) {
 	response := &lifecyclev1.StatusResponse{}
 	for i := range 8 {
@@ -413,7 +413,7 @@ func TestToldRun(t *testing.T) {
 	}
 }
 
-// TestEventsOfARun: what subscribers are told of it.
+// TestEventsOfARun: what subscribers get.
 func TestEventsOfARun(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		result := hookexec.Result{Outcome: lifecycle.Failed, Err: errExit3, ExitCode: 3}

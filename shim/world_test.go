@@ -52,7 +52,7 @@ func newTestContainer(ctx context.Context, id string, config lifecycle.Config, h
 	})
 }
 
-// planOf a container that asks for no handlers of its own.
+// planOf a container that asks for no own handlers.
 func planOf(config lifecycle.Config) plan {
 	return plan{handlers: &handlersPlan{machine: config}}
 }
@@ -103,7 +103,7 @@ type fakeHandlers struct {
 
 	mu     sync.Mutex
 	ran    []string // the handlers, and with which result they ended
-	causes []error  // why they were made to end, nil where they were not
+	causes []error  // why they were made to end, nil if they were not
 	sent   []string // signals, and when
 	began  time.Time
 	pids   []int
@@ -283,7 +283,7 @@ type pending struct {
 	after time.Duration
 }
 
-// start asks for the start, with a deadline after a while where that is not 0.
+// start asks for the start, with a deadline after a while if that is not 0.
 func (w *world) start(deadline time.Duration) *pending {
 	p := &pending{done: make(chan struct{})}
 	began := time.Now()

@@ -142,7 +142,7 @@ type Result struct {
 
 // Handler is what the machine has to know of a handler.
 type Handler struct {
-	// Timeout from its start until it is aborted, 0 if it has none of its own.
+	// Timeout from its start until it is aborted, 0 if it has no own limit.
 	Timeout time.Duration
 	// IgnoreFailure: its failurePolicy is Ignore.
 	IgnoreFailure bool

@@ -74,7 +74,7 @@ type words string
 
 func (w words) String() string { return string(w) }
 
-// TestLogIsBounded: a line has a bound, whatever its fields are.
+// TestLogIsBounded: a line has a bound, for any fields.
 func TestLogIsBounded(t *testing.T) {
 	var out bytes.Buffer
 	logger := logrus.New()
@@ -147,7 +147,7 @@ func TestBoundOfDetails(t *testing.T) {
 	}
 }
 
-// Each field has a bound of its own, and a message that may have a stack a larger one.
+// Each field has its own bound, and a message that may have a stack a larger one.
 func TestBoundOfLogLines(t *testing.T) {
 	for level, want := range map[logrus.Level]int{logrus.PanicLevel: 32 << 10, logrus.ErrorLevel: 32 << 10, logrus.WarnLevel: 4 << 10, logrus.DebugLevel: 4 << 10} {
 		whole := errors.New(strings.Repeat("x", 4<<10))

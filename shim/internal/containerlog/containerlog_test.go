@@ -67,7 +67,7 @@ func (f *fifo) readAll(t *testing.T) (text func() string) {
 			}
 			return string(r.data)
 		case <-time.After(30 * time.Second):
-			t.Fatal("the stream does not end: somebody holds it open")
+			t.Fatal("the stream does not end: a process holds it open")
 			return ""
 		}
 	}
@@ -192,7 +192,7 @@ func TestNobodyReads(t *testing.T) {
 	}
 }
 
-// TestReaderComesLate: it is told how many lines it has missed, where they are
+// TestReaderComesLate: it learns how many lines it has missed, where they are
 // missing.
 func TestReaderComesLate(t *testing.T) {
 	fifo := newFIFO(t)
@@ -274,7 +274,7 @@ func TestReaderGoes(t *testing.T) {
 	wantLost(t, w, 3, unix.EPIPE)
 }
 
-// TestStreamsThatAreNotThere: the output goes nowhere, and it is told why.
+// TestStreamsThatAreNotThere: the output goes nowhere, and the result says why.
 func TestStreamsThatAreNotThere(t *testing.T) {
 	directory := t.TempDir()
 	log := filepath.Join(directory, "log")
@@ -396,7 +396,7 @@ func TestLoggersPipe(t *testing.T) {
 	}
 }
 
-// TestForeignPipe: a pipe that the shim does not hold is never opened, whatever
+// TestForeignPipe: a pipe that the shim does not hold is never opened, for anything that
 // the process shows.
 func TestForeignPipe(t *testing.T) {
 	reader, writer, err := os.Pipe()
@@ -419,7 +419,7 @@ func descriptors(t *testing.T) int {
 	return len(entries)
 }
 
-// TestNothingIsLeft: descriptors and goroutines end with the writer, whoever reads.
+// TestNothingIsLeft: descriptors and goroutines end with the writer, with any reader.
 func TestNothingIsLeft(t *testing.T) {
 	fifo := newFIFO(t)
 	before := descriptors(t)
@@ -489,7 +489,7 @@ func shortened(counts map[string]int64) map[string]int64 {
 	return short
 }
 
-// FuzzWriter: whatever comes, in whatever parts, all of it is in lines that a pipe
+// FuzzWriter: for any output, in any parts, all of it is in lines that a pipe
 // takes in one piece, and no character is cut.
 func FuzzWriter(f *testing.F) {
 	f.Add("a\nbé€😀\n\nc", 3)

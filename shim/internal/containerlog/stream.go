@@ -13,7 +13,7 @@ import (
 // Why a container's stdout cannot be written to.
 var (
 	errNone     = errors.New("the container has no stdout")
-	errTerminal = errors.New("the container has a terminal, whose logger has a pipe that cannot be told from others")
+	errTerminal = errors.New("the container has a terminal, whose logger has a pipe that cannot be recognised")
 	errUnknown  = errors.New("which pipe leads to the logger is not known of a restored container")
 	errClosed   = errors.New("the shim does not hold the container's stdout open: the container, or its logger, has closed it")
 )

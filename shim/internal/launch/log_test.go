@@ -98,7 +98,7 @@ func TestLeaveSockets(t *testing.T) {
 	}
 }
 
-// TestActionsHaveShortErrors: containerd makes an error of its own API of what -info and the
+// TestActionsHaveShortErrors: containerd makes an error of its API from what -info and the
 // delete action print.
 func TestActionsHaveShortErrors(t *testing.T) {
 	chdirBundle(t, "")

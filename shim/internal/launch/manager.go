@@ -29,7 +29,7 @@ type Manager struct{ shim.Shim }
 // NewManager returns the manager of this shim.
 func NewManager() *Manager { return &Manager{Shim: runcmanager.NewShimManager(RuntimeName)} }
 
-// Start passes on runc's options, in whichever form they came.
+// Start passes on runc's options, in any form.
 func (m *Manager) Start(ctx context.Context, params *bootapi.BootstrapParams) (*bootapi.BootstrapResult, error) {
 	translated := proto.Clone(params).(*bootapi.BootstrapParams)
 	for _, extension := range translated.Extensions {

@@ -150,7 +150,7 @@ func TestStopRemovesTheSocketOfAShimThatDied(t *testing.T) {
 	}
 }
 
-// TestOwnSockets: they are told by their paths, and what a shim starts does not inherit
+// TestOwnSockets: they are recognised by their paths, and what a shim starts does not inherit
 // them, as it inherits what containerd's runner leaves open until Go collects it.
 func TestOwnSockets(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "own")

@@ -2,7 +2,7 @@
 // the actions start, delete and -info of the shim's binary. It also has what a shim does
 // with its sockets and its log.
 //
-// containerd tells a shim how to start in two ways, and takes its answer in
+// containerd passes the start parameters to a shim in two ways, and takes its answer in
 // three, by its version. All versions from 1.6 to 2.4 understand one answer:
 // the plain address, which means task API version 2. With version 3 a shim that
 // is found by runtime_path alone would be lost when containerd restarts

@@ -225,7 +225,7 @@ func TestStartPrintsThePlainAddressAndNothingElse(t *testing.T) {
 		t.Errorf("the manager was called in the namespace %q", namespace)
 	}
 	if _, err := os.Lstat(socketDirLink); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("there is a link to a socket directory that nobody named: %v", err)
+		t.Errorf("there is a link to a socket directory that no option names: %v", err)
 	}
 }
 
@@ -269,7 +269,7 @@ func startThatFails(t *testing.T, config string) {
 	}
 }
 
-// What the start action cannot do is refused before a shim is started: nobody would know of it.
+// What the start action cannot do is refused before a shim is started: it would be lost.
 func TestStartThatIsRefusedStartsNothing(t *testing.T) {
 	manager := answers(func(context.Context, *bootapi.BootstrapParams) { t.Error("a shim is started") })
 	chdirBundle(t, "")
@@ -512,7 +512,7 @@ func isLocked(t *testing.T, dir string) bool {
 	return err != nil
 }
 
-// FuzzStartParams: whatever is on stdin, the container is the one that the flags
+// FuzzStartParams: for any stdin, the container is the one that the flags
 // name.
 func FuzzStartParams(f *testing.F) {
 	f.Add([]byte(nil))

@@ -14,7 +14,7 @@ import (
 	"golang.org/x/sys/unix"
 )
 
-// TestAdder: all that is told is in the file after Flush, in as few turns as come.
+// TestAdder: all that was queued is in the file after Flush, in as few turns as come.
 func TestAdder(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lifecycle.prom")
 	adder := &Adder{Failed: func(path string, err error) { t.Errorf("%s: %v", path, err) }}
@@ -39,7 +39,7 @@ func TestAdder(t *testing.T) {
 	}
 }
 
-// TestAdderWaitsForNobody: not for the lock, and Flush no longer than it is told. What was told meanwhile is
+// TestAdderWaitsForNobody: not for the lock, and Flush no longer than its context. What was queued meanwhile is
 // added when the lock is free.
 func TestAdderWaitsForNobody(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lifecycle.prom")

@@ -37,7 +37,7 @@ var families = []struct{ name, kind, help string }{
 	{StartsHeld, "counter", "Starts that were held for a preStart or postStart. Less the answered ones, they are held now."},
 	{StartsDone, "counter", "Held starts that were answered."},
 	{StopsDelayed, "counter", "Stops that were delayed for a preStop. Less the signaled ones, they are pending now."},
-	{StopsSignaled, "counter", "Delayed stops that are over: the signal was sent, or nobody was left to get it."},
+	{StopsSignaled, "counter", "Delayed stops that are over: the signal was sent, or no process was left to get it."},
 	{Deadlines, "counter", "Handlers that were ended because their time was up."},
 	{Kills, "counter", "SIGKILLs that the shim has sent by itself."},
 }

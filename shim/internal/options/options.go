@@ -26,7 +26,7 @@ import (
 // Error says which option or setting cannot be used.
 type Error struct{ Err error }
 
-// Error returns a single line, whatever the client sent: a log and containerd's client
+// Error returns a single line, for any input of the client: a log and containerd's client
 // show no more.
 func (e *Error) Error() string {
 	return "runtime options: " + strings.Join(strings.Fields(e.Err.Error()), " ")
@@ -35,7 +35,7 @@ func (e *Error) Error() string {
 // Unwrap returns the cause.
 func (e *Error) Unwrap() error { return e.Err }
 
-// Options are those of a Create request, in whichever form they came.
+// Options are those of a Create request, in any form.
 type Options struct {
 	// Runc's options, nil if none were sent.
 	Runc *runcoptions.Options

@@ -402,7 +402,7 @@ func TestSystemdCgroup(t *testing.T) {
 	}
 }
 
-// FuzzOptions: whatever a client sends is read or refused as the user's mistake.
+// FuzzOptions: any options of a client are read or refused as the user's mistake.
 func FuzzOptions(f *testing.F) {
 	for _, message := range []proto.Message{
 		&runcoptions.Options{BinaryName: "crun"},

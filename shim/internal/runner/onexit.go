@@ -111,7 +111,7 @@ func (r *Runner) exit(ctx context.Context, notStarted bool, oom func() bool) con
 	}
 	state, err := r.config.Task.State(ctx, &taskapi.StateRequest{ID: r.config.ID})
 	if err != nil {
-		log.G(ctx).WithError(err).Error("cannot find out how the container exited: onExit is told that it completed")
+		log.G(ctx).WithError(err).Error("cannot find out how the container exited: onExit gets the result completed")
 	}
 	const most = 64 // the last real-time signal, signal(7)
 	code := int(state.GetExitStatus())

@@ -27,7 +27,7 @@ import (
 
 func never() bool { return false }
 
-// TestEndIsTold: what the kernel knows of a real process, and what is told where it
+// TestEndIsTold: what the kernel knows of a real process, and what is reported where it
 // does not know.
 func TestEndIsTold(t *testing.T) {
 	for script, want := range map[string][]string{
@@ -98,7 +98,7 @@ func TestEndWithoutTheKernelsHelp(t *testing.T) {
 	}
 }
 
-// TestOnExitIsNamedAfterItsContainer: runc joins the session keyring of that name, which is to be nobody else's.
+// TestOnExitIsNamedAfterItsContainer: runc joins the session keyring of that name, which must be no other container's.
 func TestOnExitIsNamedAfterItsContainer(t *testing.T) {
 	names := map[string]bool{}
 	for _, id := range []string{"c1", "c2"} {
@@ -172,7 +172,7 @@ func (c fakeCounter) OOMKills() (count int, known bool) { return c.kills, c.know
 func (c fakeCounter) OOMAround() bool                   { return c.around }
 
 // TestOOMKillIsTold: the count of the container's cgroup decides. Where it cannot be asked any more, what containerd's watcher
-// has seen counts, and then an OOM kill around the container, if nobody has asked the shim for a SIGKILL.
+// has seen counts, and then an OOM kill around the container, if no client has asked the shim for a SIGKILL.
 func TestOOMKillIsTold(t *testing.T) {
 	for _, test := range []struct {
 		counter      fakeCounter
@@ -230,7 +230,7 @@ func TestWhatAnOnExitIsGiven(t *testing.T) {
 	}
 }
 
-// TestUnknownEndIsLogged: what onExit is told is a guess then.
+// TestUnknownEndIsLogged: what onExit gets is a guess then.
 func TestUnknownEndIsLogged(t *testing.T) {
 	nothing, err := os.Open(os.DevNull) // knows of no process
 	if err != nil {

@@ -172,7 +172,7 @@ func TestClosedRunnerHoldsNothing(t *testing.T) {
 		if err != nil {
 			t.Fatal(err)
 		}
-		r.Close() // once more closes nobody else's
+		r.Close() // once more closes no other file
 		if err := unix.Close(other); err != nil {
 			t.Errorf("%s: another's descriptor was closed: %v", name, err)
 		}

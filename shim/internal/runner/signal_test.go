@@ -34,9 +34,9 @@ func TestSignal(t *testing.T) {
 		"SIGKILL":                   {signal: lifecycle.Signal{Number: 9}, asked: 1},
 		"to all processes":          {signal: lifecycle.Signal{Number: 15, All: true}, asked: 1},
 		"SIGKILL, and no runtime":   {signal: lifecycle.Signal{Number: 9}, runtime: refused, asked: 1, received: unix.SIGKILL},
-		"SIGKILL, which the runtime finds nobody for":  {signal: lifecycle.Signal{Number: 9}, noPidfd: true, runtime: gone, asked: 1},
-		"a stop signal, neither runtime nor a process": {signal: lifecycle.Signal{Number: 15}, noPidfd: true, runtime: refused, asked: 1, fails: true},
-		"SIGKILL, neither runtime nor a process":       {signal: lifecycle.Signal{Number: 9}, noPidfd: true, runtime: refused, asked: 1, fails: true},
+		"SIGKILL, which the runtime finds no process for": {signal: lifecycle.Signal{Number: 9}, noPidfd: true, runtime: gone, asked: 1},
+		"a stop signal, neither runtime nor a process":    {signal: lifecycle.Signal{Number: 15}, noPidfd: true, runtime: refused, asked: 1, fails: true},
+		"SIGKILL, neither runtime nor a process":          {signal: lifecycle.Signal{Number: 9}, noPidfd: true, runtime: refused, asked: 1, fails: true},
 	} {
 		t.Run(name, func(t *testing.T) {
 			pidfd := -1

@@ -38,7 +38,7 @@ func TestRestoredContainersExecIsNotTheContainer(t *testing.T) {
 	})
 }
 
-// TestRestoredContainersEndIsAwaited once it has been started, and only its deletion where it was not.
+// TestRestoredContainersEndIsAwaited once it has been started, and only its deletion if it was not.
 func TestRestoredContainersEndIsAwaited(t *testing.T) {
 	for name, test := range map[string]struct {
 		started bool
@@ -113,7 +113,7 @@ func TestUndoneWaitsForItsOwnExit(t *testing.T) {
 
 // TestEventsThatAreLostAreLogged.
 func TestEventsThatAreLostAreLogged(t *testing.T) {
-	for _, lost := range []error{nil, errors.New("nobody listens")} {
+	for _, lost := range []error{nil, errors.New("no reader")} {
 		synctest.Test(t, func(t *testing.T) {
 			logger, lines := shimtest.NewLog()
 			tap := newTestTap(t, &shimtest.Publisher{Err: lost})
@@ -172,7 +172,7 @@ func TestTapHoldsTheExit(t *testing.T) {
 		gate.Created(shimtest.Pid, true, true)
 		shimtest.Emit(t, tap, "a start", "a exec-exit", "a exit", "a delete")
 		publisher.Expect(t, "")
-		gate.ReleaseExit() // the start comes before the exit, whatever is let go first
+		gate.ReleaseExit() // the start comes before the exit, in any order of release
 		publisher.Expect(t, "")
 		gate.Release()
 		publisher.Expect(t, "a start, a exec-exit, a exit, a delete")

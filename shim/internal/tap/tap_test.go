@@ -39,7 +39,7 @@ func watch(tap *Tap, id string, exited func()) *Gate {
 
 func TestTapPassesWhatNobodyHolds(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		publisher := &shimtest.Publisher{Err: errors.New("nobody listens")} // which is no reason to stop
+		publisher := &shimtest.Publisher{Err: errors.New("no reader")} // which is no reason to stop
 		tap := newTestTap(t, publisher)
 		var want []string
 		for i := range 100 {
@@ -106,7 +106,7 @@ func TestTapForgetDropsWhatIsHeld(t *testing.T) {
 		shimtest.Emit(t, tap, "a create", "a exit", "a delete")
 		gate.Forget()
 		publisher.Expect(t, "")
-		shimtest.Emit(t, tap, "a create") // the next container of that id is nobody's business
+		shimtest.Emit(t, tap, "a create") // the next container of that id is not affected
 		publisher.Expect(t, "a create")
 	})
 }
@@ -163,7 +163,7 @@ func TestExitOfAnEarlierContainerOfTheIDIsNotTold(t *testing.T) {
 	})
 }
 
-// TestRestoredContainerTellsAnyExit before its start has told its pid: a start that fails may be followed by an exit.
+// TestRestoredContainerTellsAnyExit before its start has returned its pid: a start that fails may be followed by an exit.
 func TestRestoredContainerTellsAnyExit(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		tap := newTestTap(t, &shimtest.Publisher{})
@@ -257,7 +257,7 @@ func TestTapFlush(t *testing.T) {
 			}
 		})
 	})
-	t.Run("gives up where nobody reads", func(t *testing.T) {
+	t.Run("gives up without a reader", func(t *testing.T) {
 		synctest.Test(t, func(t *testing.T) {
 			publisher := &shimtest.Publisher{Hang: make(chan struct{})}
 			tap := newTestTap(t, publisher)
