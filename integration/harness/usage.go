@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"runtime"
 	"strconv"
@@ -126,4 +127,13 @@ func Machine() string {
 	_ = unix.Sysinfo(&info)
 	memory := float64(uint64(info.Totalram)*uint64(info.Unit)) / (1 << 30)
 	return fmt.Sprintf("%d × %s, %.0f GiB, Linux %s", runtime.NumCPU(), model, memory, unix.ByteSliceToString(name.Release[:]))
+}
+
+// Commit names the commit that the working directory is of, with a mark if it has changes.
+func Commit() string {
+	out, err := exec.Command("git", "describe", "--always", "--dirty", "--abbrev=10").Output()
+	if err != nil {
+		return "unknown" // a tarball
+	}
+	return strings.TrimSpace(string(out))
 }

@@ -9,13 +9,14 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"reflect"
 	"strings"
 	"testing"
 
 	core "k8s.io/api/core/v1"
 	meta "k8s.io/apimachinery/pkg/apis/meta/v1"
 	"k8s.io/apimachinery/pkg/util/intstr"
+
+	"github.com/google/go-cmp/cmp"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/kubernetes/cluster"
@@ -200,12 +201,12 @@ func policyWritesWhatConvertWrites(t *testing.T, api *cluster.API) {
 		for _, pod := range []*core.Pod{&byPolicy[seed], &byConvert[seed], &byNobody[seed]} {
 			pod.ObjectMeta = meta.ObjectMeta{Name: pod.Name, Annotations: pod.Annotations, Labels: pod.Labels} // without uid, times, …
 		}
-		if !reflect.DeepEqual(byPolicy[seed], byConvert[seed]) {
-			t.Errorf("seed %d: the policy makes\n%s\nand lifecyclectl convert\n%s", seed, asJSON(byPolicy[seed]), asJSON(byConvert[seed]))
+		if diff := cmp.Diff(byPolicy[seed], byConvert[seed]); diff != "" {
+			t.Errorf("seed %d: the policy (-) and lifecyclectl convert (+) differ:\n%s", seed, diff)
 		}
 		restore(&byPolicy[seed], byNobody[seed])
-		if !reflect.DeepEqual(byPolicy[seed], byNobody[seed]) {
-			t.Errorf("seed %d: changed beside its handlers: it is\n%s\nand was\n%s", seed, asJSON(byPolicy[seed]), asJSON(byNobody[seed]))
+		if diff := cmp.Diff(byPolicy[seed], byNobody[seed]); diff != "" {
+			t.Errorf("seed %d: the policy (-) changes more than the handlers (+):\n%s", seed, diff)
 		}
 	}
 	if moved < generatedPods {

@@ -5,34 +5,22 @@ import (
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
-	"runtime"
-	"strconv"
 	"strings"
 	"time"
 
-	"golang.org/x/sys/unix"
+	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
 // machine says what the numbers belong to.
 func (s *site) machine(ctx context.Context) (map[string]string, error) {
-	var info unix.Sysinfo_t
-	if err := unix.Sysinfo(&info); err != nil {
-		return nil, err
-	}
-	var name unix.Utsname
-	if err := unix.Uname(&name); err != nil {
-		return nil, err
-	}
 	load, err := loadAverage()
 	if err != nil {
 		return nil, err
 	}
 	machine := map[string]string{
-		"began": time.Now().UTC().Format(time.RFC3339), "commit": commit(ctx), "load-before": load,
-		"cpu": cpuModel(), "cpus": strconv.Itoa(runtime.NumCPU()), "memory": strconv.FormatUint(uint64(info.Totalram)*uint64(info.Unit), 10),
-		"kernel": unix.ByteSliceToString(name.Release[:]), "cgroups": cgroupLayout(),
+		"began": time.Now().UTC().Format(time.RFC3339), "commit": harness.Commit(), "machine": harness.Machine(),
+		"cgroups": cgroupLayout(), "load-before": load,
 	}
 	for program, flag := range map[string]string{
 		"containerd": "--version", "containerd-shim-runc-v2": "-v", "containerd-shim-lifecycle-v2": "-v", "runc": "--version", "crun": "--version", "nsenter": "--version",
@@ -58,16 +46,6 @@ func (s *site) version(ctx context.Context, program, flag string) (string, error
 	return strings.Join(strings.Fields(line), " "), nil
 }
 
-func cpuModel() string {
-	text, _ := os.ReadFile("/proc/cpuinfo") // always there
-	for line := range strings.Lines(string(text)) {
-		if key, value, ok := strings.Cut(line, ":"); ok && strings.TrimSpace(key) == "model name" {
-			return strings.TrimSpace(value)
-		}
-	}
-	return runtime.GOARCH // arm64 names none
-}
-
 func cgroupLayout() string {
 	if _, err := os.Stat("/sys/fs/cgroup/cgroup.controllers"); err == nil {
 		return "v2"
@@ -83,15 +61,6 @@ func loadAverage() (string, error) {
 	text, err := os.ReadFile("/proc/loadavg")
 	first, _, _ := strings.Cut(string(text), " ")
 	return first, err
-}
-
-// commit is of the directory that we run in, which may be no checkout.
-func commit(ctx context.Context) string {
-	output, err := exec.CommandContext(ctx, "git", "describe", "--always", "--dirty", "--abbrev=10").Output()
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(output))
 }
 
 func dialUnix(path string) (net.Conn, error) { return net.Dial("unix", filepath.Clean(path)) }

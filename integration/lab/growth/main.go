@@ -11,11 +11,11 @@ import (
 	"flag"
 	"fmt"
 	"os"
-	"os/exec"
 	"os/signal"
-	"strings"
 	"syscall"
 	"time"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 )
 
 func main() {
@@ -39,19 +39,10 @@ func measure(config Config, tables string) error {
 	if err != nil {
 		return err
 	}
-	results.Date, results.Commit = began.UTC().Format(time.DateOnly), commit()
+	results.Date, results.Commit = began.UTC().Format(time.DateOnly), harness.Commit()
 	fmt.Fprint(os.Stdout, results.Tables())
 	if err := json.NewEncoder(os.Stdout).Encode(results); err != nil || tables == "" {
 		return err
 	}
 	return os.WriteFile(tables, []byte(results.Tables()), 0o644)
-}
-
-// commit of the working tree, with a mark where that has changes.
-func commit() string {
-	out, err := exec.Command("git", "describe", "--always", "--dirty", "--abbrev=10").Output()
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(out))
 }

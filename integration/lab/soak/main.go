@@ -19,7 +19,6 @@ import (
 	"fmt"
 	"io"
 	"os"
-	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strings"
@@ -121,7 +120,7 @@ func soak(ctx context.Context, config Config, bin string, out io.Writer) (_ *Res
 	if err != nil {
 		return nil, err
 	}
-	result := &Result{Began: began.UTC().Truncate(time.Second), Machine: harness.Machine(), Commit: commit(), Config: config}
+	result := &Result{Began: began.UTC().Truncate(time.Second), Machine: harness.Machine(), Commit: harness.Commit(), Config: config}
 	errs := []error{}
 	if result.Containers, err = r.containers(ctx); err != nil {
 		errs = append(errs, fmt.Errorf("containers: %w", err))
@@ -184,15 +183,6 @@ func (r *run) close() error {
 }
 
 func (r *run) cgroupParent() string { return "/" + filepath.Base(r.daemon.Dir) }
-
-// commit of the working tree, with a mark where that has changes.
-func commit() string {
-	out, err := exec.Command("git", "describe", "--always", "--dirty", "--abbrev=10").Output()
-	if err != nil {
-		return "unknown"
-	}
-	return strings.TrimSpace(string(out))
-}
 
 // seconds of a duration, to the millisecond.
 func seconds(d time.Duration) float64 { return d.Round(time.Millisecond).Seconds() }
