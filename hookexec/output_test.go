@@ -288,3 +288,38 @@ func TestOutputWithoutDescriptors(t *testing.T) {
 		t.Errorf("the first of two pairs: %v", channelErr)
 	}
 }
+
+// answering is a Log that has the writer write again whenever something is taken from the pipe.
+type answering struct {
+	writer int
+	more   int // times
+	taken  int // bytes
+}
+
+func (a *answering) Write(p []byte) (int, error) {
+	a.taken += len(p)
+	if a.more--; a.more >= 0 {
+		_, _ = unix.Write(a.writer, []byte("more"))
+	}
+	return len(p), nil
+}
+
+func (a *answering) EndLine() {}
+
+// TestDrainOfAWriterThatGoesOn takes what waited at its begin.
+func TestDrainOfAWriterThatGoesOn(t *testing.T) {
+	var fds [2]int
+	if err := unix.Pipe2(fds[:], unix.O_CLOEXEC|unix.O_NONBLOCK); err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Close(fds[0])
+	defer unix.Close(fds[1])
+	if _, err := unix.Write(fds[1], []byte("text")); err != nil {
+		t.Fatal(err)
+	}
+	log := &answering{writer: fds[1], more: 100}
+	o := &output{tail: tail{limit: 1 << 10}, log: log}
+	if o.drain(fds[0]); log.taken != 4 {
+		t.Errorf("%d bytes are taken", log.taken)
+	}
+}
