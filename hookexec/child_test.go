@@ -89,7 +89,7 @@ var _ Monitor = (*leavingMonitor)(nil)
 // TestHostThatEndsEarlyIsUnsubscribed: even before its stdin is closed, because the reaper blocks on subscribers that do not
 // receive exits.
 func TestHostThatEndsEarlyIsUnsubscribed(t *testing.T) {
-	host, _ := scriptHost(t, "exit 1")
+	host, _ := scriptHost(t, "head -c 1 > /dev/null; exit 1") // who sends it more waits for what is to be sent
 	monitor := &leavingMonitor{left: make(chan struct{})}
 	host.monitor = monitor
 	preparation, err := host.Prepare(t.Context(), wire.PrepareRequest{})

@@ -255,5 +255,8 @@ func TestRedirects(t *testing.T) {
 // TestRequestsThatCannotBeMade: the attempt fails with the reason.
 func TestRequestsThatCannotBeMade(t *testing.T) {
 	wantFailure(t, (&HTTPGet{NetNS: NetNS{Pidfd: -1}, Get: &lifecyclev1.HTTPGetAction{Port: 80}}).Attempt(t.Context()), "enter the container's network namespace")
+	if request, err := (&HTTPGet{NetNS: NetNS{Pidfd: -1}, Get: &lifecyclev1.HTTPGetAction{Port: 80}}).request(t.Context()); err == nil {
+		t.Errorf("without a namespace: %+v", request)
+	}
 	wantFailure(t, (&HTTPGet{NetNS: newNetNS(t), Get: &lifecyclev1.HTTPGetAction{Host: "a b", Port: 80}}).Attempt(t.Context()), "invalid URL escape")
 }

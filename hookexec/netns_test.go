@@ -269,6 +269,10 @@ func TestNamespaceWithoutDescriptors(t *testing.T) {
 		if host, err := n.host(""); !errors.Is(err, unix.EMFILE) || !strings.Contains(err.Error(), "list the addresses") {
 			t.Errorf("got %q, %v", host, err)
 		}
+		result := (&TCPSocket{NetNS: n, Socket: &lifecyclev1.TCPSocketAction{Port: 80}}).Attempt(t.Context())
+		if result.Outcome != lifecycle.Failed || !strings.Contains(result.Err.Error(), "list the addresses") {
+			t.Errorf("a tcpSocket: %+v", result)
+		}
 	})
 	if host, err := (NetNS{Pidfd: -1}).host(""); !errors.Is(err, unix.EBADF) {
 		t.Errorf("without a namespace: got %q, %v", host, err)
