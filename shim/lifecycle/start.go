@@ -214,15 +214,12 @@ func (m *Machine) postStartEnded(now time.Time, result Result) {
 }
 
 func (m *Machine) postStartDue(now time.Time) {
-	switch {
-	case m.stop.waits():
-		m.runPreStop(now)
-	case !m.handler.ending:
+	if !m.handler.ending {
 		m.why = "postStart has timed out"
 		m.timeOutStartHandler(now)
-	default:
-		m.postStartEnded(now, Result{Outcome: TimedOut, Message: "timed out, and its process cannot be ended"})
+		return
 	}
+	m.postStartEnded(now, Result{Outcome: TimedOut, Message: "timed out, and its process cannot be ended"})
 }
 
 // failPostStart stops the container, as the kubelet does.
