@@ -1,7 +1,6 @@
 package shim
 
 import (
-	"context"
 	"slices"
 	"strings"
 	"testing"
@@ -9,45 +8,14 @@ import (
 
 	"github.com/containerd/log"
 	"golang.org/x/sys/unix"
+	"google.golang.org/protobuf/proto"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
-	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/runner"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
-
-// trialHandlers notes the signal that a handler gets.
-type trialHandlers struct {
-	fakeHandlers
-	told []lifecycle.Signal
-}
-
-func (h *trialHandlers) Run(_ context.Context, run runner.Run) hookexec.Result {
-	if !run.Trial {
-		return hookexec.Result{Outcome: lifecycle.Failed}
-	}
-	h.told = append(h.told, run.Effect.Signal)
-	return succeeded
-}
-
-// TestPreStopOnTrialIsToldTheStopSignal: the block's, else SIGTERM.
-func TestPreStopOnTrialIsToldTheStopSignal(t *testing.T) {
-	for block, want := range map[uint32]uint32{0: 15, 3: 3} {
-		synctest.Test(t, func(t *testing.T) {
-			handlers := &trialHandlers{}
-			w := newWorld(t, lifecycle.Config{PreStop: &lifecycle.Handler{}, StopSignal: block}, &handlers.fakeHandlers)
-			w.c.handlers, w.c.block = handlers, &lifecyclev1.Block{PreStop: &lifecyclev1.Handler{Sleep: &lifecyclev1.SleepAction{}}}
-			w.serve().mustStart()
-			if _, err := w.c.try(t.Context(), "preStop"); err != nil {
-				t.Fatal(err)
-			}
-			if len(handlers.told) != 1 || handlers.told[0].Number != want {
-				t.Errorf("block %d: told %v", block, handlers.told)
-			}
-		})
-	}
-}
 
 // TestLog is docs/spec.md#log: a line at a handler's start and one at its end, and what went wrong.
 func TestLog(t *testing.T) {
@@ -108,4 +76,24 @@ func (w *world) logs() *shimtest.Lines {
 	logger, lines := shimtest.NewLog()
 	w.c.ctx = log.WithLogger(w.c.ctx, logger)
 	return lines
+}
+
+// TestEventsOfARun: what subscribers get.
+func TestEventsOfARun(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		result := hookexec.Result{Outcome: lifecycle.Failed, Err: errExit3, ExitCode: 3}
+		w := both(newWorld(t, preStop(0), &fakeHandlers{preStop: takes(second, result)})).serve().mustStart()
+		if _, err := w.try("preStop"); err != nil {
+			t.Fatal(err)
+		}
+		_ = w.publisher.Published() // waits
+		code := int32(3)
+		want := &lifecyclev1.HandlerFinished{
+			ContainerId: "c1", Handler: "preStop", Type: "sleep", Trial: true, Attempts: 1, Took: durationpb.New(second),
+			Result: "Failed", Message: "exit status 3", ExitCode: &code,
+		}
+		if got := w.publisher.Finished(); len(got) != 1 || !proto.Equal(got[0], want) {
+			t.Errorf("got  %v\nwant %v", got, want)
+		}
+	})
 }

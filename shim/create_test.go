@@ -1,30 +1,30 @@
 package shim
 
 import (
-	"cmp"
 	"context"
 	"errors"
-	"flag"
+	"fmt"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"testing"
 	"testing/synctest"
 	"time"
 
-	eventstypes "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
-	ptypes "github.com/containerd/containerd/v2/pkg/protobuf/types"
 	runc "github.com/containerd/go-runc"
 	"github.com/containerd/ttrpc"
 	"golang.org/x/sys/unix"
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
-	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/metrics"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/runner"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 )
@@ -105,110 +105,6 @@ func TestFailedCreateEndsThePreparation(t *testing.T) {
 	}
 }
 
-// TestSignalIsSentWhenItsClientHasGone: what the machine has decided counts on it.
-func TestSignalIsSentWhenItsClientHasGone(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve().mustStart()
-		sent := 0
-		w.inner.Answer["Kill"] = func(ctx context.Context, _ any) (any, error) {
-			if ctx.Err() == nil {
-				sent++
-			}
-			return &ptypes.Empty{}, ctx.Err()
-		}
-		gone, cancel := context.WithCancel(t.Context())
-		cancel()
-		if _, err := w.service.Kill(gone, &taskapi.KillRequest{ID: "c1", Signal: uint32(unix.SIGHUP)}); err != nil || sent != 1 {
-			t.Errorf("sent %d times, %v", sent, err)
-		}
-	})
-}
-
-// TestKilledIsKnown: LIFECYCLE_RESULT says of a container that a client has killed that it was not the kernel.
-func TestKilledIsKnown(t *testing.T) {
-	for signal, want := range map[unix.Signal]bool{unix.SIGKILL: true, unix.SIGHUP: false} {
-		synctest.Test(t, func(t *testing.T) {
-			w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve().mustStart()
-			w.kill(signal)
-			if got := w.c.killed.Load(); got != want {
-				t.Errorf("after %s: %t", signal, got)
-			}
-			w.exit()
-		})
-	}
-}
-
-// TestEndOfTheShimCounts: what handlers did is counted when the shim has ended, also if another shim is at the counters.
-func TestEndOfTheShimCounts(t *testing.T) {
-	s, _, _ := newTestService(t)
-	path := filepath.Join(t.TempDir(), "lifecycle.prom")
-	lock, err := os.OpenFile(path+".lock", os.O_CREATE|os.O_RDWR, 0o600)
-	if err != nil {
-		t.Fatal(err)
-	}
-	fd := int(lock.Fd())
-	if err := unix.Flock(fd, unix.LOCK_EX); err != nil {
-		t.Fatal(err)
-	}
-	s.counters.Add(path, metrics.Counts{metrics.Kills: 1})
-	unlocked := make(chan struct{})
-	time.AfterFunc(countWait/10, func() { defer close(unlocked); _ = unix.Flock(fd, unix.LOCK_UN) })
-	defer func() { <-unlocked; _ = lock.Close() }()
-	if err := s.end(t.Context()); err != nil {
-		t.Error(err)
-	}
-	text, err := os.ReadFile(path)
-	if err != nil || !strings.Contains(string(text), metrics.Kills+" 1\n") {
-		t.Errorf("%v: %s", err, text)
-	}
-}
-
-// TestPlan: what handlers are run with comes from the options, the spec and the settings.
-func TestPlan(t *testing.T) {
-	metricsFile := filepath.Join(t.TempDir(), "m.prom")
-	for name, test := range map[string]struct {
-		options string
-		path    string
-		want    runner.Config
-		counts  string
-	}{
-		"nothing":            {"", "", runner.Config{CgroupsPath: "c1"}, ""},
-		"a path":             {"", "/a/b", runner.Config{CgroupsPath: "/a/b"}, ""},
-		"a path for systemd": {"", "system.slice:ctr:c1", runner.Config{CgroupsPath: "system.slice:ctr:c1", SystemdCgroup: true}, ""},
-		"systemd":            {"SystemdCgroup = true", "", runner.Config{CgroupsPath: "system.slice:runc:c1", SystemdCgroup: true}, ""},
-		"the rest": {
-			"BinaryName = 'crun'\nNoPivotRoot = true\nNoNewKeyring = true\nOutputLimit = 5\nHandlerOutput = 'Log'\nMetricsFile = '" + metricsFile + "'", "",
-			runner.Config{CgroupsPath: "c1", Runtime: "crun", NoPivotRoot: true, NoNewKeyring: true, OutputLimit: 5, LogOutput: true},
-			metricsFile,
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			s, inner, _ := newTestService(t)
-			request := &taskapi.CreateTaskRequest{
-				ID: "c1", Bundle: bundle(t, test.path, map[string]string{oci.KeyOnExit: "sleep: {seconds: 1}"}), Options: shimtest.InTOML(t, test.options),
-				Stdout: "/out", Terminal: true,
-			}
-			got, err := s.plan(request)
-			if err != nil {
-				t.Fatal(err)
-			}
-			block := got.handlers.runner.Block
-			if block.GetOnExit().GetSleep().GetSeconds() != 1 || got.handlers.metricsFile != test.counts || got.handlers.machine.OnExit == nil || got.handlers.restored {
-				t.Errorf("got %+v, block %v", got.handlers, block)
-			}
-			want := test.want
-			want.Task, want.ID, want.Bundle, want.Block, want.Stdout, want.Terminal = inner, "c1", request.Bundle, block, "/out", true
-			want.OutputLimit = cmp.Or(want.OutputLimit, 4096)
-			if got.handlers.runner != want {
-				t.Errorf("got  %+v\nwant %+v", got.handlers.runner, want)
-			}
-			if len(inner.Calls()) > 0 || len(s.all()) > 0 {
-				t.Errorf("planning has done something: %v, %v", inner.Calls(), s.all())
-			}
-		})
-	}
-}
-
 // TestContainerIsMadeFromItsPlan, before the runc service creates it.
 func TestContainerIsMadeFromItsPlan(t *testing.T) {
 	s, inner, _ := newTestService(t)
@@ -228,62 +124,6 @@ func TestContainerIsMadeFromItsPlan(t *testing.T) {
 	if len(s.all()) > 0 {
 		t.Error("the container stays")
 	}
-}
-
-// TestWithoutAHostOnlyExecIsRefused, before anything is created.
-func TestWithoutAHostOnlyExecIsRefused(t *testing.T) {
-	missing := errors.New("the host is not installed")
-	s := newService(t.Context(), shimtest.NewTask(), newTestEnding(t), newTestTap(t, &shimtest.Publisher{}), nil, missing)
-	plan := func(onExit string) (plan, error) {
-		return s.plan(&taskapi.CreateTaskRequest{ID: "c1", Bundle: bundle(t, "", map[string]string{oci.KeyOnExit: onExit})})
-	}
-	var refused *HandlerError
-	if _, err := plan("exec: {command: [x]}"); !errors.As(err, &refused) || !errors.Is(err, missing) {
-		t.Errorf("an exec: %v", err)
-	}
-	if _, err := plan("sleep: {seconds: 1}"); err != nil {
-		t.Errorf("a sleep: %v", err)
-	}
-	s.host, s.hostErr = new(hookexec.Host), nil
-	if got, err := plan("exec: {command: [x]}"); err != nil || got.handlers.runner.Host != s.host {
-		t.Errorf("an exec, with a host: %+v, %v", got, err)
-	}
-}
-
-// TestOnExitLearnsWhoHasKilled the container: a client, or the kernel for lack of memory.
-func TestOnExitLearnsWhoHasKilled(t *testing.T) {
-	for name, test := range map[string]struct{ killed, oom bool }{"a client": {true, false}, "the kernel": {false, true}, "neither": {false, false}} {
-		t.Run(name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
-				w := newWorld(t, outer(false, true), &fakeHandlers{onExit: takes(0, hookexec.Result{})})
-				learned := &learningHandlers{fakeHandlers: w.handlers}
-				w.c.handlers = learned
-				w.serve().mustStart()
-				switch {
-				case test.killed:
-					w.kill(unix.SIGKILL)
-				case test.oom:
-					w.emit(&eventstypes.TaskOOM{ContainerID: "c1"})
-				}
-				w.exit()
-				synctest.Wait()
-				if learned.killed != test.killed || learned.oom != test.oom {
-					t.Errorf("killed by a client: %t, an OOM kill: %t", learned.killed, learned.oom)
-				}
-			})
-		})
-	}
-}
-
-// learningHandlers notes what an onExit learns.
-type learningHandlers struct {
-	*fakeHandlers
-	killed, oom bool
-}
-
-func (h *learningHandlers) Run(ctx context.Context, run runner.Run) hookexec.Result {
-	h.killed, h.oom = run.Killed(), run.OOMSeen()
-	return h.fakeHandlers.Run(ctx, run)
 }
 
 // TestUndoIsBounded: a runtime that hangs in it holds no Create for ever.
@@ -308,67 +148,154 @@ func TestUndoIsBounded(t *testing.T) {
 	})
 }
 
-// TestAnsweredRequestsHoldNoEnd: the end of a shim waits for Creates and Deletes under way only, and for each of them.
-func TestAnsweredRequestsHoldNoEnd(t *testing.T) {
+func TestFailedCreateLeavesNothingBehind(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		w := newWorld(t, preStop(0), &fakeHandlers{}).serve().mustStart()
-		if _, err := w.service.Create(t.Context(), &taskapi.CreateTaskRequest{ID: "c2", Bundle: bundle(t, "", nil)}); err != nil {
-			t.Fatal(err)
+		s, inner, publisher := newTestService(t)
+		refused := status.Error(codes.AlreadyExists, "runc's own words")
+		inner.Answer["Create"] = func(context.Context, any) (any, error) { return nil, refused }
+		_, err := s.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, planOf(preStop(0)))
+		if !errors.Is(err, refused) {
+			t.Errorf("got %v", err)
 		}
-		w.exit()
-		if _, err := w.service.Delete(t.Context(), &taskapi.DeleteRequest{ID: "c1"}); err != nil {
-			t.Fatal(err)
+		if s.container("c1") != nil {
+			t.Error("the container is still known")
 		}
-		for range 2 { // it gives back what it holds
-			began := time.Now()
-			w.service.awaitAnswers(t.Context())
-			if waited := time.Since(began); waited != 0 {
-				t.Errorf("the end waits %s", waited)
-			}
+		shimtest.Emit(t, s.tap, "c1 create") // of the next one
+		publisher.Expect(t, "c1 create")
+	})
+}
+
+// TestCreateIsUndoneWhereItsHandlersCannotBePrepared, here as the container's
+// process is gone.
+func TestCreateIsUndoneWhereItsHandlersCannotBePrepared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, inner, publisher := newTestService(t)
+		inner.Answer["Create"] = func(context.Context, any) (any, error) {
+			return &taskapi.CreateTaskResponse{Pid: noSuchPid(t)}, nil
 		}
-		w.inner.Answer["Create"] = func(context.Context, any) (any, error) {
-			pass(time.Second)
-			return &taskapi.CreateTaskResponse{}, nil
+		_, err := s.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, planOf(preStop(0)))
+		var handler *HandlerError
+		if !errors.As(err, &handler) || !strings.Contains(err.Error(), "the container's init") {
+			t.Errorf("got %v", err)
 		}
-		go func() {
-			_, _ = w.service.Create(t.Context(), &taskapi.CreateTaskRequest{ID: "c3", Bundle: bundle(t, "", nil)})
-		}()
-		synctest.Wait()
-		gone, cancel := context.WithCancel(t.Context())
-		cancel() // the end of the shim's context does not shorten it
-		began := time.Now()
-		w.service.awaitAnswers(gone)
-		if waited := time.Since(began); waited != time.Second {
-			t.Errorf("the end waits %s for a Create", waited)
+		var methods []string
+		for _, call := range inner.Calls() {
+			methods = append(methods, call.Method)
+		}
+		if !slices.Equal(methods, []string{"Create", "Kill", "Wait", "Delete"}) {
+			t.Errorf("the runc service was asked %q", methods)
+		}
+		if kill := inner.Asked("Kill")[0].(*taskapi.KillRequest); kill.Signal != 9 || !kill.All {
+			t.Errorf("got %v", kill)
+		}
+		if s.container("c1") != nil || !passes(t, s.tap, publisher, "c1") {
+			t.Error("the container is still known")
 		}
 	})
 }
 
-// TestEndOfTheShim: everything that runs for a container ends, the sockets are gone, and no other shim's are removed.
-func TestEndOfTheShim(t *testing.T) {
-	flags := flag.CommandLine
-	defer func() { flag.CommandLine = flags }()
-	flag.CommandLine = flag.NewFlagSet("shim", flag.ContinueOnError)
-	flag.String("socket", "/run/other", "") // pkg/shim's
-	flag.String("debug-socket", "/run/other", "")
-	s, _, _ := newTestService(t)
-	removed := false
-	s.ending.RegisterCallback(func(context.Context) error { removed = true; return nil })
-	if err := s.end(t.Context()); err != nil {
-		t.Error(err)
-	}
-	if !removed || !s.ending.ended || s.ctx.Err() == nil {
-		t.Errorf("sockets removed: %t, ended: %t, context: %v", removed, s.ending.ended, s.ctx.Err())
-	}
-	for _, name := range []string{"socket", "debug-socket"} {
-		if got := flag.Lookup(name).Value.String(); got != "/dev/null/none" {
-			t.Errorf("pkg/shim would remove %s", got)
+func TestUndoneCreationPublishesNothing(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, inner, publisher := newTestService(t)
+		inner.Answer["Create"] = func(context.Context, any) (any, error) {
+			shimtest.Emit(t, s.tap, "c1 create")
+			return &taskapi.CreateTaskResponse{Pid: noSuchPid(t)}, nil
 		}
-	}
+		inner.Answer["Delete"] = func(context.Context, any) (any, error) {
+			shimtest.Emit(t, s.tap, "c1 exit", "c1 delete")
+			return &taskapi.DeleteResponse{}, nil
+		}
+		_, err := s.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, planOf(preStop(0)))
+		var handler *HandlerError
+		if !errors.As(err, &handler) {
+			t.Errorf("got %v", err)
+		}
+		publisher.Expect(t, "")
+	})
 }
 
-func TestDefaultCgroup(t *testing.T) {
-	if fs, systemd := defaultCgroup("c1", false), defaultCgroup("c1", true); fs != "c1" || systemd != "system.slice:runc:c1" {
-		t.Errorf("got %q, %q", fs, systemd)
+func TestUndoneCreationPublishesNothingLater(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, inner, publisher := newTestService(t)
+		inner.Answer["Create"] = func(context.Context, any) (any, error) {
+			return &taskapi.CreateTaskResponse{Pid: noSuchPid(t)}, nil
+		}
+		inner.Answer["Delete"] = func(context.Context, any) (any, error) {
+			time.AfterFunc(10*time.Millisecond, func() { shimtest.Emit(t, s.tap, "c1 exit", "c1 delete") })
+			return &taskapi.DeleteResponse{}, nil
+		}
+		_, _ = s.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, planOf(preStop(0)))
+		pass(time.Second)
+		publisher.Expect(t, "")
+	})
+}
+
+// noSuchPid is above every pid that the kernel gives.
+func noSuchPid(t *testing.T) uint32 {
+	t.Helper()
+	const most = 1 << 22 // PID_MAX_LIMIT, linux/threads.h
+	if _, err := os.Stat(fmt.Sprintf("/proc/%d", most+1)); !errors.Is(err, fs.ErrNotExist) {
+		t.Fatalf("there is a process %d: %v", most+1, err)
 	}
+	return most + 1
+}
+
+// TestSecondCreateOfAnIDIsRefused, without the runtime, and costs the first
+// nothing: passed on, it could become a container without its handlers.
+func TestSecondCreateOfAnIDIsRefused(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve()
+		w.inner.Answer["Create"] = func(context.Context, any) (any, error) {
+			t.Error("the runtime was asked")
+			return nil, nil
+		}
+		_, err := w.service.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, planOf(preStop(0)))
+		if status.Code(toGRPC(err)) != codes.AlreadyExists {
+			t.Errorf("got %v", err)
+		}
+		if w.service.container("c1") != w.c {
+			t.Error("the first container has lost its handlers")
+		}
+		w.exit()
+		select {
+		case <-w.c.exited:
+		default:
+			t.Error("the first container has lost its gate")
+		}
+	})
+}
+
+// TestPanicInCreateLeavesTheIDFree for another try.
+func TestPanicInCreateLeavesTheIDFree(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve()
+		w.inner.Answer["Create"] = func(context.Context, any) (any, error) { panic("a bug") }
+		func() {
+			defer func() { _ = recover() }()
+			_, _ = w.service.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c2"}, planOf(preStop(0)))
+		}()
+		if w.service.container("c2") != nil || !passes(t, w.tap, w.publisher, "c2") {
+			t.Error("the id is still taken")
+		}
+	})
+}
+
+// TestRestoredContainerIsWatchedFromItsCreation, although there is no process
+// before its start.
+func TestRestoredContainerIsWatchedFromItsCreation(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		s, inner, publisher := newTestService(t)
+		ctx, shutdown := context.WithCancel(t.Context())
+		defer shutdown()
+		s.ctx = ctx
+		inner.Answer["Create"] = func(context.Context, any) (any, error) {
+			shimtest.Emit(t, s.tap, "c1 create")
+			return &taskapi.CreateTaskResponse{}, nil
+		}
+		_, err := s.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, planOf(preStop(0)))
+		if err != nil || s.container("c1") == nil {
+			t.Fatalf("got %v", err)
+		}
+		publisher.Expect(t, "c1 create")
+	})
 }

@@ -3,10 +3,6 @@ package shim
 import (
 	"context"
 	"errors"
-	"net"
-	"os"
-	"path/filepath"
-	"slices"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -18,8 +14,6 @@ import (
 	"google.golang.org/grpc/status"
 
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
-	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
-	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/launch"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 )
 
@@ -153,68 +147,6 @@ func TestShutdownDuringACreateThatFails(t *testing.T) {
 	})
 }
 
-// FAULTS A7: a Create that the start action has announced meets a shim that stays, or none.
-func TestExpectedCreate(t *testing.T) {
-	for name, test := range map[string]struct {
-		then  func(*endWorld)
-		after time.Duration // until the shim ends
-	}{
-		"comes, and is deleted": {func(w *endWorld) {
-			close(w.create)
-			if err := <-w.createLater(w.t.Context(), "second"); err != nil {
-				w.t.Error(err)
-			}
-			w.wantEnded(false, "although it has a container")
-			w.delete("second")
-			w.shutdown("second")
-		}, 0},
-		"is given up by containerd":       {func(w *endWorld) { w.delete("second") }, 0},
-		"is given up, without the Delete": {func(w *endWorld) { w.shutdown("second") }, 0},
-		"never comes":                     {func(*endWorld) {}, expectWait},
-		"is announced anew": {func(w *endWorld) {
-			pass(expectWait / 2)
-			w.ending.expect("second")
-		}, expectWait},
-	} {
-		t.Run(name, func(t *testing.T) {
-			inEndWorld(t, func(t *testing.T, w *endWorld) {
-				if !w.ending.expect("second") {
-					t.Fatal("it is refused")
-				}
-				w.shutdown("first")
-				w.wantEnded(false, "although a Create is expected")
-				test.then(w)
-				if test.after > 0 {
-					pass(test.after - time.Millisecond)
-					w.wantEnded(false, "too early")
-					pass(time.Millisecond)
-				}
-				w.wantEnded(true, "at last")
-				if w.ending.expect("third") {
-					t.Error("an ended shim expects a Create")
-				}
-				_, err := w.service.Create(t.Context(), w.request("third"))
-				if status.Code(err) != codes.Unavailable || !strings.Contains(err.Error(), `"third"`) || len(w.containers) > 0 {
-					t.Errorf("an ended shim answers a Create with %v", err)
-				}
-			})
-		})
-	}
-}
-
-// An announced Create that never comes does not end a shim that has containers.
-func TestExpectedCreateNeverComesToAPodThatRuns(t *testing.T) {
-	inEndWorld(t, func(_ *testing.T, w *endWorld) {
-		w.containers["first"] = true
-		w.ending.expect("second")
-		pass(time.Hour)
-		w.wantEnded(false, "although it has a container")
-		w.delete("first")
-		w.shutdown("first")
-		w.wantEnded(true, "when the last container is deleted")
-	})
-}
-
 // FAULTS A1: a shim whose only Create has failed ends by itself, if no client shuts it down.
 func TestFailedCreateEndsTheShim(t *testing.T) {
 	for name, annotations := range map[string]map[string]string{
@@ -281,26 +213,6 @@ func TestFailedCreateInAPodThatRuns(t *testing.T) {
 	}
 }
 
-// The shim's first container is waited for until containerd has removed its bundle.
-func TestFirstContainerNeverComes(t *testing.T) {
-	inEndWorld(t, func(t *testing.T, w *endWorld) {
-		w.ending.expectFirst("c1", w.dir)
-		pass(time.Hour)
-		w.wantEnded(false, "although its bundle is there")
-		if err := os.RemoveAll(w.dir); err != nil {
-			t.Fatal(err)
-		}
-		pass(bundlePause)
-		w.wantEnded(true, "when its bundle is gone")
-	})
-	inEndWorld(t, func(_ *testing.T, w *endWorld) {
-		w.ending.expectFirst("c1", w.dir)
-		w.delete("c1") // containerd has failed between start and Create
-		w.shutdown("c1")
-		w.wantEnded(true, "when containerd has given it up")
-	})
-}
-
 // A Create whose client has given it up is undone: no client would.
 func TestCreateThatIsGivenUpIsUndone(t *testing.T) {
 	for name, giveUp := range map[string]func(w *endWorld, cancel func()){
@@ -361,56 +273,6 @@ func TestTwoCreatesOfOneID(t *testing.T) {
 			t.Errorf("the first one: %v", err)
 		}
 	})
-}
-
-// TestEndRemovesTheSockets when it is decided, the task API's last, and no other shim's.
-func TestEndRemovesTheSockets(t *testing.T) {
-	dir := t.TempDir()
-	var sockets launch.Sockets
-	for _, name := range []string{"s", "d"} {
-		path := filepath.Join(dir, name)
-		listener, err := net.Listen("unix", path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer listener.Close()
-		own, err := launch.At(path)
-		if err != nil {
-			t.Fatal(err)
-		}
-		sockets = append(sockets, own)
-	}
-	e := newTestEnding(t)
-	e.sockets = sockets
-	var seen []string
-	e.RegisterCallback(func(context.Context) error {
-		seen = entriesOf(t, dir)
-		return os.Remove(filepath.Join(dir, "s"))
-	})
-	e.close(t.Context())
-	if !slices.Equal(seen, []string{"s"}) || len(entriesOf(t, dir)) > 0 {
-		t.Errorf("at the removal of the task API's socket there is %v, at the end %v", seen, entriesOf(t, dir))
-	}
-	if err := os.WriteFile(filepath.Join(dir, "s"), nil, 0o600); err != nil { // another shim's
-		t.Fatal(err)
-	}
-	e.close(t.Context())
-	if len(entriesOf(t, dir)) != 1 {
-		t.Error("another shim's socket is removed")
-	}
-}
-
-func entriesOf(t *testing.T, dir string) []string {
-	t.Helper()
-	entries, err := os.ReadDir(dir)
-	if err != nil {
-		t.Fatal(err)
-	}
-	var names []string
-	for _, entry := range entries {
-		names = append(names, entry.Name())
-	}
-	return names
 }
 
 // The time in which a client can retry begins anew at each failed Create, and not before the last of them has ended.
@@ -485,45 +347,6 @@ func TestCreatedContainerAsksForNoShutdown(t *testing.T) {
 			t.Errorf("the runc service is asked for %d shutdowns", asked)
 		}
 	})
-}
-
-// TestCreateIsAnnouncedToTheShim, over its socket: the start action asks whether it will serve the container.
-func TestCreateIsAnnouncedToTheShim(t *testing.T) {
-	s, _, _ := newTestService(t)
-	client := lifecyclev1.NewLaunchClient(dial(t, listen(t, s)))
-	for _, accepted := range []bool{true, false} {
-		got, err := client.Expect(t.Context(), &lifecyclev1.ExpectRequest{Id: "c1"})
-		if err != nil || got.Accepted != accepted {
-			t.Errorf("got %v, %v, want %t", got, err, accepted)
-		}
-		if s.ending.mu.Lock(); !s.ending.busy() {
-			t.Error("the shim expects nothing")
-		}
-		s.ending.mu.Unlock()
-		s.ending.close(t.Context())
-	}
-}
-
-// The task API's socket goes also if the runc service cannot remove it.
-func TestEndRemovesTheSocketItself(t *testing.T) {
-	path := filepath.Join(t.TempDir(), "s")
-	listener, err := net.ListenUnix("unix", &net.UnixAddr{Name: path, Net: "unix"})
-	if err != nil {
-		t.Fatal(err)
-	}
-	listener.SetUnlinkOnClose(false)
-	defer listener.Close()
-	own, err := launch.At(path)
-	if err != nil {
-		t.Fatal(err)
-	}
-	e := newTestEnding(t)
-	e.sockets = launch.Sockets{own}
-	e.RegisterCallback(func(context.Context) error { return errors.New("cannot remove it") })
-	e.close(t.Context())
-	if _, err := os.Lstat(path); !errors.Is(err, os.ErrNotExist) {
-		t.Errorf("the socket: %v", err)
-	}
 }
 
 // A Delete of another container does not make up for a Shutdown that was put off for a Create.

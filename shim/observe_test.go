@@ -346,3 +346,41 @@ func TestProcessCountsHandlers(t *testing.T) {
 		}
 	})
 }
+
+// TestCounts: each thing that happens is counted once, and a trial never.
+func TestCounts(t *testing.T) {
+	path := filepath.Join(t.TempDir(), "lifecycle.prom")
+	synctest.Test(t, func(t *testing.T) {
+		config := lifecycle.Config{PostStart: &lifecycle.Handler{}, PreStop: &lifecycle.Handler{Timeout: second}, GracePeriod: 4 * second}
+		w := both(newWorld(t, config, &fakeHandlers{postStart: takes(0, succeeded), preStop: hangs}))
+		w.c.observer.metricsFile, w.c.observer.counters = path, w.service.counters
+		w.serve().mustStart()
+		if _, err := w.try("postStart"); err != nil {
+			t.Fatal(err)
+		}
+		w.kill(unix.SIGTERM)
+		pass(5 * second)
+		w.exit()
+		if _, err := w.service.Delete(t.Context(), &taskapi.DeleteRequest{ID: "c1"}); err != nil {
+			t.Fatal(err)
+		}
+		<-w.loopEnded
+		w.service.flushCounts(t.Context())
+	})
+	text, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, line := range []string{
+		`lifecycle_shim_handlers_total{handler="postStart",type="exec",result="Succeeded"} 1`,
+		`lifecycle_shim_handlers_total{handler="preStop",type="sleep",result="TimedOut"} 1`,
+		`lifecycle_shim_handler_duration_seconds_sum{handler="preStop"} 1`,
+		"lifecycle_shim_starts_held_total 1", "lifecycle_shim_starts_answered_total 1",
+		"lifecycle_shim_stops_delayed_total 1", "lifecycle_shim_stops_signaled_total 1",
+		"lifecycle_shim_deadlines_total 1", "lifecycle_shim_sigkills_total 1",
+	} {
+		if !strings.Contains(string(text), "\n"+line+"\n") {
+			t.Errorf("no line %q in\n%s", line, text)
+		}
+	}
+}

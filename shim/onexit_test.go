@@ -7,12 +7,15 @@ import (
 	"testing/synctest"
 	"time"
 
+	eventstypes "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"github.com/containerd/containerd/api/types/task"
 	"golang.org/x/sys/unix"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
 
+	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/runner"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
@@ -139,4 +142,40 @@ func TestSIGKILLEndsOnExit(t *testing.T) {
 		w.handlers.expect(t, []string{"onExit Aborted"}, nil)
 		w.publisher.Expect(t, "c1 start, c1 onExit, c1 Aborted, c1 exit")
 	})
+}
+
+// TestOnExitLearnsWhoHasKilled the container: a client, or the kernel for lack of memory.
+func TestOnExitLearnsWhoHasKilled(t *testing.T) {
+	for name, test := range map[string]struct{ killed, oom bool }{"a client": {true, false}, "the kernel": {false, true}, "neither": {false, false}} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, outer(false, true), &fakeHandlers{onExit: takes(0, hookexec.Result{})})
+				learned := &learningHandlers{fakeHandlers: w.handlers}
+				w.c.handlers = learned
+				w.serve().mustStart()
+				switch {
+				case test.killed:
+					w.kill(unix.SIGKILL)
+				case test.oom:
+					w.emit(&eventstypes.TaskOOM{ContainerID: "c1"})
+				}
+				w.exit()
+				synctest.Wait()
+				if learned.killed != test.killed || learned.oom != test.oom {
+					t.Errorf("killed by a client: %t, an OOM kill: %t", learned.killed, learned.oom)
+				}
+			})
+		})
+	}
+}
+
+// learningHandlers notes what an onExit learns.
+type learningHandlers struct {
+	*fakeHandlers
+	killed, oom bool
+}
+
+func (h *learningHandlers) Run(ctx context.Context, run runner.Run) hookexec.Result {
+	h.killed, h.oom = run.Killed(), run.OOMSeen()
+	return h.fakeHandlers.Run(ctx, run)
 }

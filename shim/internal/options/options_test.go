@@ -2,7 +2,6 @@ package options
 
 import (
 	"errors"
-	"fmt"
 	"path/filepath"
 	"reflect"
 	"strings"
@@ -12,9 +11,7 @@ import (
 	eventstypes "github.com/containerd/containerd/api/events"
 	runcoptions "github.com/containerd/containerd/api/types/runc/options"
 	"github.com/containerd/containerd/api/types/runtimeoptions/v1"
-	"github.com/containerd/log"
 	"github.com/containerd/typeurl/v2"
-	"github.com/sirupsen/logrus"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -201,156 +198,6 @@ func TestCRIsOwnKeysAreAccepted(t *testing.T) {
 	got := mustRead(t, shimtest.InTOML(t, "TypeUrl = 'runtimeoptions.v1.Options'\nConfigPath = ''\nBinaryName = 'crun'"))
 	if got.Runc.GetBinaryName() != "crun" {
 		t.Errorf("BinaryName is %q", got.Runc.GetBinaryName())
-	}
-}
-
-func TestOutputLimitHasBounds(t *testing.T) {
-	for _, limit := range []int64{0, 1, defaultOutputLimit, MaxOutputLimit} {
-		for from, read := range limits(t, limit) {
-			got, err := read()
-			if err != nil || got.OutputLimit != int(limit) {
-				t.Errorf("%s: %d: got %d, %v", from, limit, got.OutputLimit, err)
-			}
-		}
-	}
-	for _, limit := range []int64{-1, MaxOutputLimit + 1, -1 << 63, 1<<63 - 1} {
-		for from, read := range limits(t, limit) {
-			_, err := read()
-			t.Run(fmt.Sprintf("%s %d", from, limit), func(t *testing.T) {
-				refused(t, err, "OutputLimit", fmt.Sprint(limit))
-			})
-		}
-	}
-}
-
-// limits are the places from which a limit can come.
-func limits(t *testing.T, limit int64) map[string]func() (Settings, error) {
-	t.Helper()
-	line := fmt.Sprintf("OutputLimit = %d", limit)
-	none := filepath.Join(t.TempDir(), "none.toml")
-	return map[string]func() (Settings, error){
-		"node": func() (Settings, error) {
-			return (&Options{}).Settings(shimtest.WriteFile(t, "config.toml", line))
-		},
-		"TOML": func() (Settings, error) { return mustRead(t, shimtest.InTOML(t, line)).Settings(none) },
-		"typed": func() (Settings, error) {
-			return mustRead(t, shimtest.Pack(t, &lifecyclev1.Options{OutputLimit: &limit})).Settings(none)
-		},
-	}
-}
-
-// TestSettingsOfTheRuntimeWinOverTheNodes: docs/spec.md#options.
-func TestSettingsOfTheRuntimeWinOverTheNodes(t *testing.T) {
-	const (
-		node = "DefaultPostStartTimeout = '20s'\nDefaultGracePeriod = '21s'\nOutputLimit = 22\n"
-		own  = "DefaultPostStartTimeout = '30s'\nDefaultGracePeriod = '31s'\nOutputLimit = 32\n"
-	)
-	builtIn := Settings{120 * time.Second, 10 * time.Second, 4096, "", false}
-	for name, test := range map[string]struct {
-		node    string
-		options *anypb.Any
-		want    Settings
-	}{
-		"nothing is said":     {"", nil, builtIn},
-		"only the node":       {node, nil, Settings{20 * time.Second, 21 * time.Second, 22, "", false}},
-		"the node and runc's": {node, shimtest.Pack(t, &runcoptions.Options{}), Settings{20 * time.Second, 21 * time.Second, 22, "", false}},
-		"only the runtime":    {"", shimtest.InTOML(t, own), Settings{30 * time.Second, 31 * time.Second, 32, "", false}},
-		"both":                {node, shimtest.InTOML(t, own), Settings{30 * time.Second, 31 * time.Second, 32, "", false}},
-		"each says one": {
-			"DefaultGracePeriod = '21s'", shimtest.InTOML(t, "OutputLimit = 0"),
-			Settings{120 * time.Second, 21 * time.Second, 0, "", false},
-		},
-		"counters": {
-			node + "MetricsFile = '/a'", shimtest.InTOML(t, "MetricsFile = '/b'"),
-			Settings{20 * time.Second, 21 * time.Second, 22, "/b", false},
-		},
-		"output to the log": {
-			node + "HandlerOutput = 'Log'", shimtest.InTOML(t, ""),
-			Settings{20 * time.Second, 21 * time.Second, 22, "", true},
-		},
-		"output not to the log, for one runtime": {
-			node + "HandlerOutput = 'Log'", shimtest.InTOML(t, "HandlerOutput = 'Status'"),
-			Settings{20 * time.Second, 21 * time.Second, 22, "", false},
-		},
-		"typed output to the log": {
-			node, shimtest.Pack(t, &lifecyclev1.Options{HandlerOutput: "Log"}),
-			Settings{20 * time.Second, 21 * time.Second, 22, "", true},
-		},
-		"typed": {node, shimtest.Pack(t, typedOptions(nil)), Settings{90 * time.Second, 90 * time.Second, 100, "", false}},
-		"typed, one": {
-			node, shimtest.Pack(t, &lifecyclev1.Options{DefaultGracePeriod: durationpb.New(time.Second)}),
-			Settings{20 * time.Second, time.Second, 22, "", false},
-		},
-	} {
-		t.Run(name, func(t *testing.T) {
-			path := shimtest.WriteFile(t, "config.toml", test.node)
-			if test.node == "" {
-				path = filepath.Join(t.TempDir(), "none.toml")
-			}
-			got, err := mustRead(t, test.options).Settings(path)
-			if err != nil || got != test.want {
-				t.Errorf("got %+v, %v; want %+v", got, err, test.want)
-			}
-		})
-	}
-}
-
-// TestNodeConfigThatIsRefused: docs/spec.md#settings.
-func TestNodeConfigThatIsRefused(t *testing.T) {
-	for name, test := range map[string]struct{ body, says string }{
-		"an unknown key":      {"OutputLimits = 1", `unknown setting "OutputLimits"; allowed: DefaultPostStartTimeout, DefaultGracePeriod, OutputLimit`},
-		"an option of runc's": {"BinaryName = 'crun'", "BinaryName"},
-		"no TOML":             {"[[[", ""},
-		"a bad duration":      {"DefaultGracePeriod = '-1s'", `DefaultGracePeriod: "-1s"`},
-		"an unknown output":   {"HandlerOutput = 'log'", `HandlerOutput: "log" is neither "Status" nor "Log"`},
-		"a relative path":     {"MetricsFile = 'a.prom'", `MetricsFile: "a.prom" is no absolute path`},
-	} {
-		t.Run(name, func(t *testing.T) {
-			path := shimtest.WriteFile(t, "config.toml", test.body)
-			_, err := (&Options{}).Settings(path)
-			refused(t, err, path, test.says)
-		})
-	}
-	t.Run("a file that cannot be read", func(t *testing.T) {
-		dir := t.TempDir()
-		_, err := (&Options{}).Settings(dir)
-		refused(t, err, dir)
-	})
-}
-
-// TestWarningOfNodeConfig: one line, also where no container has handlers, and
-// none for a file that is good or not there.
-func TestWarningOfNodeConfig(t *testing.T) {
-	for name, test := range map[string]struct {
-		path string
-		says string // empty: nothing is logged
-	}{
-		"wrong":     {shimtest.WriteFile(t, "config.toml", "DefaultGracePeriod = 'soon'"), "DefaultGracePeriod"},
-		"no file":   {t.TempDir(), "is a directory"},
-		"good":      {shimtest.WriteFile(t, "config.toml", "DefaultGracePeriod = '1s'"), ""},
-		"not there": {filepath.Join(t.TempDir(), "none.toml"), ""},
-	} {
-		t.Run(name, func(t *testing.T) {
-			var written strings.Builder
-			logger := logrus.New()
-			logger.SetOutput(&written)
-			WarnOfNode(log.WithLogger(t.Context(), logrus.NewEntry(logger)), test.path)
-			if test.says == "" {
-				if written.Len() > 0 {
-					t.Errorf("it logs %q", written.String())
-				}
-				return
-			}
-			line, more, _ := strings.Cut(written.String(), "\n")
-			for _, part := range []string{"level=warning", "handlers will be refused", test.path, test.says} {
-				if !strings.Contains(line, part) {
-					t.Errorf("%q does not say %q", line, part)
-				}
-			}
-			if more != "" {
-				t.Errorf("it logs more: %q", more)
-			}
-		})
 	}
 }
 
