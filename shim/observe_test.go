@@ -141,7 +141,7 @@ func TestLogOfAHandler(t *testing.T) {
 // TestLinesThatAreLostAreLogged, and in the status; how many, and never which.
 func TestLinesThatAreLostAreLogged(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
-		result := hookexec.Result{Outcome: lifecycle.Succeeded, Output: "a secret", LostLines: 7, LogErr: errors.New("nobody reads it")}
+		result := hookexec.Result{Outcome: lifecycle.Succeeded, Output: "a secret", LostLines: 7, LogErr: errors.New("no reader")}
 		w, collected := loggedWorld(t, logrus.InfoLevel, postStart(0), &fakeHandlers{postStart: takes(second, result)})
 		<-w.serve().start(0).done
 		lines := collected.of("cannot log all output: lines of a handler's output are missing in the container's log")
