@@ -27,8 +27,10 @@ func TestPhases(t *testing.T) {
 		if len(cells) != 5 {
 			continue
 		}
-		machine[cells[0]] = true
-		if cells[2] != "(stays)" {
+		if cells[0] != "" { // the same situation as in the row above
+			machine[cells[0]] = true
+		}
+		if cells[2] != "" { // else the situation stays
 			machine[cells[2]] = true
 		}
 	}

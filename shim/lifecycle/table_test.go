@@ -176,7 +176,7 @@ func rowOf(t *testing.T, config Config, s *situation, event Event) row {
 		if len(effects) == 0 {
 			return row{}
 		}
-		r.to = "(stays)"
+		r.to = ""
 	}
 	words := make([]string, len(effects))
 	for i, effect := range effects {
@@ -188,7 +188,7 @@ func rowOf(t *testing.T, config Config, s *situation, event Event) row {
 
 func (r row) String() string {
 	if r == (row{}) {
-		return "(stays) |  | ignored"
+		return " |  | ignored"
 	}
 	return fmt.Sprintf("%s | %s | %s", r.to, r.effects, r.why)
 }
@@ -204,6 +204,9 @@ var tables = []struct {
 	{"Under CRI, where it differs", newTestConfig(true, "Fail", "preStop with a limit", 0)},
 	{"With preStart and onExit, where it differs", withOuterHandlers(newTestConfig(false, "Fail", "preStop with a limit", 0), "Fail", true)},
 }
+
+// everyEnd are the columns of all ends of a handler.
+const everyEnd = "HandlerEnded, Succeeded; HandlerEnded, Failed; HandlerEnded, container exited"
 
 // stageRow is the row of the situation that is named like the stage.
 func stageRow(t *testing.T, config Config, s *situation, event Event) row {
@@ -256,8 +259,10 @@ func TestTable(t *testing.T) {
 				}
 				events[r] = append(events[r], column.name)
 			}
+			name := s.name // stands in its first row only
 			for _, r := range rows {
-				fmt.Fprintf(&b, "| %s | %s | %s |\n", s.name, strings.Join(events[r], "; "), r)
+				fmt.Fprintf(&b, "| %s | %s | %s |\n", name, strings.ReplaceAll(strings.Join(events[r], "; "), everyEnd, "HandlerEnded"), r)
+				name = ""
 			}
 		}
 		b.WriteString("\n")
