@@ -171,3 +171,42 @@ func TestBoundOfLogLines(t *testing.T) {
 		}
 	}
 }
+
+// TestAnswerBoundsErrors: an error that is too long is cut, and takes nothing of the response away.
+func TestAnswerBoundsErrors(t *testing.T) {
+	got, err := Answer(5, errors.New(hostileText))
+	shimtest.WantBounded(t, err)
+	if got != 5 {
+		t.Errorf("the response is %v", got)
+	}
+	if _, err := Answer(5, nil); err != nil {
+		t.Errorf("no error became %v", err)
+	}
+}
+
+// TestPrinted: an error that an action prints is cut, together with the runtime's name before it, and keeps its cause.
+func TestPrinted(t *testing.T) {
+	if err := Printed(nil); err != nil {
+		t.Errorf("no error became %v", err)
+	}
+	if got := Printed(fs.ErrExist); got != fs.ErrExist { //nolint:errorlint // the very same
+		t.Errorf("a short error became %v", got)
+	}
+	long := fmt.Errorf("%s: %w", strings.Repeat("x", 2*shorten.MaxError), fs.ErrExist)
+	got := Printed(long)
+	if size := len(got.Error()); size > shorten.MaxError-64 || size < shorten.MaxError-100 || !errors.Is(got, fs.ErrExist) || !strings.HasSuffix(got.Error(), fs.ErrExist.Error()) {
+		t.Errorf("%d bytes: %.100v", size, got)
+	}
+}
+
+// TestCodeOfALongError is the one that the ttrpc server would give it.
+func TestCodeOfALongError(t *testing.T) {
+	long := strings.Repeat("x", 2*shorten.MaxError)
+	for cause, want := range map[error]codes.Code{
+		fs.ErrExist: codes.AlreadyExists, fs.ErrNotExist: codes.NotFound, fs.ErrPermission: codes.PermissionDenied, fs.ErrClosed: codes.Unknown,
+	} {
+		if got := status.Code(boundError(&fs.PathError{Op: "open", Path: long, Err: cause})); got != want {
+			t.Errorf("%v: %s, want %s", cause, got, want)
+		}
+	}
+}

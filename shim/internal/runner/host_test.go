@@ -170,7 +170,7 @@ func (r *Runner) mustPrepare(t *testing.T) {
 	if err := r.Begin(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.prepare(os.Getpid(), nil); err != nil {
+	if err := r.Prepare(os.Getpid(), nil); err != nil {
 		t.Fatal(err)
 	}
 }

@@ -26,7 +26,7 @@ func TestFailedPreparationIsReported(t *testing.T) {
 	if err := r.Begin(t.Context()); err != nil {
 		t.Fatal(err)
 	}
-	if err := r.prepare(os.Getpid(), nil); err == nil || !strings.Contains(err.Error(), "no such profile") {
+	if err := r.Prepare(os.Getpid(), nil); err == nil || !strings.Contains(err.Error(), "no such profile") {
 		t.Errorf("got %v", err)
 	}
 	result := r.Run(t.Context(), Run{Kind: lifecycle.PostStart, Progress: &hookexec.Progress{}, OOMSeen: never, Killed: never})
@@ -98,6 +98,9 @@ func TestPreparationIsOnlyForExec(t *testing.T) {
 	r.mustPrepare(t)
 	if r.preparation != nil || host.file("prepare") != "" {
 		t.Error("a sleep is prepared")
+	}
+	if r.background == nil {
+		t.Error("the output of processes in the background is not taken over")
 	}
 	r, _ = newTestRunner(t, host, &lifecyclev1.Block{PreStop: execHandler("x")})
 	r.config.NoNewKeyring = true
