@@ -314,3 +314,15 @@ func TestSystemdCgroupInWhateverCase(t *testing.T) {
 		t.Errorf("got %v, %v", &got, err)
 	}
 }
+
+// TestSystemdCgroupKeepsOtherOptions of runc.
+func TestSystemdCgroupKeepsOtherOptions(t *testing.T) {
+	packed, err := mustRead(t, shimtest.InTOML(t, "BinaryName = 'crun'")).ForRunc(true)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var got runcoptions.Options
+	if err := typeurl.UnmarshalTo(packed, &got); err != nil || got.BinaryName != "crun" || !got.SystemdCgroup {
+		t.Errorf("got %v, %v", &got, err)
+	}
+}

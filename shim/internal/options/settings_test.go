@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"io"
 	"os"
 	"path/filepath"
 	"reflect"
@@ -226,5 +227,24 @@ func TestWarningOfNodeConfig(t *testing.T) {
 				t.Errorf("it logs more: %q", more)
 			}
 		})
+	}
+}
+
+// TestOutputLimitIsAMiB (docs/spec.md#settings): with an error around it, it fits into a message of ttrpc.
+func TestOutputLimitIsAMiB(t *testing.T) {
+	if MaxOutputLimit != 1<<20 {
+		t.Errorf("it is %d bytes", MaxOutputLimit)
+	}
+}
+
+// brokenWriter is a pipe whose reader has gone.
+type brokenWriter struct{}
+
+func (brokenWriter) Write([]byte) (int, error) { return 0, io.ErrClosedPipe }
+
+func TestShowFailsIfItCannotWrite(t *testing.T) {
+	var errOut bytes.Buffer
+	if status := Show(filepath.Join(t.TempDir(), "none"), brokenWriter{}, &errOut); status != 1 || !strings.Contains(errOut.String(), io.ErrClosedPipe.Error()) {
+		t.Errorf("status %d, %q", status, errOut.String())
 	}
 }
