@@ -186,7 +186,7 @@ func (c *container) send(m message) bool {
 // loop takes the container's events until it is deleted or ctx ends.
 func (c *container) loop(ctx context.Context) {
 	defer c.end()
-	defer c.recovered("the container's loop")
+	defer c.recovered("decide for the container any more")
 	timer := time.NewTimer(time.Hour)
 	for !c.machine.Done() {
 		c.setTimer(timer)
@@ -286,7 +286,7 @@ func (c *container) run(effect lifecycle.Effect) {
 		defer cancel(nil)
 		result := lifecycle.Result{Outcome: lifecycle.Failed, Message: "internal error"} // of a panic
 		defer func() { c.post(lifecycle.Event{Kind: lifecycle.HandlerEnded, Result: result}) }()
-		defer c.recovered("the running of a handler")
+		defer c.recovered("report the end of a handler")
 		c.endTrial(ctx) // at most one handler runs at a time
 		result = c.runToEnd(ctx, run, effect)
 	}()
@@ -312,7 +312,7 @@ func (c *container) runToEnd(ctx context.Context, run *handlerRun, effect lifecy
 func (c *container) runHandler(ctx context.Context, run *handlerRun, effect lifecycle.Effect) (result hookexec.Result) {
 	defer func() {
 		if value := recover(); value != nil {
-			log.G(c.ctx).Errorf("panic in a handler: %v\n%s", value, debug.Stack())
+			log.G(c.ctx).Errorf("cannot finish a handler: panic in it: %v\n%s", value, debug.Stack())
 			result = hookexec.Result{Outcome: lifecycle.Failed, Err: &panicError{value: value}, ExitCode: -1}
 		}
 	}()
@@ -393,8 +393,8 @@ func (c *container) releaseExit() {
 func (c *container) closeDeleted() { c.deletedOnce.Do(func() { close(c.deleted) }) }
 
 // recovered logs a panic, which must not end the shim of a whole pod.
-func (c *container) recovered(where string) {
+func (c *container) recovered(what string) {
 	if value := recover(); value != nil {
-		log.G(c.ctx).Errorf("panic in %s: %v\n%s", where, value, debug.Stack())
+		log.G(c.ctx).Errorf("cannot %s: panic in it: %v\n%s", what, value, debug.Stack())
 	}
 }

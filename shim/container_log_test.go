@@ -64,7 +64,7 @@ func TestPanicsAreLogged(t *testing.T) {
 		_ = w.serve().start(0).answered(t, second)
 		synctest.Wait()
 		if !slices.ContainsFunc(lines.All(), func(line string) bool {
-			return strings.HasPrefix(line, "error panic in the running of a handler: ") && strings.Contains(line, "container.go:")
+			return strings.HasPrefix(line, "error cannot report the end of a handler: panic in it: ") && strings.Contains(line, "container.go:")
 		}) {
 			t.Errorf("logged %q", lines.All())
 		}

@@ -41,7 +41,7 @@ const (
 	idleWait = 10 * time.Second
 	// bundlePause is between two checks whether the bundle of the shim's first container
 	// still exists, before its Create.
-	bundlePause = 10 * time.Second
+	bundlePause = time.Second
 )
 
 // ending decides when the shim ends. It is the shutdown.Service of the runc service.
@@ -155,7 +155,7 @@ func (e *ending) settle() {
 	e.due = false
 	defer func() { // this runs in a timer's goroutine, or in another request
 		if value := recover(); value != nil {
-			log.L.Errorf("panic in a shutdown: %v\n%s", value, debug.Stack())
+			log.L.Errorf("cannot shut the shim down: panic in the request: %v\n%s", value, debug.Stack())
 		}
 	}()
 	if _, err := e.shutdown(context.Background(), &taskapi.ShutdownRequest{}); err != nil {

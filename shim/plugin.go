@@ -155,7 +155,7 @@ func (s *service) UnaryServerInterceptor() ttrpc.UnaryServerInterceptor {
 	return func(ctx context.Context, unmarshal ttrpc.Unmarshaler, info *ttrpc.UnaryServerInfo, method ttrpc.Method) (response any, err error) {
 		defer func() {
 			if value := recover(); value != nil {
-				log.G(ctx).Errorf("panic in %s: %v\n%s", info.FullMethod, value, debug.Stack())
+				log.G(ctx).Errorf("cannot answer %s: panic in the request: %v\n%s", info.FullMethod, value, debug.Stack())
 				err = toGRPC(&panicError{value: value})
 			}
 			response, err = bounds.Answer(response, err)

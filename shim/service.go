@@ -137,7 +137,7 @@ func (s *service) awaitCreation(ctx context.Context, c *container) error {
 func (s *service) startInner(ctx context.Context, c *container, r *taskapi.StartRequest, deadline time.Time) (_ *taskapi.StartResponse, err error) {
 	defer func() { // the machine waits for the result
 		if value := recover(); value != nil {
-			log.G(c.ctx).Errorf("panic in a start: %v\n%s", value, debug.Stack())
+			log.G(c.ctx).Errorf("cannot finish a start: panic in it: %v\n%s", value, debug.Stack())
 			err = &panicError{value: value}
 		}
 	}()
