@@ -20,15 +20,15 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
-// handlers runs a container's handlers. It is the seam between the loop and the
-// world below it: runner.Runner.
+// handlers is what the loop needs to run a container's handlers. runner.Runner implements
+// it.
 type handlers interface {
 	// Started is called when the container's process has started.
 	Started(ctx context.Context, pid int, exited <-chan struct{}) error
 	// Run runs one handler until it has ended or ctx is cancelled.
 	Run(ctx context.Context, run runner.Run) hookexec.Result
-	// Unpark ends a start's handler that was begun before it was due. It may be called at
-	// any time, from any goroutine.
+	// Unpark ends the parked handler, whose process was started before the machine ran it.
+	// It may be called at any time, from any goroutine.
 	Unpark()
 	// Signal sends a signal that no client requested.
 	Signal(ctx context.Context, signal lifecycle.Signal) error
@@ -70,7 +70,7 @@ type container struct {
 	created chan struct{}
 	// killed: a SIGKILL was requested, or sent.
 	killed atomic.Bool
-	// exited is closed when the loop has received the first exit.
+	// exited is closed once the first exit is in the mailbox.
 	exited   chan struct{}
 	exitOnce sync.Once
 	// ended is closed when no client has to wait for onExit any more; it is nil without
@@ -100,7 +100,7 @@ type container struct {
 	lastID  lifecycle.RequestID
 	abort   context.CancelCauseFunc // of the handler that was run last, nil before the first
 	running *handlerRun             // the handler that was run last
-	limit   time.Duration           // of the running handler, from its begin; meant, not measured
+	limit   time.Duration           // of the running handler, from its start, as planned
 }
 
 // message is an event on its way to the loop.
@@ -164,7 +164,7 @@ func (r *request) wait() verdict { return <-r.verdict }
 func (c *container) post(event lifecycle.Event) {
 	c.send(message{event: event})
 	if event.Kind == lifecycle.ContainerExited {
-		// Last, so that a handler that waits for it ends after the loop knows of the exit.
+		// Last, so that the loop takes the exit before the end of a handler that waits for it.
 		c.exitOnce.Do(func() { close(c.exited) })
 	}
 }

@@ -14,15 +14,15 @@ import (
 
 // Create has three parts: plan refuses what cannot be done, before anything is done; build
 // creates the container and what its handlers need; undo takes back what a failed build
-// has done. A Create that fails leaves nothing behind, and one that its client gave up
-// fails.
+// has done. A Create that fails leaves nothing behind, and a Create whose client has given
+// up fails.
 func (s *service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (response *taskapi.CreateTaskResponse, err error) {
 	if err := s.ending.begin(r.ID); err != nil {
 		return nil, toGRPC(err)
 	}
 	created := false
 	defer func() { s.ending.done(r.ID, created) }()         // after a panic too
-	_ = s.unanswered.Acquire(context.WithoutCancel(ctx), 1) // waits at most until the shim has ended
+	_ = s.unanswered.Acquire(context.WithoutCancel(ctx), 1) // blocks only once the shim is ending
 	defer s.unanswered.Release(1)
 	p, err := s.plan(r)
 	if err == nil {
@@ -48,7 +48,7 @@ type creation struct {
 	pid  uint32
 }
 
-// build creates the container.
+// build carries out the plan.
 func (s *service) build(ctx context.Context, r *taskapi.CreateTaskRequest, p plan) (*taskapi.CreateTaskResponse, error) {
 	r.Options = p.options
 	b := &creation{service: s, id: r.ID}

@@ -2,9 +2,10 @@
 //
 // # What is wrapped
 //
-// service embeds the runc service. It overrides Create, Start, State, Kill, Wait, Pids and
-// Delete for containers whose annotations ask for handlers, and Shutdown. Every other call,
-// and every call for another container, goes straight to the runc service.
+// service embeds the runc service. It overrides Create and Shutdown for every container, and
+// Start, State, Kill, Wait, Pids and Delete for containers whose annotations ask for
+// handlers. Of a Delete of another container it notes only the id. Every other call goes
+// straight to the runc service.
 //
 // # Who owns what
 //
@@ -22,22 +23,31 @@
 //
 // # Who knows of an exit
 //
-// The runc service reaps the container's process, and State then returns STOPPED. In this
-// package four places learn of the exit, in this order:
+// The runc service reaps the container's process, and State then returns STOPPED. Four
+// places learn of the exit, in this order:
 //
 //  1. hookexec.Init asks the kernel: the init is exiting before it can be reaped. A handler
 //     that fails meanwhile has failed because of the exit.
 //  2. tap.Gate sees TaskExit published. It holds the event if there is an onExit, and a
-//     Delete waits in AwaitEnd until the event has passed.
-//  3. lifecycle.Machine gets ContainerExited in the loop's mailbox, and decides what follows.
-//     The container's stage is what clients see.
+//     Delete waits in AwaitEnd until the tap has seen TaskExit and TaskDelete.
+//  3. The loop's mailbox gets ContainerExited, from which lifecycle.Machine decides what
+//     follows. The container's stage is what clients see.
 //  4. container.exited is closed once the event is in the mailbox. Handlers and trials end
-//     with it, so that the machine learns of the exit before it learns of their end.
+//     with it, so that the loop takes the exit before the end of a handler.
 //
 // A client may know of an exit before its event: noteExit asks the runc service and posts
 // the event, so that the machine is never behind its client. Two more channels concern the
 // exit and say something else: container.ended is closed when clients may learn of the exit,
 // after onExit, and container.deleted when the container is gone.
+//
+// # The first handler
+//
+// A start waits for its first handler, preStart or postStart, so the runner does before the
+// start what it can. It prepares while the runtime creates the container, and then begins
+// the handler and parks its process inside the container (Park). The process continues when
+// the machine runs the handler. A Kill or a Delete ends a parked process first (Unpark): the
+// container's pid namespace cannot end before it has been reaped. If the handler runs
+// nevertheless, it begins again.
 //
 // # OnExit
 //

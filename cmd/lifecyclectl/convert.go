@@ -12,13 +12,13 @@ func newConvert() *cobra.Command {
 	m := &manifests{}
 	command := &cobra.Command{
 		Use:   "convert -f FILE|DIRECTORY|- [-f …]",
-		Short: "Move the lifecycle handlers of manifests into annotations of this shim",
-		Long: `Move the lifecycle handlers of manifests into annotations of this shim.
+		Short: "Move the lifecycle handlers of manifests into annotations of lifecycle-shim",
+		Long: `Move the lifecycle handlers of manifests into annotations of lifecycle-shim.
 
 It changes pods and pod templates that have a postStart or preStop handler: pods, Deployments, StatefulSets, DaemonSets, ReplicaSets,
 ReplicationControllers, Jobs, CronJobs, other kinds with containers at spec.template.spec, and lists of these. It moves each container's handlers
-into the annotation <container>.lifecycle-shim.io/lifecycle, so that the kubelet does not run them too, with named ports as numbers and with
-the pod's terminationGracePeriodSeconds. It sets runtimeClassName.
+into the annotation <container>.lifecycle-shim.io/lifecycle, so that the kubelet does not run them too. Named ports become numbers, and
+the pod's terminationGracePeriodSeconds is added. It sets runtimeClassName.
 The preStop of a sidecar stays with the kubelet, unless the pod has the annotation lifecycle-shim.io/sidecars: Move. Pods of
 another RuntimeClass and pods for Windows are not changed.
 Only the text of what moves changes: comments, layout and quoting stay, and documents without handlers are copied byte for byte.

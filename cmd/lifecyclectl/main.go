@@ -36,7 +36,7 @@ func newRoot() *cobra.Command {
 	o := &options{}
 	root := &cobra.Command{
 		Use:           "lifecyclectl",
-		Short:         "Show what containers' lifecycle handlers do",
+		Short:         "Show, try and check the lifecycle handlers of containers",
 		Version:       version.Version,
 		SilenceUsage:  true,
 		SilenceErrors: true,

@@ -31,7 +31,7 @@ func (m *manifests) addFlags(command *cobra.Command) {
 	flags.StringSliceVarP(&m.names, "filename", "f", nil, "a file, a directory (its .yaml, .yml and .json files), or - for stdin; may be repeated")
 	flags.BoolVarP(&m.recursive, "recursive", "R", false, "read the directories below a directory too")
 	flags.StringVar(&m.runtimeClass, "runtime-class", convert.DefaultRuntimeClass, "name of the RuntimeClass whose handler is this shim")
-	flags.StringArrayVar(&m.podsAt, "pods-at", nil, "KIND[.GROUP]=PATH: where a kind that is not built in has pod templates, such as RayCluster.ray.io=spec.workerGroupSpecs[*].template; may be repeated")
+	flags.StringArrayVar(&m.podsAt, "pods-at", nil, "KIND[.GROUP]=PATH: where an unknown kind has its pod templates, such as RayCluster.ray.io=spec.workerGroupSpecs[*].template; may be repeated")
 	_ = command.MarkFlagRequired("filename") // the flag is there
 	_ = command.MarkFlagFilename("filename", manifestExtensions...)
 }

@@ -30,7 +30,11 @@ func newStatus(o *options) *cobra.Command {
 	command := &cobra.Command{
 		Use:   "status [ID|PREFIX]",
 		Short: "List the containers with handlers and the runs of their handlers",
-		Args:  cobra.MaximumNArgs(1),
+		Long: `List the containers with handlers and the runs of their handlers.
+
+PHASE is the stage of the container (docs/lifecycle.md). ENDS says when the handler is ended and who set that limit. MESSAGE says why a
+handler did not succeed, with its last output, or why one that still runs was aborted.`,
+		Args: cobra.MaximumNArgs(1),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			prefix := strings.Join(args, "")
 			print, err := printerOf(format)
@@ -44,7 +48,7 @@ func newStatus(o *options) *cobra.Command {
 		},
 	}
 	command.Flags().StringVarP(&format, "output", "o", "table", "table, json or yaml")
-	command.Flags().BoolVarP(&watch, "watch", "w", false, "show it again every second")
+	command.Flags().BoolVarP(&watch, "watch", "w", false, "refresh every second")
 	return command
 }
 
@@ -151,7 +155,7 @@ func printTable(out io.Writer, _ []*shim, places []place) error {
 	var text bytes.Buffer
 	colours := []string{""} // one per line; the first line has the names of the columns
 	table := tabwriter.NewWriter(&text, 0, 0, 2, ' ', 0)
-	fmt.Fprintln(table, "NAMESPACE\tCONTAINER\tPHASE\tHANDLER\tRESULT\tTOOK\tATTEMPTS\tENDS\tLAST WORDS")
+	fmt.Fprintln(table, "NAMESPACE\tCONTAINER\tPHASE\tHANDLER\tRESULT\tTOOK\tATTEMPTS\tENDS\tMESSAGE")
 	for _, place := range places {
 		phase := place.status.Phase
 		if place.status.PendingSignal != 0 {

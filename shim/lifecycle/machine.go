@@ -11,14 +11,14 @@ type Machine struct {
 	stop    stop
 	// notStarted: the entrypoint never began, which onExit has to know.
 	notStarted bool
-	// limitAt: while a handler runs, its time limit, then it is aborted. After the
-	// abort, and while a Delete waits, when the machine continues without its end.
+	// limitAt: while a handler runs, when it is aborted. After that, and while a Delete
+	// waits, when the machine stops waiting for its end.
 	limitAt time.Time
 	// signalAt: preStop's share of the grace period ends, then the stop signal is
 	// sent. Zero if CRI decides.
 	signalAt time.Time
-	// killAt: the grace period ends, then SIGKILL is sent. Zero if no SIGKILL is
-	// the shim's to send, or one was sent.
+	// killAt: the grace period ends, then SIGKILL is sent. Zero if the shim sends no
+	// SIGKILL, or has sent it.
 	killAt time.Time
 	// deletes are the Delete requests that wait for an exit or a handler's end.
 	deletes []RequestID

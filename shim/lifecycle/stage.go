@@ -2,8 +2,8 @@ package lifecycle
 
 import "time"
 
-// Stage is where a container with handlers stands in its life. What is more
-// precise is state beside it: the handler slot, the held start, the stop.
+// Stage is where a container with handlers stands in its life. Finer
+// detail is kept beside it: the handler slot, the held start, the stop.
 type Stage uint8
 
 // The stages of a container. docs/lifecycle.md draws them.
@@ -32,8 +32,8 @@ const (
 	// StageOnExit: the process has exited. onExit runs, or waits for the end of an
 	// earlier handler. The exit is held until onExit has ended.
 	StageOnExit
-	// StageExited: the process has exited, and so has its onExit. A Delete may
-	// wait for the end of a handler.
+	// StageExited: the process has exited, and nothing waits for onExit any more. A
+	// Delete may wait for the end of a handler.
 	StageExited
 	// StageDeleted: the runtime has deleted the container.
 	StageDeleted

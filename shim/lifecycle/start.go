@@ -10,9 +10,13 @@ import "time"
 func (m *Machine) startRequested(now time.Time, event Event) {
 	switch m.stage {
 	case StageCreated:
-	case StagePreStart, StageCancelled:
+	case StagePreStart:
 		m.why = "refused: the runtime would start the entrypoint"
-		m.answer(event.Request, &RefusedError{"cannot start a container that is being started, or whose start has failed: delete it"})
+		m.answer(event.Request, &RefusedError{"cannot start a container that is being started"})
+		return
+	case StageCancelled:
+		m.why = "refused: the runtime would start the entrypoint"
+		m.answer(event.Request, &RefusedError{"cannot start a container whose start has failed: delete it"})
 		return
 	default:
 		m.why = "already started: forwarded, so that the runtime returns its own error"
@@ -42,8 +46,8 @@ func (m *Machine) runStartHandler(now time.Time, kind Kind, handler *Handler) {
 	m.run(Effect{Handler: kind, Limit: limit, LimitOwner: owner})
 }
 
-// timeOutStartHandler aborts preStart or postStart. The machine does not wait for
-// its end until the request's deadline: a process may be stuck in the kernel.
+// timeOutStartHandler aborts preStart or postStart. The machine waits for its end only
+// until limitAt, not until the request's deadline: a process may be stuck in the kernel.
 func (m *Machine) timeOutStartHandler(now time.Time) {
 	m.abort(TimeLimit)
 	m.limitAt = abortLimit(now, m.held.deadline)
@@ -86,7 +90,8 @@ func (m *Machine) failPreStart(failure StartError) {
 	m.held.failure, m.notStarted = &failure, true
 }
 
-// killUnstarted kills the process that waits to become the entrypoint.
+// killUnstarted kills the process that waits to become the entrypoint. It may be exiting
+// already: SIGKILL does nothing then.
 func (m *Machine) killUnstarted(now time.Time) {
 	m.send(Signal{Number: sigKILL})
 	m.cancel(now)
@@ -256,8 +261,8 @@ func (m *Machine) boundHeld(now, exitAt time.Time) {
 	}
 }
 
-// boundPassed does so after a forwarded signal: SIGKILL ends a container at once, a
-// stop signal within the grace period, or never.
+// boundPassed makes sure of it after a forwarded signal: SIGKILL ends a container at
+// once, a stop signal within the grace period or never.
 func (m *Machine) boundPassed(now time.Time) {
 	if m.held == nil {
 		return
