@@ -83,7 +83,7 @@ func TestC1SeventeenthBackgroundOutputClosesTheOldest(t *testing.T) {
 		if now := linesOf(c, "alive1"); now > first+3 {
 			b.Errorf("the oldest child has written %d lines since its output was closed", now-first)
 		}
-		if log := b.Daemon.Log()[b.LogStart:]; strings.Count(log, "the oldest output is closed") != 1 {
+		if log := b.Daemon.Log()[b.LogStart:]; strings.Count(log, "cannot keep all outputs open") != 1 {
 			b.Error("the log does not say once that the oldest output is closed")
 		}
 		c.End(137)

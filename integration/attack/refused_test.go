@@ -175,7 +175,7 @@ func refuseRaw(b *bed.Bench, p *bed.Group) {
 	if err != nil {
 		b.Fatal(err)
 	}
-	bundle := copyBundle(b, p.Bystander)
+	bundle := copyBundle(b, p.Bystander, "raw")
 	before := snapshot(b)
 	options, err := typeurl.MarshalAnyToProto(b.Options(""))
 	if err != nil {
@@ -192,7 +192,10 @@ func refuseRaw(b *bed.Bench, p *bed.Group) {
 	for i := range 10 {
 		ctx, cancel := context.WithTimeout(b.Context(), time.Duration(i)*5*time.Millisecond)
 		short := dialShim(b, address)
-		_, _ = short.Create(ctx, &taskapi.CreateTaskRequest{ID: fmt.Sprintf("raw%d", i), Bundle: bundle, Options: options})
+		id := fmt.Sprintf("raw%d", i)
+		if _, err := short.Create(ctx, &taskapi.CreateTaskRequest{ID: id, Bundle: copyBundle(b, p.Bystander, id), Options: options}); err == nil {
+			b.Errorf("the Create of %s returned before its hook", id)
+		}
 		cancel()
 		_ = short.connection.Close()
 	}
@@ -216,8 +219,8 @@ func dialShim(b *bed.Bench, address string) shimClient {
 	return shimClient{TTRPCTaskService: taskapi.NewTTRPCTaskClient(connection), connection: connection}
 }
 
-// copyBundle returns a bundle of a container that is like c, in its own cgroup.
-func copyBundle(b *bed.Bench, c *bed.Container) string {
+// copyBundle returns a bundle of a container that is like c, in its own cgroup. Its creation takes 300 ms at least.
+func copyBundle(b *bed.Bench, c *bed.Container, cgroup string) string {
 	b.Helper()
 	state, err := taskState(b, c)
 	if err != nil {
@@ -231,7 +234,8 @@ func copyBundle(b *bed.Bench, c *bed.Container) string {
 	if err := json.Unmarshal(text, &spec); err != nil {
 		b.Fatal(err)
 	}
-	spec.Linux.CgroupsPath = filepath.Join(b.Target.CgroupParent(), "raw")
+	spec.Linux.CgroupsPath = filepath.Join(b.Target.CgroupParent(), cgroup)
+	spec.Hooks = &specs.Hooks{CreateRuntime: []specs.Hook{{Path: "/bin/sleep", Args: []string{"sleep", "0.3"}}}}
 	if text, err = json.Marshal(spec); err != nil {
 		b.Fatal(err)
 	}
