@@ -113,7 +113,7 @@ func TestPackage(t *testing.T) {
 func (m *machine) readme() {
 	m.t.Helper()
 	lines := commands(strings.ReplaceAll(block(m.t, "README.md", "ctr run -d --runtime"), "IMAGE", image.Ref))
-	if len(lines) != 3 {
+	if len(lines) != 4 {
 		m.t.Fatalf("the README has the commands %q", lines)
 	}
 	began := time.Now()
@@ -131,7 +131,7 @@ func (m *machine) readme() {
 	}
 	m.want("lifecyclectl status web", "preStop exec")
 	m.do(lines[2])
-	m.do("ctr container rm web")
+	m.do(lines[3])
 	m.want("lifecyclectl status", "no containers with handlers")
 	m.poll("the shim's end", func() bool { return !strings.Contains(m.processes(), shimName) })
 }
