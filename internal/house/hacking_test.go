@@ -7,6 +7,8 @@ import (
 	"regexp"
 	"strings"
 	"testing"
+
+	"github.com/lifecycle-shim/lifecycle-shim/internal/docpage"
 )
 
 var (
@@ -35,6 +37,30 @@ func TestHackingPlaces(t *testing.T) {
 			t.Error(err)
 		}
 	}
+}
+
+// mentionsType finds tcpSocket in each spelling: of YAML, of Go and of the schema.
+var mentionsType = regexp.MustCompile(`(?i)tcp_?socket`)
+
+// TestHackingTypes: the steps that add a handler type follow tcpSocket, so they name every file that has to know it.
+func TestHackingTypes(t *testing.T) {
+	steps := docpage.Section(read(t, "HACKING.md"), "## Add a handler type")
+	if !strings.Contains(steps, "checkAction") {
+		t.Fatal("HACKING.md has no steps that add a handler type")
+	}
+	for _, file := range files(t, hasToKnowTypes) {
+		if mentionsType.MatchString(read(t, file)) && !strings.Contains(steps, "`"+file+"`") {
+			t.Errorf("%s mentions tcpSocket, and the steps in HACKING.md do not name the file", file)
+		}
+	}
+}
+
+// hasToKnowTypes excludes what only uses a type, and what is generated.
+func hasToKnowTypes(file string) bool {
+	if file == "HACKING.md" || file == "CHANGELOG.md" || strings.HasPrefix(file, "examples/") || strings.HasPrefix(file, "integration/") {
+		return false
+	}
+	return textual(file) && !strings.HasSuffix(file, "_test.go") && !strings.HasSuffix(file, ".pb.go")
 }
 
 // TestHackingCommands: the commands that run one test name a test of that package.
