@@ -255,7 +255,7 @@ func TestCRICompletedContainerHasNoPreStop(t *testing.T) {
 	c.WantTopics(bed.TopicCreate, bed.TopicStart, bed.TopicExit, bed.TopicDelete)
 }
 
-// docs/spec.md#stop-none: without preStop the signal passes through untouched.
+// docs/spec.md#stop-none: without preStop, a signal to a running container is forwarded unchanged.
 func TestCRIStopWithoutPreStop(t *testing.T) {
 	b := bed.OnCRI(t)
 	c := b.RunApp("{postStart: {"+bed.Shell("true")+"}}", bed.Obedient)

@@ -36,8 +36,9 @@
 // preStop runs at most once, never before the container runs and never after its exit;
 // the entrypoint is started only after preStart has succeeded, or failed with
 // failurePolicy Ignore, and never after preStart was aborted; onExit runs at most once
-// for each start, after the exit, and the exit is released after it; SIGKILL outside CRI is never
-// held back; an accepted stop signal is sent at most once, and exactly once unless the
-// container exits or SIGKILL comes before; the start is released before the exit; at most one handler runs at a time; and with only time passing, every
-// held start ends, and outside CRI every pending stop.
+// for each start, after the exit, and the exit is released after it; SIGKILL to a running
+// process is never held back outside CRI; an accepted stop signal is sent at most once,
+// and exactly once unless the container exits, or SIGKILL comes, before it is due; the
+// start is released before the exit; at most one handler runs at a time; and with only
+// time passing, every held start ends, and outside CRI every pending stop.
 package lifecycle
