@@ -426,7 +426,7 @@ func TestDebugLogSaysWhy(t *testing.T) {
 			{"event=KillRequested", "from=Running", "state=PreStop", `effects="Answer, RunHandler preStop"`, `why="the stop signal waits for preStop"`, "owner=terminationGracePeriodSeconds", "signal=15"},
 			{"event=HandlerEnded", "from=PreStop", "state=Stopping", `effects="SendSignal 15"`, "result=Succeeded", `why="preStop has ended: the stop signal is sent"`},
 			{"event=ContainerExited", "from=Stopping", "state=Exited"},
-			{"event=DeleteReturned", "from=Exited", "state=Deleted", `why="it is gone"`},
+			{"event=DeleteReturned", "from=Exited", "state=Deleted", `why="the container is deleted"`},
 		}
 		b.Poll("the lines", func() bool {
 			for _, words := range want {
