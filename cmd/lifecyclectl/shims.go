@@ -14,7 +14,6 @@ import (
 	"github.com/containerd/ttrpc"
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
-	"google.golang.org/protobuf/encoding/protojson"
 
 	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/trust"
 	"github.com/lifecycle-shim/lifecycle-shim/cmd/lifecyclectl/doctor"
@@ -114,12 +113,9 @@ func (s *shim) add(ctx context.Context, id string) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, answerWithin)
 	defer cancel()
-	response, err := s.service().Status(ctx, &lifecyclev1.StatusRequest{Id: id})
+	response, err := askStatus(ctx, s.client, id)
 	if status.Code(err) == codes.NotFound {
 		return nil
-	}
-	if err == nil {
-		err = sane(response)
 	}
 	if err != nil {
 		return err
@@ -176,26 +172,13 @@ func (p shimProcess) askOn(ctx context.Context, socket string) (*shim, error) {
 // askOver asks over a connection, which it closes on error.
 func (p shimProcess) askOver(ctx context.Context, conn net.Conn) (*shim, error) {
 	s := &shim{shimProcess: p, client: ttrpc.NewClient(conn)}
-	response, err := s.service().Status(ctx, &lifecyclev1.StatusRequest{})
+	response, err := askStatus(ctx, s.client, "")
 	if err != nil {
-		_ = s.client.Close()
-		return nil, err
-	}
-	if err := sane(response); err != nil {
 		_ = s.client.Close()
 		return nil, err
 	}
 	s.containers, s.process, s.cut, s.leftOut = response.Containers, response.Shim, response.Cut, response.LeftOut
 	return s, nil
-}
-
-// sane returns an error for an answer that cannot be printed, such as one with an invalid
-// time: it would prevent the answers of all shims from being printed.
-func sane(response *lifecyclev1.StatusResponse) error {
-	if _, err := protojson.Marshal(response); err != nil {
-		return fmt.Errorf("its answer is not valid: %w", err)
-	}
-	return nil
 }
 
 // errRootOnly is returned to other users than root. They may not see which program a process
