@@ -26,8 +26,8 @@
 // The runc service reaps the container's process, and State then returns STOPPED. Four
 // places learn of the exit, in this order:
 //
-//  1. hookexec.Init asks the kernel: the init is exiting before it can be reaped. A handler
-//     that fails meanwhile has failed because of the exit.
+//  1. hookexec.Init, only if a handler fails meanwhile, asks the kernel: the init is exiting
+//     before it can be reaped, and the handler has failed because of that.
 //  2. tap.Gate sees TaskExit published. It holds the event if there is an onExit, and a
 //     Delete waits in AwaitEnd until the tap has seen TaskExit and TaskDelete.
 //  3. The loop's mailbox gets ContainerExited, from which lifecycle.Machine decides what
