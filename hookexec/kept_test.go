@@ -195,7 +195,7 @@ func TestOOMOfRemovedCgroup(t *testing.T) {
 		oom          bool
 		late         bool // read only after the kernel has reported the cgroup's removal
 	}{
-		{name: "killed for want of memory", script: "exec tail /dev/zero", oom: true},
+		{name: "OOM kill", script: "exec tail /dev/zero", oom: true},
 		{name: "killed from outside", script: "kill -KILL $$"},
 		{name: "killed from outside, long ago", script: "kill -KILL $$", late: true},
 	} {

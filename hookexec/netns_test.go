@@ -332,7 +332,7 @@ func TestManyNamespaces(t *testing.T) {
 			socket := &lifecyclev1.TCPSocketAction{Port: port + 1}
 			result := (&TCPSocket{NetNS: n, Socket: socket}).Attempt(t.Context())
 			if result.Outcome != lifecycle.Failed {
-				return Result{Outcome: lifecycle.Failed, Err: errors.New("nobody listens, and yet it connects")}
+				return Result{Outcome: lifecycle.Failed, Err: errors.New("it connects although nothing listens")}
 			}
 			return Result{}
 		default:

@@ -104,7 +104,7 @@ var kubernetesRules = map[string]rule{
 	"A9 octal IPv4":          {row: "A9", handler: "httpGet: {port: 80, host: 010.0.0.1}", spec: hostRule, refused: "httpGet.host", says: hosts},
 	"A9 a zone": {
 		row: "A9", handler: `httpGet: {port: 80, host: "fe80::1%eth0"}`, refused: "httpGet.host", says: `give the address without "%eth0"`,
-		spec: "`host` an IP address: a zone is no part of one, but an interface of one namespace, and whoever writes the block does not know its name",
+		spec: "`host` an IP address: a zone is no part of one, but an interface of one namespace, and the author of the block does not know its name",
 	},
 
 	"A10 the least":        {row: "A10", handler: "httpGet: {port: 1}"},

@@ -246,7 +246,7 @@ func seconds(text string) string { return "preStop: {sleep: {seconds: " + text +
 // sends values that the API server then refuses.
 func TestTextsThatAreReadOtherwise(t *testing.T) {
 	const (
-		booleans = "y, no and on are booleans in YAML 1.1 only; whoever writes them means the word (docs/understand/decisions.md)"
+		booleans = "y, no and on are booleans in YAML 1.1 only; an author who writes them means the word (docs/understand/decisions.md)"
 		quotes   = "what is no text is not made one: 1_000 would be 1000; kubectl sends a number, which the API server refuses"
 		emptys   = "a key that asks for nothing is a mistake"
 	)

@@ -16,7 +16,7 @@ import (
 )
 
 // mostFields is how many fields an answer may have, with those of its messages. A container
-// with all its runs has about 200. An answer of 4 MiB, the most that ttrpc carries, may have
+// with 16 runs has about 325. An answer of 4 MiB, the most that ttrpc carries, may have
 // 2 million empty messages, which take 300 MB once they are decoded.
 const mostFields = 100_000
 

@@ -25,7 +25,7 @@ func TestCRINRIPlugin(t *testing.T) {
 
 	result := held.Hold()
 	if got := early.Of(held.ID); !slices.Equal(got, []string{"start"}) {
-		b.Errorf("during the hold the plugin was told %q, want the start alone", got)
+		b.Errorf("during the hold the plugin received %q, want the start alone", got)
 	}
 	late := b.ConnectPlugin("20")
 	behind := other.StartLater(b.Context())
@@ -53,7 +53,7 @@ func TestCRINRIPlugin(t *testing.T) {
 	} {
 		bed.Poll(b.T, "the plugin's calls", func() bool { return len(early.Of(c.ID)) >= len(want) })
 		if got := early.Of(c.ID); !slices.Equal(got, want) {
-			b.Errorf("the plugin was told %q, want %q", got, want)
+			b.Errorf("the plugin received %q, want %q", got, want)
 		}
 	}
 }

@@ -42,7 +42,7 @@ func restartDuringPostStart(b *bed.PodBench, stop func() error) {
 		b.Fatal(err)
 	}
 	if r := bed.Await(b.T, result); r.Err == nil {
-		b.Error("the client is told success by a daemon that has gone")
+		b.Error("the client got success from a daemon that has gone")
 	}
 	if err := b.Daemon.Start(b.Context()); err != nil {
 		b.Fatal(err)
@@ -79,7 +79,7 @@ func restartDuringPreStop(b *bed.PodBench, stop func() error) {
 		b.Fatal(err)
 	}
 	if r := bed.Await(b.T, lost); r.Err == nil {
-		b.Error("the client is told success by a daemon that has gone")
+		b.Error("the client got success from a daemon that has gone")
 	}
 	if err := b.Daemon.Start(b.Context()); err != nil {
 		b.Fatal(err)

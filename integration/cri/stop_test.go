@@ -42,7 +42,7 @@ func TestCRIPreStopDelaysTheSignal(t *testing.T) {
 		}
 	}
 	if strings.Contains(environment, "LIFECYCLE_DEADLINE") {
-		b.Errorf("the handler is told a deadline that is not known under CRI:\n%s", environment)
+		b.Errorf("the handler got a deadline, which is unknown under CRI:\n%s", environment)
 	}
 	c.WantTopics(bed.TopicCreate, bed.TopicStart, "/tasks/exec-added", "/tasks/exec-started", bed.TopicExit, bed.TopicExit, bed.TopicDelete)
 }

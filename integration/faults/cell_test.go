@@ -60,7 +60,7 @@ type cell struct {
 	shim     *ttrpc.Client
 	exit     chan error // how the look at the State at TaskExit went; nil before there is a task
 
-	// heal takes the fault back; nil where there is none, or it has been.
+	// heal takes the fault back. It is nil if there is no fault, or if heal has been called.
 	heal func()
 	// What has been asked for.
 	createReq, startReq, deleteReq *request

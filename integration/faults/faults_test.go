@@ -336,7 +336,7 @@ func diskFull(p *phase, e end) end {
 	return e
 }
 
-// freeze the container's cgroup, or where there is none, its parent's, and thaw it when the shim has continued as far as it can.
+// freeze the container's cgroup, or its parent's if it has none, and thaw it when the shim has continued as far as it can.
 func (c *cell) freeze() {
 	c.Helper()
 	dir := c.parent

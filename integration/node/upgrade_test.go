@@ -71,7 +71,7 @@ func replaceBuild(b *bed.Bench, from, to string) {
 		b.Fatal(err)
 	}
 	if r := b.Await(heldStart); r.Err == nil {
-		b.Error("the client is told success by a daemon that has gone")
+		b.Error("the client got success from a daemon that has gone")
 	}
 	if err := b.Daemon.Start(b.Context()); err != nil {
 		b.Fatal(err)

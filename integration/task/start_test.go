@@ -290,7 +290,7 @@ func TestDaemonRestartDuringPostStart(t *testing.T) {
 				b.Fatal(err)
 			}
 			if r := b.Await(result); r.Err == nil {
-				b.Errorf("%s: the client is told success by a daemon that has gone", name)
+				b.Errorf("%s: the client got success from a daemon that has gone", name)
 			}
 			if err := b.Daemon.Start(b.Context()); err != nil {
 				b.Fatal(err)
@@ -322,7 +322,7 @@ func TestClientGivesUpDuringPostStart(t *testing.T) {
 		c.WaitFor("begun")
 		giveUp()
 		if err := <-gone; err == nil {
-			b.Error("a client that gave up is told success")
+			b.Error("a client that gave up got success")
 		}
 		c.Touch("go")
 		c.WaitFor("ended")

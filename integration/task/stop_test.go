@@ -146,7 +146,7 @@ func TestStopSignals(t *testing.T) {
 			c.WantExit(7)
 			want := map[syscall.Signal]string{syscall.SIGTERM: "SIGTERM", syscall.SIGINT: "SIGINT", rtMinPlus3: "SIGRTMIN+3", syscall.SIGUSR2: "SIGUSR2"}[signal]
 			if got := c.Read("stopped"); got != want+"\n" {
-				b.Errorf("preStop was told %q, want %s", got, want)
+				b.Errorf("preStop got %q, want %s", got, want)
 			}
 		}
 	})

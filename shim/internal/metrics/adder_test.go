@@ -39,9 +39,9 @@ func TestAdder(t *testing.T) {
 	}
 }
 
-// TestAdderWaitsForNobody: not for the lock, and Flush no longer than its context. What was queued meanwhile is
+// TestAdderDoesNotBlock: not for the lock, and Flush no longer than its context. What was queued meanwhile is
 // added when the lock is free.
-func TestAdderWaitsForNobody(t *testing.T) {
+func TestAdderDoesNotBlock(t *testing.T) {
 	path := filepath.Join(t.TempDir(), "lifecycle.prom")
 	holder, err := os.Create(path + ".lock")
 	if err != nil {

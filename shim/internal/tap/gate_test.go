@@ -200,7 +200,7 @@ func TestExitThatMeetsTheEndOfACreationIsTold(t *testing.T) {
 		gate.Created(shimtest.Pid, true, false)
 		<-done
 		if told.Load() != 1 {
-			t.Fatalf("try %d: the exit was told %d times", i, told.Load())
+			t.Fatalf("try %d: the exit was reported %d times", i, told.Load())
 		}
 	}
 }

@@ -117,7 +117,7 @@ func TestTapDropsACreationThatIsUndone(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		publisher := &shimtest.Publisher{}
 		tap := newTestTap(t, publisher)
-		gate := watch(tap, "a", func() { t.Error("an exit of a container that never was is told") })
+		gate := watch(tap, "a", func() { t.Error("the exit of a container that never existed was reported") })
 		shimtest.Emit(t, tap, "a create", "a exit")
 		const late = 100 * time.Millisecond
 		time.AfterFunc(late, func() { shimtest.Emit(t, tap, "a delete") })
@@ -154,7 +154,7 @@ func TestExitOfAnEarlierContainerOfTheIDIsNotTold(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		publisher := &shimtest.Publisher{}
 		tap := newTestTap(t, publisher)
-		gate := watch(tap, "a", func() { t.Error("another container's exit is told") })
+		gate := watch(tap, "a", func() { t.Error("another container's exit was reported") })
 		exit := &eventstypes.TaskExit{ContainerID: "a", ID: "a", Pid: shimtest.Pid + 1}
 		_ = tap.Publish(t.Context(), "old-exit", exit)
 		gate.Created(shimtest.Pid, false, false)
