@@ -17,6 +17,7 @@ import (
 // serving holds the values of webhook's flags.
 type serving struct {
 	config              webhook.Config
+	certFile, keyFile   string
 	listen              string
 	logFormat, logLevel string
 }
@@ -44,8 +45,8 @@ One line is logged for each pod that is changed or refused.`, webhook.Path, webh
 	}
 	flags := command.Flags()
 	flags.StringVar(&s.listen, "listen", ":8443", "address and port to listen on; without an address, on all addresses")
-	flags.StringVar(&s.config.CertFile, "tls-cert-file", "", "the server's certificate and its intermediate authorities, in PEM")
-	flags.StringVar(&s.config.KeyFile, "tls-private-key-file", "", "the certificate's key, in PEM")
+	flags.StringVar(&s.certFile, "tls-cert-file", "", "the server's certificate and its intermediate authorities, in PEM")
+	flags.StringVar(&s.keyFile, "tls-private-key-file", "", "the certificate's key, in PEM")
 	flags.StringVar(&s.config.RuntimeClass, "runtime-class", convert.DefaultRuntimeClass, "name of the RuntimeClass whose handler is this shim")
 	flags.DurationVar(&s.config.Limits.Stop, "shutdown-timeout", s.config.Limits.Stop, "how long requests that have begun may still take when the webhook stops")
 	flags.StringVar(&s.logFormat, "log-format", string(log.TextFormat), "text or json")
@@ -69,14 +70,15 @@ func (s *serving) run(ctx context.Context) error {
 	if err := errors.Join(log.SetFormat(log.OutputFormat(s.logFormat)), log.SetLevel(s.logLevel)); err != nil {
 		return fmt.Errorf("--log-level: %w", err)
 	}
-	server, err := webhook.New(s.config)
+	certificates, err := webhook.Files(s.certFile, s.keyFile)
 	if err != nil {
 		return err
 	}
+	s.config.Certificates = certificates
 	listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", s.listen)
 	if err != nil {
 		return fmt.Errorf("--listen: %w", err)
 	}
 	debug.SetGCPercent(webhook.GCPercent)
-	return server.Serve(ctx, listener)
+	return webhook.New(s.config).Serve(ctx, listener)
 }

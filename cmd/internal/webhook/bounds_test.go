@@ -70,7 +70,7 @@ func TestA3Memory(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			body := filled(parts[0], parts[1], parts[2])
-			server := newServer(Config{RuntimeClass: "lifecycle", Limits: DefaultLimits()}, nil)
+			server := New(Config{RuntimeClass: "lifecycle", Limits: DefaultLimits()})
 			server.config.Limits.Wait, server.config.Limits.Answer = time.Hour, time.Hour // the race detector is slow
 			handler := server.handler()
 			runtime.GC()
@@ -156,7 +156,7 @@ func TestA3NoMemory(t *testing.T) {
 // The work for a request ends when its client goes, by either protocol.
 func TestA3ClientGoes(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
-		server := newServer(Config{RuntimeClass: "lifecycle", Limits: DefaultLimits()}, nil)
+		server := New(Config{RuntimeClass: "lifecycle", Limits: DefaultLimits()})
 		begun, ended := make(chan struct{}), make(chan error, 1)
 		serving := httptest.NewUnstartedServer(server.review(func(ctx context.Context, _ *request, _ string) (*admissionv1.AdmissionResponse, string, error) {
 			close(begun)
@@ -226,7 +226,7 @@ func FuzzReviewCost(f *testing.F) {
 	} {
 		f.Add(reviewOf(f, pod))
 	}
-	server := newServer(Config{RuntimeClass: "lifecycle", Limits: DefaultLimits()}, nil)
+	server := New(Config{RuntimeClass: "lifecycle", Limits: DefaultLimits()})
 	handler := server.handler()
 	f.Fuzz(func(t *testing.T, body []byte) {
 		for _, path := range []string{Path, ValidatePath} {

@@ -3,6 +3,7 @@ package webhook
 import (
 	"bytes"
 	"crypto/tls"
+	"crypto/x509"
 	"fmt"
 	"os"
 	"sync"
@@ -10,6 +11,14 @@ import (
 
 	"github.com/containerd/log"
 )
+
+// Certificates gives the server its certificate.
+type Certificates interface {
+	// Get is called for each handshake, as tls.Config's GetCertificate.
+	Get(*tls.ClientHelloInfo) (*tls.Certificate, error)
+	// Valid returns an error if clients cannot accept the certificate at that time.
+	Valid(now time.Time) error
+}
 
 // certificate is the pair of files as last read. Reading them at each handshake is cheap
 // compared with the handshake itself, and needs no watch, which could miss a swap of links.
@@ -21,17 +30,21 @@ type certificate struct {
 	current   *tls.Certificate
 }
 
-// openCertificate returns an error if the files do not hold a pair.
-func openCertificate(certFile, keyFile string) (*certificate, error) {
+// Files are certificates in two PEM files, which may be replaced. It returns an error if the
+// files do not hold a pair.
+func Files(certFile, keyFile string) (Certificates, error) {
 	c := &certificate{certFile: certFile, keyFile: keyFile}
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	return c, c.read()
+	if err := c.read(); err != nil {
+		return nil, fmt.Errorf("cannot read the certificate, without which the webhook does not serve: %w", err)
+	}
+	return c, nil
 }
 
-// get returns the pair in the files. If they do not hold a pair, for example because only
+// Get returns the pair in the files. If they do not hold a pair, for example because only
 // one of them has been replaced yet, it returns the last good one.
-func (c *certificate) get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
+func (c *certificate) Get(*tls.ClientHelloInfo) (*tls.Certificate, error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if err := c.read(); err != nil {
@@ -64,12 +77,19 @@ func (c *certificate) read() error {
 	return nil
 }
 
-// valid returns an error if clients cannot accept the certificate at that time.
-func (c *certificate) valid(now time.Time) error {
-	pair, _ := c.get(nil)
-	if now.Before(pair.Leaf.NotBefore) || now.After(pair.Leaf.NotAfter) {
-		return fmt.Errorf("the certificate in %s is valid from %s to %s only", c.certFile,
-			pair.Leaf.NotBefore.Format(time.RFC3339), pair.Leaf.NotAfter.Format(time.RFC3339))
+// Valid implements Certificates.
+func (c *certificate) Valid(now time.Time) error {
+	pair, _ := c.Get(nil)
+	if err := InTime(pair.Leaf, now); err != nil {
+		return fmt.Errorf("%s: %w", c.certFile, err)
+	}
+	return nil
+}
+
+// InTime returns an error if a certificate is not valid at that time.
+func InTime(c *x509.Certificate, now time.Time) error {
+	if now.Before(c.NotBefore) || now.After(c.NotAfter) {
+		return fmt.Errorf("the certificate is valid from %s to %s only", c.NotBefore.Format(time.RFC3339), c.NotAfter.Format(time.RFC3339))
 	}
 	return nil
 }

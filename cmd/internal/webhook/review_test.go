@@ -222,7 +222,7 @@ func FuzzReview(f *testing.F) {
 		f.Add(reviewOf(f, string(podgen.JSON(seed))))
 	}
 	f.Add([]byte("{}"))
-	server := newServer(Config{RuntimeClass: "lifecycle", Limits: DefaultLimits()}, nil)
+	server := New(Config{RuntimeClass: "lifecycle", Limits: DefaultLimits()})
 	f.Fuzz(func(t *testing.T, body []byte) {
 		recorder := httptest.NewRecorder()
 		request := httptest.NewRequest(http.MethodPost, Path, strings.NewReader(string(body)))

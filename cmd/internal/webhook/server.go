@@ -59,7 +59,10 @@ type Limits struct {
 	// Wait is how long a request may wait for memory. After that the answer is 503, which
 	// an API server treats like no answer.
 	Wait time.Duration
-	// Stop is how long requests that have begun may take after the server starts to stop.
+	// Linger is how long the server, after it is told to stop, still takes requests while it
+	// is not ready: until those that send requests have learned that it will be gone.
+	Linger time.Duration
+	// Stop is how long requests that have begun may take after that.
 	Stop time.Duration
 }
 
@@ -74,42 +77,34 @@ func DefaultLimits() Limits {
 
 // Config configures a server. All fields are required.
 type Config struct {
-	CertFile, KeyFile string // PEM
-	RuntimeClass      string
-	Limits            Limits
+	Certificates Certificates
+	RuntimeClass string
+	Limits       Limits
 }
 
 // Server answers an API server.
 type Server struct {
-	config      Config
-	certificate *certificate
-	memory      *semaphore.Weighted // of Limits.Memory
-	stopping    atomic.Bool
+	config   Config
+	memory   *semaphore.Weighted // of Limits.Memory
+	stopping atomic.Bool
 }
 
-// New returns an error if the certificate cannot be read.
-func New(config Config) (*Server, error) {
-	certificate, err := openCertificate(config.CertFile, config.KeyFile)
-	if err != nil {
-		return nil, fmt.Errorf("cannot read the certificate, without which the webhook does not serve: %w", err)
-	}
-	return newServer(config, certificate), nil
+// New returns a server, which does nothing until Serve is called.
+func New(config Config) *Server {
+	return &Server{config: config, memory: semaphore.NewWeighted(config.Limits.Memory)}
 }
 
-func newServer(config Config, certificate *certificate) *Server {
-	return &Server{config: config, certificate: certificate, memory: semaphore.NewWeighted(config.Limits.Memory)}
-}
-
-// Serve answers requests until ctx ends. It then waits until the requests that have begun
-// are answered, for at most Limits.Stop, and closes the listener. It returns an error if the
-// server stops before ctx ends, or if it has to abort requests.
+// Serve answers requests until ctx ends. From then on it is not ready. After Limits.Linger it
+// takes no more requests, and waits until those that have begun are answered, for at most
+// Limits.Stop. It returns an error if the server stops before ctx ends, or if it has to abort
+// requests.
 func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	limits := s.config.Limits
 	server := &http.Server{
 		Handler:           s.handler(),
 		ReadHeaderTimeout: limits.Header, ReadTimeout: limits.Request, WriteTimeout: limits.Answer, IdleTimeout: limits.Idle,
 		MaxHeaderBytes: 64 << 10,
-		TLSConfig:      &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.certificate.get},
+		TLSConfig:      &tls.Config{MinVersion: tls.VersionTLS12, GetCertificate: s.config.Certificates.Get},
 		ErrorLog:       stdlog.New(toLog{}, "", 0),
 	}
 	ended := make(chan error, 1) // one send, which must not block after Serve has returned
@@ -121,6 +116,9 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	case <-ctx.Done():
 	}
 	s.stopping.Store(true)
+	if err := s.linger(ended); err != nil {
+		return err
+	}
 	log.L.WithField("limit", limits.Stop.String()).Info("stopping: requests that have begun are answered")
 	stop, cancel := context.WithTimeout(context.WithoutCancel(ctx), limits.Stop)
 	defer cancel()
@@ -134,10 +132,43 @@ func (s *Server) Serve(ctx context.Context, listener net.Listener) error {
 	return nil
 }
 
+// linger still takes requests for Limits.Linger. It returns early if the server ends by
+// itself.
+func (s *Server) linger(ended <-chan error) error {
+	if s.config.Limits.Linger <= 0 {
+		return nil
+	}
+	log.L.WithField("limit", s.config.Limits.Linger.String()).Info("no longer ready: requests are still taken")
+	timer := time.NewTimer(s.config.Limits.Linger)
+	defer timer.Stop()
+	select {
+	case err := <-ended:
+		return err
+	case <-timer.C:
+		return nil
+	}
+}
+
 func (s *Server) handler() http.Handler {
-	mux := http.NewServeMux()
+	mux := s.health()
 	mux.HandleFunc("POST "+Path, s.review(mutate))
 	mux.HandleFunc("POST "+ValidatePath, s.review(validate))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.stopping.Load() {
+			// The client sends its next request on a new connection, perhaps to another replica. If the connection
+			// stayed, its end could meet a request that is just being sent.
+			w.Header().Set("Connection", "close")
+		}
+		mux.ServeHTTP(w, r)
+	})
+}
+
+// Health serves /healthz and /readyz only, for a listener without TLS: while there is no
+// certificate yet, nothing can be asked through TLS.
+func (s *Server) Health() http.Handler { return s.health() }
+
+func (s *Server) health() *http.ServeMux {
+	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) { say(w, http.StatusOK, "ok") })
 	mux.HandleFunc("GET /readyz", s.ready)
 	return mux
@@ -146,7 +177,7 @@ func (s *Server) handler() http.Handler {
 // ready reports whether new requests should be sent: not while the server stops, nor while
 // clients cannot trust its certificate.
 func (s *Server) ready(w http.ResponseWriter, _ *http.Request) {
-	err := s.certificate.valid(time.Now())
+	err := s.config.Certificates.Valid(time.Now())
 	switch {
 	case s.stopping.Load():
 		say(w, http.StatusServiceUnavailable, "stopping")

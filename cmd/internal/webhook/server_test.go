@@ -17,6 +17,7 @@ import (
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httptest"
 	"os"
 	"path/filepath"
 	"strings"
@@ -76,8 +77,17 @@ func (v *volume) swap(cert, key []byte) {
 	}
 }
 
-func (v *volume) config(limits Limits) Config {
-	return Config{CertFile: filepath.Join(v.dir, "tls.crt"), KeyFile: filepath.Join(v.dir, "tls.key"), RuntimeClass: "lifecycle", Limits: limits}
+func (v *volume) files() (Certificates, error) {
+	return Files(filepath.Join(v.dir, "tls.crt"), filepath.Join(v.dir, "tls.key"))
+}
+
+func (v *volume) newServer(limits Limits) *Server {
+	v.Helper()
+	certificates, err := v.files()
+	if err != nil {
+		v.Fatal(err)
+	}
+	return New(Config{Certificates: certificates, RuntimeClass: "lifecycle", Limits: limits})
 }
 
 // running is a server with the means to stop it.
@@ -94,10 +104,7 @@ func run(t *testing.T, limits Limits) *running {
 	t.Helper()
 	v := newVolume(t)
 	v.swap(pair(t, "first", time.Now().Add(time.Hour)))
-	server, err := New(v.config(limits))
-	if err != nil {
-		t.Fatal(err)
-	}
+	server := v.newServer(limits)
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
@@ -209,13 +216,13 @@ func TestCertificates(t *testing.T) {
 
 func TestNoCertificate(t *testing.T) {
 	v := newVolume(t)
-	if _, err := New(v.config(DefaultLimits())); !errors.Is(err, os.ErrNotExist) {
+	if _, err := v.files(); !errors.Is(err, os.ErrNotExist) {
 		t.Errorf("got %v", err)
 	}
 	cert, _ := pair(t, "a", time.Now().Add(time.Hour))
 	_, key := pair(t, "b", time.Now().Add(time.Hour))
 	v.swap(cert, key)
-	if _, err := New(v.config(DefaultLimits())); err == nil || !strings.Contains(err.Error(), "tls.key") {
+	if _, err := v.files(); err == nil || !strings.Contains(err.Error(), "tls.key") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -383,14 +390,52 @@ func TestStopIsBounded(t *testing.T) {
 	}
 }
 
+// TestLinger: a server that stops is not ready at once, but still takes requests, each on its
+// own connection, until those that send them know.
+func TestLinger(t *testing.T) {
+	limits := DefaultLimits()
+	limits.Linger = 3 * time.Second
+	r := run(t, limits)
+	review := string(reviewOf(t, `{"apiVersion":"v1","kind":"Pod","metadata":{"name":"a"},"spec":{}}`))
+	if response, _ := r.ask(r.request("POST", Path, review)); response.Close || response.StatusCode != http.StatusOK {
+		t.Errorf("before the stop: %s, the connection's end: %t", response.Status, response.Close)
+	}
+	conn := r.dial(true) // begun before the stop, and used after it
+	began := time.Now()
+	r.stop()
+	for ready := http.StatusOK; ready == http.StatusOK; { // the stop arrives
+		recorder := httptest.NewRecorder()
+		r.server.Health().ServeHTTP(recorder, httptest.NewRequestWithContext(t.Context(), "GET", "/readyz", nil))
+		ready = recorder.Code
+		if time.Since(began) > time.Minute {
+			t.Fatal("it stays ready")
+		}
+	}
+	if _, err := fmt.Fprintf(conn, "POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n%s", Path, len(review), review); err != nil {
+		t.Fatal(err)
+	}
+	response, err := http.ReadResponse(bufio.NewReader(conn), nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer response.Body.Close()
+	if response.StatusCode != http.StatusOK || !response.Close {
+		t.Errorf("after the stop: %s, the connection's end: %t", response.Status, response.Close)
+	}
+	if response, _ := r.ask(r.request("POST", Path, review)); response.StatusCode != http.StatusOK {
+		t.Errorf("a new connection after the stop: %s", response.Status)
+	}
+	r.wantEnd("")
+	if took := time.Since(began); took < limits.Linger {
+		t.Errorf("it ended after %s", took)
+	}
+}
+
 // TestEnd: Serve returns the error that stops the server before its context ends.
 func TestEnd(t *testing.T) {
 	v := newVolume(t)
 	v.swap(pair(t, "a", time.Now().Add(time.Hour)))
-	server, err := New(v.config(DefaultLimits()))
-	if err != nil {
-		t.Fatal(err)
-	}
+	server := v.newServer(DefaultLimits())
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
