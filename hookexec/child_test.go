@@ -92,10 +92,7 @@ func TestHostThatEndsEarlyIsUnsubscribed(t *testing.T) {
 	host, _ := scriptHost(t, "head -c 1 > /dev/null; exit 1") // who sends it more waits for what is to be sent
 	monitor := &leavingMonitor{left: make(chan struct{})}
 	host.monitor = monitor
-	preparation, err := host.Prepare(t.Context(), wire.PrepareRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	preparation := host.Prepare(t.Context(), wire.PrepareRequest{})
 	defer preparation.Cancel()
 	select {
 	case <-monitor.left:

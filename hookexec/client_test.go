@@ -196,10 +196,7 @@ func TestHostIsGivenNothingOfTheShims(t *testing.T) {
 
 // prepare calls Prepare and Finish.
 func prepare(ctx context.Context, host *Host, request wire.PrepareRequest, init wire.Init) error {
-	preparation, err := host.Prepare(ctx, request)
-	if err != nil {
-		return err
-	}
+	preparation := host.Prepare(ctx, request)
 	defer preparation.Cancel()
 	return preparation.Finish(init)
 }
@@ -262,10 +259,7 @@ func TestPrepareSaysWhyItFailed(t *testing.T) {
 func TestPrepareIsCancelled(t *testing.T) {
 	host, monitor := scriptHost(t, "cat")
 	before := openFDs(t)
-	preparation, err := host.Prepare(t.Context(), wire.PrepareRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	preparation := host.Prepare(t.Context(), wire.PrepareRequest{})
 	preparation.Cancel()
 	if !errors.Is(preparation.err, errNotCreated) {
 		t.Errorf("got %v", preparation.err)

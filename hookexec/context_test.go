@@ -39,10 +39,7 @@ func (c *holdingContext) Value(any) any { return nil }
 func TestPreparationReleasesItsContext(t *testing.T) {
 	host, _ := scriptHost(t, "cat > /dev/null")
 	ctx := &holdingContext{Context: t.Context()}
-	preparation, err := host.Prepare(ctx, wire.PrepareRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	preparation := host.Prepare(ctx, wire.PrepareRequest{})
 	if err := preparation.Finish(wire.Init{}); err != nil {
 		t.Error(err)
 	}
@@ -55,10 +52,7 @@ func TestPreparationReleasesItsContext(t *testing.T) {
 func TestPreparationIsCancelledWhileItWaits(t *testing.T) {
 	ready := filepath.Join(t.TempDir(), "ready")
 	host, _ := scriptHost(t, "head -c 1 > /dev/null; : > "+ready+"; exec sleep 1000")
-	preparation, err := host.Prepare(t.Context(), wire.PrepareRequest{})
-	if err != nil {
-		t.Fatal(err)
-	}
+	preparation := host.Prepare(t.Context(), wire.PrepareRequest{})
 	waitFor(t, func() bool { _, err := os.Stat(ready); return err == nil })
 	cancelled := make(chan struct{})
 	go func() {

@@ -31,11 +31,8 @@ var (
 )
 
 // Prepare begins a preparation. The caller must call Finish or Cancel.
-func (h *Host) Prepare(ctx context.Context, request wire.PrepareRequest) (*Preparation, error) {
-	input, err := json.Marshal(request)
-	if err != nil {
-		return nil, err
-	}
+func (h *Host) Prepare(ctx context.Context, request wire.PrepareRequest) *Preparation {
+	input, _ := json.Marshal(request) // strings can always be encoded
 	ctx, cancel := context.WithCancelCause(ctx)
 	init, created := io.Pipe()
 	p := &Preparation{created: created, cancel: cancel, done: make(chan struct{})}
@@ -45,7 +42,7 @@ func (h *Host) Prepare(ctx context.Context, request wire.PrepareRequest) (*Prepa
 		defer cancel(nil)
 		p.err = h.run(ctx, wire.CommandPrepare, io.MultiReader(bytes.NewReader(input), init))
 	}()
-	return p, nil
+	return p
 }
 
 // Finish is called once, after the container's init was created and before the first

@@ -58,9 +58,7 @@ func (s *service) build(ctx context.Context, r *taskapi.CreateTaskRequest, p pla
 	done := false
 	defer func() { b.end(ctx, done) }() // after a panic too: the id must not stay taken
 	if b.runner != nil && !p.handlers.restored {
-		if err := b.runner.Begin(ctx); err != nil {
-			return nil, &HandlerError{Err: err}
-		}
+		b.runner.Begin(ctx)
 	}
 	response, err := s.createInner(ctx, r)
 	if err != nil {

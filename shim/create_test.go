@@ -46,22 +46,35 @@ func (m *testMonitor) Start(cmd *exec.Cmd) (chan runc.Exit, error) {
 	m.running++
 	exits := make(chan runc.Exit, 1)
 	go func() {
-		_, _ = unix.Wait4(cmd.Process.Pid, nil, 0, nil)
+		var status unix.WaitStatus
+		_, _ = unix.Wait4(cmd.Process.Pid, &status, 0, nil)
 		m.mu.Lock()
 		m.running--
 		m.mu.Unlock()
-		exits <- runc.Exit{Pid: cmd.Process.Pid}
+		exits <- runc.Exit{Pid: cmd.Process.Pid, Status: status.ExitStatus()}
 	}()
 	return exits, nil
 }
 
 func (m *testMonitor) Unsubscribe(chan runc.Exit) {}
 
+func (m *testMonitor) counts() (started, running int) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	return m.started, m.running
+}
+
 // patientHost is a handler host that waits for the container for ever.
 func patientHost(t *testing.T) (*hookexec.Host, *testMonitor) {
 	t.Helper()
+	return scriptedHost(t, "while read line; do :; done; exec sleep 1000")
+}
+
+// scriptedHost is a handler host that is a shell script.
+func scriptedHost(t *testing.T, script string) (*hookexec.Host, *testMonitor) {
+	t.Helper()
 	dir := t.TempDir()
-	if err := os.WriteFile(filepath.Join(dir, hookexec.HostBinary), []byte("#!/bin/sh\nwhile read line; do :; done; exec sleep 1000\n"), 0o755); err != nil {
+	if err := os.WriteFile(filepath.Join(dir, hookexec.HostBinary), []byte("#!/bin/sh\n"+script+"\n"), 0o755); err != nil {
 		t.Fatal(err)
 	}
 	t.Setenv("PATH", dir+":"+os.Getenv("PATH"))
@@ -93,10 +106,8 @@ func TestFailedCreateEndsThePreparation(t *testing.T) {
 			if err == nil {
 				t.Error("no error")
 			}
-			monitor.mu.Lock()
-			defer monitor.mu.Unlock()
-			if monitor.started != 1 || monitor.running != 0 {
-				t.Errorf("%d hosts have been started, %d run", monitor.started, monitor.running)
+			if started, running := monitor.counts(); started != 1 || running != 0 {
+				t.Errorf("%d hosts have been started, %d run", started, running)
 			}
 			if len(s.all()) > 0 || !passes(t, s.tap, publisher, "c1") || s.ending.busy() {
 				t.Errorf("something stays: %v, or its gate, busy: %t", s.all(), s.ending.busy())
@@ -250,7 +261,7 @@ func TestSecondCreateOfAnIDIsRefused(t *testing.T) {
 			return nil, nil
 		}
 		_, err := w.service.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, planOf(preStop(0)))
-		if status.Code(toGRPC(err)) != codes.AlreadyExists {
+		if status.Code(toGRPC(err)) != codes.AlreadyExists || !strings.Contains(err.Error(), `"c1"`) {
 			t.Errorf("got %v", err)
 		}
 		if w.service.container("c1") != w.c {

@@ -2,8 +2,10 @@ package options
 
 import (
 	"errors"
+	"io/fs"
 	"path/filepath"
 	"reflect"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -189,6 +191,47 @@ func TestOptionsThatAreRefused(t *testing.T) {
 			_, err := Read(test.options)
 			refused(t, err, test.names...)
 		})
+	}
+}
+
+// TestUnknownSettingNamesWhatMayBeWritten: no field of a message's inside, and nothing of the CRI plugin's.
+func TestUnknownSettingNamesWhatMayBeWritten(t *testing.T) {
+	got := settingNames(&runtimeConfig{})
+	for _, name := range []string{"DefaultPostStartTimeout", "DefaultGracePeriod", "OutputLimit", "MetricsFile", "HandlerOutput", "BinaryName", "SystemdCgroup"} {
+		if !slices.Contains(got, name) {
+			t.Errorf("%s is missing in %q", name, got)
+		}
+	}
+	for _, name := range []string{"state", "sizeCache", "unknownFields", "nodeConfig", "Options", "TypeUrl", "ConfigPath"} {
+		if slices.Contains(got, name) {
+			t.Errorf("%s is in %q", name, got)
+		}
+	}
+	for _, name := range got {
+		key := name + ` = "x"`
+		if _, err := Read(shimtest.InTOML(t, key)); err != nil && strings.Contains(err.Error(), "unknown setting") {
+			t.Errorf("%s is named, and refused: %v", name, err)
+		}
+	}
+}
+
+// TestTypedOptionsAreChecked as those in TOML are.
+func TestTypedOptionsAreChecked(t *testing.T) {
+	_, err := Read(shimtest.Pack(t, &lifecyclev1.Options{MetricsFile: "relative.prom"}))
+	refused(t, err, `MetricsFile: "relative.prom" is no absolute path`)
+	_, err = Read(shimtest.Pack(t, &lifecyclev1.Options{HandlerOutput: "Nowhere"}))
+	refused(t, err, `HandlerOutput: "Nowhere" is neither`)
+	if got := mustRead(t, shimtest.Pack(t, &lifecyclev1.Options{MetricsFile: "/m.prom"})).config.MetricsFile; got != "/m.prom" {
+		t.Errorf("MetricsFile is %q", got)
+	}
+}
+
+// TestErrorHasItsCause.
+func TestErrorHasItsCause(t *testing.T) {
+	missing := filepath.Join(t.TempDir(), "missing.toml")
+	_, err := Read(shimtest.Pack(t, &runtimeoptions.Options{ConfigPath: missing}))
+	if !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v", err)
 	}
 }
 

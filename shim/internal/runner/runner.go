@@ -100,14 +100,13 @@ func (r *Runner) root() string { return filepath.Join(r.config.Bundle, stateDir)
 
 // Begin begins what Prepare finishes. It needs no container yet, so it can go on while
 // the runtime creates the container. Undo ends it.
-func (r *Runner) Begin(ctx context.Context) (err error) {
+func (r *Runner) Begin(ctx context.Context) {
 	if r.preparation != nil || !NeedsHost(r.config.Block) {
-		return nil
+		return
 	}
-	r.preparation, err = r.config.Host.Prepare(ctx, wire.PrepareRequest{
+	r.preparation = r.config.Host.Prepare(ctx, wire.PrepareRequest{
 		Root: r.root(), ID: r.config.ID, Bundle: r.config.Bundle, NoNewKeyring: r.config.NoNewKeyring,
 	})
-	return err
 }
 
 // Undo ends what Begin has begun, unless Prepare has finished it.
@@ -137,9 +136,7 @@ func (r *Runner) Started(ctx context.Context, pid int, exited <-chan struct{}) e
 		return nil
 	}
 	defer r.Undo()
-	if err := r.Begin(ctx); err != nil {
-		return err
-	}
+	r.Begin(ctx)
 	return r.prepare(pid, exited)
 }
 
