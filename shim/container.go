@@ -96,7 +96,7 @@ type container struct {
 	machine *lifecycle.Machine
 	now     time.Time // of the step
 	waiting map[lifecycle.RequestID]chan verdict
-	calls   sync.WaitGroup // goroutines that send a signal
+	calls   sync.WaitGroup // goroutines that run a handler or send a signal
 	lastID  lifecycle.RequestID
 	abort   context.CancelCauseFunc // of the handler that was run last, nil before the first
 	running *handlerRun             // the handler that was run last
@@ -282,14 +282,14 @@ func (c *container) run(effect lifecycle.Effect) {
 		kind: effect.Handler, handler: handler, began: began, limit: effect.Limit, limitOwner: effect.LimitOwner,
 	}
 	c.running = run
-	go func() {
+	c.calls.Go(func() {
 		defer cancel(nil)
 		result := lifecycle.Result{Outcome: lifecycle.Failed, Message: "internal error"} // of a panic
 		defer func() { c.post(lifecycle.Event{Kind: lifecycle.HandlerEnded, Result: result}) }()
 		defer c.recovered("report the end of a handler")
 		c.endTrial(ctx) // at most one handler runs at a time
 		result = c.runToEnd(ctx, run, effect)
-	}()
+	})
 }
 
 // abortRun aborts the running handler.
@@ -371,15 +371,10 @@ func (c *container) end() {
 		}
 	}
 	c.closeDeleted()
+	c.endTrial(c.ctx)
 	c.calls.Wait()
 	<-c.created
 	c.handlers.Close()
-}
-
-// awaitsOnExit reports whether the container's process has exited, and clients do not learn
-// of it before onExit has ended.
-func (c *container) awaitsOnExit() bool {
-	return c.status.Load().Stage == lifecycle.StageOnExit
 }
 
 // releaseExit lets clients know of the container's exit.

@@ -5,6 +5,7 @@ import (
 	"strings"
 	"testing"
 	"testing/synctest"
+	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"golang.org/x/sys/unix"
@@ -92,6 +93,51 @@ func TestEndOfTheLoopReleasesTheExit(t *testing.T) {
 // sortedEnd puts the end of an aborted handler, which is in no order to the exit, before it.
 func sortedEnd(published string) string {
 	return strings.Replace(published, "c1 exit, c1 Aborted", "c1 Aborted, c1 exit", 1)
+}
+
+// TestHandlersAreClosedWhenTheyHaveEnded: until then they use the container's descriptors, whose numbers another file may get.
+func TestHandlersAreClosedWhenTheyHaveEnded(t *testing.T) {
+	for _, trial := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, preStop(0), &fakeHandlers{})
+			closed := -1
+			w.handlers.preStop = func(ctx context.Context) hookexec.Result {
+				<-ctx.Done()
+				<-time.After(time.Second) // the kernel ends its process
+				w.handlers.mu.Lock()
+				defer w.handlers.mu.Unlock()
+				closed = w.handlers.closed
+				return succeeded
+			}
+			shutdown := w.serveUntil()
+			both(w).mustStart()
+			if trial {
+				go func() { _, _ = w.c.try(context.Background(), "preStop") }()
+			} else {
+				w.kill(unix.SIGTERM)
+			}
+			synctest.Wait()
+			shutdown()
+			<-w.loopEnded
+			if closed != 0 || w.handlers.closed != 1 {
+				t.Errorf("trial %t: the handlers were closed %d times while one ran, and %d times", trial, closed, w.handlers.closed)
+			}
+		})
+	}
+}
+
+// TestNoTrialBeginsWithoutALoop.
+func TestNoTrialBeginsWithoutALoop(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs})
+		shutdown := w.serveUntil()
+		both(w).mustStart()
+		shutdown()
+		<-w.loopEnded
+		if _, err := w.c.try(t.Context(), "preStop"); err == nil || !strings.Contains(err.Error(), errShutdown.Error()) {
+			t.Errorf("got %v", err)
+		}
+	})
 }
 
 // TestAnsweredRequestsAreForgotten (docs/spec.md#no-leak): a container lives for years.

@@ -266,6 +266,12 @@ func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	return response, err
 }
 
+// awaitsOnExit reports whether the container's process has exited, and clients do not learn
+// of it before onExit has ended.
+func (c *container) awaitsOnExit() bool {
+	return c.status.Load().Stage == lifecycle.StageOnExit
+}
+
 // exitWait bounds noteExit, from its call.
 const exitWait = 200 * time.Millisecond
 

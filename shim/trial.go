@@ -67,6 +67,9 @@ func kindOf(name string) lifecycle.Kind {
 func (c *container) beginTrial(own *trial) error {
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	if c.closed {
+		return &notRunningError{fmt.Sprintf("container %q: %v", c.id, errShutdown)}
+	}
 	if stage := c.status.Load().Stage; stage != lifecycle.StageRunning {
 		return &notRunningError{fmt.Sprintf("container %q is %s: a handler can be tried while it is %s", c.id, stage, lifecycle.StageRunning)}
 	}
