@@ -48,7 +48,7 @@ func (hostMonitor) Unsubscribe(chan runc.Exit) {}
 
 // fakeHost is a handler host that is a shell script. Each start writes its request to
 // DIR/start-N. It waits for room in the socket of the pidfd, where a parked handler waits, and
-// then fails with the words "start N".
+// then fails with the words "start N". If there is a file leave, the start leaves a process behind, whose pid it writes to left.
 type fakeHost struct {
 	t   *testing.T
 	dir string
@@ -67,6 +67,7 @@ start)
 	cat <&3 > request
 	mv request start-$n
 	echo "output of $n"
+	test ! -e leave || { sleep 1000 3>&- 4>&- & echo $! > left; }
 	echo pid >&4
 	echo "{\"Error\":\"start $n\"}" >&3
 	exit 1
