@@ -100,6 +100,10 @@ $(BIN)/.kubernetes: tools/kubernetes integration/kubernetes/servers/go.mod integ
 	$(STEP) 'building etcd and Kubernetes (10 min the first time)' tools/kubernetes $(BIN)/kubernetes
 	@touch $@
 
+$(BIN)/.helm: tools/helm $(wildcard integration/chart/servers/*/go.*)
+	$(STEP) 'building Helm 3 and 4, and kustomize (5 min the first time)' tools/helm $(BIN)
+	@touch $@
+
 # The language version is for docker's client, which is not a Go module.
 $(BIN)/.docker: integration/docker/servers/go.mod integration/docker/servers/go.sum
 	$(STEP) 'building dockerd and docker (4 min the first time)' \
@@ -199,6 +203,10 @@ format: ## rewrite the Go files the way lint wants them
 .PHONY: generate
 generate: ## generate the Go code of proto/
 	$(STEP) 'generating code' tools/generate
+
+.PHONY: manifests
+manifests: $(BIN)/.helm ## render the chart into the plain manifests of deploy/kubernetes
+	$(STEP) 'rendering the chart' tools/manifests $(BIN)/helm3 deploy/kubernetes
 
 .PHONY: check-generated
 check-generated: ## fail if the generated code is not what proto/ gives
