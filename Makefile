@@ -135,9 +135,22 @@ unit: ## unit tests only: no root, no containers
 integration: build servers ## integration tests only: root, containers under a private containerd
 	$(STEP) 'integration tests' go $(IN_INTEGRATION) test -race -tags '$(TAGS)' -p 1 -timeout 30m $(INTEGRATION)
 
+# Of the fleet, e2e runs what FLEET_SHORT names.
+FLEET_SHORT := ^TestServiceAcrossNodes$$
+
 .PHONY: e2e
-e2e: deps build $(BIN)/.servers $(BIN)/.kubernetes ## the handlers on a real Kubernetes: etcd, API server and kubelet (root; 10 min more the first time)
-	$(STEP) 'tests on Kubernetes' go $(IN_INTEGRATION) test -race -count=1 -tags '$(TAGS)' -p 1 -timeout 30m ./kubernetes/...
+e2e: deps build $(BIN)/.servers $(BIN)/.kubernetes testnode ## the handlers on a real Kubernetes: etcd, API server and kubelet (root; 15 min more the first time)
+	$(STEP) 'tests on Kubernetes' go $(IN_INTEGRATION) test -race -count=1 -tags '$(TAGS)' -p 1 -timeout 30m \
+		$$(go $(IN_INTEGRATION) list -tags '$(TAGS)' ./kubernetes/... | grep -v '/fleet$$')
+	$(STEP) 'tests on three nodes' go $(IN_INTEGRATION) test -race -count=1 -tags '$(TAGS)' -timeout 10m -run '$(FLEET_SHORT)' ./kubernetes/fleet
+
+.PHONY: cluster
+cluster: deps build $(BIN)/.servers $(BIN)/.kubernetes testnode ## a Kubernetes of three nodes, one of them with systemd, and all tests on it (root)
+	$(STEP) 'all tests on three nodes' go $(IN_INTEGRATION) test -race -count=1 -tags '$(TAGS)' -timeout 40m ./kubernetes/fleet
+
+.PHONY: testnode
+testnode:
+	@CGO_ENABLED=0 go $(IN_INTEGRATION) build -o $(abspath $(BIN))/ ./kubernetes/fleet/testnode
 
 .PHONY: docker
 docker: build $(BIN)/.servers $(BIN)/.docker $(BIN)/nerdctl ## the same under a private dockerd, and nerdctl; runs every command of their page

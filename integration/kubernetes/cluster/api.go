@@ -38,6 +38,7 @@ type API struct {
 	Kubeconfig string // path of a file that makes any client of it an administrator
 
 	bin          string // of the Kubernetes binaries
+	place        Place
 	url, token   string
 	client       *http.Client
 	etcd, server harness.Program
@@ -46,45 +47,57 @@ type API struct {
 // StartAPI starts both, and returns when the API server is ready. binDir is the bin/ in which kubernetes/ is. flags
 // are further ones for the API server, such as --feature-gates=…. ctx bounds the start only.
 func StartAPI(ctx context.Context, binDir string, flags ...string) (*API, error) {
+	dir, err := MakeDir()
+	if err != nil {
+		return nil, err
+	}
+	place, err := loopback()
+	if err != nil {
+		return nil, errors.Join(err, remove(dir))
+	}
+	place.Flags = append(place.Flags, flags...)
+	return StartAPIAt(ctx, binDir, dir, place)
+}
+
+// MakeDir makes the directory of a cluster, having removed what dead tests have left.
+func MakeDir() (string, error) {
 	Sweep()
 	dir, err := os.MkdirTemp(filepath.Split(dirPattern))
 	if err != nil {
-		return nil, fmt.Errorf("a directory for the cluster (the tests run as root): %w", err)
-	}
-	a := &API{
-		Dir: dir, Kubeconfig: filepath.Join(dir, "kubeconfig"),
-		bin: filepath.Join(binDir, "kubernetes"), token: rand.Text(),
+		return "", fmt.Errorf("a directory for the cluster (the tests run as root): %w", err)
 	}
 	if err := errors.Join(harness.Own(dir), os.Chmod(dir, 0o711)); err != nil {
-		return nil, errors.Join(err, a.Close())
+		return "", errors.Join(err, remove(dir))
 	}
-	if err := a.start(ctx, flags); err != nil {
+	return dir, nil
+}
+
+// StartAPIAt is StartAPI at another place than the loopback. dir is of MakeDir, and goes with Close, or on error.
+func StartAPIAt(ctx context.Context, binDir, dir string, place Place) (*API, error) {
+	a := &API{
+		Dir: dir, Kubeconfig: filepath.Join(dir, "kubeconfig"),
+		bin: filepath.Join(binDir, "kubernetes"), place: place, token: rand.Text(),
+	}
+	if err := a.start(ctx); err != nil {
 		return nil, errors.Join(err, a.Close())
 	}
 	return a, nil
 }
 
-func (a *API) start(ctx context.Context, flags []string) error {
-	ports, err := freePorts(3)
-	if err != nil {
-		return err
-	}
-	a.url = fmt.Sprintf("https://127.0.0.1:%d", ports[0])
-	etcd, peer := fmt.Sprintf("http://127.0.0.1:%d", ports[1]), fmt.Sprintf("http://127.0.0.1:%d", ports[2])
-	a.etcd = a.program("etcd", "--data-dir="+a.path("etcd"), "--name=test", "--log-level=warn", "--unsafe-no-fsync",
+func (a *API) start(ctx context.Context) error {
+	at := func(port int) string { return fmt.Sprintf("%s:%d", a.place.Address, port) }
+	a.url = "https://" + at(a.place.Port)
+	etcd, peer := "http://"+at(a.place.EtcdPort), "http://"+at(a.place.PeerPort)
+	a.etcd = a.Program("etcd", "--data-dir="+a.path("etcd"), "--name=test", "--log-level=warn", "--unsafe-no-fsync",
 		"--listen-client-urls="+etcd, "--advertise-client-urls="+etcd, "--listen-peer-urls="+peer, "--initial-advertise-peer-urls="+peer,
 		"--initial-cluster=test="+peer)
-	a.server = a.program("kube-apiserver", append([]string{
-		"--etcd-servers=" + etcd, "--bind-address=127.0.0.1", fmt.Sprintf("--secure-port=%d", ports[0]), "--cert-dir=" + a.path("certs"),
-		"--token-auth-file=" + a.path("tokens"), "--authorization-mode=AlwaysAllow",
+	a.server = a.Program("kube-apiserver", append([]string{
+		"--etcd-servers=" + etcd, "--bind-address=" + a.place.Address, fmt.Sprintf("--secure-port=%d", a.place.Port), "--cert-dir=" + a.path("certs"),
+		"--token-auth-file=" + a.path("tokens"),
 		"--service-account-issuer=" + a.url, "--service-account-key-file=" + a.path("accounts.pub"),
 		"--service-account-signing-key-file=" + a.path("accounts.key"),
-		// No controller makes the service accounts that every pod would have to have.
-		"--disable-admission-plugins=ServiceAccount",
-		// There is no service to reach this server by, and 127.0.0.1 would not be allowed as its address.
-		"--endpoint-reconciler-type=none", "--service-cluster-ip-range=10.214.0.0/24",
 		"--kubelet-preferred-address-types=InternalIP,Hostname",
-	}, flags...)...)
+	}, a.place.Flags...)...)
 	for _, step := range []func() error{
 		a.writeCredentials, a.etcd.Start, a.server.Start, func() error { return a.waitReady(ctx) },
 	} {
@@ -97,10 +110,10 @@ func (a *API) start(ctx context.Context, flags []string) error {
 
 func (a *API) path(name string) string { return filepath.Join(a.Dir, name) }
 
-// program is one of the Kubernetes binaries, with its log in Dir.
-func (a *API) program(name string, args ...string) harness.Program {
+// Program is one of the Kubernetes binaries, at the API server's place, with its log in Dir.
+func (a *API) Program(name string, args ...string) harness.Program {
 	return harness.Program{
-		Name: name, Args: append([]string{filepath.Join(a.bin, name)}, args...), Env: a.environ(), LogFile: a.path(name + ".log"),
+		Name: name, Args: a.place.command(filepath.Join(a.bin, name), args...), Env: a.environ(), LogFile: a.path(name + ".log"),
 	}
 }
 
@@ -128,14 +141,19 @@ func (a *API) writeCredentials() error {
 	for name, content := range map[string][]byte{
 		"accounts.key": pem.EncodeToMemory(&pem.Block{Type: "EC PRIVATE KEY", Bytes: private}),
 		"accounts.pub": pem.EncodeToMemory(&pem.Block{Type: "PUBLIC KEY", Bytes: public}),
-		"tokens":       []byte(a.token + ",admin,admin,system:masters\n"),
-		"kubeconfig":   []byte(fmt.Sprintf(kubeconfig, a.url, a.certificate(), a.token)),
+		"tokens":       []byte(a.token + ",admin,admin,system:masters\n" + a.place.tokens()),
+		"kubeconfig":   []byte(a.KubeconfigFor(a.token, a.certificate())),
 	} {
 		if err := os.WriteFile(a.path(name), content, 0o600); err != nil {
 			return fmt.Errorf("credentials of the API server: %w", err)
 		}
 	}
 	return nil
+}
+
+// KubeconfigFor is the text of a file for the client with that token, which finds the server's certificate at that path.
+func (a *API) KubeconfigFor(token, certificate string) string {
+	return fmt.Sprintf(kubeconfig, a.url, certificate, token)
 }
 
 const kubeconfig = `apiVersion: v1
@@ -145,6 +163,9 @@ contexts: [{name: test, context: {cluster: test, user: admin}}]
 clusters: [{name: test, cluster: {server: %q, certificate-authority: %q}}]
 users: [{name: admin, user: {token: %q}}]
 `
+
+// Certificate is the one that clients trust, once the server runs.
+func (a *API) Certificate() string { return a.certificate() }
 
 // certificate is made by the server itself, signed with a key that it forgets.
 func (a *API) certificate() string { return a.path("certs/apiserver.crt") }
@@ -176,7 +197,7 @@ func (a *API) connect() error {
 	if !pool.AppendCertsFromPEM(text) {
 		return errors.New("no certificate yet")
 	}
-	a.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}}}
+	a.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DialContext: a.place.dial}}
 	return nil
 }
 

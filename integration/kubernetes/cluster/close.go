@@ -26,9 +26,13 @@ func Sweep() {
 	}
 }
 
+// RemoveDir removes the directory of MakeDir, if it is still there, with what is mounted and which cgroups there are for it.
+func RemoveDir(dir string) error { return remove(dir) }
+
 // remove takes back what a cluster whose servers have ended has left.
 func remove(dir string) error {
 	errs := []error{restoreMachine(dir), harness.UnmountBelow(dir)}
+	harness.RemoveCgroupTree(cgroupRoot(dir))
 	if err := os.RemoveAll(dir); err != nil {
 		errs = append(errs, fmt.Errorf("directory of the cluster: %w", err))
 	}

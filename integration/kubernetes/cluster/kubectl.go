@@ -29,7 +29,8 @@ func (a *API) Bind(ctx context.Context, pod string) error {
 
 func (a *API) kubectl(ctx context.Context, stdin string, args ...string) (string, error) {
 	var stdout, stderr bytes.Buffer
-	cmd := exec.CommandContext(ctx, filepath.Join(a.bin, "kubectl"), args...)
+	command := a.place.command(filepath.Join(a.bin, "kubectl"), args...)
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
 	cmd.Env = a.environ()
 	cmd.Stdin, cmd.Stdout, cmd.Stderr = strings.NewReader(stdin), &stdout, &stderr
 	if err := cmd.Run(); err != nil {

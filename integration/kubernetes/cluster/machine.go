@@ -91,7 +91,6 @@ func restoreMachine(dir string) error {
 	for _, path := range before.Missing {
 		_ = os.Remove(path) // works on an empty one, which no other program uses
 	}
-	harness.RemoveCgroupTree(cgroupRoot(dir))
 	return errors.Join(errs...)
 }
 

@@ -109,7 +109,7 @@ func (c *Cluster) startKubelet(_ context.Context, cfg Config) error {
 	if err := writeFile(c.path("kubelet.yaml"), config); err != nil {
 		return err
 	}
-	kubelet := c.program("kubelet", "--config="+c.path("kubelet.yaml"), "--kubeconfig="+c.Kubeconfig,
+	kubelet := c.Program("kubelet", "--config="+c.path("kubelet.yaml"), "--kubeconfig="+c.Kubeconfig,
 		"--root-dir="+c.path("kubelet"), "--cert-dir="+c.path("kubelet-certs"), "--hostname-override="+NodeName,
 		"--feature-gates="+cfg.FeatureGates, "--v=2")
 	c.Kubelet = &kubelet
