@@ -49,7 +49,7 @@ func newRoot() *cobra.Command {
 	flags.StringVarP(&o.address, "address", "a", os.Getenv("CONTAINERD_ADDRESS"), "containerd's socket; the default is $CONTAINERD_ADDRESS, or every containerd of this machine")
 	flags.StringVarP(&o.namespace, "namespace", "n", os.Getenv("CONTAINERD_NAMESPACE"), "containerd's namespace; the default is $CONTAINERD_NAMESPACE, or all of them")
 	root.AddCommand(newStatus(o), newLogs(o), newRun(o), newEvents(o), newDoctor(o), newConvert(), newValidate(), newWebhook(), newMan(),
-		newNodeContainerds(), newNodeShims(), newTrusted())
+		newNode(o))
 	return root
 }
 

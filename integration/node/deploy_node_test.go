@@ -155,17 +155,20 @@ func TestNodeInstallOfInstalled(t *testing.T) {
 		link(t, filepath.Join(bed.BinDir(t), name), filepath.Join(prefix, "bin"))
 	}
 	i := installer{t, prefix, filepath.Join(dir, "config.toml"), server(t, "2.4"), 0}
-	before := i.tree(prefix)
+	before, bin := i.tree(prefix), i.tree(filepath.Join(prefix, "bin"))
 	for _, args := range [][]string{{"--runtime-path", "--cgroup-driver", "systemd"}, {"--undo"}} {
 		args = append([]string{filepath.Join(share, "node/install"), "--prefix", prefix, "--config", i.config, "--containerd", i.server.Binary}, args...)
 		if out, err := exec.CommandContext(t.Context(), "bash", args...).CombinedOutput(); err != nil {
 			t.Fatalf("%v\n%s", err, out)
 		}
-		if after := i.tree(prefix); after != before {
-			t.Errorf("%q: the programs are not as before:\n%s", args, after)
-		}
 		if args[len(args)-1] == "--undo" {
+			if after := i.tree(prefix); after != before {
+				t.Errorf("it is not as before:\n%s", after)
+			}
 			break
+		}
+		if after := i.tree(filepath.Join(prefix, "bin")); after != bin {
+			t.Errorf("the programs are not as before:\n%s", after)
 		}
 		dropin, err := os.ReadFile(filepath.Join(dir, "conf.d/lifecycle.toml"))
 		if want := "runtime_path = '" + prefix + "/bin/containerd-shim-lifecycle-v2'"; err != nil || !strings.Contains(string(dropin), want) || !strings.Contains(string(dropin), "SystemdCgroup = true") {

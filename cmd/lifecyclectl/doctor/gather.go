@@ -6,7 +6,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"time"
 
 	"golang.org/x/sys/unix"
@@ -67,8 +66,8 @@ func findContainerds(ctx context.Context) []string {
 	}
 	var addresses []string
 	for _, process := range processes {
-		for _, socket := range sockets.ListenedBy(process) {
-			if strings.HasSuffix(socket, ".ttrpc") || filepath.Base(socket) == nriSocket || slices.Contains(addresses, socket) {
+		for _, socket := range served(sockets, process) {
+			if slices.Contains(addresses, socket) {
 				continue
 			}
 			if _, err := (server{process, socket}).version(ctx); err == nil {
