@@ -60,6 +60,8 @@ type Lifecycle struct {
 	CRI bool
 	// PodGracePeriod is the pod's termination grace period, or 0 if it is not known.
 	PodGracePeriod time.Duration
+	// key is the annotation with the whole block, empty if each handler has its own.
+	key string
 }
 
 // Lifecycle returns what the annotations describe, or nil if they have no handler. The
@@ -68,7 +70,7 @@ func (s *Spec) Lifecycle() (*Lifecycle, error) {
 	if s.Annotations[criContainerType] == typeSandbox {
 		return nil, nil
 	}
-	block, err := s.block()
+	key, block, err := s.block()
 	if err != nil {
 		return nil, first(err)
 	}
@@ -81,16 +83,40 @@ func (s *Spec) Lifecycle() (*Lifecycle, error) {
 		StopSignal:     signal,
 		CRI:            s.Annotations[criContainerType] == typeContainer,
 		PodGracePeriod: s.podGracePeriod(),
+		key:            key,
 	}, nil
 }
 
-// Problems returns all mistakes in the annotations. The first one is Lifecycle's error.
-func (s *Spec) Problems() []*InvalidError {
+// Within returns an *InvalidError if the lifecycle is above the limits.
+func (l *Lifecycle) Within(limits Limits) error {
+	return first(withKeys(l.key, limits.check(l.Block)))
+}
+
+// Problems returns all mistakes in the annotations, or, if they have none, all that is above
+// the limits. The first one is the error of Lifecycle or Within.
+func (s *Spec) Problems(limits Limits) []*InvalidError {
 	if s.Annotations[criContainerType] == typeSandbox {
 		return nil
 	}
-	_, err := s.block()
+	key, block, err := s.block()
+	if err == nil {
+		err = withKeys(key, limits.check(block))
+	}
 	return flatten(err)
+}
+
+// withKeys turns fieldErrors into InvalidErrors. Without a key, each handler's annotation is
+// named like the handler.
+func withKeys(key string, err error) error {
+	if key != "" || err == nil {
+		return of(key, err, nil)
+	}
+	var errs []error
+	for _, one := range fields(err) {
+		handler, _, _ := strings.Cut(one.path, ".")
+		errs = append(errs, of(domain+"/"+handler, one, nil))
+	}
+	return errors.Join(errs...)
 }
 
 // ContainerSpec returns the spec that the shim will read for a pod's container, with
@@ -110,26 +136,29 @@ func NamedKey(container string) string { return container + "." + KeyLifecycle }
 
 // Parse decodes and checks a value of a /lifecycle key. The problems are the ones that
 // Problems would return, with the Key KeyLifecycle.
-func Parse(value string) (*lifecyclev1.Block, []*InvalidError) {
+func Parse(value string, limits Limits) (*lifecyclev1.Block, []*InvalidError) {
 	spec := &Spec{Annotations: map[string]string{KeyLifecycle: value}}
-	block, err := spec.block()
+	_, block, err := spec.block()
+	if err == nil {
+		err = withKeys(KeyLifecycle, limits.check(block))
+	}
 	return block, flatten(err)
 }
 
 // block finds the annotations for this container and decodes them. Its error joins all
-// mistakes.
-func (s *Spec) block() (*lifecyclev1.Block, error) {
+// mistakes. key is the annotation with the whole block, empty if each handler has its own.
+func (s *Spec) block() (key string, block *lifecyclev1.Block, err error) {
 	named := ""
 	if name := s.Annotations[criContainerName]; name != "" {
 		named = name + "." + domain
 	}
-	block, err := s.chosen(named)
-	return block, errors.Join(s.checkKeys(named), err)
+	key, block, err = s.chosen(named)
+	return key, block, errors.Join(s.checkKeys(named), err)
 }
 
 // chosen decodes the annotation with the highest priority. named is the prefix of the key
 // with the container's name, or empty.
-func (s *Spec) chosen(named string) (*lifecyclev1.Block, error) {
+func (s *Spec) chosen(named string) (string, *lifecyclev1.Block, error) {
 	key := KeyLifecycle
 	if _, ok := s.Annotations[named+"/lifecycle"]; ok && named != "" {
 		key = named + "/lifecycle"
@@ -138,13 +167,14 @@ func (s *Spec) chosen(named string) (*lifecyclev1.Block, error) {
 	single := slices.ContainsFunc(singleKeys, func(key string) bool { _, ok := s.Annotations[key]; return ok })
 	switch {
 	case whole && single:
-		return nil, &InvalidError{Key: key, Problem: fmt.Sprintf(
+		return key, nil, &InvalidError{Key: key, Problem: fmt.Sprintf(
 			"cannot be used together with %s: move those handlers into it, or remove it", either(singleKeys))}
 	case whole:
 		block := &lifecyclev1.Block{}
-		return block, s.decode(key, "", block)
+		return key, block, s.decode(key, "", block)
 	default:
-		return s.singles()
+		block, err := s.singles()
+		return "", block, err
 	}
 }
 

@@ -17,7 +17,7 @@ func problemsOf(t *testing.T, key, value string) []string {
 	t.Helper()
 	var all []string
 	spec := &Spec{Annotations: map[string]string{key: value}}
-	for _, problem := range spec.Problems() {
+	for _, problem := range spec.Problems(Limits{}) {
 		if problem.Key != key {
 			t.Errorf("%v is of another key", problem)
 		}
@@ -212,7 +212,7 @@ func TestProblemsAreBounded(t *testing.T) {
 		if got := problemsOf(t, KeyLifecycle, words+"]}}\n"+fields); len(got) != min(2*n, 20) {
 			t.Errorf("%d words and fields: %d problems", n, len(got))
 		}
-		if got := (&Spec{Annotations: annotations}).Problems(); len(got) != want || got[want-1].Key != fmt.Sprintf("%s/x%04d", domain, want-1) {
+		if got := (&Spec{Annotations: annotations}).Problems(Limits{}); len(got) != want || got[want-1].Key != fmt.Sprintf("%s/x%04d", domain, want-1) {
 			t.Errorf("%d keys: %d problems", n, len(got))
 		}
 	}
@@ -267,7 +267,7 @@ func TestNames(t *testing.T) {
 	if got := NamedKey("a"); got != "a.lifecycle-shim.io/lifecycle" {
 		t.Error(got)
 	}
-	block, problems := Parse("preStart: {sleep: {seconds: 1}}\npostStart: {sleep: {seconds: 2}}\npreStop: {sleep: {seconds: 3}}\nonExit: {sleep: {seconds: 4}}")
+	block, problems := Parse("preStart: {sleep: {seconds: 1}}\npostStart: {sleep: {seconds: 2}}\npreStop: {sleep: {seconds: 3}}\nonExit: {sleep: {seconds: 4}}", Limits{})
 	if len(problems) > 0 {
 		t.Fatal(problems)
 	}
@@ -279,7 +279,7 @@ func TestNames(t *testing.T) {
 	if HandlerOf(block, "x") != nil {
 		t.Error("there is no handler x")
 	}
-	if _, problems := Parse("a: b"); len(problems) != 1 || problems[0].Key != KeyLifecycle {
+	if _, problems := Parse("a: b", Limits{}); len(problems) != 1 || problems[0].Key != KeyLifecycle {
 		t.Errorf("got %v", problems)
 	}
 	given := map[string]string{KeyLifecycle: "preStop: " + goodHandler}
@@ -295,7 +295,7 @@ func TestNames(t *testing.T) {
 		t.Errorf("got %+v, %v", got, err)
 	}
 	sandbox := &Spec{Annotations: map[string]string{KeyLifecycle: "nonsense", criContainerType: typeSandbox}}
-	if problems := sandbox.Problems(); problems != nil {
+	if problems := sandbox.Problems(Limits{}); problems != nil {
 		t.Errorf("a pause container: %v", problems)
 	}
 }
@@ -311,7 +311,7 @@ func TestSingleKeys(t *testing.T) {
 	}
 	spec := &Spec{Annotations: map[string]string{KeyOnExit: "a: 1", KeyPreStop: "a: 1", KeyPostStart: "a: 1", KeyPreStart: "a: 1", KeyLifecycle + "x": ""}}
 	var keys []string
-	for _, problem := range spec.Problems() {
+	for _, problem := range spec.Problems(Limits{}) {
 		keys = append(keys, problem.Key)
 	}
 	if got := strings.Join(keys, " "); got != KeyLifecycle+"x "+strings.Join(singleKeys, " ") {

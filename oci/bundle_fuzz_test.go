@@ -33,7 +33,7 @@ func FuzzReadSpec(f *testing.F) {
 		if invalid := (*InvalidError)(nil); err != nil && !errors.As(err, &invalid) {
 			t.Errorf("%T: %v", err, err)
 		}
-		if problems := spec.Problems(); (len(problems) == 0) != (err == nil) {
+		if problems := spec.Problems(Limits{}); (len(problems) == 0) != (err == nil) {
 			t.Errorf("%v, but the problems are %v", err, problems)
 		}
 		if lifecycle == nil {

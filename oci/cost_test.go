@@ -39,7 +39,7 @@ func measure(t testing.TB, key, value string) (cost, []*InvalidError) {
 	var before, after runtime.MemStats
 	runtime.ReadMemStats(&before)
 	start := threadTime(t)
-	problems := spec.Problems()
+	problems := spec.Problems(Limits{})
 	work := threadTime(t) - start
 	runtime.ReadMemStats(&after)
 	return cost{work, after.TotalAlloc - before.TotalAlloc}, problems
@@ -102,7 +102,7 @@ func TestCost(t *testing.T) {
 // TestA1OneMistakeOneError: repeated keys result in one error, for any number of pairs.
 func TestA1OneMistakeOneError(t *testing.T) {
 	for _, times := range []int{2, 500, 4000} {
-		problems := (&Spec{Annotations: map[string]string{KeyLifecycle: strings.Repeat("a:\n", times)}}).Problems()
+		problems := (&Spec{Annotations: map[string]string{KeyLifecycle: strings.Repeat("a:\n", times)}}).Problems(Limits{})
 		if len(problems) != 1 || problems[0].Error() != `annotation "lifecycle-shim.io/lifecycle" is not valid YAML: line 2: mapping key "a" already defined at line 1` {
 			t.Errorf("%d keys: got %v", times, problems)
 		}

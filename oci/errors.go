@@ -90,6 +90,21 @@ func flatten(err error) []*InvalidError {
 	return nil
 }
 
+// fields returns the fieldErrors that err joins, in order.
+func fields(err error) []*fieldError {
+	if joined, ok := err.(interface{ Unwrap() []error }); ok {
+		var all []*fieldError
+		for _, part := range joined.Unwrap() {
+			all = append(all, fields(part)...)
+		}
+		return all
+	}
+	if one := (*fieldError)(nil); errors.As(err, &one) {
+		return []*fieldError{one}
+	}
+	return nil
+}
+
 // of turns the fieldErrors that err joins into InvalidErrors with the key. For a missing
 // field the problem is that it is missing, not that its zero value is invalid.
 func of(key string, err error, missing map[string]string) error {

@@ -39,7 +39,7 @@ written to stdout, and the exit status is 1.`,
 			refusals := 0
 			var results [][]byte
 			for _, file := range files {
-				result, report := convert.Stream(file.data, m.runtimeClass, m.podPaths...)
+				result, report := convert.Stream(file.data, m.rules, m.podPaths...)
 				say(cmd.ErrOrStderr(), "warning: ", file.name, report.Warnings)
 				say(cmd.ErrOrStderr(), "", file.name, report.Refusals)
 				refusals += len(report.Refusals)

@@ -14,13 +14,14 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/convert"
 )
 
-// manifests holds the values of -f, -R, --runtime-class and --pods-at.
+// manifests holds the values of -f, -R, --pods-at, --runtime-class and the operator's
+// limits.
 type manifests struct {
-	names        []string
-	recursive    bool
-	runtimeClass string
-	podsAt       []string
-	podPaths     []convert.PodPath // of podsAt
+	names     []string
+	recursive bool
+	rules     convert.Rules
+	podsAt    []string
+	podPaths  []convert.PodPath // of podsAt
 }
 
 // manifestExtensions are those that kubectl reads from a directory.
@@ -30,8 +31,9 @@ func (m *manifests) addFlags(command *cobra.Command) {
 	flags := command.Flags()
 	flags.StringSliceVarP(&m.names, "filename", "f", nil, "a file, a directory (its .yaml, .yml and .json files), or - for stdin; may be repeated")
 	flags.BoolVarP(&m.recursive, "recursive", "R", false, "read the directories below a directory too")
-	flags.StringVar(&m.runtimeClass, "runtime-class", convert.DefaultRuntimeClass, "name of the RuntimeClass whose handler is this shim")
+	flags.StringVar(&m.rules.RuntimeClass, "runtime-class", convert.DefaultRuntimeClass, "name of the RuntimeClass whose handler is this shim")
 	flags.StringArrayVar(&m.podsAt, "pods-at", nil, "KIND[.GROUP]=PATH: where an unknown kind has its pod templates, such as RayCluster.ray.io=spec.workerGroupSpecs[*].template; may be repeated")
+	convert.AddLimits(flags, &m.rules.Limits)
 	_ = command.MarkFlagRequired("filename") // the flag is there
 	_ = command.MarkFlagFilename("filename", manifestExtensions...)
 }
@@ -44,7 +46,7 @@ type manifest struct {
 
 // read reads all files, in the order in which they are named.
 func (m *manifests) read(stdin io.Reader) ([]manifest, error) {
-	if m.runtimeClass == "" {
+	if m.rules.RuntimeClass == "" {
 		return nil, errors.New("--runtime-class is empty: give the name of a RuntimeClass, such as lifecycle")
 	}
 	for _, text := range m.podsAt {

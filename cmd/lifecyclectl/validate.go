@@ -36,7 +36,7 @@ A file without anything to check is not a problem.`,
 			}
 			problems, checked := 0, 0
 			for _, file := range files {
-				report := convert.Validate(file.data, m.runtimeClass, m.podPaths...)
+				report := convert.Validate(file.data, m.rules, m.podPaths...)
 				say(outOf(cmd), "", file.name, report.Checked)
 				say(cmd.ErrOrStderr(), "warning: ", file.name, report.Warnings)
 				say(cmd.ErrOrStderr(), "", file.name, report.Refusals)

@@ -48,6 +48,7 @@ One line is logged for each pod that is changed or refused.`, webhook.Path, webh
 	flags.StringVar(&s.certFile, "tls-cert-file", "", "the server's certificate and its intermediate authorities, in PEM")
 	flags.StringVar(&s.keyFile, "tls-private-key-file", "", "the certificate's key, in PEM")
 	flags.StringVar(&s.config.RuntimeClass, "runtime-class", convert.DefaultRuntimeClass, "name of the RuntimeClass whose handler is this shim")
+	convert.AddLimits(flags, &s.config.HandlerLimits)
 	flags.DurationVar(&s.config.Limits.Stop, "shutdown-timeout", s.config.Limits.Stop, "how long requests that have begun may still take when the webhook stops")
 	flags.StringVar(&s.logFormat, "log-format", string(log.TextFormat), "text or json")
 	flags.StringVar(&s.logLevel, "log-level", log.InfoLevel.String(), "debug logs every request, info the pods that are changed, warn those that are refused")

@@ -270,7 +270,7 @@ func policySidecarsByHand(t *testing.T, api *cluster.API) {
 		`{"pre\u0053top":{"sleep":{"seconds":2}}}`,
 		`"pre\x53top": {sleep: {seconds: 2}}`,
 	} {
-		block, problems := oci.Parse(value)
+		block, problems := oci.Parse(value, oci.Limits{})
 		if block.GetPreStop() == nil || len(problems) > 0 {
 			t.Errorf("%s: the shim would not run it: %v", value, problems)
 		}

@@ -25,7 +25,7 @@ func TestExamplesAreListed(t *testing.T) {
 // TestExampleBlocks: the shim accepts the blocks of the examples that are no manifests. lifecyclectl's own tests check those.
 func TestExampleBlocks(t *testing.T) {
 	for file, block := range map[string]string{"docker-run.sh": flagOf(t, "examples/docker-run.sh"), "compose.yaml": annotationOf(t, "examples/compose.yaml")} {
-		parsed, problems := oci.Parse(block)
+		parsed, problems := oci.Parse(block, oci.Limits{})
 		for _, problem := range problems {
 			t.Errorf("examples/%s: %v", file, problem)
 		}

@@ -27,9 +27,9 @@ var errTooLarge = fmt.Errorf("has more than %d containers, or more than %d bytes
 // nothing changes. A pod of another RuntimeClass is left alone without a warning. Pod decodes
 // only the parts that it needs, so its memory is bounded for a pod of any size. It returns
 // early with ctx's error when ctx ends.
-func Pod(ctx context.Context, data []byte, runtimeClass string) ([]Operation, *Report, error) {
+func Pod(ctx context.Context, data []byte, rules Rules) ([]Operation, *Report, error) {
 	report := &Report{}
-	tree, err := admitted(ctx, data, runtimeClass)
+	tree, err := admitted(ctx, data, rules.RuntimeClass)
 	switch {
 	case ctx.Err() != nil:
 		return nil, nil, ctx.Err()
@@ -39,7 +39,7 @@ func Pod(ctx context.Context, data []byte, runtimeClass string) ([]Operation, *R
 	case tree == nil:
 		return nil, report, nil
 	}
-	operations := convertPod(ctx, report, runtimeClass, nameOf(tree, "Pod", "without a name"), nil, tree)
+	operations := convertPod(ctx, report, rules, nameOf(tree, "Pod", "without a name"), nil, tree)
 	if ctx.Err() != nil {
 		return nil, nil, ctx.Err()
 	}

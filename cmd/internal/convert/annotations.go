@@ -2,6 +2,8 @@ package convert
 
 import (
 	"fmt"
+	"maps"
+	"slices"
 
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 )
@@ -57,8 +59,35 @@ func (c *podConversion) checkAnnotations() {
 	}
 }
 
+// checkLimits checks what the pod's annotations say against the operator's limits. What
+// is wrong with them otherwise is found at Create, or by Validate.
+func (c *podConversion) checkLimits() {
+	if !c.rules.Limits.Limited() {
+		return
+	}
+	refused := len(c.report.Refusals)
+	c.checkLimit("", oci.ContainerSpec(c.seenBy(""), ""))
+	for _, name := range slices.Sorted(maps.Keys(c.own)) {
+		if len(c.report.Refusals)-refused >= maxRefusals {
+			return
+		}
+		if c.names[name] > 0 { // the shim ignores other keys
+			c.checkLimit(name, oci.ContainerSpec(c.seenBy(name), name))
+		}
+	}
+}
+
+func (c *podConversion) checkLimit(container string, spec *oci.Spec) {
+	if lifecycle, err := spec.Lifecycle(); err != nil || lifecycle == nil {
+		return
+	}
+	for _, problem := range spec.Problems(c.rules.Limits) {
+		c.report.refuse(Finding{Object: c.object, Container: container, Field: "metadata.annotations", Text: problem.Error()})
+	}
+}
+
 func (c *podConversion) checkSpec(container string, spec *oci.Spec) {
-	for i, problem := range spec.Problems() {
+	for i, problem := range spec.Problems(oci.Limits{}) {
 		if i == maxRefusals {
 			return
 		}

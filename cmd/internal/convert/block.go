@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"maps"
 	"reflect"
+	"strconv"
 	"strings"
 
 	"google.golang.org/protobuf/reflect/protoreflect"
@@ -15,7 +16,10 @@ import (
 
 // defaultGracePeriod is the API's own, in seconds (core/v1
 // DefaultTerminationGracePeriodSeconds).
-const defaultGracePeriod = json.Number("30")
+const (
+	defaultGracePeriod  = json.Number("30")
+	defaultGraceSeconds = 30
+)
 
 // extensions are the fields of a handler that only the shim has: all except the actions.
 var extensions = extensionsOf((&lifecyclev1.Handler{}).ProtoReflect().Descriptor().Fields())
@@ -32,8 +36,8 @@ func extensionsOf(fields protoreflect.FieldDescriptors) []string {
 
 // block returns the annotation's value for a container's handlers, and the same value
 // parsed. Findings have the field's path below the container.
-func block(container, lifecycle map[string]any, grace any) (string, *lifecyclev1.Block, []Finding) {
-	tree := map[string]any{"terminationGracePeriodSeconds": atLeastOne(grace)}
+func block(container, lifecycle map[string]any, grace any, limits oci.Limits) (string, *lifecyclev1.Block, []Finding) {
+	tree := map[string]any{"terminationGracePeriodSeconds": graceOf(grace, limits)}
 	var problems []Finding
 	for _, kind := range handlerKinds {
 		if lifecycle[kind] == nil {
@@ -52,7 +56,7 @@ func block(container, lifecycle map[string]any, grace any) (string, *lifecyclev1
 	if err != nil {
 		return "", nil, []Finding{{Field: "lifecycle", Text: err.Error()}}
 	}
-	parsed, wrong := oci.Parse(text)
+	parsed, wrong := oci.Parse(text, limits)
 	for _, problem := range wrong {
 		problems = append(problems, Finding{Field: fieldOf(problem.Path), Text: problem.Problem})
 	}
@@ -77,12 +81,14 @@ func fieldOf(path string) string {
 	}
 }
 
-// atLeastOne returns the grace period that is in effect: the API server accepts 0 and
-// negative numbers, and the kubelet's pod workers use 1 then.
-func atLeastOne(grace any) any {
+// graceOf returns the grace period that is in effect: the API server accepts 0 and
+// negative numbers, and the kubelet's pod workers use 1 then. The default is cut to the
+// operator's limit. The API server writes it into every pod, so it counts as unset in
+// manifests too.
+func graceOf(grace any, limits oci.Limits) any {
 	switch number, ok := grace.(json.Number); {
-	case grace == nil:
-		return defaultGracePeriod
+	case grace == nil, grace == defaultGracePeriod:
+		return json.Number(strconv.FormatInt(limits.GracePeriod(defaultGraceSeconds), 10))
 	case ok && (number == "0" || number == "-0" || strings.HasPrefix(string(number), "-") && !strings.ContainsAny(string(number), ".eE")):
 		return json.Number("1")
 	default:

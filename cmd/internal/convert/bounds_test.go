@@ -27,8 +27,8 @@ func TestA11Aliases(t *testing.T) {
 	for name, text := range map[string]string{"one long text": long, "merge keys": merged} {
 		t.Run(name, func(t *testing.T) {
 			for what, run := range map[string]func() *Report{
-				"convert":  func() *Report { _, report := Stream([]byte(text), class); return report },
-				"validate": func() *Report { return Validate([]byte(text), class) },
+				"convert":  func() *Report { _, report := Stream([]byte(text), inClass); return report },
+				"validate": func() *Report { return Validate([]byte(text), inClass) },
 			} {
 				var report *Report
 				if got := allocated(func() { report = run() }); got > most {
@@ -53,7 +53,7 @@ func TestA11Keys(t *testing.T) {
 	}
 	text.WriteString("spec: {runtimeClassName: lifecycle, containers: [{name: a}]}\n")
 	var report *Report
-	if got := allocated(func() { report = Validate([]byte(text.String()), class) }); got > most {
+	if got := allocated(func() { report = Validate([]byte(text.String()), inClass) }); got > most {
 		t.Errorf("it takes %d bytes", got)
 	}
 	if len(report.Refusals) != 1 || len(report.Refusals[0].Text) > 1000 || report.Refusals[0].Line != 6 {
@@ -140,7 +140,7 @@ func BenchmarkStream(b *testing.B) {
 			b.SetBytes(int64(len(text)))
 			b.ReportAllocs()
 			for b.Loop() {
-				if _, report := Stream(text, class); len(report.Refusals) > 0 || report.Moved == 0 {
+				if _, report := Stream(text, inClass); len(report.Refusals) > 0 || report.Moved == 0 {
 					b.Fatal(report.Refusals)
 				}
 			}
@@ -151,7 +151,7 @@ func BenchmarkStream(b *testing.B) {
 		b.SetBytes(int64(len(text)))
 		b.ReportAllocs()
 		for b.Loop() {
-			if _, report := Stream(text, class); len(report.Refusals) > 0 || report.Moved == 0 {
+			if _, report := Stream(text, inClass); len(report.Refusals) > 0 || report.Moved == 0 {
 				b.Fatal(report.Refusals)
 			}
 		}
@@ -189,7 +189,7 @@ func TestLinear(t *testing.T) {
 				text := of(n)
 				start := time.Now()
 				return allocated(func() {
-					if _, report := Stream(text, class); len(report.Refusals) > 0 || report.Moved == 0 {
+					if _, report := Stream(text, inClass); len(report.Refusals) > 0 || report.Moved == 0 {
 						t.Fatal(report.Refusals)
 					}
 				}), time.Since(start)

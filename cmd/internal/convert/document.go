@@ -95,7 +95,7 @@ func (d document) name() string { return fmt.Sprintf("document %d", d.number) }
 func (d document) whole() []byte { return append(append([]byte{}, d.separator...), d.text...) }
 
 // convert returns the converted document with its separator.
-func (d document) convert(report *Report, runtimeClass string, more []PodPath) ([]byte, error) {
+func (d document) convert(report *Report, rules Rules, more []PodPath) ([]byte, error) {
 	if !mayHold(d.text) {
 		return d.whole(), nil
 	}
@@ -107,7 +107,7 @@ func (d document) convert(report *Report, runtimeClass string, more []PodPath) (
 	refusals, warnings := len(report.Refusals), len(report.Warnings)
 	for _, object := range objects(p.tree, d.name(), more...) {
 		refused, warned := len(report.Refusals), len(report.Warnings)
-		operations = append(operations, convertObject(report, runtimeClass, object)...)
+		operations = append(operations, convertObject(report, rules, object)...)
 		place := object.places()
 		d.locate(p, place, report.Refusals[refused:])
 		d.locate(p, place, report.Warnings[warned:])

@@ -49,7 +49,7 @@ func TestB2Windows(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := fixture{lifecycle: preStop, spec: test.spec}.yaml()
-			result, report := Stream([]byte(text), class)
+			result, report := Stream([]byte(text), inClass)
 			if len(report.Refusals) > 0 {
 				t.Fatal(report.Refusals)
 			}
@@ -82,8 +82,8 @@ func TestB4WrongPlaces(t *testing.T) {
 		"beside the template's spec": {"{apiVersion: apps/v1, kind: Deployment, metadata: {name: d}, spec: {template: {lifecycle: " + preStop + ", spec: {containers: [{name: web}]}}}}\n", "Deployment/d: spec.template.lifecycle: is not where"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			result, report := Stream([]byte(test.text), class)
-			for tool, refusals := range map[string][]Finding{"convert": report.Refusals, "validate": Validate([]byte(test.text), class).Refusals} {
+			result, report := Stream([]byte(test.text), inClass)
+			for tool, refusals := range map[string][]Finding{"convert": report.Refusals, "validate": Validate([]byte(test.text), inClass).Refusals} {
 				if len(refusals) != 1 || !strings.HasPrefix(refusals[0].String(), test.where) {
 					t.Errorf("%s says %v, want %s", tool, refusals, test.where)
 				}
@@ -95,7 +95,7 @@ func TestB4WrongPlaces(t *testing.T) {
 	}
 	// Words that other fields may be called by are none of this.
 	for _, spec := range []string{"containers: [{name: lifecycle, env: [{name: preStop, value: x}]}]", "nodeSelector: {lifecycle: spot}, containers: [{name: a}]"} {
-		if result, report := Stream([]byte(pod(spec)), class); string(result) != pod(spec) || len(report.Refusals)+len(report.Warnings) > 0 {
+		if result, report := Stream([]byte(pod(spec)), inClass); string(result) != pod(spec) || len(report.Refusals)+len(report.Warnings) > 0 {
 			t.Errorf("%s: got %v, %v", spec, report.Refusals, report.Warnings)
 		}
 	}
@@ -125,7 +125,7 @@ func TestB5Twice(t *testing.T) {
 		"a block that is none":       {fixture{lifecycle: preStop, annotations: "{" + named + ": '['}"}, "lifecycle.preStop: is not in the annotation"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			result, report := Stream([]byte(test.yaml()), class)
+			result, report := Stream([]byte(test.yaml()), inClass)
 			if test.refused != "" {
 				if len(report.Refusals) != 1 || !strings.HasPrefix(report.Refusals[0].String(), "Pod/p: container web: "+test.refused) {
 					t.Errorf("got %v", report.Refusals)
@@ -149,17 +149,17 @@ func TestB6OtherKinds(t *testing.T) {
 		"apiVersion: apps.openshift.io/v1, kind: DeploymentConfig", "apiVersion: serving.knative.dev/v1, kind: Service",
 	} {
 		text := "{" + kind + ", metadata: {name: o}, spec: {lifecycle: {preDelete: {}}, template: {" + handlers + "}}}\n"
-		result, report := Stream([]byte(text), class)
+		result, report := Stream([]byte(text), inClass)
 		if report.Moved != 1 || len(report.Refusals) > 0 || len(report.Warnings) != 1 || !strings.Contains(report.Warnings[0].Text, "is taken for a pod template") {
 			t.Errorf("%s: got %s, %v, %v", kind, result, report.Refusals, report.Warnings)
 		}
-		if again, report := Stream(result, class); string(again) != string(result) || report.Moved > 0 {
+		if again, report := Stream(result, inClass); string(again) != string(result) || report.Moved > 0 {
 			t.Errorf("converted twice it is %s", again)
 		}
 	}
 	text := "{apiVersion: ray.io/v1, kind: RayCluster, metadata: {name: r}, spec: {headGroupSpec: {template: {" + handlers + "}}, workerGroupSpecs: [{template: {" +
 		handlers + "}}, {template: {" + handlers + "}}]}}\n"
-	result, report := Stream([]byte(text), class)
+	result, report := Stream([]byte(text), inClass)
 	if string(result) != text || len(report.Warnings) != 3 {
 		t.Errorf("got %s, %v", result, report.Warnings)
 	}
@@ -171,11 +171,11 @@ func TestB6OtherKinds(t *testing.T) {
 		}
 		paths = append(paths, path)
 	}
-	result, report = Stream([]byte(text), class, paths...)
+	result, report = Stream([]byte(text), inClass, paths...)
 	if report.Moved != 3 || len(report.Warnings)+len(report.Refusals) > 0 || strings.Count(string(result), "a.lifecycle-shim.io/lifecycle") != 3 || strings.Contains(string(result), "lifecycle: {preStop") {
 		t.Errorf("got %s, %v, %v", result, report.Warnings, report.Refusals)
 	}
-	if got := Validate(result, class, paths...); len(got.Checked) != 3 || len(got.Refusals)+len(got.Warnings) > 0 {
+	if got := Validate(result, inClass, paths...); len(got.Checked) != 3 || len(got.Refusals)+len(got.Warnings) > 0 {
 		t.Errorf("validate says %+v", got)
 	}
 	for _, flag := range []string{"", "RayCluster", "=spec", "RayCluster=", "RayCluster=spec..template", "RayCluster=spec[0]", "Ray Cluster=spec"} {
@@ -211,7 +211,7 @@ func TestB8Sidecars(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			text := fixture{lifecycle: "{}", spec: ", initContainers: [{name: s, restartPolicy: Always, lifecycle: " + test.lifecycle + "}]", annotations: test.annotations}.yaml()
-			if _, report := Stream([]byte(text), class); test.refused != "" {
+			if _, report := Stream([]byte(text), inClass); test.refused != "" {
 				if len(report.Refusals) != 1 || !strings.Contains(report.Refusals[0].Text, test.refused) {
 					t.Errorf("got %v", report.Refusals)
 				}
@@ -254,7 +254,7 @@ func TestA3Linear(t *testing.T) {
 				text := manyContainers(n, lifecycle)
 				var before, after runtime.MemStats
 				runtime.ReadMemStats(&before)
-				if _, _, err := Pod(t.Context(), text, class); err != nil {
+				if _, _, err := Pod(t.Context(), text, inClass); err != nil {
 					t.Fatal(err)
 				}
 				runtime.ReadMemStats(&after)
@@ -266,7 +266,7 @@ func TestA3Linear(t *testing.T) {
 			}
 		})
 	}
-	_, report, err := Pod(t.Context(), manyContainers(8000, `{"preStop":{"sleep":{"seconds":-1}}}`), class)
+	_, report, err := Pod(t.Context(), manyContainers(8000, `{"preStop":{"sleep":{"seconds":-1}}}`), inClass)
 	if err != nil || len(report.Refusals) != maxRefusals+1 || !strings.Contains(report.Refusals[maxRefusals].Text, "7900 more containers are not checked") {
 		t.Errorf("got %d refusals, %v", len(report.Refusals), err)
 	}
@@ -279,7 +279,7 @@ func BenchmarkA3Containers(b *testing.B) {
 			b.ReportAllocs()
 			begin := processorTime(b)
 			for b.Loop() {
-				if _, _, err := Pod(b.Context(), text, class); err != nil {
+				if _, _, err := Pod(b.Context(), text, inClass); err != nil {
 					b.Fatal(err)
 				}
 			}
@@ -302,13 +302,13 @@ func processorTime(b *testing.B) time.Duration {
 func TestA3WorkEndsWithItsContext(t *testing.T) {
 	ctx, cancel := context.WithCancel(t.Context())
 	cancel()
-	operations, report, err := Pod(ctx, manyContainers(10, preStopJSON), class)
+	operations, report, err := Pod(ctx, manyContainers(10, preStopJSON), inClass)
 	if !errors.Is(err, context.Canceled) || operations != nil || report != nil {
 		t.Errorf("got %v, %v, %v", operations, report, err)
 	}
 	report = &Report{}
 	tree, _ := decodeObject(manyContainers(10, preStopJSON))
-	if operations := convertPod(ctx, report, class, "Pod/p", nil, tree); operations != nil || report.Moved != 0 {
+	if operations := convertPod(ctx, report, inClass, "Pod/p", nil, tree); operations != nil || report.Moved != 0 {
 		t.Errorf("got %v, %d moved", operations, report.Moved)
 	}
 }
@@ -329,7 +329,7 @@ func TestA3Bounds(t *testing.T) {
 	} {
 		var before, after runtime.MemStats
 		runtime.ReadMemStats(&before)
-		_, report, err := Pod(t.Context(), text, class)
+		_, report, err := Pod(t.Context(), text, inClass)
 		runtime.ReadMemStats(&after)
 		if err != nil || len(report.Refusals) != 1 || !strings.Contains(report.Refusals[0].Text, "which no API server stores") {
 			t.Errorf("%s: got %v, %v", name, report, err)
@@ -339,7 +339,7 @@ func TestA3Bounds(t *testing.T) {
 		}
 	}
 	env := pod(`"containers":[{"name":"a","env":[`+strings.Repeat(`{"name":"x","value":"y"},`, 200_000)+`{"name":"z"}],"lifecycle":`+preStopJSON+`}]`, "")
-	if operations, report, err := Pod(t.Context(), env, class); err != nil || len(operations) != 3 || len(report.Refusals) > 0 {
+	if operations, report, err := Pod(t.Context(), env, inClass); err != nil || len(operations) != 3 || len(report.Refusals) > 0 {
 		t.Errorf("what is not read counts: %v, %v, %v", len(operations), report.Refusals, err)
 	}
 }
@@ -370,7 +370,7 @@ func TestWordsAreBounded(t *testing.T) {
 		"a port":      `{"metadata":{"name":"p"},"spec":{"runtimeClassName":"lifecycle","containers":[{"name":"a","lifecycle":{"preStop":{"httpGet":{"port":"` + long + `"}}}}]}}`,
 		"sidecars":    `{"metadata":{"annotations":{"` + oci.KeySidecars + `":"` + long + `"}},"spec":{"runtimeClassName":"lifecycle","containers":[{"name":"a","lifecycle":` + preStopJSON + `}]}}`,
 	} {
-		_, report, err := Pod(t.Context(), []byte(text), class)
+		_, report, err := Pod(t.Context(), []byte(text), inClass)
 		if err != nil || len(report.Refusals) != 1 {
 			t.Fatalf("%s: got %v, %v", name, report, err)
 		}

@@ -79,7 +79,7 @@ func TestForeign(t *testing.T) {
 // convertForeign converts one, and says what became of it.
 func convertForeign(t *testing.T, text string) string {
 	t.Helper()
-	result, report := Stream([]byte(text), class)
+	result, report := Stream([]byte(text), inClass)
 	if testing.Verbose() {
 		for _, finding := range append(report.Refusals, report.Warnings...) {
 			t.Logf("%d: %.200s", finding.Line, finding)
@@ -101,7 +101,7 @@ func convertForeign(t *testing.T, text string) string {
 	tree, _ := decodeObject(meaning)
 	wrong := &Report{}
 	for _, o := range objects(tree, "") {
-		convertObject(wrong, class, o)
+		convertObject(wrong, inClass, o)
 	}
 	if len(wrong.Refusals) > 0 { // a boolean in a command, or two that share a handler with a named port
 		if len(report.Refusals) != len(wrong.Refusals) {

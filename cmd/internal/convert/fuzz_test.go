@@ -40,8 +40,8 @@ func FuzzConvert(f *testing.F) {
 		f.Add([]byte(fixture{lifecycle: lifecycle}.yaml()))
 	}
 	f.Fuzz(func(t *testing.T, text []byte) {
-		result, report := Stream(text, class)
-		before := Validate(text, class)
+		result, report := Stream(text, inClass)
+		before := Validate(text, inClass)
 		if len(report.Refusals) > 0 {
 			if result != nil {
 				t.Fatalf("refused, and yet %q", result)
@@ -54,11 +54,11 @@ func FuzzConvert(f *testing.F) {
 			}
 			return
 		}
-		again, reportAgain := Stream(result, class)
+		again, reportAgain := Stream(result, inClass)
 		if !bytes.Equal(again, result) || reportAgain.Moved > 0 || len(reportAgain.Refusals) > 0 {
 			t.Fatalf("converted twice it is %q (%v), not %q", again, reportAgain.Refusals, result)
 		}
-		for _, refusal := range Validate(result, class).Refusals {
+		for _, refusal := range Validate(result, inClass).Refusals {
 			if !slices.Contains(before.Refusals, refusal) {
 				t.Fatalf("the shim refuses what was made: %s", refusal)
 			}

@@ -29,7 +29,7 @@ func TestGeneratedPods(t *testing.T) {
 	for seed := range uint64(generatedPods) {
 		pod := podgen.Pod(seed)
 		text := podgen.JSON(seed)
-		operations, report, err := Pod(t.Context(), text, podgen.RuntimeClass)
+		operations, report, err := Pod(t.Context(), text, inClass)
 		if err != nil {
 			t.Fatal(err)
 		}
@@ -49,7 +49,7 @@ func TestGeneratedPods(t *testing.T) {
 		if sameAsYAML(t, text) {
 			inYAML++
 		}
-		if again, _, err := Pod(t.Context(), patched, podgen.RuntimeClass); len(again) > 0 || err != nil {
+		if again, _, err := Pod(t.Context(), patched, inClass); len(again) > 0 || err != nil {
 			t.Errorf("seed %d: converted twice: %v", seed, again)
 		}
 	}
@@ -182,7 +182,7 @@ func number(port *intstr.IntOrString, ports []corev1.ContainerPort) {
 // sameAsStream: the patch and the rewritten text are the same pod.
 func sameAsStream(t *testing.T, text, patched []byte) {
 	t.Helper()
-	result, report := Stream(text, podgen.RuntimeClass)
+	result, report := Stream(text, inClass)
 	for _, refusal := range report.Refusals {
 		t.Fatal(refusal)
 	}
@@ -204,11 +204,11 @@ func sameAsYAML(t *testing.T, text []byte) bool {
 	if err != nil {
 		t.Fatal(err)
 	}
-	operations, report, err := Pod(t.Context(), meaning, podgen.RuntimeClass)
+	operations, report, err := Pod(t.Context(), meaning, inClass)
 	if err != nil {
 		t.Fatal(err)
 	}
-	result, reportOfStream := Stream(asYAML, podgen.RuntimeClass)
+	result, reportOfStream := Stream(asYAML, inClass)
 	if len(report.Refusals)+len(reportOfStream.Refusals) > 0 {
 		t.Fatalf("%v, %v: %s", report.Refusals, reportOfStream.Refusals, asYAML)
 	}

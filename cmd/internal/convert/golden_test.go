@@ -20,7 +20,7 @@ func TestManifests(t *testing.T) {
 	for _, input := range inputs {
 		t.Run(filepath.Base(input), func(t *testing.T) {
 			text := readFile(t, input)
-			result, report := Stream([]byte(text), class)
+			result, report := Stream([]byte(text), inClass)
 			for _, refusal := range report.Refusals {
 				t.Error(refusal)
 			}
@@ -36,10 +36,10 @@ func TestManifests(t *testing.T) {
 			if want := readFile(t, output); string(result) != want {
 				t.Errorf("got\n%s\nwant\n%s", result, want)
 			}
-			if again, report := Stream(result, class); string(again) != string(result) || report.Moved > 0 {
+			if again, report := Stream(result, inClass); string(again) != string(result) || report.Moved > 0 {
 				t.Errorf("converted twice it is\n%s", again)
 			}
-			validation := Validate(result, class)
+			validation := Validate(result, inClass)
 			for _, finding := range append(validation.Refusals, validation.Warnings...) {
 				t.Error(finding)
 			}

@@ -181,13 +181,13 @@ func expand(tree any, at, path pointer) []pointer {
 }
 
 // convertObject converts an object's pod, if it has one.
-func convertObject(report *Report, runtimeClass string, o object) []Operation {
+func convertObject(report *Report, rules Rules, o object) []Operation {
 	reportElsewhere(report, o)
 	if !o.known {
 		return nil
 	}
 	at := o.at.with(o.pod...)
-	operations := convertPod(context.Background(), report, runtimeClass, o.name, at, o.podTree())
+	operations := convertPod(context.Background(), report, rules, o.name, at, o.podTree())
 	if o.guessed && len(operations) > 0 {
 		report.warn(Finding{Object: o.name, Field: strings.Join(o.pod, "."), Text: "is taken for a pod template, although this kind is not known; " +
 			"make sure that its API keeps runtimeClassName and the annotations there, or the handlers are lost"})

@@ -52,7 +52,7 @@ func TestValidateIsLinear(t *testing.T) {
 		t.Run(name, func(t *testing.T) {
 			cost := func(n int) uint64 {
 				text := []byte(of(n))
-				return allocated(func() { Validate(text, class) })
+				return allocated(func() { Validate(text, inClass) })
 			}
 			small, large := cost(n), cost(times*n)
 			if large > 2*times*small {
@@ -92,7 +92,7 @@ func TestEditsKeysTwiceAndOldLineEnds(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			result, report := Stream([]byte(test.text), class)
+			result, report := Stream([]byte(test.text), inClass)
 			if string(result) != test.want || len(report.Refusals) > 0 {
 				t.Errorf("got %q, %v\nwant %q", result, report, test.want)
 			}
@@ -119,7 +119,7 @@ func TestLineOfContainerWithoutName(t *testing.T) {
 		"a list":      {head + "    lifecycle: []\n", "spec.containers[1].lifecycle", 8},
 	} {
 		t.Run(name, func(t *testing.T) {
-			_, report := Stream([]byte(test.text), class)
+			_, report := Stream([]byte(test.text), inClass)
 			if len(report.Refusals) != 1 || report.Refusals[0].Field != test.field || report.Refusals[0].Line != test.line {
 				t.Errorf("got %+v", report.Refusals)
 			}

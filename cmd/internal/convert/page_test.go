@@ -17,7 +17,7 @@ func TestPage(t *testing.T) {
 		t.Fatalf("%d blocks of YAML are found", len(blocks))
 	}
 	for i := 0; i < len(blocks); i += 2 {
-		result, report := Stream([]byte(blocks[i]), class)
+		result, report := Stream([]byte(blocks[i]), inClass)
 		if string(result) != blocks[i+1] || len(report.Refusals) > 0 {
 			t.Errorf("got %s, %v, want %s", result, report.Refusals, blocks[i+1])
 		}
@@ -27,7 +27,7 @@ func TestPage(t *testing.T) {
 		t.Errorf("%d refusals are found", len(rows))
 	}
 	for _, row := range rows {
-		_, report := Stream([]byte(fixture{lifecycle: row[1]}.yaml()), class)
+		_, report := Stream([]byte(fixture{lifecycle: row[1]}.yaml()), inClass)
 		if len(report.Refusals) != 1 || !strings.HasPrefix(report.Refusals[0].String(), "Pod/p: container web: "+row[2]) {
 			t.Errorf("%s is refused with %v, the page says %s", row[1], report.Refusals, row[2])
 		}

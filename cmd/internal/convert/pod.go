@@ -21,16 +21,23 @@ const maxRefusals = 100
 // DefaultRuntimeClass is the RuntimeClass of deploy/.
 const DefaultRuntimeClass = "lifecycle"
 
+// Rules are the operator's, for a conversion or a validation.
+type Rules struct {
+	// RuntimeClass is the name of the class whose handler is this shim.
+	RuntimeClass string
+	Limits       oci.Limits
+}
+
 // podConversion converts one pod or pod template. Its work is linear in the pod: properties
 // of the whole pod are looked up once.
 type podConversion struct {
-	report       *Report
-	runtimeClass string
-	object       string
-	at           pointer // to the object that has metadata and spec
-	spec         map[string]any
-	annotations  map[string]any
-	hasMetadata  bool
+	report      *Report
+	rules       Rules
+	object      string
+	at          pointer // to the object that has metadata and spec
+	spec        map[string]any
+	annotations map[string]any
+	hasMetadata bool
 	// names counts the pod's containers of each name.
 	names map[string]int
 	// moveSidecars is set if the preStop of sidecars is moved too.
@@ -49,19 +56,21 @@ type annotation struct{ container, value string }
 
 // convertPod returns the operations for the pod at a pointer, none if nothing moves. It adds
 // refusals and warnings to the report. It returns early when ctx ends.
-func convertPod(ctx context.Context, report *Report, runtimeClass, object string, at pointer, pod map[string]any) []Operation {
+func convertPod(ctx context.Context, report *Report, rules Rules, object string, at pointer, pod map[string]any) []Operation {
 	refused := len(report.Refusals)
 	report.Refusals = append(report.Refusals, misplacedInPod(object, at, pod)...)
 	spec, _ := pod["spec"].(map[string]any)
 	containers := withHandlers(spec, at.with("spec"))
+	c := &podConversion{report: report, rules: rules, object: object, at: at, spec: spec}
 	if len(containers) == 0 {
+		c.checkAnnotated(pod)
 		return nil
 	}
-	c := &podConversion{report: report, runtimeClass: runtimeClass, object: object, at: at, spec: spec}
 	if !c.concerned() || !c.readMetadata(pod) {
 		return nil
 	}
 	c.names = countNames(spec)
+	c.checkLimits()
 	var operations []Operation
 	for i, from := range containers {
 		if ctx.Err() != nil {
@@ -87,6 +96,18 @@ func convertPod(ctx context.Context, report *Report, runtimeClass, object string
 	return slices.Concat(c.setRuntimeClass(), c.annotate(), operations)
 }
 
+// checkAnnotated checks a pod without native handlers. It may have some in its annotations,
+// which the operator's limits concern too.
+func (c *podConversion) checkAnnotated(pod map[string]any) {
+	if !c.rules.Limits.Limited() || c.spec["runtimeClassName"] != c.rules.RuntimeClass || windows(c.spec) != "" {
+		return
+	}
+	c.annotations = mapping(mapping(pod["metadata"])["annotations"])
+	c.sortAnnotations()
+	c.names = countNames(c.spec)
+	c.checkLimits()
+}
+
 // concerned reports whether the shim runs this pod's handlers.
 func (c *podConversion) concerned() bool {
 	if why := windows(c.spec); why != "" {
@@ -96,19 +117,19 @@ func (c *podConversion) concerned() bool {
 	switch class := c.spec["runtimeClassName"].(type) {
 	case nil:
 	case string:
-		if class == c.runtimeClass {
+		if class == c.rules.RuntimeClass {
 			return true
 		}
 		if class == "" {
-			c.refuseSpec("runtimeClassName", fmt.Sprintf(`is ""; remove the line, or name a RuntimeClass, such as %s`, c.runtimeClass))
+			c.refuseSpec("runtimeClassName", fmt.Sprintf(`is ""; remove the line, or name a RuntimeClass, such as %s`, c.rules.RuntimeClass))
 			return false
 		}
-		c.report.warn(Finding{Object: c.object, Field: "spec.runtimeClassName", Text: fmt.Sprintf(
+		c.report.warn(Finding{Object: c.object, Field: "spec.rules.RuntimeClassName", Text: fmt.Sprintf(
 			"is %q, not %q, so the pod is left as it is: the kubelet runs its handlers. "+
-				"If the handler of that class is this shim, pass it with --runtime-class; a pod has one runtime, so it cannot have both", cut(class), c.runtimeClass)})
+				"If the handler of that class is this shim, pass it with --runtime-class; a pod has one runtime, so it cannot have both", cut(class), c.rules.RuntimeClass)})
 		return false
 	default:
-		c.refuseSpec("runtimeClassName", "must be a string, such as "+c.runtimeClass)
+		c.refuseSpec("runtimeClassName", "must be a string, such as "+c.rules.RuntimeClass)
 		return false
 	}
 	return true
@@ -158,7 +179,7 @@ func (c *podConversion) container(from container) []Operation {
 	if len(kinds) == 0 {
 		return nil
 	}
-	value, parsed, problems := block(from.tree, from.only(kinds), c.spec["terminationGracePeriodSeconds"])
+	value, parsed, problems := block(from.tree, from.only(kinds), c.spec["terminationGracePeriodSeconds"], c.rules.Limits)
 	for _, problem := range problems {
 		c.refuse(from, problem.Field, problem.Text)
 	}
@@ -256,7 +277,7 @@ func (c *podConversion) setRuntimeClass() []Operation {
 	if c.spec["runtimeClassName"] != nil {
 		return nil
 	}
-	return []Operation{add(c.at.with("spec", "runtimeClassName"), c.runtimeClass)}
+	return []Operation{add(c.at.with("spec", "runtimeClassName"), c.rules.RuntimeClass)}
 }
 
 // annotate adds the new annotations, in the order of the containers.

@@ -22,7 +22,7 @@ func TestPublicStyles(t *testing.T) {
 	for _, name := range names {
 		t.Run(filepath.Base(name), func(t *testing.T) {
 			text := readFile(t, name)
-			result, report := Stream([]byte(text), class)
+			result, report := Stream([]byte(text), inClass)
 			for _, finding := range append(report.Refusals, report.Warnings...) {
 				t.Errorf("line %d: %s", finding.Line, finding)
 			}
@@ -40,12 +40,12 @@ func TestPublicStyles(t *testing.T) {
 				t.Errorf("the diff is\n%s\nwant\n%s", diff, want)
 			}
 			for _, d := range split([]byte(text)) {
-				_, one := Stream(d.text, class)
+				_, one := Stream(d.text, inClass)
 				if edited := checkUnedited(t, d.text); edited != (one.Moved > 0) {
 					t.Errorf("%s: edited is %v", d.name(), edited)
 				}
 			}
-			if again, report := Stream(result, class); string(again) != string(result) || report.Moved > 0 {
+			if again, report := Stream(result, inClass); string(again) != string(result) || report.Moved > 0 {
 				t.Errorf("converted twice it is\n%s", again)
 			}
 		})

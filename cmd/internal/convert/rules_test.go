@@ -11,6 +11,9 @@ import (
 
 const class = DefaultRuntimeClass
 
+// inClass has no limits.
+var inClass = Rules{RuntimeClass: class}
+
 // fixture is a pod of which only some parts matter. Values are YAML in flow style.
 type fixture struct {
 	lifecycle   string // of the container web
@@ -131,15 +134,15 @@ type podForm struct {
 // is true of all results.
 func convertOne(t *testing.T, text string) podForm {
 	t.Helper()
-	result, report := Stream([]byte(text), class)
+	result, report := Stream([]byte(text), inClass)
 	for _, refusal := range report.Refusals {
 		t.Fatalf("%s\nof %s", refusal, text)
 	}
-	again, report := Stream(result, class)
+	again, report := Stream(result, inClass)
 	if string(again) != string(result) || report.Moved != 0 {
 		t.Errorf("converted twice it is\n%s\nand not\n%s", again, result)
 	}
-	for _, refusal := range Validate(result, class).Refusals {
+	for _, refusal := range Validate(result, inClass).Refusals {
 		t.Error(refusal)
 	}
 	var pod podForm
@@ -217,7 +220,7 @@ func TestRefusals(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			for _, form := range []string{test.yaml(), inDeployment(t, test.fixture)} {
-				result, report := Stream([]byte(form), class)
+				result, report := Stream([]byte(form), inClass)
 				if len(result) > 0 {
 					t.Errorf("it is converted to %s", result)
 				}
@@ -249,7 +252,7 @@ func TestAllRefusalsAreTold(t *testing.T) {
 	text := fixture{
 		lifecycle: "{postStart: {exec: {command: [1, 2]}}, preStop: {httpGet: {port: x, scheme: FTP}}}}, {name: b, lifecycle: {preStop: {}}",
 	}.yaml() + "---\n{lifecycle\n---\n" + fixture{lifecycle: "{postStart: {httpGet: {host: h}, timeoutSeconds: 0}}"}.yaml()
-	result, report := Stream([]byte(text), class)
+	result, report := Stream([]byte(text), inClass)
 	var fields []string
 	for _, refusal := range report.Refusals {
 		fields = append(fields, refusal.Object+" "+refusal.Container+" "+refusal.Field)
@@ -281,7 +284,7 @@ func TestUntouched(t *testing.T) {
 		"an end of a document": "kind: ConfigMap\n...\n---\nkind: Secret\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			result, report := Stream([]byte(text), class)
+			result, report := Stream([]byte(text), inClass)
 			if string(result) != text || len(report.Refusals)+len(report.Warnings) > 0 {
 				t.Errorf("got %q, %v, %v", result, report.Refusals, report.Warnings)
 			}
@@ -293,7 +296,7 @@ func TestUntouched(t *testing.T) {
 // are, byte for byte.
 func TestNeighbours(t *testing.T) {
 	const before, after = "# first\nkind:   ConfigMap\r\ndata: {a:   yes}\n", "--- # last\nkind:  Secret\n\n\n# end\n"
-	result, report := Stream([]byte(before+"---   \n"+fixture{lifecycle: preStop}.yaml()+after), class)
+	result, report := Stream([]byte(before+"---   \n"+fixture{lifecycle: preStop}.yaml()+after), inClass)
 	if len(report.Refusals) > 0 || !strings.HasPrefix(string(result), before+"---   \n{apiVersion: v1") || !strings.HasSuffix(string(result), "\n"+after) {
 		t.Errorf("got %s, %v", result, report.Refusals)
 	}
@@ -327,7 +330,7 @@ func TestWarnings(t *testing.T) {
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
-			result, report := Stream([]byte(test.text), class)
+			result, report := Stream([]byte(test.text), inClass)
 			if len(report.Refusals) > 0 || len(report.Warnings) != 1 {
 				t.Fatalf("got %v, %v", report.Refusals, report.Warnings)
 			}
@@ -432,7 +435,7 @@ func TestJSONStaysJSON(t *testing.T) {
 			in, out = indented(t, object, indent), indented(t, want, indent)
 		}
 		in, out = append(in, '\n'), append(out, '\n')
-		result, report := Stream(append(in, in...), class)
+		result, report := Stream(append(in, in...), inClass)
 		if string(result) != string(append(out, out...)) || len(report.Refusals) > 0 {
 			t.Errorf("got %s, %v, want twice %s", result, report.Refusals, out)
 		}

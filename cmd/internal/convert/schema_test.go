@@ -30,7 +30,7 @@ func TestSchema(t *testing.T) {
 		if err != nil || written != text {
 			t.Errorf("%s becomes %s, %v", text, written, err)
 		}
-		if got, problems := oci.Parse(written); len(problems) > 0 || !proto.Equal(got, want) {
+		if got, problems := oci.Parse(written, oci.Limits{}); len(problems) > 0 || !proto.Equal(got, want) {
 			t.Errorf("got %v, %v, want %v", got, problems, want)
 		}
 	}

@@ -36,7 +36,7 @@ func TestLargeDocument(t *testing.T) {
 			if (len(text) >= largeDocument) != (name == "large") {
 				t.Fatalf("the text has %d bytes", len(text))
 			}
-			result, report := Stream(text, class)
+			result, report := Stream(text, inClass)
 			annotations := strings.Count(string(result), ".lifecycle-shim.io/lifecycle: '")
 			if len(report.Refusals)+len(report.Warnings) > 0 || report.Moved == 0 || annotations != report.Moved {
 				t.Errorf("%d moved, %d annotations, %v, %v", report.Moved, annotations, report.Refusals, report.Warnings)
@@ -46,7 +46,7 @@ func TestLargeDocument(t *testing.T) {
 				"x: [\n":                 "is not valid YAML",
 				"x: *lifecycle\n":        "unknown anchor",
 			} {
-				result, report := Stream(append(text[:len(text):len(text)], more...), class)
+				result, report := Stream(append(text[:len(text):len(text)], more...), inClass)
 				if len(report.Refusals) != 1 || !strings.Contains(report.Refusals[0].Text, says) || result != nil {
 					t.Errorf("%q: got %v, want %q", more, report.Refusals, says)
 				}

@@ -40,7 +40,7 @@ func (v *validation) spoken(object string, values map[string]string) *spoken {
 			delete(rest, key)
 		}
 	}
-	v.problems(object, "", oci.ContainerSpec(rest, ""))
+	v.correct(object, "", oci.ContainerSpec(rest, ""))
 	return s
 }
 
@@ -53,12 +53,13 @@ func (s *spoken) to(name string) *oci.Lifecycle {
 		maps.Copy(seen, s.general) // for conflicts only: the container's own key wins
 		return s.container(s.object, name, oci.ContainerSpec(seen, name))
 	}
-	s.problems(s.object, name, oci.ContainerSpec(own, name)) // unknown keys
+	s.correct(s.object, name, oci.ContainerSpec(own, name)) // unknown keys
 	if !s.hasRead {
 		s.hasRead = true
 		spec := oci.ContainerSpec(s.general, "")
-		s.problems(s.object, "", spec)
-		s.forAll, _ = spec.Lifecycle()
+		if s.correct(s.object, "", spec) {
+			s.forAll, _ = spec.Lifecycle()
+		}
 	}
 	if s.forAll != nil {
 		s.accepted(s.object, name, s.forAll)

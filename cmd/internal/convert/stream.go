@@ -17,7 +17,7 @@ const byteOrderMark = "\ufeff"
 // Stream converts the manifests in data: YAML or JSON documents, including lists. It returns
 // nil if anything is refused. It changes no byte of a document in which nothing moves. more
 // names kinds that have pods and are not built in.
-func Stream(data []byte, runtimeClass string, more ...PodPath) ([]byte, *Report) {
+func Stream(data []byte, rules Rules, more ...PodPath) ([]byte, *Report) {
 	text := bytes.TrimPrefix(data, []byte(byteOrderMark))
 	documents := split(text)
 	results, reports := make([][]byte, len(documents)), make([]Report, len(documents))
@@ -27,7 +27,7 @@ func Stream(data []byte, runtimeClass string, more ...PodPath) ([]byte, *Report)
 		workers.Go(func() {
 			for i := next.Add(1) - 1; i < int64(len(documents)); i = next.Add(1) - 1 {
 				var err error
-				if results[i], err = documents[i].convert(&reports[i], runtimeClass, more); err != nil {
+				if results[i], err = documents[i].convert(&reports[i], rules, more); err != nil {
 					reports[i].refuse(documents[i].finding(err))
 				}
 			}

@@ -100,11 +100,11 @@ func TestStyles(t *testing.T) {
 		if bytes.Contains(written.Bytes(), []byte(": *a")) {
 			aliased++
 		}
-		operations, report, err := Pod(t.Context(), meaning, podgen.RuntimeClass)
+		operations, report, err := Pod(t.Context(), meaning, inClass)
 		if err != nil {
 			t.Fatal(err)
 		}
-		result, reportOfStream := Stream(written.Bytes(), podgen.RuntimeClass)
+		result, reportOfStream := Stream(written.Bytes(), inClass)
 		if len(report.Refusals) > 0 { // an alias may bring a port's name that is another's
 			if len(reportOfStream.Refusals) == 0 {
 				t.Fatalf("seed %d: %v, and yet %s", seed, report.Refusals, result)

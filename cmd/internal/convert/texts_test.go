@@ -40,7 +40,7 @@ func TestTexts(t *testing.T) {
 		"a handler, and no value": {"kind: Pod\napiVersion: v1\nmetadata: {name: p}\nspec:\n  containers:\n  - name: a\n    lifecycle:\n      preStop: {}\n", 8, "exactly one of"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			result, report := Stream([]byte(test.text), class)
+			result, report := Stream([]byte(test.text), inClass)
 			if len(report.Refusals) != 1 || !strings.Contains(report.Refusals[0].String(), test.says) || len(result) > 0 {
 				t.Fatalf("got %.500v, %.500q", report.Refusals, result)
 			}
@@ -69,12 +69,12 @@ func TestUnread(t *testing.T) {
 		"a hidden one in JSON": "kind: a\n---\n{}\n{}\n",
 	} {
 		t.Run(name, func(t *testing.T) {
-			result, report := Stream([]byte(text), class)
+			result, report := Stream([]byte(text), inClass)
 			if string(result) != text || len(report.Refusals)+len(report.Warnings) > 0 {
 				t.Errorf("got %q, %v, %v", result, report.Refusals, report.Warnings)
 			}
 			pod := fixture{lifecycle: preStop}.yaml() + "---\n"
-			result, report = Stream([]byte(pod+text), class)
+			result, report = Stream([]byte(pod+text), inClass)
 			if !strings.HasSuffix(string(result), "\n---\n"+text) || report.Moved != 1 {
 				t.Errorf("got %q, %v", result, report.Refusals)
 			}
@@ -86,12 +86,12 @@ func TestUnread(t *testing.T) {
 // so only where it changes something (FAULTS B7).
 func TestKeysTwice(t *testing.T) {
 	const quiet = "kind: ConfigMap\nmetadata: {name: lifecycle, name: preStop}\nx: &a {b: c}\ny: {<<: *a, <<: *a}\n"
-	result, report := Stream([]byte(quiet), class)
+	result, report := Stream([]byte(quiet), inClass)
 	if string(result) != quiet || len(report.Warnings) > 0 {
 		t.Errorf("got %q, %v", result, report.Warnings)
 	}
 	const twice = "apiVersion: v1\nkind: Pod\nmetadata: {name: p}\nspec:\n  containers:\n  - name: a\n    image: x\n    image: y\n    lifecycle: {preStop: {sleep: {seconds: 1}}}\n"
-	result, report = Stream([]byte(twice), class)
+	result, report = Stream([]byte(twice), inClass)
 	if want := "    image: x\n    image: y\n"; !strings.HasSuffix(string(result), want) || len(report.Refusals) > 0 {
 		t.Errorf("got %s, %v", result, report.Refusals)
 	}

@@ -201,7 +201,7 @@ func checkUnedited(t *testing.T, text []byte) (edited bool) {
 		return false
 	}
 	operations := operationsOf(p.tree)
-	result, report := Stream(text, class)
+	result, report := Stream(text, inClass)
 	if len(report.Refusals) > 0 || report.Moved == 0 {
 		return false
 	}
@@ -226,7 +226,7 @@ func checkUnedited(t *testing.T, text []byte) (edited bool) {
 func operationsOf(tree map[string]any) []Operation {
 	var operations []Operation
 	for _, o := range objects(tree, "") {
-		operations = append(operations, convertObject(&Report{}, class, o)...)
+		operations = append(operations, convertObject(&Report{}, inClass, o)...)
 	}
 	return operations
 }
@@ -339,7 +339,7 @@ func TestStyleCases(t *testing.T) {
 	for _, test := range styleCases {
 		t.Run(test.name, func(t *testing.T) {
 			for _, prefix := range []string{"", byteOrderMark, "# c\n---\n"} {
-				result, report := Stream([]byte(prefix+test.text), class)
+				result, report := Stream([]byte(prefix+test.text), inClass)
 				if len(report.Refusals)+len(report.Warnings) > 0 {
 					t.Fatalf("got %v, %v", report.Refusals, report.Warnings)
 				}
@@ -390,7 +390,7 @@ func lineDiff(before, after string) string {
 func TestShared(t *testing.T) {
 	const text = "kind: Service\napiVersion: v1\n---\n# c\napiVersion: v1\nkind: List\nx: &l\n  preStop: {sleep: {seconds: 1}}\n  stopSignal: SIGHUP\nitems:\n- apiVersion: v1\n  kind: Pod\n  metadata: {name: p}\n" +
 		"  spec:\n    containers:\n    - name: a\n      lifecycle: *l\n---\nkind:   Service\n"
-	result, report := Stream([]byte(text), class)
+	result, report := Stream([]byte(text), inClass)
 	if len(report.Refusals) > 0 || report.Moved != 1 || len(report.Warnings) != 1 {
 		t.Fatalf("got %v, %v", report.Refusals, report.Warnings)
 	}

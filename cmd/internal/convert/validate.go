@@ -8,14 +8,13 @@ import (
 	"strings"
 
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
-	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 )
 
 // Validate checks, as the shim does, all annotations in data: manifests of pods and pod
 // templates, OCI specs (a bundle's config.json), a mapping of annotations, or a single
 // block. It refuses what the shim would refuse.
-func Validate(data []byte, runtimeClass string, more ...PodPath) *Report {
-	v := &validation{report: &Report{}, runtimeClass: runtimeClass, more: more}
+func Validate(data []byte, rules Rules, more ...PodPath) *Report {
+	v := &validation{report: &Report{}, rules: rules, more: more}
 	for _, document := range split(bytes.TrimPrefix(data, []byte(byteOrderMark))) {
 		if len(bytes.TrimSpace(document.text)) == 0 {
 			continue // a parser takes 100 µs, and a stream may have many empty documents
@@ -28,9 +27,9 @@ func Validate(data []byte, runtimeClass string, more ...PodPath) *Report {
 }
 
 type validation struct {
-	report       *Report
-	runtimeClass string
-	more         []PodPath
+	report *Report
+	rules  Rules
+	more   []PodPath
 }
 
 func (v *validation) refuse(f Finding) { v.report.refuse(f) }
@@ -88,7 +87,7 @@ func named(key string) string {
 
 // block checks one value.
 func (v *validation) block(object, value string) {
-	parsed, problems := oci.Parse(value)
+	parsed, problems := oci.Parse(value, v.rules.Limits)
 	for _, problem := range problems {
 		v.refuse(Finding{Object: object, Field: problem.Path, Text: problem.Problem})
 	}
@@ -119,9 +118,9 @@ func (v *validation) pod(o object) {
 		switch {
 		case lifecycle != nil:
 			v.around(o.name, c, c.movable(moves || lifecycle.Block.PreStop != nil))
-			if !speaks && spec["runtimeClassName"] != v.runtimeClass {
+			if !speaks && spec["runtimeClassName"] != v.rules.RuntimeClass {
 				v.warn(Finding{Object: o.name, Field: "spec.runtimeClassName", Text: fmt.Sprintf(
-					"is not %q: the annotations have no effect unless this shim is the handler of the pod's runtime class", v.runtimeClass)})
+					"is not %q: the annotations have no effect unless this shim is the handler of the pod's runtime class", v.rules.RuntimeClass)})
 			}
 			speaks = true
 		case len(c.movable(moves)) > 0:
@@ -195,7 +194,9 @@ func (v *validation) strangers(object string, values map[string]string, containe
 
 // container checks the lifecycle of a container and returns it.
 func (v *validation) container(object, name string, spec *oci.Spec) *oci.Lifecycle {
-	v.problems(object, name, spec)
+	if !v.correct(object, name, spec) {
+		return nil
+	}
 	lifecycle, err := spec.Lifecycle()
 	if err != nil || lifecycle == nil {
 		return nil
@@ -204,8 +205,10 @@ func (v *validation) container(object, name string, spec *oci.Spec) *oci.Lifecyc
 	return lifecycle
 }
 
-func (v *validation) problems(object, name string, spec *oci.Spec) {
-	for _, problem := range spec.Problems() {
+// correct refuses what is wrong with the annotations, and reports whether nothing is.
+func (v *validation) correct(object, name string, spec *oci.Spec) bool {
+	problems := spec.Problems(v.rules.Limits)
+	for _, problem := range problems {
 		concerned := name
 		if named(problem.Key) == "" {
 			concerned = "" // it is about every container of the pod
@@ -216,6 +219,7 @@ func (v *validation) problems(object, name string, spec *oci.Spec) {
 		}
 		v.refuse(finding)
 	}
+	return len(problems) == 0
 }
 
 func (v *validation) accepted(object, name string, lifecycle *oci.Lifecycle) {
@@ -263,24 +267,11 @@ func describe(lifecycle *oci.Lifecycle) string {
 	var parts []string
 	for _, name := range oci.Handlers {
 		if handler := oci.HandlerOf(lifecycle.Block, name); handler != nil {
-			parts = append(parts, name+" "+actionOf(handler))
+			parts = append(parts, name+" "+oci.TypeOf(handler))
 		}
 	}
 	if len(parts) == 0 {
 		return "no handlers"
 	}
 	return strings.Join(parts, ", ")
-}
-
-func actionOf(handler *lifecyclev1.Handler) string {
-	switch {
-	case handler.Exec != nil:
-		return "exec"
-	case handler.HttpGet != nil:
-		return "httpGet"
-	case handler.TcpSocket != nil:
-		return "tcpSocket"
-	default:
-		return "sleep"
-	}
 }

@@ -120,7 +120,7 @@ func TestValidate(t *testing.T) {
 		"nothing":            {text: "# nothing\n"},
 	} {
 		t.Run(name, func(t *testing.T) {
-			report := Validate([]byte(test.text), class)
+			report := Validate([]byte(test.text), inClass)
 			wantFindings(t, "checked", report.Checked, test.checked)
 			wantFindings(t, "warnings", report.Warnings, test.warnings)
 			wantFindings(t, "refused", report.Refusals, test.refused)
@@ -145,7 +145,7 @@ func TestValidateBounds(t *testing.T) {
 	for i := range 1000 {
 		text += fmt.Sprintf("\nx%d: 1", i)
 	}
-	if got := len(Validate([]byte(text), class).Refusals); got < 20 || got > 100 {
+	if got := len(Validate([]byte(text), inClass).Refusals); got < 20 || got > 100 {
 		t.Errorf("%d problems are told", got)
 	}
 }

@@ -18,6 +18,7 @@ import (
 
 	admissionv1 "k8s.io/api/admission/v1"
 
+	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/convert"
 	"github.com/lifecycle-shim/lifecycle-shim/internal/podgen"
 )
 
@@ -158,7 +159,7 @@ func TestA3ClientGoes(t *testing.T) {
 	for _, http2 := range []bool{false, true} {
 		server := New(Config{RuntimeClass: "lifecycle", Limits: DefaultLimits()})
 		begun, ended := make(chan struct{}), make(chan error, 1)
-		serving := httptest.NewUnstartedServer(server.review(func(ctx context.Context, _ *request, _ string) (*admissionv1.AdmissionResponse, string, error) {
+		serving := httptest.NewUnstartedServer(server.review(func(ctx context.Context, _ *request, _ convert.Rules) (*admissionv1.AdmissionResponse, string, error) {
 			close(begun)
 			<-ctx.Done()
 			ended <- ctx.Err()

@@ -75,11 +75,11 @@ func decodeReview(body []byte) (*review, error) {
 }
 
 // door answers a request. result names the outcome in the log. The error is ctx's.
-type door func(ctx context.Context, from *request, runtimeClass string) (response *admissionv1.AdmissionResponse, result string, err error)
+type door func(ctx context.Context, from *request, rules convert.Rules) (response *admissionv1.AdmissionResponse, result string, err error)
 
 // mutate converts the pod of a request.
-func mutate(ctx context.Context, from *request, runtimeClass string) (*admissionv1.AdmissionResponse, string, error) {
-	response, operations, report, err := convertPod(ctx, from, runtimeClass)
+func mutate(ctx context.Context, from *request, rules convert.Rules) (*admissionv1.AdmissionResponse, string, error) {
+	response, operations, report, err := convertPod(ctx, from, rules)
 	switch {
 	case err != nil:
 		return nil, "", err
@@ -104,8 +104,8 @@ func mutate(ctx context.Context, from *request, runtimeClass string) (*admission
 // validate refuses a pod whose handlers should have been moved but were not. This happens if
 // the mutating webhook could not be reached, or if a later plugin changed the pod and the
 // API server did not call the webhook again.
-func validate(ctx context.Context, from *request, runtimeClass string) (*admissionv1.AdmissionResponse, string, error) {
-	response, operations, report, err := convertPod(ctx, from, runtimeClass)
+func validate(ctx context.Context, from *request, rules convert.Rules) (*admissionv1.AdmissionResponse, string, error) {
+	response, operations, report, err := convertPod(ctx, from, rules)
 	switch {
 	case err != nil:
 		return nil, "", err
@@ -119,7 +119,7 @@ func validate(ctx context.Context, from *request, runtimeClass string) (*admissi
 	return refuse(response, []string{fmt.Sprintf("%s still in spec, where the kubelet would run them, not RuntimeClass %s: the webhook that moves them could not be reached, "+
 		"or was not called, as in kube-system (use lifecyclectl convert there), or after another admission plugin added both the handlers and the class; "+
 		"see its log and `kubectl get mutatingwebhookconfigurations`",
-		places(operations), runtimeClass)}), "refused", nil
+		places(operations), rules.RuntimeClass)}), "refused", nil
 }
 
 // places names some of the handlers that a patch would remove.
@@ -138,13 +138,13 @@ func places(operations []convert.Operation) string {
 
 // convertPod returns a nil report if the request is not about a new pod. A webhook
 // configuration with wider rules may send such requests.
-func convertPod(ctx context.Context, from *request, runtimeClass string) (*admissionv1.AdmissionResponse, []convert.Operation, *convert.Report, error) {
+func convertPod(ctx context.Context, from *request, rules convert.Rules) (*admissionv1.AdmissionResponse, []convert.Operation, *convert.Report, error) {
 	response := &admissionv1.AdmissionResponse{UID: from.UID, Allowed: true}
 	pods := metav1.GroupVersionResource{Version: "v1", Resource: "pods"}
 	if from.Resource != pods || from.SubResource != "" || from.Operation != admissionv1.Create {
 		return response, nil, nil, nil
 	}
-	operations, report, err := convert.Pod(ctx, from.Object, runtimeClass)
+	operations, report, err := convert.Pod(ctx, from.Object, rules)
 	return response, operations, report, err
 }
 

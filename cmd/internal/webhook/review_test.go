@@ -56,7 +56,7 @@ func answer(t testing.TB, through door, asked *admissionv1.AdmissionRequest) (*a
 	if err != nil {
 		t.Fatal(err)
 	}
-	response, result, err := through(context.Background(), read.Request, "lifecycle")
+	response, result, err := through(context.Background(), read.Request, convert.Rules{RuntimeClass: "lifecycle"})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -188,7 +188,7 @@ func TestGeneratedPods(t *testing.T) {
 	for seed := range uint64(100) {
 		pod := podgen.JSON(seed)
 		response, _ := answer(t, mutate, newRequest(string(pod)))
-		want, report := convert.Stream(pod, podgen.RuntimeClass)
+		want, report := convert.Stream(pod, convert.Rules{RuntimeClass: podgen.RuntimeClass})
 		if !response.Allowed || len(report.Refusals) > 0 {
 			t.Fatalf("seed %d: %v, %v", seed, response.Result, report.Refusals)
 		}

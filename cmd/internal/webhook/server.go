@@ -20,7 +20,9 @@ import (
 	"golang.org/x/sync/semaphore"
 	admissionv1 "k8s.io/api/admission/v1"
 
+	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/convert"
 	"github.com/lifecycle-shim/lifecycle-shim/internal/shorten"
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
 )
 
 // Paths of admission requests. The server also has /healthz and /readyz.
@@ -75,11 +77,13 @@ func DefaultLimits() Limits {
 	}
 }
 
-// Config configures a server. All fields are required.
+// Config configures a server. All fields are required, except HandlerLimits.
 type Config struct {
 	Certificates Certificates
 	RuntimeClass string
-	Limits       Limits
+	// HandlerLimits are the operator's, for the handlers of pods.
+	HandlerLimits oci.Limits
+	Limits        Limits
 }
 
 // Server answers an API server.
@@ -206,7 +210,7 @@ func (s *Server) review(through door) http.HandlerFunc {
 			say(w, http.StatusBadRequest, err.Error())
 			return
 		}
-		response, result, err := through(ctx, asked.Request, s.config.RuntimeClass)
+		response, result, err := through(ctx, asked.Request, convert.Rules{RuntimeClass: s.config.RuntimeClass, Limits: s.config.HandlerLimits})
 		if err != nil {
 			log.L.WithError(err).WithField("uid", asked.Request.UID).Debug("cannot answer: the client has disconnected or its time is up")
 			say(w, http.StatusServiceUnavailable, err.Error())
