@@ -12,6 +12,12 @@ VERSION := 0.1.0
 PREFIX ?= /usr/local
 DESTDIR ?=
 FUZZTIME ?= 5m
+PROGRAMS := $(shell tools/programs)
+# The architectures of the image, and its name without a tag.
+ARCHES ?= amd64 arm64
+IMAGE ?= ghcr.io/lifecycle-shim/lifecycle-shim
+# The commit in the image's labels. A source tree without history needs it from outside, like the next one.
+REVISION ?= $(shell git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null)
 # Such as -quick, -rounds 50, -rows '^paced: '.
 BENCHFLAGS ?=
 # The database of govulncheck: Go's, or a copy of it (file:///…).
@@ -44,9 +50,9 @@ deps: ## install missing Debian packages (as root; asks nothing, starts no servi
 	@.ci/deps
 
 .PHONY: build
-build: ## build the product: three static binaries in bin/
+build: ## build the product: static binaries in bin/
 	$(STEP) 'building the product (2 min the first time)' env CGO_ENABLED=0 go build $(STATIC) -o $(BIN)/ \
-		./cmd/containerd-shim-lifecycle-v2 ./cmd/lifecyclectl
+		$(addprefix ./cmd/,$(filter-out lifecycle-hookexec,$(PROGRAMS)))
 	$(STEP) 'building the handler host' go build $(STATIC_C) -o $(BIN)/ ./cmd/lifecycle-hookexec
 
 .PHONY: install
@@ -65,8 +71,12 @@ deps-package: deps ## install what package and check-package need on top of deps
 package: build ## make Debian packages and tarballs for amd64 and arm64, SBOMs and checksums, in dist/
 	@tools/package '$(VERSION)' $(DIST)
 
+.PHONY: image
+image: build ## make the container image for ARCHES (amd64 arm64): an OCI archive, SBOMs and checksums, in dist/; needs no docker
+	@tools/pack-image '$(VERSION)' '$(REVISION)' '$(IMAGE)' $(DIST) $(ARCHES)
+
 .PHONY: check-reproducible
-check-reproducible: ## build the packages of the last commit in two different places, and compare their hashes
+check-reproducible: ## build the packages and the image of the last commit in two different places, and compare their hashes
 	@tools/check-reproducible
 
 .PHONY: check-package

@@ -1,10 +1,10 @@
 // Command sbom prints what is linked into the product's programs, as a CycloneDX document: the Go modules that each program
 // names itself, and the C libraries, which no program names.
 //
-//	sbom VERSION BIN ARCH NAME=DEBIANVERSION…
+//	sbom VERSION BIN ARCH PROGRAM… NAME=DEBIANVERSION…
 //
 // BIN is the absolute path of the directory with the programs, ARCH as Go and Debian have it, each NAME a Debian source package
-// whose library is linked in. The document depends on nothing but these and SOURCE_DATE_EPOCH.
+// whose library is linked into the programs that contain C. The document depends on nothing but these and SOURCE_DATE_EPOCH.
 package main
 
 import (
@@ -18,11 +18,12 @@ import (
 	"path/filepath"
 	"runtime/debug"
 	"slices"
-	"strconv"
 	"strings"
 	"time"
 
 	cdx "github.com/CycloneDX/cyclonedx-go"
+
+	"github.com/lifecycle-shim/lifecycle-shim/tools/internal/epoch"
 )
 
 const (
@@ -30,11 +31,9 @@ const (
 	home    = "https://github.com/lifecycle-shim/lifecycle-shim"
 )
 
-var programs = []string{"containerd-shim-lifecycle-v2", "lifecycle-hookexec", "lifecyclectl"}
-
 func main() {
-	if len(os.Args) < 4 {
-		fmt.Fprintln(os.Stderr, "usage: sbom VERSION BIN ARCH NAME=DEBIANVERSION…")
+	if len(os.Args) < 5 {
+		fmt.Fprintln(os.Stderr, "usage: sbom VERSION BIN ARCH PROGRAM… NAME=DEBIANVERSION…")
 		os.Exit(2)
 	}
 	if err := write(os.Stdout, os.Args[1], os.Args[2], os.Args[3], os.Args[4:]); err != nil {
@@ -43,10 +42,15 @@ func main() {
 	}
 }
 
-func write(out io.Writer, version, bin, arch string, linked []string) error {
-	made, err := madeAt()
+// write prints the document about what is in bin: names are those of programs and, with a version each, of libraries.
+func write(out io.Writer, version, bin, arch string, names []string) error {
+	made, err := epoch.Time()
 	if err != nil {
 		return err
+	}
+	programs, linked := split(names)
+	if len(programs) == 0 {
+		return errors.New("no program is named")
 	}
 	b := &bill{version: version, known: map[string]bool{}}
 	libraries, err := b.addLibraries(arch, linked)
@@ -61,7 +65,7 @@ func write(out io.Writer, version, bin, arch string, linked []string) error {
 	b.depends(product, b.programs)
 	document := cdx.NewBOM()
 	document.Metadata = &cdx.Metadata{
-		Timestamp: made,
+		Timestamp: made.Format(time.RFC3339),
 		Component: &cdx.Component{
 			BOMRef: product, Type: cdx.ComponentTypeApplication, Name: product, Version: version,
 			Licenses:           &cdx.Licenses{{License: &cdx.License{ID: "Apache-2.0"}}},
@@ -74,12 +78,16 @@ func write(out io.Writer, version, bin, arch string, linked []string) error {
 	return cdx.NewBOMEncoder(out, cdx.BOMFileFormatJSON).SetPretty(true).SetEscapeHTML(false).EncodeVersion(document, cdx.SpecVersion1_5)
 }
 
-func madeAt() (string, error) {
-	seconds, err := strconv.ParseInt(os.Getenv("SOURCE_DATE_EPOCH"), 10, 64)
-	if err != nil {
-		return "", errors.New("SOURCE_DATE_EPOCH must be the version's time, in seconds since 1970")
+// split tells programs from libraries, which have a version after them.
+func split(names []string) (programs, libraries []string) {
+	for _, name := range names {
+		if strings.Contains(name, "=") {
+			libraries = append(libraries, name)
+		} else {
+			programs = append(programs, name)
+		}
 	}
-	return time.Unix(seconds, 0).UTC().Format(time.RFC3339), nil
+	return programs, libraries
 }
 
 // bill is a document that is being put together, in the order of the calls.
@@ -100,8 +108,8 @@ func (b *bill) depends(on string, what []string) {
 func (b *bill) addLibraries(arch string, linked []string) ([]string, error) {
 	var refs []string
 	for _, pair := range linked {
-		name, version, ok := strings.Cut(pair, "=")
-		if !ok || version == "" {
+		name, version, _ := strings.Cut(pair, "=")
+		if name == "" || version == "" {
 			return nil, fmt.Errorf("%q is not NAME=VERSION", pair)
 		}
 		refs = append(refs, b.addLibrary(name, version, fmt.Sprintf("pkg:deb/debian/%s@%s?arch=%s", name, version, arch)))
@@ -136,12 +144,20 @@ func (b *bill) addProgram(path string, libraries []string) error {
 		BOMRef: name, Type: cdx.ComponentTypeApplication, Name: name, Version: b.version,
 		Hashes: &[]cdx.Hash{{Algorithm: cdx.HashAlgoSHA256, Value: hex.EncodeToString(hash[:])}},
 	})
-	needs := append([]string{b.addModule(&debug.Module{Path: "std", Version: strings.TrimPrefix(info.GoVersion, "go")})}, libraries...)
+	needs := []string{b.addModule(&debug.Module{Path: "std", Version: strings.TrimPrefix(info.GoVersion, "go")})}
+	if hasC(info) {
+		needs = append(needs, libraries...)
+	}
 	for _, module := range info.Deps {
 		needs = append(needs, b.addModule(module))
 	}
 	b.depends(name, needs)
 	return nil
+}
+
+// hasC reports whether C libraries are linked into a program.
+func hasC(info *debug.BuildInfo) bool {
+	return slices.Contains(info.Settings, debug.BuildSetting{Key: "CGO_ENABLED", Value: "1"})
 }
 
 func (b *bill) addModule(module *debug.Module) string {
