@@ -16,7 +16,7 @@ PROGRAMS := $(shell tools/programs)
 # The architectures of the image, and its name without a tag.
 ARCHES ?= amd64 arm64
 IMAGE ?= ghcr.io/lifecycle-shim/lifecycle-shim
-# The commit in the image's labels. A source tree without history needs it from outside, like the next one.
+# The commit in the image's labels. A source tree without history needs it from outside, like SOURCE_DATE_EPOCH.
 REVISION ?= $(shell git describe --always --abbrev=40 --dirty --exclude '*' 2>/dev/null)
 # Such as -quick, -rounds 50, -rows '^paced: '.
 BENCHFLAGS ?=
@@ -75,12 +75,17 @@ package: build ## make Debian packages and tarballs for amd64 and arm64, SBOMs a
 image: build ## make the container image for ARCHES (amd64 arm64): an OCI archive, SBOMs and checksums, in dist/; needs no docker
 	@tools/pack-image '$(VERSION)' '$(REVISION)' '$(IMAGE)' $(DIST) $(ARCHES)
 
+# For tests: this machine's architecture, and fixed labels, because a source tree may have no history.
+.PHONY: test-image
+test-image: build
+	@SOURCE_DATE_EPOCH=1000000000 tools/pack-image '$(VERSION)' test '$(IMAGE)' $(BIN)/image "$$(go env GOARCH)"
+
 .PHONY: check-reproducible
 check-reproducible: ## build the packages and the image of the last commit in two different places, and compare their hashes
 	@tools/check-reproducible
 
 .PHONY: check-package
-check-package: ## try dist/'s package on a fresh Debian 12, with the README's commands
+check-package: ## try what package and image have made in dist/, on a fresh Debian 12, with the README's commands
 	$(STEP) 'trying the package on a fresh Debian' go $(IN_INTEGRATION) test -race -count 1 -v -timeout 30m ./debian
 
 .PHONY: servers
@@ -142,7 +147,7 @@ unit: ## unit tests only: no root, no containers
 
 # One package at a time: the tests measure time, and look for leaks on the whole machine.
 .PHONY: integration
-integration: build servers ## integration tests only: root, containers under a private containerd
+integration: build servers test-image ## integration tests only: root, containers under a private containerd
 	$(STEP) 'integration tests' go $(IN_INTEGRATION) test -race -tags '$(TAGS)' -p 1 -timeout 30m $(INTEGRATION)
 
 # Of the fleet, e2e runs what FLEET_SHORT names.
@@ -196,7 +201,7 @@ deps-repeat: deps ## install what repeat needs on top of deps (as root)
 	@.ci/deps repeat
 
 .PHONY: repeat
-repeat: build servers ## all tests TIMES times (20), AT_ONCE (4) beside each other, nothing cached, all processors busy besides; says which failed (root; hours)
+repeat: build servers test-image ## all tests TIMES times (20), AT_ONCE (4) beside each other, nothing cached, all processors busy besides; says which failed (root; hours)
 	$(STEP) 'the suite under load, $(TIMES) times' tools/repeat $(TIMES) $(AT_ONCE) \
 		sh -c "go test -race -count=1 -tags '$(TAGS)' -p 1 -timeout 60m ./... && \
 			go $(IN_INTEGRATION) test -race -count=1 -tags '$(TAGS)' -p 1 -timeout 60m $(INTEGRATION)"

@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/lifecycle-shim/lifecycle-shim/integration/archive"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/image"
 	"github.com/lifecycle-shim/lifecycle-shim/internal/docpage"
 )
@@ -189,6 +190,37 @@ func TestOtherArchitecture(t *testing.T) {
 	if !strings.Contains(out, "usage: lifecycle-hookexec") || !strings.Contains(out, "exit 1") {
 		t.Errorf("lifecycle-hookexec says %q", out)
 	}
+}
+
+// The image that `make image` has made beside the packages holds what it should for each architecture, and the programs of the other one
+// start. integration/archive runs this machine's under containerd.
+func TestImage(t *testing.T) {
+	made := archive.Find(t, dist, "image")
+	made.Check(t, "amd64", "arm64")
+	for _, one := range made.Images {
+		for _, program := range archive.Programs(t) {
+			file := filepath.Join(t.TempDir(), program)
+			write(t, file, string(one.Files["bin/"+program].Data), 0o755)
+			emulator := map[string]string{"amd64": "qemu-x86_64-static", "arm64": "qemu-aarch64-static"}[one.Arch]
+			command := []string{emulator, file, "--version"}
+			if one.Arch == native(t) {
+				command = command[1:]
+			}
+			if out := run(t, limit, command[0], command[1:]...); !strings.Contains(made.Name, ":"+version(t, out)) {
+				t.Errorf("%s for %s says %q, in the image %s", program, one.Arch, out, made.Name)
+			}
+		}
+	}
+}
+
+// version returns the last word of a program's answer.
+func version(t *testing.T, answer string) string {
+	t.Helper()
+	words := strings.Fields(answer)
+	if len(words) == 0 {
+		t.Fatal("a program does not say its version")
+	}
+	return words[len(words)-1]
 }
 
 // What is in dist/ is what SHA256SUMS says, and each SBOM lists what go.mod and Debian brought into the programs.
