@@ -89,7 +89,7 @@ check-package: ## try what package and image have made in dist/, on a fresh Debi
 	$(STEP) 'trying the package on a fresh Debian' go $(IN_INTEGRATION) test -race -count 1 -v -timeout 30m ./debian
 
 .PHONY: servers
-servers: $(BIN)/.servers $(BIN)/.containerd-1.7 $(BIN)/criu $(BIN)/previous $(BIN)/testreader ## build or fetch what the tests run under: containerd 2.4 and 1.7, runc, CRIU
+servers: $(BIN)/.servers $(BIN)/.containerd-1.7 $(BIN)/criu $(BIN)/previous $(BIN)/testreader $(BIN)/.helm ## build or fetch what the tests run under: containerd 2.4 and 1.7, runc, CRIU, Helm
 	@CGO_ENABLED=0 go $(IN_INTEGRATION) build -o $(abspath $(BIN))/ ./testserver ./testlogger ./testattacker
 	@go build -race -tags '$(TAGS)' -o $(BIN)/race/ ./cmd/containerd-shim-lifecycle-v2
 
@@ -154,7 +154,7 @@ integration: build servers test-image ## integration tests only: root, container
 FLEET_SHORT := ^TestServiceAcrossNodes$$
 
 .PHONY: e2e
-e2e: deps build $(BIN)/.servers $(BIN)/.kubernetes testnode ## the handlers on a real Kubernetes: etcd, API server and kubelet (root; 15 min more the first time)
+e2e: deps build $(BIN)/.servers $(BIN)/.kubernetes $(BIN)/.helm testnode ## the handlers on a real Kubernetes: etcd, API server and kubelet (root; 15 min more the first time)
 	$(STEP) 'tests on Kubernetes' go $(IN_INTEGRATION) test -race -count=1 -tags '$(TAGS)' -p 1 -timeout 30m \
 		$$(go $(IN_INTEGRATION) list -tags '$(TAGS)' ./kubernetes/... | grep -v '/fleet$$')
 	$(STEP) 'tests on three nodes' go $(IN_INTEGRATION) test -race -count=1 -tags '$(TAGS)' -timeout 10m -run '$(FLEET_SHORT)' ./kubernetes/fleet
@@ -233,8 +233,9 @@ generate: ## generate the Go code of proto/
 	$(STEP) 'generating code' tools/generate
 
 .PHONY: manifests
-manifests: $(BIN)/.helm ## render the chart into the plain manifests of deploy/kubernetes
+manifests: $(BIN)/.helm ## render the chart into the plain manifests of deploy/kubernetes, and its tests' golden files
 	$(STEP) 'rendering the chart' tools/manifests $(BIN)/helm3 deploy/kubernetes
+	@go $(IN_INTEGRATION) test -count=1 ./chart -run TestGolden -update
 
 .PHONY: check-generated
 check-generated: ## fail if the generated code is not what proto/ gives

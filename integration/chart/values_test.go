@@ -121,7 +121,7 @@ func TestLimitsAreEverywhere(t *testing.T) {
 // Nothing is written to a node's config.toml unless a value asks for it.
 func TestNoSettings(t *testing.T) {
 	got := must(t, "helm3", template("1.37.0")...)
-	for _, part := range []string{"--settings", "ConfigMap", "config.toml"} {
+	for _, part := range []string{"--settings", "kind: ConfigMap", "checksum/settings"} {
 		if strings.Contains(got, part) {
 			t.Errorf("it has %q", part)
 		}

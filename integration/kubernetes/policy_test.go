@@ -55,6 +55,11 @@ func applyPolicies(ctx context.Context, t *testing.T, api *cluster.API) {
 			t.Fatal(err)
 		}
 	}
+	waitPolicies(ctx, t, api)
+}
+
+func waitPolicies(ctx context.Context, t *testing.T, api *cluster.API) {
+	t.Helper()
 	moved := onePod(&core.Lifecycle{PreStop: sleep(1)})
 	refused := onePod(&core.Lifecycle{PreStop: tcp(intstr.FromString("nowhere"), "")})
 	warned := sidecarPod(&core.Lifecycle{PreStop: sleep(1)}, nil)
@@ -217,7 +222,8 @@ func policyWritesWhatConvertWrites(t *testing.T, api *cluster.API) {
 
 // restore what is to be changed.
 func restore(pod *core.Pod, before core.Pod) {
-	pod.Annotations, pod.Spec.RuntimeClassName, pod.Spec.NodeSelector = before.Annotations, nil, before.Spec.NodeSelector
+	pod.Annotations, pod.Spec.RuntimeClassName = before.Annotations, nil
+	pod.Spec.NodeSelector, pod.Spec.Overhead = before.Spec.NodeSelector, before.Spec.Overhead // which the RuntimeClass sets
 	for _, pair := range [][2][]core.Container{
 		{pod.Spec.Containers, before.Spec.Containers}, {pod.Spec.InitContainers, before.Spec.InitContainers},
 	} {
