@@ -113,9 +113,12 @@ func TestInstallerOnNodes(t *testing.T) {
 		t.Errorf("a token without a node: %v", err)
 	}
 	for _, args := range [][]string{
-		{"delete", "node", "one", "--dry-run=server"}, {"create", "--dry-run=server", "-f", b.file("apiVersion: v1\nkind: Node\nmetadata: {name: three}\n")},
+		{"delete", "node", "one", "--dry-run=server"},
+		{"create", "--dry-run=server", "-f", b.file("apiVersion: v1\nkind: Node\nmetadata: {name: three}\n")},
 		{"patch", "node", "one", "--subresource=status", "--dry-run=server", "-p", `{"status":{"phase":"Running"}}`},
-		{"get", "secrets", "-n", namespace}, {"get", "configmaps", "-n", "kube-system"}, {"delete", "pod", "-n", namespace, "installer", "--dry-run=server"},
+		{"get", "secrets", "-n", namespace},
+		{"get", "configmaps", "-n", "kube-system"},
+		{"delete", "pod", "-n", namespace, "installer", "--dry-run=server"},
 		{"patch", "daemonset", "-n", namespace, "lifecycle-shim-installer", "--dry-run=server", "-p", "{}"},
 	} {
 		if err := kubectl(args...); err == nil || !strings.Contains(err.Error(), "forbidden") {
