@@ -95,5 +95,9 @@ func TestEventsOfARun(t *testing.T) {
 		if got := w.publisher.Finished(); len(got) != 1 || !proto.Equal(got[0], want) {
 			t.Errorf("got  %v\nwant %v", got, want)
 		}
+		begun := &lifecyclev1.HandlerStarted{ContainerId: "c1", Handler: "preStop", Type: "sleep", Trial: true}
+		if got := w.publisher.Started(); len(got) != 1 || !proto.Equal(got[0], begun) {
+			t.Errorf("got  %v\nwant %v", got, begun)
+		}
 	})
 }

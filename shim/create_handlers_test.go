@@ -225,6 +225,9 @@ func TestEndOfTheLoopLeavesNothing(t *testing.T) {
 				if s.container("c1") != nil || !passes(t, s.tap, publisher, "c1") {
 					t.Error("the container is still known")
 				}
+				if err := s.tap.Publish(t.Context(), "oom", &eventstypes.TaskOOM{ContainerID: "c1"}); err != nil || b.container.gate.OOMSeen() {
+					t.Errorf("its gate still sees events: %v", err)
+				}
 			})
 		})
 	}

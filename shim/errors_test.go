@@ -28,8 +28,13 @@ func TestCausesAreToldApart(t *testing.T) {
 	if err := causeError(lifecycle.TimeLimit, 1234*time.Millisecond); !errors.Is(err, hookexec.ErrTimedOut) || err.Error() != "timed out after 1.2s" {
 		t.Errorf("got %v", err)
 	}
-	if got := convert(hookexec.Result{Outcome: lifecycle.Aborted, Err: errShutdown}); got.Cause != lifecycle.NoCause {
-		t.Errorf("got %+v", got)
+	for _, result := range []hookexec.Result{
+		{Outcome: lifecycle.Aborted, Err: errShutdown},
+		{Outcome: lifecycle.Failed, Err: hookexec.ErrContainerExited}, // what a handler fails with, it has not been aborted for
+	} {
+		if got := convert(result); got.Cause != lifecycle.NoCause {
+			t.Errorf("got %+v", got)
+		}
 	}
 }
 

@@ -47,11 +47,9 @@ func (m *Manager) runcInfo(ctx context.Context, sent *anypb.Any) (*types.Runtime
 	if err != nil {
 		return nil, err
 	}
-	var encoded []byte
-	if translated != nil {
-		if encoded, err = proto.Marshal(translated); err != nil {
-			return nil, err
-		}
+	encoded, err := proto.Marshal(translated) // none are nothing
+	if err != nil {
+		return nil, err
 	}
 	return m.Shim.Info(ctx, bytes.NewReader(encoded))
 }

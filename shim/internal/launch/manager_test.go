@@ -4,12 +4,16 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"io"
+	"io/fs"
 	"net"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	bootapi "github.com/containerd/containerd/api/runtime/bootstrap/v1"
 	"github.com/containerd/containerd/api/types"
@@ -176,8 +180,125 @@ func TestOwnSockets(t *testing.T) {
 	if own := OwnSockets(); len(own) != 1 || own[0].path != path {
 		t.Errorf("own sockets %v, want %s", own, path)
 	}
+	if flags, err := unix.FcntlInt(uintptr(pair[0]), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC != 0 {
+		t.Errorf("a socket that is not its own: flags %#x, %v", flags, err)
+	}
 	if flags, err := unix.FcntlInt(uintptr(listener), unix.F_GETFD, 0); err != nil || flags&unix.FD_CLOEXEC == 0 {
 		t.Errorf("flags %#x, %v: it is inherited", flags, err)
+	}
+}
+
+// TestInheritedSocketsAreThoseOfTheRunner: pkg/shim passes descriptor 3, and with -debug 4.
+func TestInheritedSocketsAreThoseOfTheRunner(t *testing.T) {
+	const child = "LAUNCH_TEST_INHERITED"
+	if os.Getenv(child) != "" {
+		for _, own := range OwnSockets() {
+			t.Logf("own: %s;", own.path)
+		}
+		return
+	}
+	cmd := exec.Command(os.Args[0], "-test.run=^TestInheritedSocketsAreThoseOfTheRunner$", "-test.v")
+	cmd.Env = append(os.Environ(), child+"=1")
+	var paths []string
+	for _, name := range []string{"task", "debug"} {
+		path := filepath.Join(t.TempDir(), name)
+		file, err := listenAt(t, path).(*net.UnixListener).File()
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer file.Close()
+		cmd.ExtraFiles, paths = append(cmd.ExtraFiles, file), append(paths, path)
+	}
+	output, err := cmd.CombinedOutput()
+	for _, path := range paths {
+		if err != nil || !strings.Contains(string(output), "own: "+path+";") {
+			t.Errorf("%s is not in %s (%v)", path, output, err)
+		}
+	}
+}
+
+// TestSocketsThatAreNoShims: of another family, without an absolute path, or removed by now.
+func TestSocketsThatAreNoShims(t *testing.T) {
+	t.Chdir(t.TempDir())
+	inherited := listenerFDs
+	t.Cleanup(func() { listenerFDs = inherited })
+	listenerFDs = []int{-1}
+	for name, address := range map[string]unix.Sockaddr{
+		"tcp": &unix.SockaddrInet4{Addr: [4]byte{127, 0, 0, 1}}, "relative": &unix.SockaddrUnix{Name: "relative"},
+		"removed": &unix.SockaddrUnix{Name: filepath.Join(t.TempDir(), "removed")},
+	} {
+		family := unix.AF_UNIX
+		if name == "tcp" {
+			family = unix.AF_INET
+		}
+		fd, err := unix.Socket(family, unix.SOCK_STREAM, 0)
+		if err != nil {
+			t.Fatal(err)
+		}
+		defer closeAll(fd)
+		if err := unix.Bind(fd, address); err != nil {
+			t.Fatal(err)
+		}
+		if name == "removed" {
+			if err := os.Remove(address.(*unix.SockaddrUnix).Name); err != nil {
+				t.Fatal(err)
+			}
+		}
+		listenerFDs = append(listenerFDs, fd)
+	}
+	if own := OwnSockets(); len(own) > 0 {
+		t.Errorf("own sockets %v", own)
+	}
+	if _, err := At(filepath.Join(t.TempDir(), "none")); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("got %v", err)
+	}
+}
+
+// TestFlagsNameNoSocketWhenTheShimHasEnded: pkg/shim removes what they name.
+func TestFlagsNameNoSocketWhenTheShimHasEnded(t *testing.T) {
+	t.Chdir(t.TempDir())
+	tests := flag.CommandLine
+	flag.CommandLine = flag.NewFlagSet("shim", flag.ContinueOnError)
+	t.Cleanup(func() { flag.CommandLine = tests })
+	for _, name := range []string{"socket", "debug-socket"} {
+		flag.String(name, "/run/of/the/next", "")
+	}
+	LeaveSockets()
+	for _, name := range []string{"socket", "debug-socket"} {
+		if got := flag.Lookup(name).Value.String(); got == "/run/of/the/next" || got == "" {
+			t.Errorf("-%s is %q", name, got)
+		}
+	}
+}
+
+// TestSocketsAreToldApartByFileAndTime: the kernel gives the number of a removed file to the next one.
+func TestSocketsAreToldApartByFileAndTime(t *testing.T) {
+	dir := t.TempDir()
+	write := func(name string) string {
+		path := filepath.Join(dir, name)
+		if err := os.WriteFile(path, nil, 0o600); err != nil {
+			t.Fatal(err)
+		}
+		return path
+	}
+	own, err := At(write("own"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Chtimes(own.path, time.Time{}, own.was.ModTime().Add(time.Second)); err != nil {
+		t.Fatal(err)
+	}
+	Sockets{own}.Remove()
+	if _, err := os.Lstat(own.path); err != nil {
+		t.Fatal("one with its number is removed")
+	}
+	other := write("other")
+	if err := errors.Join(os.Chtimes(other, time.Time{}, own.was.ModTime()), os.Rename(other, own.path)); err != nil {
+		t.Fatal(err)
+	}
+	Sockets{own}.Remove()
+	if _, err := os.Lstat(own.path); err != nil {
+		t.Error("one with its time is removed")
 	}
 }
 

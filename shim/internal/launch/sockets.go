@@ -38,10 +38,7 @@ type Socket struct {
 func OwnSockets() Sockets {
 	var sockets Sockets
 	for _, fd := range listenerFDs {
-		address, err := unix.Getsockname(fd)
-		if err != nil {
-			continue // not inherited; pkg/shim removes the one of its flag -socket
-		}
+		address, _ := unix.Getsockname(fd) // nil if it was not inherited; pkg/shim removes the one of its flag -socket
 		socket, ok := address.(*unix.SockaddrUnix)
 		if !ok || !strings.HasPrefix(socket.Name, "/") {
 			continue

@@ -27,6 +27,7 @@ type Publisher struct {
 
 	mu         sync.Mutex
 	seen       []string
+	started    []*lifecyclev1.HandlerStarted
 	finished   []*lifecyclev1.HandlerFinished
 	contextErr error
 	closed     int
@@ -43,6 +44,7 @@ func (p *Publisher) Publish(ctx context.Context, topic string, event events.Even
 	switch e := event.(type) {
 	case *lifecyclev1.HandlerStarted:
 		p.seen = append(p.seen, e.ContainerId+" "+e.Handler)
+		p.started = append(p.started, e)
 	case *lifecyclev1.HandlerFinished:
 		p.seen = append(p.seen, e.ContainerId+" "+e.Result)
 		p.finished = append(p.finished, e)
@@ -68,6 +70,13 @@ func (p *Publisher) Seen() []string {
 	p.mu.Lock()
 	defer p.mu.Unlock()
 	return slices.Clone(p.seen)
+}
+
+// Started returns the events of handlers that have begun.
+func (p *Publisher) Started() []*lifecyclev1.HandlerStarted {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return slices.Clone(p.started)
 }
 
 // Finished returns the events of handlers that have ended.
