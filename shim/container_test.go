@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"slices"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -254,7 +255,7 @@ func TestPanicInTheRuncServicesStartHoldsNothing(t *testing.T) {
 		_, err := w.service.UnaryServerInterceptor()(t.Context(), nil, &ttrpc.UnaryServerInfo{}, func(ctx context.Context, _ func(any) error) (any, error) {
 			return w.service.Start(ctx, &taskapi.StartRequest{ID: "c1"})
 		})
-		if status.Code(err) != codes.Internal {
+		if status.Code(err) != codes.Internal || !strings.Contains(err.Error(), "a bug") {
 			t.Errorf("got %v", err)
 		}
 		pass(time.Hour)

@@ -3,6 +3,7 @@ package shim
 import (
 	"bytes"
 	"errors"
+	"flag"
 	"fmt"
 	"io/fs"
 	"net"
@@ -13,6 +14,7 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/containerd/containerd/v2/pkg/shutdown"
 	"github.com/containerd/containerd/v2/plugins"
 	containerdversion "github.com/containerd/containerd/v2/version"
 	"github.com/containerd/log"
@@ -21,6 +23,7 @@ import (
 	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/launch"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/version"
 )
 
@@ -122,6 +125,26 @@ func TestMainOfTheProgram(t *testing.T) {
 			t.Errorf("got %+v", got)
 		}
 	})
+	t.Run("on one processor", func(t *testing.T) {
+		runtime.LockOSThread() // its children have its processors
+		defer runtime.UnlockOSThread()
+		var all, one unix.CPUSet
+		if err := unix.SchedGetaffinity(0, &all); err != nil {
+			t.Fatal(err)
+		}
+		for cpu := 0; one.Count() == 0; cpu++ {
+			if all.IsSet(cpu) {
+				one.Set(cpu)
+			}
+		}
+		if err := unix.SchedSetaffinity(0, &one); err != nil {
+			t.Fatal(err)
+		}
+		defer unix.SchedSetaffinity(0, &all)
+		if got := runMain(t, false, "shim -v"); !strings.Contains(got.stdout, "\nprocessors 1, plugins 1\n") {
+			t.Errorf("got %+v", got)
+		}
+	})
 	t.Run("a start that containerd does not ask for", func(t *testing.T) {
 		got := runMain(t, false, "shim -namespace ns start")
 		if got.status != 1 || !got.socketStays || !strings.HasPrefix(got.stderr, launch.RuntimeName+": start needs -namespace and -id") {
@@ -169,5 +192,85 @@ func TestTaskServiceIsRegistered(t *testing.T) {
 	}
 	if _, err := os.Lstat(path); !errors.Is(err, fs.ErrNotExist) {
 		t.Errorf("the socket: %v", err)
+	}
+}
+
+// initContext has the plugins that a shim's runner has, but for those that are missing.
+func initContext(t *testing.T, publisher *shimtest.Publisher, missing string) (*plugin.InitContext, shutdown.Service) {
+	t.Helper()
+	ctx, sd := shutdown.WithShutdown(t.Context())
+	set := plugin.NewPluginSet()
+	for id, instance := range map[string]any{"publisher": publisher, "shutdown": sd} {
+		r := plugin.Registration{
+			Type: map[string]plugin.Type{"publisher": plugins.EventPlugin, "shutdown": plugins.InternalPlugin}[id], ID: id,
+			InitFn: func(*plugin.InitContext) (any, error) { return instance, nil },
+		}
+		if id == missing {
+			continue
+		}
+		if err := set.Add(r.Init(plugin.NewContext(ctx, set, nil))); err != nil {
+			t.Fatal(err)
+		}
+	}
+	return plugin.NewContext(ctx, set, nil), sd
+}
+
+// TestServiceOfTheProgram expects its first Create, and cleans up when the shim ends.
+func TestServiceOfTheProgram(t *testing.T) {
+	bundle := t.TempDir()
+	t.Chdir(bundle)
+	if err := errors.Join(os.WriteFile("address", nil, 0o600), os.WriteFile("config.json", []byte("{}"), 0o600)); err != nil {
+		t.Fatal(err)
+	}
+	tests := flag.CommandLine
+	flag.CommandLine = flag.NewFlagSet("shim", flag.ContinueOnError)
+	t.Cleanup(func() { flag.CommandLine = tests })
+	flag.String("id", "c1", "")
+	path := filepath.Join(t.TempDir(), "s")
+	if err := os.WriteFile(path, nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	socket, err := launch.At(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(registry.Reset)
+	register(launch.Sockets{socket})
+	ic, sd := initContext(t, &shimtest.Publisher{}, "")
+	registered := registry.Graph(func(*plugin.Registration) bool { return false })
+	made, err := registered[0].InitFn(ic)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := os.Lstat(path); err != nil {
+		t.Errorf("the socket of a shim that serves: %v", err)
+	}
+	s := made.(*service)
+	if !s.ending.busy() {
+		t.Error("it expects no Create")
+	}
+	sd.Shutdown()
+	<-sd.Done()
+	if _, err := os.Lstat("address"); !errors.Is(err, fs.ErrNotExist) {
+		t.Errorf("its end does not clean up: %v", err)
+	}
+}
+
+// TestServiceThatCannotBeMade says what is missing.
+func TestServiceThatCannotBeMade(t *testing.T) {
+	for _, missing := range []string{"publisher", "shutdown"} {
+		ic, _ := initContext(t, &shimtest.Publisher{}, missing)
+		if made, err := initService(ic, nil); err == nil || !strings.Contains(err.Error(), missing) {
+			t.Errorf("without %s: got %v, %v", missing, made, err)
+		}
+	}
+	bundle := t.TempDir()
+	t.Chdir(bundle)
+	if err := os.Remove(bundle); err != nil {
+		t.Fatal(err)
+	}
+	ic, _ := initContext(t, &shimtest.Publisher{}, "")
+	if made, err := initService(ic, nil); err == nil || !strings.HasPrefix(err.Error(), "find the bundle: ") {
+		t.Errorf("without a bundle: got %v, %v", made, err)
 	}
 }

@@ -3,11 +3,16 @@ package shim
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
 	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
 
+	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"golang.org/x/sys/unix"
 	"google.golang.org/protobuf/proto"
 	"google.golang.org/protobuf/types/known/durationpb"
@@ -15,6 +20,7 @@ import (
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
+	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/runner"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/lifecycle"
 )
 
@@ -49,6 +55,7 @@ func TestDescribe(t *testing.T) {
 	for want, handler := range map[string]*lifecyclev1.Handler{
 		"exec /bin/sh -c \"echo hi\" \"\"":       {Exec: &lifecyclev1.ExecAction{Command: []string{"/bin/sh", "-c", "echo hi", ""}}},
 		"exec " + strings.Repeat("x", 253) + "…": {Exec: &lifecyclev1.ExecAction{Command: []string{strings.Repeat("x", 5000)}}},
+		`exec "a\"b" "\u202e"`:                   {Exec: &lifecyclev1.ExecAction{Command: []string{`a"b`, "\u202e"}}},
 		"exec a \"\\x1b[31m\"":                   {Exec: &lifecyclev1.ExecAction{Command: []string{"a", "\x1b[31m"}}},
 		"httpGet http://(container):80/":         {HttpGet: &lifecyclev1.HTTPGetAction{Port: 80}}, // FAULTS B9
 		"tcpSocket (container):25":               {TcpSocket: &lifecyclev1.TCPSocketAction{Port: 25}},
@@ -88,5 +95,79 @@ func TestToldRun(t *testing.T) {
 	}
 	if run.result.ExitCode = -1; run.show().ExitCode != nil {
 		t.Error("a run without an exit code has one")
+	}
+}
+
+// TestTheOldestTrialMakesRoom, for a trial only, and only one: four are remembered.
+func TestTheOldestTrialMakesRoom(t *testing.T) {
+	var l runlog
+	begin := func(trial bool, seconds int64) { l.begin(&handlerRun{trial: trial, began: time.Unix(seconds, 0)}) }
+	want := func(when string, seconds ...int64) {
+		t.Helper()
+		var got []int64
+		for _, run := range l.runs {
+			got = append(got, run.began.Unix())
+		}
+		if !slices.Equal(got, seconds) {
+			t.Errorf("%s: got %v, want %v", when, got, seconds)
+		}
+	}
+	begin(false, 1)
+	for n := range int64(4) {
+		begin(true, 2+n)
+	}
+	begin(false, 6)
+	want("a run of the machine", 1, 2, 3, 4, 5, 6)
+	begin(true, 7)
+	want("a fifth trial", 1, 3, 4, 5, 6, 7)
+}
+
+// TestRunIsShownWhileItRuns, and what it leaves in the background afterwards.
+func TestRunIsShownWhileItRuns(t *testing.T) {
+	s, inner, _ := newTestService(t)
+	defer s.endsWith(t)()
+	answersWithPid(inner)
+	dir := t.TempDir()
+	host, _ := scriptedHost(t, `cd `+dir+`
+case $1 in
+prepare) exec cat >/dev/null ;;
+start)
+	cat <&3 >/dev/null
+	printf 'lost kept'
+	while [ ! -e go ]; do sleep 0.01; done
+	sleep 1000 3>&- 4>&- &
+	echo $! > left
+	echo '{"Error":"it started"}' >&3
+	exit 1 ;;
+esac`)
+	p := creationOf(t, host, &lifecyclev1.Block{PreStop: doesExec()})
+	p.handlers.runner.OutputLimit = 4
+	if _, err := s.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, p); err != nil {
+		t.Fatal(err)
+	}
+	c := s.container("c1")
+	run, result := &handlerRun{kind: lifecycle.PreStop, handler: doesExec(), began: time.Now()}, make(chan hookexec.Result, 1)
+	go func() {
+		result <- c.handlers.Run(t.Context(), runner.Run{Kind: lifecycle.PreStop, Progress: &run.progress})
+	}()
+	becomes(t, "its output is shown", func() bool { return c.runs.one(run).Output == "kept" })
+	if shown := c.runs.one(run); shown.DroppedBytes != 5 || shown.Attempts != 1 || shown.BackgroundOutputs != 0 {
+		t.Errorf("while it runs: %v", shown)
+	}
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	c.runs.end(run, <-result)
+	left, err := os.ReadFile(filepath.Join(dir, "left"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	pid, err := strconv.Atoi(strings.TrimSpace(string(left)))
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer unix.Kill(pid, unix.SIGKILL)
+	if shown := c.runs.one(run); shown.BackgroundOutputs != 1 || shown.Output != "kept" {
+		t.Errorf("when it has ended: %v", shown)
 	}
 }

@@ -225,7 +225,12 @@ func TestStartWaitsForTheEndOfTheCreation(t *testing.T) {
 			<-created
 			return &taskapi.CreateTaskResponse{}, nil
 		}
-		inner.Answer["State"] = func(context.Context, any) (any, error) { return nil, unknown }
+		inner.Answer["State"] = func(_ context.Context, request any) (any, error) {
+			if id := request.(*taskapi.StateRequest).ID; id != "c1" {
+				t.Errorf("the state of %q is asked for", id)
+			}
+			return nil, unknown
+		}
 		inner.Answer["Start"] = func(context.Context, any) (any, error) { return nil, refused }
 		go func() {
 			_, _ = s.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, planOf(preStop(0)))

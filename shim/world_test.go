@@ -195,7 +195,10 @@ func newWorld(t *testing.T, config lifecycle.Config, handlers *fakeHandlers) *wo
 		status: task.Status_CREATED, loopEnded: make(chan struct{}),
 	}
 	w.tap = newTestTap(t, w.publisher)
-	w.inner.Answer["State"] = func(context.Context, any) (any, error) {
+	w.inner.Answer["State"] = func(_ context.Context, request any) (any, error) {
+		if id := request.(*taskapi.StateRequest).ID; id != "c1" {
+			t.Errorf("the state of %q is asked for", id)
+		}
 		return &taskapi.StateResponse{ID: "c1", Pid: shimtest.Pid, Status: w.is()}, nil
 	}
 	w.inner.Answer["Start"] = func(context.Context, any) (any, error) {
