@@ -58,7 +58,7 @@ func ParseLimit(text string) (time.Duration, error) {
 // ParseAllowed reads the value of AllowedHandlers, in any order.
 func ParseAllowed(types []string) ([]string, error) {
 	if len(types) == 0 {
-		return nil, fmt.Errorf("is empty; name at least one of %s, or leave it out to allow all", strings.Join(HandlerTypes, ", "))
+		return nil, fmt.Errorf("no type of handler is named; name at least one of %s, or leave the setting out to allow all", strings.Join(HandlerTypes, ", "))
 	}
 	for _, name := range types {
 		if !slices.Contains(HandlerTypes, name) {
@@ -100,6 +100,9 @@ func stricter(one, other time.Duration) time.Duration {
 func (l Limits) allows(name string) bool {
 	return l.AllowedHandlers == nil || slices.Contains(l.AllowedHandlers, name)
 }
+
+// Allowed returns the types that may be used.
+func (l Limits) Allowed() []string { return allowed(l.allows) }
 
 // Limited reports whether there is any limit.
 func (l Limits) Limited() bool {

@@ -40,6 +40,8 @@ type handlers interface {
 type containerConfig struct {
 	id      string
 	machine lifecycle.Config
+	// maxTimeout is the operator's limit of a trial, 0 if there is none.
+	maxTimeout time.Duration
 	// block is what the annotations ask for.
 	block    *lifecyclev1.Block
 	handlers handlers
@@ -57,7 +59,9 @@ type container struct {
 	block    *lifecyclev1.Block
 	// trialLimit ends a trial whose handler has no own limit, and trialSignal is
 	// the stop signal that a preStop on trial gets.
-	trialLimit  time.Duration
+	trialLimit time.Duration
+	// trialMost is the operator's limit of a trial, 0 if there is none.
+	trialMost   time.Duration
 	trialSignal uint32
 
 	// status of the machine after its last step. While a start is held, State returns
@@ -135,6 +139,7 @@ func newContainer(ctx context.Context, config containerConfig) *container {
 		waiting:  make(map[lifecycle.RequestID]chan verdict),
 
 		trialLimit:  config.machine.DefaultPostStartTimeout,
+		trialMost:   config.maxTimeout,
 		trialSignal: cmp.Or(config.machine.StopSignal, uint32(unix.SIGTERM)),
 	}
 	c.gate = config.events.Gate(c.id, func() { c.post(lifecycle.Event{Kind: lifecycle.ContainerExited}) })

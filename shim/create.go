@@ -84,7 +84,7 @@ func (b *creation) begin(ctx context.Context, p *handlersPlan) error {
 	s := b.service
 	run := runner.New(p.runner)
 	c := newContainer(ctx, containerConfig{
-		id: b.id, machine: p.machine, block: p.runner.Block, handlers: run, events: s.tap,
+		id: b.id, machine: p.machine, maxTimeout: p.maxTimeout, block: p.runner.Block, handlers: run, events: s.tap,
 		observer: observer{id: b.id, events: s.tap, metricsFile: p.metricsFile, counters: s.counters, handlersEnded: &s.handlersEnded},
 	})
 	if !s.add(c) {

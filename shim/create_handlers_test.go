@@ -37,8 +37,8 @@ func creationOf(t *testing.T, host *hookexec.Host, block *lifecyclev1.Block) pla
 	t.Helper()
 	return plan{handlers: &handlersPlan{
 		machine: lifecycle.Config{
-			PreStart: handlerConfig(block.PreStart), PostStart: handlerConfig(block.PostStart),
-			PreStop: handlerConfig(block.PreStop), OnExit: handlerConfig(block.OnExit),
+			PreStart: handlerConfig(block.PreStart, 0), PostStart: handlerConfig(block.PostStart, 0),
+			PreStop: handlerConfig(block.PreStop, 0), OnExit: handlerConfig(block.OnExit, 0),
 			DefaultPostStartTimeout: time.Minute, DefaultGracePeriod: time.Minute,
 		},
 		runner: runner.Config{

@@ -2,6 +2,7 @@ package shim
 
 import (
 	"cmp"
+	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 	"google.golang.org/protobuf/types/known/anypb"
@@ -28,6 +29,8 @@ type handlersPlan struct {
 	machine     lifecycle.Config
 	runner      runner.Config
 	metricsFile string
+	// maxTimeout bounds trials, 0 if there is no limit.
+	maxTimeout time.Duration
 }
 
 // plan reads what the container asks for. It changes nothing.
@@ -52,6 +55,9 @@ func (s *service) plan(r *taskapi.CreateTaskRequest) (plan, error) {
 	if err != nil {
 		return plan{}, err
 	}
+	if err := wanted.Within(settings.Limits); err != nil {
+		return plan{}, err
+	}
 	if s.hostErr != nil && runner.NeedsHost(wanted.Block) {
 		return plan{}, &HandlerError{Err: s.hostErr}
 	}
@@ -60,6 +66,7 @@ func (s *service) plan(r *taskapi.CreateTaskRequest) (plan, error) {
 		restored:    r.Checkpoint != "",
 		machine:     newConfig(wanted, settings, r.Checkpoint != ""),
 		metricsFile: settings.MetricsFile,
+		maxTimeout:  settings.Limits.MaxTimeout,
 		runner: runner.Config{
 			Task: s.TTRPCTaskService, Host: s.host, ID: r.ID, Bundle: r.Bundle, Block: wanted.Block,
 			OutputLimit: settings.OutputLimit, LogOutput: settings.LogOutput, Stdout: r.Stdout, Terminal: r.Terminal,
@@ -78,20 +85,29 @@ func newConfig(wanted *oci.Lifecycle, settings options.Settings, restored bool) 
 		PodGracePeriod:          wanted.PodGracePeriod,
 		DefaultPostStartTimeout: settings.PostStartTimeout,
 		DefaultGracePeriod:      settings.GracePeriod,
+		MaxGracePeriod:          settings.Limits.MaxGracePeriod,
 	}
+	most := settings.Limits.MaxTimeout
 	if !restored {
-		config.PreStart, config.PostStart = handlerConfig(wanted.Block.PreStart), handlerConfig(wanted.Block.PostStart)
+		config.PreStart, config.PostStart = handlerConfig(wanted.Block.PreStart, most), handlerConfig(wanted.Block.PostStart, most)
 	}
-	config.PreStop, config.OnExit = handlerConfig(wanted.Block.PreStop), handlerConfig(wanted.Block.OnExit)
+	config.PreStop, config.OnExit = handlerConfig(wanted.Block.PreStop, most), handlerConfig(wanted.Block.OnExit, most)
 	return config
 }
 
-func handlerConfig(handler *lifecyclev1.Handler) *lifecycle.Handler {
+// handlerConfig returns what the machine needs to know of a handler. A sleep has no limit
+// there: it is at most as long as the operator allows, or it would have been refused. If
+// it is exactly as long, the limit would come first.
+func handlerConfig(handler *lifecyclev1.Handler, most time.Duration) *lifecycle.Handler {
 	if handler == nil {
 		return nil
 	}
+	if handler.Sleep != nil {
+		most = 0
+	}
 	return &lifecycle.Handler{
 		Timeout:       oci.Seconds(handler.GetTimeoutSeconds()),
+		Most:          most,
 		IgnoreFailure: handler.FailurePolicy == oci.FailurePolicyIgnore,
 	}
 }

@@ -346,3 +346,37 @@ terminationGracePeriodSeconds: 30`,
 		})
 	}
 }
+
+// TestPlanWithinTheOperatorsLimits: docs/spec.md#operator-limits.
+func TestPlanWithinTheOperatorsLimits(t *testing.T) {
+	const limits = "MaxTimeout = '20s'\nMaxGracePeriod = '25s'\nAllowedHandlers = ['exec', 'sleep']"
+	plan := func(value string) (plan, error) {
+		s, _, _ := newTestService(t)
+		s.hostErr = nil
+		return s.plan(&taskapi.CreateTaskRequest{
+			ID: "c1", Bundle: bundle(t, "", map[string]string{oci.KeyLifecycle: value}), Options: shimtest.InTOML(t, limits),
+		})
+	}
+	got, err := plan("preStart: {exec: {command: [a]}}\npostStart: {sleep: {seconds: 20}}\npreStop: {exec: {command: [a]}, timeoutSeconds: 20}\nonExit: {exec: {command: [a]}}")
+	if err != nil {
+		t.Fatal(err)
+	}
+	want := lifecycle.Config{
+		PreStart: &lifecycle.Handler{Most: 20 * time.Second}, PostStart: &lifecycle.Handler{},
+		PreStop: &lifecycle.Handler{Timeout: 20 * time.Second, Most: 20 * time.Second}, OnExit: &lifecycle.Handler{Most: 20 * time.Second},
+		MaxGracePeriod: 25 * time.Second, DefaultPostStartTimeout: 2 * time.Minute, DefaultGracePeriod: 10 * time.Second,
+	}
+	if !reflect.DeepEqual(got.handlers.machine, want) || got.handlers.maxTimeout != 20*time.Second {
+		t.Errorf("got %+v, want %+v", got.handlers, want)
+	}
+	for value, says := range map[string]string{
+		"preStop: {exec: {command: [a]}, timeoutSeconds: 21}":                 "preStop.timeoutSeconds is 21; the operator's limit MaxTimeout is 20",
+		"preStop: {tcpSocket: {port: 80}}":                                    "preStop is of type tcpSocket; the operator's limit AllowedHandlers is exec, sleep",
+		"{preStop: {sleep: {seconds: 1}}, terminationGracePeriodSeconds: 26}": "terminationGracePeriodSeconds is 26; the operator's limit MaxGracePeriod is 25",
+	} {
+		_, err := plan(value)
+		if invalid := (*oci.InvalidError)(nil); !errors.As(err, &invalid) || err.Error() != `annotation "lifecycle-shim.io/lifecycle": `+says {
+			t.Errorf("%s: got %v", value, err)
+		}
+	}
+}

@@ -45,6 +45,9 @@ func (c *container) try(ctx context.Context, name string) (*handlerRun, error) {
 	if seconds := run.handler.GetTimeoutSeconds(); seconds > 0 {
 		limit, run.limitOwner = oci.Seconds(seconds), lifecycle.HandlerTimeout
 	}
+	if c.trialMost > 0 && c.trialMost < limit && run.handler.Sleep == nil { // as in handlerConfig
+		limit, run.limitOwner = c.trialMost, lifecycle.TimeoutLimit
+	}
 	run.limit = run.began.Add(limit)
 	timed, stop := context.WithDeadlineCause(ctx, run.limit, causeError(lifecycle.TimeLimit, limit))
 	defer stop()

@@ -71,6 +71,33 @@ func TestTrial(t *testing.T) {
 	})
 }
 
+// TestTrialIsWithinTheOperatorsLimit: docs/spec.md#operator-limits-unset. A sleep is at most as long anyway.
+func TestTrialIsWithinTheOperatorsLimit(t *testing.T) {
+	for name, test := range map[string]struct {
+		handler *lifecyclev1.Handler
+		most    time.Duration
+		want    time.Duration
+		owner   string
+	}{
+		"no limit": {&lifecyclev1.Handler{Exec: &lifecyclev1.ExecAction{}}, 0, 2 * time.Minute, "DefaultPostStartTimeout"},
+		"a limit":  {&lifecyclev1.Handler{Exec: &lifecyclev1.ExecAction{}}, 5 * second, 5 * second, "MaxTimeout"},
+		"its own":  {&lifecyclev1.Handler{Exec: &lifecyclev1.ExecAction{}, TimeoutSeconds: new(int64(4))}, 5 * second, 4 * second, "timeoutSeconds"},
+		"a sleep":  {&lifecyclev1.Handler{Sleep: &lifecyclev1.SleepAction{Seconds: 5}}, 5 * second, 2 * time.Minute, "DefaultPostStartTimeout"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				w := newWorld(t, lifecycle.Config{PreStop: &lifecycle.Handler{}}, &fakeHandlers{preStop: takes(second, succeeded)})
+				w.c.block, w.c.trialLimit, w.c.trialMost = &lifecyclev1.Block{PreStop: test.handler}, 2*time.Minute, test.most
+				w.serve().mustStart()
+				run, err := w.c.try(t.Context(), "preStop")
+				if err != nil || run.limit.Sub(run.began) != test.want || run.limitOwner.String() != test.owner {
+					t.Errorf("got %+v, %v", run, err)
+				}
+			})
+		})
+	}
+}
+
 func TestTrialIsRefused(t *testing.T) {
 	for name, test := range map[string]struct {
 		prepare func(w *world)

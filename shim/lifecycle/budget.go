@@ -59,7 +59,26 @@ func (c *Config) startLimit(handler *Handler, now, deadline time.Time) (time.Tim
 	if limit.IsZero() {
 		limit, owner = now.Add(c.DefaultPostStartTimeout), PostStartDefault
 	}
+	return handler.atMost(now, limit, owner)
+}
+
+// atMost cuts the limit of a handler that starts now to the operator's:
+// docs/spec.md#operator-limits-unset. limit is zero if there is none.
+func (h *Handler) atMost(now, limit time.Time, owner Owner) (time.Time, Owner) {
+	if most := now.Add(h.Most); h.Most > 0 && (limit.IsZero() || most.Before(limit)) {
+		return most, TimeoutLimit
+	}
 	return limit, owner
+}
+
+// preStopLimit returns when a preStop that starts now is aborted because of its own time
+// limit, and who decided so. It is zero if it has none.
+func (c *Config) preStopLimit(now time.Time) (time.Time, Owner) {
+	limit, owner := time.Time{}, NoOwner
+	if c.PreStop.Timeout > 0 {
+		limit, owner = now.Add(c.PreStop.Timeout), HandlerTimeout
+	}
+	return c.PreStop.atMost(now, limit, owner)
 }
 
 // onExitLimit returns when an onExit that starts now is aborted, and who decided so.
@@ -69,6 +88,7 @@ func (c *Config) onExitLimit(now, deadline time.Time) (time.Time, Owner) {
 	if c.OnExit.Timeout > 0 {
 		limit, owner = now.Add(c.OnExit.Timeout), HandlerTimeout
 	}
+	limit, owner = c.OnExit.atMost(now, limit, owner)
 	if most := now.Add(criOnExitTime); c.CRI && most.Before(limit) {
 		limit, owner = most, CRIExit
 	}
@@ -93,6 +113,15 @@ func abortLimit(now, deadline time.Time) time.Time {
 
 // gracePeriod returns the grace period of a stop, and who decided on it.
 func (c *Config) gracePeriod() (time.Duration, Owner) {
+	grace, owner := c.wantedGracePeriod()
+	if c.MaxGracePeriod > 0 && c.MaxGracePeriod < grace {
+		return c.MaxGracePeriod, GracePeriodLimit
+	}
+	return grace, owner
+}
+
+// wantedGracePeriod is the grace period without the operator's limit.
+func (c *Config) wantedGracePeriod() (time.Duration, Owner) {
 	switch {
 	case c.GracePeriod > 0:
 		return c.GracePeriod, BlockGracePeriod

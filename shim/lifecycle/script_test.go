@@ -21,7 +21,7 @@ import (
 //	...
 //
 // The handlers are preStart, postStart, preStop and onExit, if they have a time limit
-// or failurePolicy as in postStart=(5s,Ignore). Requests are numbered as they come.
+// or failurePolicy as in postStart=(5s,Ignore); most:5s is the operator's limit. Requests are numbered as they come.
 // Time passes where the machine has a deadline, and for ten minutes after the script.
 
 // parseConfig returns the configuration of a container. The defaults of the node are
@@ -31,7 +31,7 @@ func parseConfig(args []datadriven.CmdArg) (Config, error) {
 	handlers := map[string]**Handler{
 		"preStart": &config.PreStart, "postStart": &config.PostStart, "preStop": &config.PreStop, "onExit": &config.OnExit,
 	}
-	times := map[string]*time.Duration{"grace": &config.GracePeriod, "podGrace": &config.PodGracePeriod}
+	times := map[string]*time.Duration{"grace": &config.GracePeriod, "podGrace": &config.PodGracePeriod, "maxGrace": &config.MaxGracePeriod}
 	for _, arg := range args {
 		value := strings.Join(arg.Vals, "")
 		var err error
@@ -61,11 +61,15 @@ func parseHandler(values []string) (*Handler, error) {
 			handler.IgnoreFailure = true
 			continue
 		}
+		to := &handler.Timeout
+		if most, ok := strings.CutPrefix(value, "most:"); ok {
+			value, to = most, &handler.Most
+		}
 		timeout, err := time.ParseDuration(value)
 		if err != nil {
 			return nil, err
 		}
-		handler.Timeout = timeout
+		*to = timeout
 	}
 	return handler, nil
 }

@@ -155,10 +155,10 @@ func (m *Machine) runPreStop(now time.Time) {
 	}
 	m.stage, m.limitAt = StagePreStop, time.Time{}
 	limit := m.signalAt
-	if m.config.PreStop.Timeout > 0 {
-		m.limitAt = now.Add(m.config.PreStop.Timeout)
-		if limit.IsZero() || m.limitAt.Before(limit) {
-			limit, owner = m.limitAt, HandlerTimeout
+	if own, whose := m.config.preStopLimit(now); !own.IsZero() {
+		m.limitAt = own
+		if limit.IsZero() || own.Before(limit) {
+			limit, owner = own, whose
 		}
 	}
 	m.run(Effect{Handler: PreStop, Signal: m.stop.signal, Deadline: m.signalAt, Limit: limit, LimitOwner: owner})

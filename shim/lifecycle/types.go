@@ -103,6 +103,8 @@ const (
 	CRI
 	OnExitDefault
 	CRIExit
+	TimeoutLimit
+	GracePeriodLimit
 )
 
 var ownerNames = [...]string{
@@ -117,6 +119,8 @@ var ownerNames = [...]string{
 	CRI:                "CRI",
 	OnExitDefault:      "default of onExit",
 	CRIExit:            "exit handling of CRI",
+	TimeoutLimit:       "MaxTimeout",
+	GracePeriodLimit:   "MaxGracePeriod",
 }
 
 func (o Owner) String() string { return ownerNames[o] }
@@ -144,6 +148,8 @@ type Result struct {
 type Handler struct {
 	// Timeout from its start until it is aborted, 0 if it has no own limit.
 	Timeout time.Duration
+	// Most is the operator's limit of how long it may run, 0 if there is none.
+	Most time.Duration
 	// IgnoreFailure: its failurePolicy is Ignore.
 	IgnoreFailure bool
 }
@@ -163,4 +169,7 @@ type Config struct {
 	PodGracePeriod time.Duration
 	// The defaults apply if nothing else is set.
 	DefaultPostStartTimeout, DefaultGracePeriod time.Duration
+	// MaxGracePeriod is the operator's limit of every grace period that the machine
+	// keeps, 0 if there is none.
+	MaxGracePeriod time.Duration
 }

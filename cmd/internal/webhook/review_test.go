@@ -1,6 +1,7 @@
 package webhook
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"net/http"
@@ -8,6 +9,7 @@ import (
 	"reflect"
 	"strings"
 	"testing"
+	"time"
 
 	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 	admissionv1 "k8s.io/api/admission/v1"
@@ -16,6 +18,7 @@ import (
 
 	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/convert"
 	"github.com/lifecycle-shim/lifecycle-shim/internal/podgen"
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
 )
 
 func newRequest(pod string) *admissionv1.AdmissionRequest {
@@ -253,4 +256,27 @@ func FuzzReview(f *testing.F) {
 			t.Fatalf("the patched pod is %s: %v", result, again.Result)
 		}
 	})
+}
+
+// TestLimits: docs/spec.md#operator-limits, as an API server asks.
+func TestLimits(t *testing.T) {
+	pod := strings.Replace(page, `{"exec":{"command":["/bin/sh","-c","nginx -s quit; while killall -0 nginx; do sleep 1; done"]}}`, `{"sleep":{"seconds":21}}`, 1)
+	server := httptest.NewServer(New(Config{RuntimeClass: "lifecycle", HandlerLimits: oci.Limits{MaxTimeout: 20 * time.Second}, Limits: DefaultLimits()}).handler())
+	defer server.Close()
+	for _, path := range []string{Path, ValidatePath} {
+		response, err := http.Post(server.URL+path, "application/json", bytes.NewReader(reviewOf(t, pod)))
+		if err != nil {
+			t.Fatal(err)
+		}
+		var answered admissionv1.AdmissionReview
+		err = json.NewDecoder(response.Body).Decode(&answered)
+		response.Body.Close()
+		if err != nil {
+			t.Fatal(err)
+		}
+		const want = "Pod/lifecycle-demo: container web: lifecycle.preStop.sleep.seconds: is 21; the operator's limit MaxTimeout is 20"
+		if answered.Response.Allowed || answered.Response.Result.Message != want {
+			t.Errorf("%s: got %+v", path, answered.Response)
+		}
+	}
 }

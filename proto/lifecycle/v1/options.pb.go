@@ -44,8 +44,14 @@ type Options struct {
 	// Where the output of exec handlers without Handler.output goes: "Status" (the default)
 	// or "Log".
 	HandlerOutput string `protobuf:"bytes,6,opt,name=handler_output,json=handlerOutput,proto3" json:"handler_output,omitempty"`
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	// The operator's limits, in whole seconds. Where the node's file has another one, the
+	// stricter of the two holds. Default: no limit.
+	MaxTimeout     *durationpb.Duration `protobuf:"bytes,7,opt,name=max_timeout,json=maxTimeout,proto3" json:"max_timeout,omitempty"`
+	MaxGracePeriod *durationpb.Duration `protobuf:"bytes,8,opt,name=max_grace_period,json=maxGracePeriod,proto3" json:"max_grace_period,omitempty"`
+	// Types of handlers that may be used: exec, httpGet, tcpSocket, sleep. Empty: all.
+	AllowedHandlers []string `protobuf:"bytes,9,rep,name=allowed_handlers,json=allowedHandlers,proto3" json:"allowed_handlers,omitempty"`
+	unknownFields   protoimpl.UnknownFields
+	sizeCache       protoimpl.SizeCache
 }
 
 func (x *Options) Reset() {
@@ -120,18 +126,43 @@ func (x *Options) GetHandlerOutput() string {
 	return ""
 }
 
+func (x *Options) GetMaxTimeout() *durationpb.Duration {
+	if x != nil {
+		return x.MaxTimeout
+	}
+	return nil
+}
+
+func (x *Options) GetMaxGracePeriod() *durationpb.Duration {
+	if x != nil {
+		return x.MaxGracePeriod
+	}
+	return nil
+}
+
+func (x *Options) GetAllowedHandlers() []string {
+	if x != nil {
+		return x.AllowedHandlers
+	}
+	return nil
+}
+
 var File_proto_lifecycle_v1_options_proto protoreflect.FileDescriptor
 
 const file_proto_lifecycle_v1_options_proto_rawDesc = "" +
 	"\n" +
-	" proto/lifecycle/v1/options.proto\x12\flifecycle.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1ctypes/runc/options/oci.proto\"\xe2\x02\n" +
+	" proto/lifecycle/v1/options.proto\x12\flifecycle.v1\x1a\x1egoogle/protobuf/duration.proto\x1a\x1ctypes/runc/options/oci.proto\"\x8e\x04\n" +
 	"\aOptions\x12/\n" +
 	"\x04runc\x18\x01 \x01(\v2\x1b.containerd.runc.v1.OptionsR\x04runc\x12V\n" +
 	"\x1adefault_post_start_timeout\x18\x02 \x01(\v2\x19.google.protobuf.DurationR\x17defaultPostStartTimeout\x12K\n" +
 	"\x14default_grace_period\x18\x03 \x01(\v2\x19.google.protobuf.DurationR\x12defaultGracePeriod\x12&\n" +
 	"\foutput_limit\x18\x04 \x01(\x03H\x00R\voutputLimit\x88\x01\x01\x12!\n" +
 	"\fmetrics_file\x18\x05 \x01(\tR\vmetricsFile\x12%\n" +
-	"\x0ehandler_output\x18\x06 \x01(\tR\rhandlerOutputB\x0f\n" +
+	"\x0ehandler_output\x18\x06 \x01(\tR\rhandlerOutput\x12:\n" +
+	"\vmax_timeout\x18\a \x01(\v2\x19.google.protobuf.DurationR\n" +
+	"maxTimeout\x12C\n" +
+	"\x10max_grace_period\x18\b \x01(\v2\x19.google.protobuf.DurationR\x0emaxGracePeriod\x12)\n" +
+	"\x10allowed_handlers\x18\t \x03(\tR\x0fallowedHandlersB\x0f\n" +
 	"\r_output_limitBIZGgithub.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1;lifecyclev1b\x06proto3"
 
 var (
@@ -156,11 +187,13 @@ var file_proto_lifecycle_v1_options_proto_depIdxs = []int32{
 	1, // 0: lifecycle.v1.Options.runc:type_name -> containerd.runc.v1.Options
 	2, // 1: lifecycle.v1.Options.default_post_start_timeout:type_name -> google.protobuf.Duration
 	2, // 2: lifecycle.v1.Options.default_grace_period:type_name -> google.protobuf.Duration
-	3, // [3:3] is the sub-list for method output_type
-	3, // [3:3] is the sub-list for method input_type
-	3, // [3:3] is the sub-list for extension type_name
-	3, // [3:3] is the sub-list for extension extendee
-	0, // [0:3] is the sub-list for field type_name
+	2, // 3: lifecycle.v1.Options.max_timeout:type_name -> google.protobuf.Duration
+	2, // 4: lifecycle.v1.Options.max_grace_period:type_name -> google.protobuf.Duration
+	5, // [5:5] is the sub-list for method output_type
+	5, // [5:5] is the sub-list for method input_type
+	5, // [5:5] is the sub-list for extension type_name
+	5, // [5:5] is the sub-list for extension extendee
+	0, // [0:5] is the sub-list for field type_name
 }
 
 func init() { file_proto_lifecycle_v1_options_proto_init() }

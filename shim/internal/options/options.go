@@ -138,6 +138,7 @@ func settingNames(config any) []string {
 func readTyped(options *lifecyclev1.Options) (*Options, error) {
 	for name, value := range map[string]*durationpb.Duration{
 		"default_post_start_timeout": options.DefaultPostStartTimeout, "default_grace_period": options.DefaultGracePeriod,
+		"max_timeout": options.MaxTimeout, "max_grace_period": options.MaxGracePeriod,
 	} {
 		if value != nil && value.AsDuration() <= 0 {
 			return nil, &Error{Err: fmt.Errorf("%s: %s is not above 0", name, value.AsDuration())}
@@ -149,6 +150,9 @@ func readTyped(options *lifecyclev1.Options) (*Options, error) {
 		OutputLimit:             options.OutputLimit,
 		MetricsFile:             options.MetricsFile,
 		HandlerOutput:           options.HandlerOutput,
+		MaxTimeout:              limitOf(options.MaxTimeout),
+		MaxGracePeriod:          limitOf(options.MaxGracePeriod),
+		AllowedHandlers:         options.AllowedHandlers,
 	}
 	if err := config.check(); err != nil {
 		return nil, &Error{Err: err}

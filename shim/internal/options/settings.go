@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"github.com/containerd/log"
+	"google.golang.org/protobuf/types/known/durationpb"
 
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
 )
@@ -42,6 +43,8 @@ type Settings struct {
 	// LogOutput: the output of handlers that do not say where it goes goes to the
 	// container's log.
 	LogOutput bool
+	// Limits are the operator's.
+	Limits oci.Limits
 }
 
 // duration is written as in "90s" or "2m". It is a struct, because the decoder
@@ -62,6 +65,25 @@ func (d *duration) UnmarshalText(text []byte) error {
 	return nil
 }
 
+// limit is a duration of whole seconds, like the fields of a block that it bounds.
+type limit struct {
+	time.Duration
+	err error // as in duration
+}
+
+func (l *limit) UnmarshalText(text []byte) error {
+	l.Duration, l.err = oci.ParseLimit(string(text))
+	return nil
+}
+
+// limitOf returns a limit of typed options.
+func limitOf(value *durationpb.Duration) (l limit) {
+	if value != nil {
+		_ = l.UnmarshalText([]byte(value.AsDuration().String())) // the error is in l
+	}
+	return l
+}
+
 // nodeConfig is the node's settings, in TOML.
 type nodeConfig struct {
 	DefaultPostStartTimeout duration
@@ -69,14 +91,29 @@ type nodeConfig struct {
 	OutputLimit             *int64
 	MetricsFile             string
 	HandlerOutput           string
+	MaxTimeout              limit
+	MaxGracePeriod          limit
+	AllowedHandlers         []string
 }
 
 func (c *nodeConfig) check() error {
-	if err := c.DefaultPostStartTimeout.err; err != nil {
-		return fmt.Errorf("DefaultPostStartTimeout: %w", err)
+	var allowedErr error
+	if c.AllowedHandlers != nil {
+		_, allowedErr = oci.ParseAllowed(c.AllowedHandlers)
 	}
-	if err := c.DefaultGracePeriod.err; err != nil {
-		return fmt.Errorf("DefaultGracePeriod: %w", err)
+	for _, setting := range []struct {
+		name string
+		err  error
+	}{
+		{"DefaultPostStartTimeout", c.DefaultPostStartTimeout.err},
+		{"DefaultGracePeriod", c.DefaultGracePeriod.err},
+		{"MaxTimeout", c.MaxTimeout.err},
+		{"MaxGracePeriod", c.MaxGracePeriod.err},
+		{"AllowedHandlers", allowedErr},
+	} {
+		if setting.err != nil {
+			return fmt.Errorf("%s: %w", setting.name, setting.err)
+		}
 	}
 	if c.MetricsFile != "" && !filepath.IsAbs(c.MetricsFile) {
 		return fmt.Errorf("MetricsFile: %q is no absolute path", c.MetricsFile)
@@ -87,8 +124,13 @@ func (c *nodeConfig) check() error {
 	return nil
 }
 
+func (c *nodeConfig) limits() oci.Limits {
+	return oci.Limits{MaxTimeout: c.MaxTimeout.Duration, MaxGracePeriod: c.MaxGracePeriod.Duration, AllowedHandlers: c.AllowedHandlers}
+}
+
 // Settings returns the runtime's settings over the node's, which path holds, over the
-// built-in ones.
+// built-in ones. Of two limits the stricter holds: a runtime's options cannot weaken what
+// the node's operator has set.
 func (o *Options) Settings(path string) (Settings, error) {
 	var node nodeConfig
 	body, err := os.ReadFile(path)
@@ -104,15 +146,16 @@ func (o *Options) Settings(path string) (Settings, error) {
 		OutputLimit:      defaultOutputLimit,
 		MetricsFile:      cmp.Or(o.config.MetricsFile, node.MetricsFile),
 		LogOutput:        cmp.Or(o.config.HandlerOutput, node.HandlerOutput) == oci.OutputLog,
+		Limits:           node.limits().Stricter(o.config.limits()),
 	}
-	for _, limit := range []*int64{node.OutputLimit, o.config.OutputLimit} {
-		if limit == nil {
+	for _, most := range []*int64{node.OutputLimit, o.config.OutputLimit} {
+		if most == nil {
 			continue
 		}
-		if *limit < 0 || *limit > MaxOutputLimit {
-			return Settings{}, &Error{Err: fmt.Errorf("OutputLimit is %d; it must be 0 to %d bytes", *limit, MaxOutputLimit)}
+		if *most < 0 || *most > MaxOutputLimit {
+			return Settings{}, &Error{Err: fmt.Errorf("OutputLimit is %d; it must be 0 to %d bytes", *most, MaxOutputLimit)}
 		}
-		result.OutputLimit = int(*limit)
+		result.OutputLimit = int(*most)
 	}
 	return result, nil
 }
@@ -133,6 +176,8 @@ func Show(path string, out, errOut io.Writer) int {
 		err = json.NewEncoder(out).Encode(map[string]any{
 			"DefaultPostStartTimeout": read.PostStartTimeout.String(), "DefaultGracePeriod": read.GracePeriod.String(),
 			"OutputLimit": read.OutputLimit, "MetricsFile": read.MetricsFile, "LogOutput": read.LogOutput,
+			"MaxTimeout": shown(read.Limits.MaxTimeout), "MaxGracePeriod": shown(read.Limits.MaxGracePeriod),
+			"AllowedHandlers": read.Limits.Allowed(),
 		})
 	}
 	if err != nil {
@@ -140,4 +185,12 @@ func Show(path string, out, errOut io.Writer) int {
 		return 1
 	}
 	return 0
+}
+
+// shown returns a limit as config.toml has it, empty if there is none.
+func shown(most time.Duration) string {
+	if most == 0 {
+		return ""
+	}
+	return most.String()
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"reflect"
 	"regexp"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -19,6 +20,7 @@ import (
 	"google.golang.org/protobuf/types/known/anypb"
 	"google.golang.org/protobuf/types/known/durationpb"
 
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
 )
@@ -29,13 +31,19 @@ func TestShowSettings(t *testing.T) {
 	if status := Show(path, &out, &errOut); status != 0 || !strings.Contains(out.String(), `"OutputLimit":4096`) {
 		t.Errorf("without a file: status %d, %q, %q", status, out.String(), errOut.String())
 	}
-	if err := os.WriteFile(path, []byte("MetricsFile = '/x/y.prom'"), 0o600); err != nil {
+	if err := os.WriteFile(path, []byte("MetricsFile = '/x/y.prom'\nMaxTimeout = '5m'\nAllowedHandlers = ['exec']"), 0o600); err != nil {
 		t.Fatal(err)
 	}
 	out.Reset()
-	var shown struct{ MetricsFile, DefaultGracePeriod string }
+	var shown struct {
+		MetricsFile, DefaultGracePeriod, MaxTimeout, MaxGracePeriod string
+		AllowedHandlers                                             []string
+	}
 	if status := Show(path, &out, &errOut); status != 0 || json.Unmarshal(out.Bytes(), &shown) != nil || shown.MetricsFile != "/x/y.prom" || shown.DefaultGracePeriod != "10s" {
 		t.Errorf("status %d, %q", status, out.String())
+	}
+	if shown.MaxTimeout != "5m0s" || shown.MaxGracePeriod != "" || !slices.Equal(shown.AllowedHandlers, []string{"exec"}) {
+		t.Errorf("it shows the limits %+v", shown)
 	}
 	if err := os.WriteFile(path, []byte("MetricFile = '/x/y.prom'"), 0o600); err != nil {
 		t.Fatal(err)
@@ -55,7 +63,7 @@ func TestSettingsExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err := (&Options{}).Settings(example)
-	if err != nil || got != none {
+	if err != nil || !reflect.DeepEqual(got, none) {
 		t.Errorf("as it is, it says %+v, %v", got, err)
 	}
 	text, err := os.ReadFile(example)
@@ -67,9 +75,12 @@ func TestSettingsExample(t *testing.T) {
 		t.Fatal(err)
 	}
 	got, err = (&Options{}).Settings(uncommented)
+	if !reflect.DeepEqual(got.Limits, oci.Limits{MaxTimeout: 5 * time.Minute, MaxGracePeriod: 10 * time.Minute, AllowedHandlers: oci.HandlerTypes}) {
+		t.Errorf("with its comments taken away, its limits are %+v", got.Limits)
+	}
 	file := got.MetricsFile
-	got.MetricsFile = ""
-	if err != nil || got != none || file == "" {
+	got.MetricsFile, got.Limits = "", oci.Limits{} // there are none by default
+	if err != nil || !reflect.DeepEqual(got, none) || file == "" {
 		t.Errorf("with its comments taken away, it says %+v, %q, %v", got, file, err)
 	}
 	fields := reflect.TypeFor[nodeConfig]()
@@ -121,41 +132,41 @@ func TestSettingsOfTheRuntimeWinOverTheNodes(t *testing.T) {
 		node = "DefaultPostStartTimeout = '20s'\nDefaultGracePeriod = '21s'\nOutputLimit = 22\n"
 		own  = "DefaultPostStartTimeout = '30s'\nDefaultGracePeriod = '31s'\nOutputLimit = 32\n"
 	)
-	builtIn := Settings{120 * time.Second, 10 * time.Second, 4096, "", false}
+	builtIn := Settings{120 * time.Second, 10 * time.Second, 4096, "", false, oci.Limits{}}
 	for name, test := range map[string]struct {
 		node    string
 		options *anypb.Any
 		want    Settings
 	}{
 		"nothing is said":     {"", nil, builtIn},
-		"only the node":       {node, nil, Settings{20 * time.Second, 21 * time.Second, 22, "", false}},
-		"the node and runc's": {node, shimtest.Pack(t, &runcoptions.Options{}), Settings{20 * time.Second, 21 * time.Second, 22, "", false}},
-		"only the runtime":    {"", shimtest.InTOML(t, own), Settings{30 * time.Second, 31 * time.Second, 32, "", false}},
-		"both":                {node, shimtest.InTOML(t, own), Settings{30 * time.Second, 31 * time.Second, 32, "", false}},
+		"only the node":       {node, nil, Settings{20 * time.Second, 21 * time.Second, 22, "", false, oci.Limits{}}},
+		"the node and runc's": {node, shimtest.Pack(t, &runcoptions.Options{}), Settings{20 * time.Second, 21 * time.Second, 22, "", false, oci.Limits{}}},
+		"only the runtime":    {"", shimtest.InTOML(t, own), Settings{30 * time.Second, 31 * time.Second, 32, "", false, oci.Limits{}}},
+		"both":                {node, shimtest.InTOML(t, own), Settings{30 * time.Second, 31 * time.Second, 32, "", false, oci.Limits{}}},
 		"each says one": {
 			"DefaultGracePeriod = '21s'", shimtest.InTOML(t, "OutputLimit = 0"),
-			Settings{120 * time.Second, 21 * time.Second, 0, "", false},
+			Settings{120 * time.Second, 21 * time.Second, 0, "", false, oci.Limits{}},
 		},
 		"counters": {
 			node + "MetricsFile = '/a'", shimtest.InTOML(t, "MetricsFile = '/b'"),
-			Settings{20 * time.Second, 21 * time.Second, 22, "/b", false},
+			Settings{20 * time.Second, 21 * time.Second, 22, "/b", false, oci.Limits{}},
 		},
 		"output to the log": {
 			node + "HandlerOutput = 'Log'", shimtest.InTOML(t, ""),
-			Settings{20 * time.Second, 21 * time.Second, 22, "", true},
+			Settings{20 * time.Second, 21 * time.Second, 22, "", true, oci.Limits{}},
 		},
 		"output not to the log, for one runtime": {
 			node + "HandlerOutput = 'Log'", shimtest.InTOML(t, "HandlerOutput = 'Status'"),
-			Settings{20 * time.Second, 21 * time.Second, 22, "", false},
+			Settings{20 * time.Second, 21 * time.Second, 22, "", false, oci.Limits{}},
 		},
 		"typed output to the log": {
 			node, shimtest.Pack(t, &lifecyclev1.Options{HandlerOutput: "Log"}),
-			Settings{20 * time.Second, 21 * time.Second, 22, "", true},
+			Settings{20 * time.Second, 21 * time.Second, 22, "", true, oci.Limits{}},
 		},
-		"typed": {node, shimtest.Pack(t, typedOptions(nil)), Settings{90 * time.Second, 90 * time.Second, 100, "", false}},
+		"typed": {node, shimtest.Pack(t, typedOptions(nil)), Settings{90 * time.Second, 90 * time.Second, 100, "", false, oci.Limits{}}},
 		"typed, one": {
 			node, shimtest.Pack(t, &lifecyclev1.Options{DefaultGracePeriod: durationpb.New(time.Second)}),
-			Settings{20 * time.Second, time.Second, 22, "", false},
+			Settings{20 * time.Second, time.Second, 22, "", false, oci.Limits{}},
 		},
 	} {
 		t.Run(name, func(t *testing.T) {
@@ -164,10 +175,55 @@ func TestSettingsOfTheRuntimeWinOverTheNodes(t *testing.T) {
 				path = filepath.Join(t.TempDir(), "none.toml")
 			}
 			got, err := mustRead(t, test.options).Settings(path)
-			if err != nil || got != test.want {
+			if err != nil || !reflect.DeepEqual(got, test.want) {
 				t.Errorf("got %+v, %v; want %+v", got, err, test.want)
 			}
 		})
+	}
+}
+
+// TestTheStricterLimitHolds: docs/spec.md#options. A runtime's options cannot weaken the node's file.
+func TestTheStricterLimitHolds(t *testing.T) {
+	const node = "MaxTimeout = '5m'\nMaxGracePeriod = '10m'\nAllowedHandlers = ['sleep', 'exec']"
+	ofNode := oci.Limits{MaxTimeout: 5 * time.Minute, MaxGracePeriod: 10 * time.Minute, AllowedHandlers: []string{"exec", "sleep"}}
+	for name, test := range map[string]struct {
+		node    string
+		options *anypb.Any
+		want    oci.Limits
+	}{
+		"none":          {"", nil, oci.Limits{}},
+		"only the node": {node, nil, ofNode},
+		"weaker":        {node, shimtest.InTOML(t, "MaxTimeout = '6m'\nMaxGracePeriod = '11m'\nAllowedHandlers = ['exec', 'sleep', 'httpGet']"), ofNode},
+		"stricter": {
+			node, shimtest.InTOML(t, "MaxTimeout = '4m'\nMaxGracePeriod = '9m'\nAllowedHandlers = ['sleep']"),
+			oci.Limits{MaxTimeout: 4 * time.Minute, MaxGracePeriod: 9 * time.Minute, AllowedHandlers: []string{"sleep"}},
+		},
+		"only the runtime": {"", shimtest.InTOML(t, node), ofNode},
+		"typed": {
+			"", shimtest.Pack(t, &lifecyclev1.Options{
+				MaxTimeout: durationpb.New(5 * time.Minute), MaxGracePeriod: durationpb.New(10 * time.Minute), AllowedHandlers: []string{"exec", "sleep"},
+			}), ofNode,
+		},
+		"typed without": {node, shimtest.Pack(t, &lifecyclev1.Options{}), ofNode},
+		"nothing in common": {
+			"AllowedHandlers = ['exec']", shimtest.InTOML(t, "AllowedHandlers = ['sleep']"), oci.Limits{AllowedHandlers: []string{}},
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			got, err := mustRead(t, test.options).Settings(shimtest.WriteFile(t, "config.toml", test.node))
+			if err != nil || !reflect.DeepEqual(got.Limits, test.want) {
+				t.Errorf("got %+v, %v; want %+v", got.Limits, err, test.want)
+			}
+		})
+	}
+	for name, options := range map[string]*lifecyclev1.Options{
+		"max_timeout":      {MaxTimeout: durationpb.New(-time.Second)},
+		"max_grace_period": {MaxGracePeriod: durationpb.New(0)},
+		"MaxTimeout":       {MaxTimeout: durationpb.New(time.Millisecond)},
+		"AllowedHandlers":  {AllowedHandlers: []string{"exec "}},
+	} {
+		_, err := Read(shimtest.Pack(t, options))
+		refused(t, err, name)
 	}
 }
 
@@ -179,6 +235,12 @@ func TestNodeConfigThatIsRefused(t *testing.T) {
 		"no TOML":             {"[[[", ""},
 		"a bad duration":      {"DefaultGracePeriod = '-1s'", `DefaultGracePeriod: "-1s"`},
 		"an unknown output":   {"HandlerOutput = 'log'", `HandlerOutput: "log" is neither "Status" nor "Log"`},
+		"a limit of 0":        {"MaxTimeout = '0s'", `MaxTimeout: "0s" is no duration of 1 to 2147483647 whole seconds`},
+		"half a second":       {"MaxGracePeriod = '1500ms'", `MaxGracePeriod: "1500ms" is no duration of 1 to 2147483647 whole seconds`},
+		"a limit without end": {"MaxTimeout = '2147483648s'", "MaxTimeout"},
+		"an unknown type":     {"AllowedHandlers = ['exec', 'grpc']", `AllowedHandlers: "grpc" is no type of handler; allowed: exec, httpGet, tcpSocket, sleep`},
+		"no type":             {"AllowedHandlers = []", "AllowedHandlers: no type of handler is named; name at least one of exec, httpGet, tcpSocket, sleep"},
+		"a list that is none": {"AllowedHandlers = 'exec'", "AllowedHandlers"},
 		"a relative path":     {"MetricsFile = 'a.prom'", `MetricsFile: "a.prom" is no absolute path`},
 	} {
 		t.Run(name, func(t *testing.T) {
