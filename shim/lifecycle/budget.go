@@ -71,7 +71,7 @@ func (h *Handler) atMost(now, limit time.Time, owner Owner) (time.Time, Owner) {
 	return limit, owner
 }
 
-// preStopLimit returns when a preStop that starts now is aborted because of its own time
+// preStopLimit returns when a preStop that starts now is aborted by its own time
 // limit, and who decided so. It is zero if it has none.
 func (c *Config) preStopLimit(now time.Time) (time.Time, Owner) {
 	limit, owner := time.Time{}, NoOwner
