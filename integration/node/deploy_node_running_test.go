@@ -6,9 +6,11 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+
+	"github.com/lifecycle-shim/lifecycle-shim/integration/bed"
 )
 
-// nodeOf is a separate node for deploy/node/install: a pid namespace with its own /proc, in which nothing runs but what the
+// nodeOf is a separate node for deploy/node/install: a network namespace, and a pid namespace with its own /proc, in which nothing runs but what the
 // test's script starts. The mounts are its own too, the files are the machine's.
 type nodeOf struct {
 	*testing.T
@@ -28,6 +30,7 @@ func newNode(t *testing.T) nodeOf {
 
 // prelude defines what the scripts use. tail(1) does as a daemon that is none: it takes -c VALUE, and reads until the end.
 const prelude = `
+ip link set lo up # CRI listens there
 mount -t tmpfs none /etc/containerd # the usual place, not the machine's
 install() { bash "$INSTALL" --prefix "$PREFIX" "$@"; }
 running() { # PID PROGRAM: waits until its exec is over
@@ -66,9 +69,9 @@ config() { # FILE HEADER: of a containerd that touches nothing of the machine's
 func (n nodeOf) run(server, script string) (string, error) {
 	n.Helper()
 	bash := "set -euo pipefail\n" + prelude + script
-	cmd := exec.CommandContext(n.Context(), "unshare", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", bash)
+	cmd := exec.CommandContext(n.Context(), "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", bash)
 	cmd.Env = append(os.Environ(), "DIR="+n.dir, "PREFIX="+n.prefix, "INSTALL="+deployFile(n.T, "node/install"),
-		"CONTAINERD="+n.server(server))
+		"CONTAINERD="+n.server(server), "CTL="+filepath.Join(bed.BinDir(n.T), "lifecyclectl"))
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }

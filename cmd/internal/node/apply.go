@@ -56,6 +56,7 @@ func (c *change) apply() *Failure {
 	if err := c.write(); err != nil {
 		return c.back(asFailure(StepWrite, err))
 	}
+	c.step("verify")
 	if failure := c.verify(); failure != nil {
 		return c.back(failure)
 	}
@@ -72,20 +73,43 @@ func (c *change) apply() *Failure {
 
 // finish records that the installation is complete.
 func (c *change) finish() *Failure {
-	for _, e := range c.journal.Entries {
-		_ = os.Remove(e.Path + oldSuffix)
+	for _, path := range c.replaced {
+		_ = os.Remove(path + oldSuffix)
 	}
 	tidy(filepath.Join(c.state, journalName))
 	if c.journal.Phase == phaseInstalled && !c.changed {
 		return nil
 	}
 	c.step("record the end")
+	c.removeDirs()
 	c.journal.Phase = phaseInstalled
+	for i := range c.journal.Entries {
+		c.journal.Entries[i].Ours = nil
+	}
 	if err := c.journal.save(); err != nil {
 		return fail(StepJournal, "run this again", "cannot record that the installation is complete: %s", err)
 	}
 	c.journal.dropBackups()
 	return nil
+}
+
+// removeDirs removes directories that an earlier or interrupted installation has made, and that are not needed any more.
+func (c *change) removeDirs() {
+	for _, e := range slices.Backward(slices.Clone(c.journal.Entries)) {
+		needed := func(other entry) bool { return other.Path != e.Path && below(other.Path, e.Path) }
+		if !e.Dir || below(c.state, e.Path) || slices.ContainsFunc(c.journal.Entries, needed) {
+			continue
+		}
+		if os.Remove(e.Path) == nil {
+			c.journal.Entries = slices.DeleteFunc(c.journal.Entries, func(other entry) bool { return other.Path == e.Path })
+		}
+	}
+}
+
+// below reports whether a path is a directory, or below it.
+func below(path, dir string) bool {
+	relative, err := filepath.Rel(dir, path)
+	return err == nil && filepath.IsLocal(relative)
 }
 
 func (p Plan) settings() bool {
@@ -117,13 +141,10 @@ func (c *change) compare() error {
 		known := c.journal.find(c.wanted[i].Path)
 		c.wanted[i].differs = !same(now, c.wanted[i].After)
 		c.changed = c.changed || c.wanted[i].differs || known == nil || !same(known.After, c.wanted[i].After)
-		if now != nil && now.Link == "" { // a file keeps its mode and owner
+		if now != nil && now.Link == "" && c.wanted[i].from == "" { // a configuration keeps its mode and owner
 			sum := c.wanted[i].After.SHA256
 			*c.wanted[i].After = *now
 			c.wanted[i].After.SHA256 = sum
-			if c.wanted[i].from != "" {
-				c.wanted[i].After.Mode |= 0o555
-			}
 		}
 	}
 	c.changed = c.changed || c.journal.Phase != phaseInstalled || len(c.stale()) > 0
@@ -161,7 +182,7 @@ func (c *change) write() error {
 		if t.from != "" || !t.differs {
 			continue
 		}
-		c.step("replace " + t.Path)
+		c.step("stage " + t.Path)
 		if err := c.replace(t); err != nil {
 			return err
 		}
@@ -199,6 +220,7 @@ func (c *change) replace(t target) error {
 	if err := stage(t.Path, bytes.NewReader(t.content), *t.After); err != nil {
 		return err
 	}
+	c.step("rename " + t.Path)
 	c.replaced = append(c.replaced, t.Path)
 	return promote(t.Path)
 }
@@ -208,6 +230,7 @@ func (c *change) takeBack(path string) error {
 	if err := keepOld(path); err != nil {
 		return err
 	}
+	c.step("revert " + path)
 	c.replaced = append(c.replaced, path)
 	e := *c.journal.find(path)
 	if _, err := c.journal.revert(e, true); err != nil {
@@ -245,14 +268,10 @@ func (c *change) back(failure *Failure) *Failure {
 	for _, path := range c.staged {
 		tidy(path)
 	}
-	path := filepath.Join(c.state, journalName)
-	switch {
-	case c.fresh:
+	if c.fresh {
 		errs = append(errs, c.journal.remove())
-	case c.changed:
-		if _, err := os.Lstat(path + oldSuffix); err == nil {
-			errs = append(errs, putBack(path))
-		}
+	} else {
+		errs = append(errs, c.restoreJournal())
 	}
 	if err := errors.Join(errs...); err != nil {
 		failure.Message += " Putting everything back failed, so run this again: " + err.Error()
@@ -262,6 +281,28 @@ func (c *change) back(failure *Failure) *Failure {
 		failure.Message += ". " + nothing
 	}
 	return failure
+}
+
+// restoreJournal puts the journal of the earlier installation back, and removes what only this one needed.
+func (c *change) restoreJournal() error {
+	path := filepath.Join(c.state, journalName)
+	if _, err := os.Lstat(path + oldSuffix); err != nil {
+		return nil // it was not replaced
+	}
+	if err := putBack(path); err != nil {
+		return err
+	}
+	old, failure := loadJournal(c.state)
+	if failure != nil {
+		return failure
+	}
+	for _, e := range slices.Backward(c.journal.Entries) {
+		if e.Dir && old.find(e.Path) == nil {
+			_ = os.Remove(e.Path) // fails if it has other files, which stay
+		}
+	}
+	old.dropBackups()
+	return nil
 }
 
 // nothing ends the message of a failure that has changed nothing.

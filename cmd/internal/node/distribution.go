@@ -58,7 +58,7 @@ func (p *Plan) intoTemplate(f Facts, text []byte, config parsed, template string
 		if p.Layout == LayoutMicroK8s {
 			return fail(StepConfig, "", "%s is generated whenever microk8s starts, but its template %s is missing. Nothing is changed.", f.Config, template)
 		}
-		content = []byte(block(rancherBase + tables))
+		content = appended([]byte(rancherBase), tables) // not in the block: the whole configuration would be between our marks
 	}
 	p.Files = append(p.Files, File{Path: template, Content: content, Block: true})
 	p.Preview = appended(text, tables)

@@ -54,6 +54,13 @@ type entry struct {
 	// Before is nil if nothing was there. After is what the installation writes.
 	Before *State `json:"before"`
 	After  *State `json:"after,omitempty"`
+	// Ours are the hashes of what earlier installations wrote, until this one is complete.
+	Ours []string `json:"ours,omitempty"`
+}
+
+// wrote reports whether an installation wrote what is at the entry's path now.
+func (e *entry) wrote(now *State) bool {
+	return same(now, e.After) || now != nil && slices.Contains(e.Ours, now.SHA256)
 }
 
 // maxJournal bounds a journal, in bytes. Its entries are about a dozen.

@@ -3,6 +3,7 @@ package node
 import (
 	"bytes"
 	"fmt"
+	"maps"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -177,30 +178,31 @@ func disablesCRI(config string) *Failure {
 
 // checkForeign refuses a handler of our name that we did not add.
 func checkForeign(f Facts, config parsed) *Failure {
-	foreign := func(file string) *Failure {
-		return fail(StepConfig, "", "%s already has a runtime handler %q that this command did not add. Nothing is changed.", file, handlerName)
-	}
 	dir := filepath.Dir(f.Config)
-	ours := false
+	with := map[string]bool{} // files that have the handler; true if it is ours
 	for path, text := range f.Files {
-		if path == f.Config || !config.importsFile(dir, path) && filepath.Base(filepath.Dir(path)) != "containerd.d" {
+		if path == f.Config || !config.importsFile(dir, path) && !inK0sDropins(path) {
 			continue
 		}
 		imported, err := parse(text)
-		kind, has := imported.runtimes[handlerName]
-		switch {
-		case err != nil || !has:
-		case isDropin(text), filepath.Base(path) == dropinName && (kind == ourType || kind == runcType):
-			ours = true
-		default:
-			return foreign(path)
+		if kind, has := imported.runtimes[handlerName]; err == nil && has {
+			with[path] = isDropin(text) || filepath.Base(path) == dropinName && (kind == ourType || kind == runcType)
 		}
 	}
-	if _, has := config.runtimes[handlerName]; has && !ours {
-		return foreign(f.Config)
+	if _, has := config.runtimes[handlerName]; has {
+		with[f.Config] = false
+	}
+	ours := slices.Contains(slices.Collect(maps.Values(with)), true)
+	for _, path := range slices.Sorted(maps.Keys(with)) {
+		// k0s merges our drop-in into the other files.
+		if !with[path] && (!ours || inK0sDropins(path) || !bytes.HasPrefix(f.text(), []byte(k0sHeader))) {
+			return fail(StepConfig, "", "%s already has a runtime handler %q that this command did not add. Nothing is changed.", path, handlerName)
+		}
 	}
 	return nil
 }
+
+func inK0sDropins(path string) bool { return filepath.Base(filepath.Dir(path)) == "containerd.d" }
 
 // dropinName is the name of our file in a directory of drop-ins.
 const dropinName = handlerName + ".toml"
@@ -211,7 +213,7 @@ const dropinName = handlerName + ".toml"
 func (p *Plan) intoDropin(f Facts, text []byte, config parsed) *Failure {
 	dir := filepath.Dir(f.Config)
 	dropin := filepath.Join(dir, "conf.d", dropinName)
-	if config.imports != nil && !config.importsFile(dir, dropin) {
+	if len(config.imports) > 0 && !config.importsFile(dir, dropin) {
 		other := importedDir(config, dir, f.Dirs)
 		if other == "" {
 			return fail(StepConfig, "", "%s imports only other files: add '%s/*.toml' to its imports. Nothing is changed.", f.Config, filepath.Dir(dropin))
@@ -219,14 +221,22 @@ func (p *Plan) intoDropin(f Facts, text []byte, config parsed) *Failure {
 		dropin = filepath.Join(other, dropinName)
 	}
 	p.Files = append(p.Files, File{Path: dropin, Content: p.Handler.dropin(3)})
-	if config.imports != nil {
+	if len(config.imports) > 0 {
 		return nil
 	}
 	lines := fmt.Sprintf("imports = ['%s/*.toml']\n", filepath.Dir(dropin))
 	if len(text) == 0 {
 		lines = "version = 3\n" + lines
 	}
-	p.Files = append(p.Files, File{Path: f.Config, Content: prepended(text, lines), Block: true})
+	content := prepended(text, lines)
+	if config.imports != nil { // an empty list
+		replaced, ok := insteadOf(text, noImports, lines)
+		if !ok {
+			return fail(StepConfig, "", "%s imports nothing: add '%s/*.toml' to its imports. Nothing is changed.", f.Config, filepath.Dir(dropin))
+		}
+		content = replaced
+	}
+	p.Files = append(p.Files, File{Path: f.Config, Content: content, Block: true})
 	return nil
 }
 

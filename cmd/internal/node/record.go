@@ -28,6 +28,7 @@ func (c *change) record() error {
 		}
 		c.wanted[i].Before = before
 		if known := c.journal.find(t.Path); known != nil {
+			c.wanted[i].Ours = append(known.Ours, known.After.SHA256)
 			*known = c.wanted[i].entry
 		} else {
 			c.journal.Entries = append(c.journal.Entries, c.wanted[i].entry)
@@ -53,7 +54,7 @@ func (c *change) before(t target) (*State, error) {
 		return nil, err
 	}
 	known := c.journal.find(t.Path)
-	if known != nil && (same(now, known.After) || same(now, known.Before) || t.from != "") {
+	if known != nil && (known.wrote(now) || same(now, known.Before) || t.from != "") {
 		return known.Before, nil
 	}
 	if now == nil {

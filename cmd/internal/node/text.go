@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"fmt"
 	"path/filepath"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -29,6 +30,9 @@ func isDropin(text []byte) bool {
 	return bytes.HasPrefix(text, []byte(dropinMark)) || bytes.HasPrefix(text, []byte(oldDropinMark))
 }
 
+// wasMark begins a line in our block that keeps a line of the file which the block replaces.
+const wasMark = "# was: "
+
 func hasBlock(text []byte) bool {
 	for line := range bytes.Lines(text) {
 		if bytes.HasPrefix(line, []byte(beginMark)) {
@@ -38,7 +42,7 @@ func hasBlock(text []byte) bool {
 	return false
 }
 
-// withoutBlock returns a text without our block. It fails if a block does not end.
+// withoutBlock returns a text without our block, with the line that the block has replaced. It fails if a block does not end.
 func withoutBlock(text []byte) ([]byte, error) {
 	var out []byte
 	inside := false
@@ -48,6 +52,8 @@ func withoutBlock(text []byte) ([]byte, error) {
 			inside = true
 		case inside && string(bytes.TrimRight(line, "\r\n")) == end:
 			inside = false
+		case inside && bytes.HasPrefix(line, []byte(wasMark)):
+			out = append(out, line[len(wasMark):]...)
 		case !inside:
 			out = append(out, line...)
 		}
@@ -74,6 +80,23 @@ func appended(text []byte, lines string) []byte {
 
 // prepended returns a text with our block before it: keys of the top level come before the first table.
 func prepended(text []byte, lines string) []byte { return append([]byte(block(lines)), text...) }
+
+// noImports is a line with an empty list of imports, as in the default configuration of containerd 1.6 to 2.1.
+var noImports = regexp.MustCompile(`(?m)^[ \t]*imports[ \t]*=[ \t]*\[[ \t]*\][ \t]*(#.*)?\r?\n`)
+
+// insteadOf returns a text with our block in place of the first line that matches, and false if no line of the top level does.
+func insteadOf(text []byte, line *regexp.Regexp, lines string) ([]byte, bool) {
+	at := line.FindIndex(text)
+	table := firstTable.FindIndex(text)
+	if at == nil || table != nil && table[0] < at[0] {
+		return nil, false
+	}
+	replaced := block(lines + wasMark + string(text[at[0]:at[1]]))
+	return slices.Concat(text[:at[0]], []byte(replaced), text[at[1]:]), true
+}
+
+// firstTable is where the top level of a configuration ends.
+var firstTable = regexp.MustCompile(`(?m)^[ \t]*\[`)
 
 // parsed is the part of containerd's configuration that decides where the handler goes.
 type parsed struct {

@@ -32,7 +32,7 @@ func (j *journal) revert(e entry, keep bool) (note string, err error) {
 		return "", err
 	case now == nil:
 		return fmt.Sprintf("%s was removed by others, and stays so", e.Path), nil
-	case same(now, e.After):
+	case e.wrote(now):
 		return "", j.restore(e)
 	}
 	return j.revertEdited(e, now)
@@ -126,6 +126,9 @@ func (r *removal) apply() *Failure {
 	j := r.journal
 	mine := r.mine()
 	if len(mine) == 0 {
+		if j.empty() { // an installation that was interrupted before its journal was complete has changed nothing else
+			_ = j.remove()
+		}
 		return nil
 	}
 	if j.Phase != "" { // what the installer of an earlier build did has no journal
@@ -136,8 +139,8 @@ func (r *removal) apply() *Failure {
 		}
 	}
 	for _, e := range slices.Backward(mine) {
-		if e.Dir && r.holdsJournal(e.Path) {
-			continue
+		if e.Dir && below(j.dir, e.Path) {
+			continue // it holds the journal, and is removed last
 		}
 		r.step("take back " + e.Path)
 		note, err := j.revert(e, false)
@@ -163,10 +166,4 @@ func (r *removal) apply() *Failure {
 		return fail(StepJournal, "run this again", "cannot write the journal: %s", err)
 	}
 	return nil
-}
-
-// holdsJournal reports whether the journal is below a directory, which therefore is removed last.
-func (r *removal) holdsJournal(dir string) bool {
-	below, err := filepath.Rel(dir, r.journal.dir)
-	return err == nil && (below == "." || filepath.IsLocal(below))
 }
