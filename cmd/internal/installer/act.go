@@ -130,7 +130,8 @@ func (i *Installer) write(ctx context.Context, step Step, view View) error {
 	case Unlabel:
 		i.attempt.Settled = false
 	case Label:
-		i.retry = failureBackoff(i.config.Retry)
+		i.retry, i.attempt = failureBackoff(i.config.Retry), Attempt{}
+		i.early = time.Now().Add(i.config.Retry) // if something else takes the label off, or puts the taint on, at once
 		i.said = map[string]saying{}
 		i.say(ctx, core.EventTypeNormal, ReasonReady, fmt.Sprintf("lifecycle-shim %s is installed, and a container with handlers has run.", i.config.Version))
 	case Clear:

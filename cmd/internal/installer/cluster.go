@@ -103,11 +103,11 @@ func (c *cluster) pods(ctx context.Context, node string) (Names, error) {
 
 // write changes the Node.
 func (c *cluster) write(ctx context.Context, node *core.Node, change change) error {
-	patch, err := change.patch(node.UID, c.keys)
+	patch, err := change.patch(node, c.keys)
 	if err != nil {
 		return err
 	}
-	if _, err := c.core.Nodes().Patch(ctx, node.Name, types.StrategicMergePatchType, patch, meta.PatchOptions{}); err != nil {
+	if _, err := c.core.Nodes().Patch(ctx, node.Name, types.MergePatchType, patch, meta.PatchOptions{}); err != nil {
 		return fmt.Errorf("cannot write labels and annotations of the Node %s: %w", node.Name, err)
 	}
 	return nil

@@ -54,7 +54,7 @@ type View struct {
 	Turn bool
 	// Failed is a failure that is not yet on the Node.
 	Failed bool
-	// Early: it is before the time of the next try.
+	// Early: it is before the time of the next try, after a failure or a label that others may take off at once.
 	Early bool
 	// Blocked: as many other nodes have failed as stop the installation.
 	Blocked bool
@@ -100,12 +100,12 @@ func Next(v View) Step {
 	switch {
 	case v.Failed:
 		return Record
+	case !v.Uninstall && v.settled():
+		return Rest
 	case v.Early:
 		return Backoff
 	case v.Uninstall:
 		return nextUninstall(v)
-	case v.settled():
-		return Rest
 	case v.stopped():
 		return Stop
 	case !v.Turn:

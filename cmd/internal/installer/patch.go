@@ -2,9 +2,9 @@ package installer
 
 import (
 	"encoding/json"
+	"slices"
 
 	core "k8s.io/api/core/v1"
-	"k8s.io/apimachinery/pkg/types"
 )
 
 // change is what a step writes on the Node. A nil field stays as it is; an empty string removes what it is about.
@@ -18,10 +18,10 @@ type keys struct {
 	readyLabel, startupTaint string
 }
 
-// patch is a strategic merge patch: what others write meanwhile stays. The uid makes the API server refuse it if the Node
-// is another machine by now.
-func (c change) patch(uid types.UID, keys keys) ([]byte, error) {
-	metadata := map[string]any{"uid": uid}
+// patch is a merge patch of the Node: what others write meanwhile stays. The uid makes the API server refuse it if the Node
+// is another machine by now. Taints can only be written all together, so then it also refuses it if the Node has changed.
+func (c change) patch(node *core.Node, keys keys) ([]byte, error) {
+	metadata := map[string]any{"uid": node.UID}
 	if c.ready != nil {
 		metadata["labels"] = map[string]any{keys.readyLabel: orNull(*c.ready)}
 	}
@@ -37,7 +37,9 @@ func (c change) patch(uid types.UID, keys keys) ([]byte, error) {
 	}
 	patch := map[string]any{"metadata": metadata}
 	if c.untaint {
-		patch["spec"] = map[string]any{"taints": []any{map[string]any{"key": keys.startupTaint, "$patch": "delete"}}}
+		others := slices.DeleteFunc(slices.Clone(node.Spec.Taints), func(t core.Taint) bool { return t.Key == keys.startupTaint })
+		patch["spec"] = map[string]any{"taints": others}
+		metadata["resourceVersion"] = node.ResourceVersion
 	}
 	return json.Marshal(patch)
 }
