@@ -56,7 +56,7 @@ func binDir() string {
 func documented(t *testing.T) []string {
 	t.Helper()
 	var commands []string
-	for _, block := range docpage.Blocks(docpage.Section(docpage.Read(t, "docs/use/kubernetes.md"), "### The webhook"), "sh") {
+	for _, block := range docpage.Blocks(docpage.Section(docpage.Read(t, "docs/use/kubernetes.md"), "### The webhook beside the API server"), "sh") {
 		commands = append(commands, strings.Split(strings.TrimSpace(block), "\n")...)
 	}
 	return commands
