@@ -115,7 +115,7 @@ func TestReplicaHangs(t *testing.T) {
 		if failed := r.failOpen() - before; (failed > 0) != (hung == first) {
 			t.Errorf("%s: %d calls failed; the second replica is called only if the first has not moved a pod's handlers", name, failed)
 		}
-		if longest := took[len(took)-1]; longest > 2*(webhookTimeout+healthy[len(healthy)-1]) {
+		if longest := took[len(took)-1]; longest > 3*webhookTimeout { // two, and a busy machine's time
 			t.Errorf("%s: a pod took %s; without it the longest took %s", name, longest, healthy[len(healthy)-1])
 		}
 		r.poll("another leader than "+hung.Name, func() bool { now := r.leader(); return now != nil && now != hung })
@@ -178,6 +178,7 @@ func TestSecretIsDamaged(t *testing.T) {
 	r := newReplicated(t, nil, "--lease-duration=3s", "--propagation-delay=2s")
 	r.wantReady()
 	for name, patch := range map[string]string{
+		"deleted":        "",
 		"nothing":        `[{"op":"remove","path":"/data"}]`,
 		"another key":    `[{"op":"copy","from":"/data/ca.key","path":"/data/tls.key"}]`,
 		"no key":         `[{"op":"replace","path":"/data/ca.key","value":"eA=="}]`,
@@ -186,7 +187,11 @@ func TestSecretIsDamaged(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			before := r.failOpen()
-			status, text, err := r.ask(t.Context(), http.MethodPatch, secretPath, "application/json-patch+json", strings.NewReader(patch))
+			method := http.MethodPatch
+			if patch == "" {
+				method = http.MethodDelete
+			}
+			status, text, err := r.ask(t.Context(), method, secretPath, "application/json-patch+json", strings.NewReader(patch))
 			if err != nil || status != http.StatusOK {
 				t.Fatalf("%d %v: %s", status, err, text)
 			}

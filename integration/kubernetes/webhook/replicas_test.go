@@ -5,6 +5,7 @@ import (
 	"crypto/tls"
 	"crypto/x509"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"net"
@@ -315,10 +316,11 @@ func (r *replicated) leader() *replica {
 	return nil
 }
 
+// secret is empty if there is none.
 func (r *replicated) secret() core.Secret {
 	r.Helper()
 	var secret core.Secret
-	if err := r.Get(r.Context(), secretPath, &secret); err != nil {
+	if err := r.Get(r.Context(), secretPath, &secret); err != nil && !errors.Is(err, os.ErrNotExist) {
 		r.Fatal(err)
 	}
 	return secret
