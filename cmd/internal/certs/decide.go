@@ -53,7 +53,7 @@ type Configuration struct {
 type Kind string
 
 const (
-	// Wait: nothing is to be done until Step.Until.
+	// Wait does nothing until Step.Until.
 	Wait Kind = "wait"
 	// Found makes an authority and a certificate. Nothing is trusted that could be kept.
 	Found Kind = "found"
@@ -61,8 +61,9 @@ const (
 	Propose Kind = "propose"
 	// Publish writes Step.Trusted into Step.Configurations.
 	Publish Kind = "publish"
-	// Mark records that the next authority is in all configurations, and Unmark that it is no longer.
-	Mark   Kind = "mark"
+	// Mark records that the next authority is in all configurations.
+	Mark Kind = "mark"
+	// Unmark records that it is no longer.
 	Unmark Kind = "unmark"
 	// Promote lets the next authority sign a certificate, and the present one sign no more.
 	Promote Kind = "promote"
