@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"time"
 
 	"github.com/spf13/cobra"
 
@@ -51,6 +52,7 @@ func (f *nodeFlags) addRestart(command *cobra.Command) {
 	flags := command.Flags()
 	flags.BoolVar(&f.restart, "restart", false, "restart containerd with systemctl if it has to be: containers keep running, and a start that is held begins again")
 	flags.StringVar(&f.by, "restart-by", "", "how containerd is restarted: systemd (the same as --restart), terminate (SIGTERM, and its supervisor starts it again), or none (the default)")
+	flags.DurationVar(&f.RestartWithin, "restart-within", 2*time.Minute, "how long containerd may take to return; after that, its previous configuration is put back")
 }
 
 // read returns the options.

@@ -71,7 +71,8 @@ func (n nodeOf) run(server, script string) (string, error) {
 	bash := "set -euo pipefail\n" + prelude + script
 	cmd := exec.CommandContext(n.Context(), "unshare", "--mount", "--net", "--pid", "--fork", "--kill-child", "--mount-proc", "bash", "-c", bash)
 	cmd.Env = append(os.Environ(), "DIR="+n.dir, "PREFIX="+n.prefix, "INSTALL="+deployFile(n.T, "node/install"),
-		"CONTAINERD="+n.server(server), "CTL="+filepath.Join(bed.BinDir(n.T), "lifecyclectl"))
+		"CONTAINERD="+n.server(server), "CTL="+filepath.Join(bed.BinDir(n.T), "lifecyclectl"),
+		"CTR="+filepath.Join(bed.BinDir(n.T), "ctr"), "SERVERS="+bed.BinDir(n.T))
 	out, err := cmd.CombinedOutput()
 	return string(out), err
 }

@@ -34,6 +34,7 @@ type selfTest struct {
 	dir     string // its files on the node
 	runtime testRuntime
 	program string // lifecyclectl on the node
+	action  string // the type of its handlers
 }
 
 // testRuntime is a runtime as containerd's API names it.
@@ -111,29 +112,33 @@ func plain(what string, err error) error {
 	return fmt.Errorf("%s: %s", what, status.Convert(err).Message())
 }
 
-// handlerJSON is a handler in an annotation.
-type handlerJSON struct {
-	Exec           execJSON `json:"exec"`
-	TimeoutSeconds int      `json:"timeoutSeconds"`
-}
-
-type execJSON struct {
-	Command []string `json:"command"`
-}
-
-// testTimeout limits each handler of the self test, in seconds.
-const testTimeout = 10
-
-// spec returns the container's OCI specification: an empty root with this program and a directory for the results in it.
-func (t *selfTest) spec() (*anypb.Any, error) {
+// annotations returns the container's handlers. They have no time limits, because an operator's may be shorter; the whole test has one.
+func (t *selfTest) annotations() (map[string]string, error) {
 	annotations := map[string]string{}
 	for _, name := range testHandlers {
-		handler := handlerJSON{execJSON{[]string{testProgram, "node", "self-test", name}}, testTimeout}
-		text, err := json.Marshal(handler)
+		var action any
+		switch t.action {
+		case actionExec:
+			action = map[string]any{"command": []string{testProgram, "node", "self-test", name}}
+		case actionSleep:
+			action = map[string]any{"seconds": 1}
+		default:
+			return nil, nil
+		}
+		text, err := json.Marshal(map[string]any{t.action: action})
 		if err != nil {
 			return nil, err
 		}
 		annotations["lifecycle-shim.io/"+name] = string(text)
+	}
+	return annotations, nil
+}
+
+// spec returns the container's OCI specification: an empty root with this program and a directory for the results in it.
+func (t *selfTest) spec() (*anypb.Any, error) {
+	annotations, err := t.annotations()
+	if err != nil {
+		return nil, err
 	}
 	spec := specs.Spec{
 		Version: "1.0.2", Annotations: annotations, Hostname: "self-test",

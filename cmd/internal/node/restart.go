@@ -1,6 +1,7 @@
 package node
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +18,7 @@ import (
 // Limits of a restart. containerd stops within seconds; with thousands of containers it needs longer to start.
 const (
 	exitWithin  = 60 * time.Second
-	startWithin = 120 * time.Second
+	startWithin = 2 * time.Minute
 	askAgain    = 200 * time.Millisecond
 )
 
@@ -111,9 +112,10 @@ func (r *Result) restart(ctx context.Context, o Options, ready func(context.Cont
 	if err != nil {
 		return fail(StepRestart, "restart it by hand", "cannot restart containerd: %s", err)
 	}
-	pid, err := awaitReturn(ctx, r.Containerd, ready)
+	within := cmp.Or(o.RestartWithin, startWithin)
+	pid, err := awaitReturn(ctx, r.Containerd, within, ready)
 	if err != nil {
-		return fail(StepRestart, "look for the reason in its log: journalctl -u "+r.unit(), "containerd did not return after its restart within %s: %s", startWithin, err)
+		return fail(StepRestart, "look for the reason in its log: journalctl -u "+r.unit(), "containerd did not return within %s after its restart: %s", within, err)
 	}
 	r.Containerd.PID, r.Restart = pid, RestartDone
 	return nil
@@ -190,8 +192,8 @@ func terminate(pid int) error {
 }
 
 // awaitReturn waits for another process that reads the same configuration and is ready.
-func awaitReturn(ctx context.Context, was Containerd, ready func(context.Context, int) error) (int, error) {
-	ctx, cancel := context.WithTimeout(ctx, startWithin)
+func awaitReturn(ctx context.Context, was Containerd, within time.Duration, ready func(context.Context, int) error) (int, error) {
+	ctx, cancel := context.WithTimeout(ctx, within)
 	defer cancel()
 	last := errors.New("no containerd reads " + was.Config)
 	for {

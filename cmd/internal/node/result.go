@@ -3,6 +3,7 @@ package node
 import (
 	"errors"
 	"fmt"
+	"time"
 )
 
 // Options are the flags of the commands.
@@ -20,6 +21,8 @@ type Options struct {
 	CgroupDriver string
 	// Restart is how containerd is restarted if it has to be.
 	Restart Restart
+	// RestartWithin limits how long containerd may take to return. 0 means 2 minutes.
+	RestartWithin time.Duration
 	// Settings is a file with the contents for /etc/lifecycle-shim/config.toml, or empty.
 	Settings string
 }

@@ -90,6 +90,8 @@ type Settings struct {
 	Err string
 	// MetricsFile is empty if there are no counters. MetricsErr is set if the file cannot be written.
 	MetricsFile, MetricsErr string
+	// AllowedHandlers are the types that the operator allows, or nil if the shim's build does not report them.
+	AllowedHandlers []string
 }
 
 // Level is the severity of a finding.
