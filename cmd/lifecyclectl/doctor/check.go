@@ -114,7 +114,7 @@ func (c *Containerd) findHandler(name string) (*Runtime, []Finding) {
 			return fault(message+" in use, but the configuration files have one", "restart containerd: it has not read the new configuration")
 		}
 	}
-	return fault(message, fmt.Sprintf("add it to containerd's configuration: %s of the examples, or node/install", c.example()))
+	return fault(message, fmt.Sprintf("add it to containerd's configuration: lifecyclectl node install, or %s of the examples", c.example()))
 }
 
 // example is the file of deploy/ for this version.
@@ -262,7 +262,7 @@ func (c *Containerd) sourceOf(f Facts, configured string) string {
 
 func (c *Containerd) checkPrograms(version string) []Finding {
 	var findings []Finding
-	const install = "install the three programs of one build: `make install`, the package, or node/install of the examples"
+	const install = "install the three programs of one build: `make install`, the package, or lifecyclectl node install"
 	for _, program := range []struct {
 		Program
 		ours        bool
