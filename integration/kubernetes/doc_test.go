@@ -12,17 +12,18 @@ import (
 	"github.com/lifecycle-shim/lifecycle-shim/internal/docpage"
 )
 
-// blocksOf are the code blocks of that language in the five minutes of docs/use/kubernetes.md.
-func blocksOf(t *testing.T, language string) []string {
+// blocksOf are the code blocks of that language in a section of docs/use/kubernetes.md.
+func blocksOf(t *testing.T, section, language string) []string {
 	t.Helper()
-	return docpage.Blocks(docpage.Section(docpage.Read(t, "docs/use/kubernetes.md"), "## Five minutes"), language)
+	return docpage.Blocks(docpage.Section(docpage.Read(t, "docs/use/kubernetes.md"), section), language)
 }
 
-// The cluster's part of the five minutes, command by command; the node's is tested under a containerd alone.
+// The cluster's part of the installation by hand, and the example, command by command; the node's part is tested under a
+// containerd alone.
 func TestDocumentation(t *testing.T) {
 	b := alone(t)
 	b.removePolicies()
-	shell, yaml := blocksOf(t, "sh"), blocksOf(t, "yaml")
+	shell, yaml := append(blocksOf(t, "## By hand", "sh"), blocksOf(t, "### Example", "sh")...), blocksOf(t, "### Example", "yaml")
 	if len(shell) != 3 || len(yaml) != 1 {
 		t.Fatalf("%d blocks of commands and %d of YAML are found, want 3 and 1", len(shell), len(yaml))
 	}

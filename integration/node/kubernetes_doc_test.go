@@ -52,7 +52,7 @@ func TestKubernetesDocNames(t *testing.T) {
 
 // The node's part of the five minutes, command by command.
 func TestKubernetesDocNode(t *testing.T) {
-	commands := docpage.Blocks(docpage.Section(docpage.Read(t, kubernetesDoc), "## Five minutes"), "sh")[0]
+	commands := docpage.Blocks(docpage.Section(docpage.Read(t, kubernetesDoc), "## By hand"), "sh")[0]
 	prefix := t.TempDir()
 	d := node(t, "2.4", func(config *harness.DaemonConfig) { config.ShimPath = []string{filepath.Join(prefix, "bin")} })
 	i := installer{t, prefix, filepath.Join(d.Dir, "config.toml"), d.Server(), d.Pid()}
