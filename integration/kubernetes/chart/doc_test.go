@@ -23,10 +23,13 @@ func TestDocumentation(t *testing.T) {
 		sections []string
 		helm     string
 		skipped  int
+		choose   *strings.Replacer // of the page's alternatives
 	}{
-		"helm3": {[]string{"## Install", "### Upgrade, rollback, uninstall"}, "helm3", 3},
-		"helm4": {[]string{"## Install", "### Upgrade, rollback, uninstall"}, "helm4", 3},
-		"plain": {[]string{"### Plain manifests"}, "", 1},
+		"helm3":  {[]string{"## Install", "### Upgrade, rollback, uninstall"}, "helm3", 3, strings.NewReplacer()},
+		"helm4":  {[]string{"## Install", "### Upgrade, rollback, uninstall"}, "helm4", 3, strings.NewReplacer()},
+		"policy": {[]string{"### Plain manifests"}, "", 1, strings.NewReplacer("kubectl apply -k deploy/kubernetes/cluster-webhook", "true")},
+		"webhook": {[]string{"### Plain manifests"}, "", 1, strings.NewReplacer(
+			"kubectl apply -k deploy/kubernetes ", "true ", "kubectl delete -k deploy/kubernetes ", "kubectl delete -k deploy/kubernetes/cluster-webhook ")},
 	} {
 		t.Run(name, func(t *testing.T) {
 			b := start(t)
@@ -52,7 +55,7 @@ func TestDocumentation(t *testing.T) {
 							skipped++
 							continue
 						}
-						b.shell(programs, line)
+						b.shell(programs, test.choose.Replace(line))
 					}
 				}
 			}
