@@ -2,7 +2,6 @@ package chart
 
 import (
 	"encoding/json"
-	"fmt"
 	"maps"
 	"os"
 	"reflect"
@@ -215,6 +214,6 @@ func TestSettingsAreTOML(t *testing.T) {
     OutputLimit = 1048576
 `
 	if !strings.Contains(got, want) {
-		t.Error(fmt.Sprintf("want\n%s\nin\n%s", want, got))
+		t.Errorf("want\n%s\nin\n%s", want, got)
 	}
 }
