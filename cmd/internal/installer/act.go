@@ -9,7 +9,6 @@ import (
 	"github.com/containerd/log"
 	core "k8s.io/api/core/v1"
 	"k8s.io/apimachinery/pkg/util/wait"
-	"k8s.io/utils/ptr"
 )
 
 // act does a step. A Failure is about the node; another error is the API server's, and the step is decided again.
@@ -111,15 +110,15 @@ func (i *Installer) write(ctx context.Context, step Step, view View) error {
 	var c change
 	switch step {
 	case Note:
-		c.installed = ptr.To(Unchecked)
+		c.installed = new(Unchecked)
 	case Begin:
-		c.ready, c.installed = ptr.To(""), ptr.To(Unchecked)
+		c.ready, c.installed = new(""), new(Unchecked)
 	case Label:
-		c.ready, c.installed, c.failure, c.untaint = ptr.To(ReadyTrue), ptr.To(i.config.Version), ptr.To(""), view.Node.Tainted
+		c.ready, c.installed, c.failure, c.untaint = new(ReadyTrue), new(i.config.Version), new(""), view.Node.Tainted
 	case Unlabel:
-		c.ready = ptr.To("")
+		c.ready = new("")
 	default: // Clear
-		c.ready, c.installed, c.failure = ptr.To(""), ptr.To(""), ptr.To("")
+		c.ready, c.installed, c.failure = new(""), new(""), new("")
 	}
 	if err := i.cluster.write(ctx, i.node, c); err != nil {
 		return err

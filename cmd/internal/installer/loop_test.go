@@ -102,7 +102,7 @@ func newRig(t *testing.T, objects ...runtime.Object) *rig {
 		&core.Node{ObjectMeta: meta.ObjectMeta{Name: "n1", UID: "u1"}, Spec: core.NodeSpec{Taints: []core.Taint{{Key: "start", Effect: "NoSchedule"}, {Key: "other", Effect: "NoSchedule"}}}},
 		&core.Node{ObjectMeta: meta.ObjectMeta{Name: "n2", UID: "u2"}},
 		&appsv1.DaemonSet{ObjectMeta: meta.ObjectMeta{Name: DefaultDaemonSet, Namespace: "ours"}, Status: appsv1.DaemonSetStatus{DesiredNumberScheduled: 2}})
-	server := fake.NewSimpleClientset(objects...) //nolint:staticcheck // nothing is applied, and the other one takes seconds for each change
+	server := fake.NewSimpleClientset(objects...) // NewClientset takes seconds for each change
 	r := &rig{
 		T: t, server: server, events: record.NewFakeRecorder(100), ended: make(chan struct{}),
 		machine: &machine{status: absent, unlabels: server, t: t},

@@ -1,7 +1,5 @@
 package installer
 
-import "github.com/lifecycle-shim/lifecycle-shim/cmd/internal/convert"
-
 // What the installer writes on its Node object. The chart's RBAC and admission policy allow these names and no others.
 const (
 	// DefaultReadyLabel is the label of a node that takes pods: ReadyTrue after a check that succeeded, ReadyFalse after a
@@ -25,7 +23,7 @@ const (
 // Defaults of flags, which the chart also uses.
 const (
 	DefaultDaemonSet    = "lifecycle-shim-installer"
-	DefaultRuntimeClass = convert.DefaultRuntimeClass
+	DefaultRuntimeClass = "lifecycle"
 )
 
 // Reasons of the Events on the Node.

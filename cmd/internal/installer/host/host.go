@@ -47,7 +47,7 @@ type Output struct {
 	Code      int    // exit status; -1: a signal has ended it
 }
 
-// EntryError: the namespaces cannot be entered.
+// EntryError says why the node's namespaces cannot be entered.
 type EntryError struct{ Err error }
 
 func (e *EntryError) Error() string {
