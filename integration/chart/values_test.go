@@ -118,6 +118,17 @@ func TestLimitsAreEverywhere(t *testing.T) {
 	}
 }
 
+// `helm test` uses a type of handler that the limits allow, and none if they allow neither.
+func TestTestPodWithinLimits(t *testing.T) {
+	for allowed, want := range map[string][2]int{`[]`: {3, 0}, `["exec","sleep"]`: {3, 0}, `["sleep","httpGet"]`: {0, 3}, `["httpGet"]`: {0, 0}} {
+		got := must(t, "helm3", template("1.37.0", "--set-json", "limits.allowedHandlers="+allowed, "-s", "templates/tests/handlers.yaml")...)
+		objects(t, got)
+		if is := [2]int{strings.Count(got, `{"exec":`), strings.Count(got, `{"sleep":`)}; is != want {
+			t.Errorf("%s: %d exec and %d sleep, want %v:\n%s", allowed, is[0], is[1], want, got)
+		}
+	}
+}
+
 // Nothing is written to a node's config.toml unless a value asks for it.
 func TestNoSettings(t *testing.T) {
 	got := must(t, "helm3", template("1.37.0")...)
