@@ -72,3 +72,12 @@ func (n Names) String() string {
 	}
 	return text
 }
+
+// podsOf names pods of a RuntimeClass.
+func podsOf(class string, pods Names) string {
+	noun := "pods"
+	if pods.Count == 1 {
+		noun = "pod"
+	}
+	return fmt.Sprintf("%d %s of RuntimeClass %s: %s", pods.Count, noun, class, pods)
+}

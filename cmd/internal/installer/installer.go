@@ -156,7 +156,7 @@ func (i *Installer) observeOthers(ctx context.Context, view *View) error {
 		pods, err := i.cluster.pods(ctx, i.config.Node)
 		view.Pods = pods.Count > 0
 		if view.Pods {
-			i.why = fmt.Sprintf("%d pods of RuntimeClass %s are on this node: %s", pods.Count, i.cluster.class, pods)
+			i.why = "on this node: " + podsOf(i.cluster.class, pods)
 		}
 		return err
 	}

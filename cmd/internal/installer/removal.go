@@ -186,7 +186,7 @@ func (r *Removal) explain(ctx context.Context, name string) (string, error) {
 		return "", err
 	}
 	if pods.Count > 0 {
-		return fmt.Sprintf("%d pods of RuntimeClass %s: %s", pods.Count, r.cluster.class, pods), nil
+		return podsOf(r.cluster.class, pods), nil
 	}
 	return "its installer is at work, or waits for its turn", nil
 }
