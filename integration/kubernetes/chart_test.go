@@ -9,6 +9,7 @@ import (
 	"testing"
 
 	core "k8s.io/api/core/v1"
+	"sigs.k8s.io/yaml"
 
 	"github.com/lifecycle-shim/lifecycle-shim/integration/harness"
 	"github.com/lifecycle-shim/lifecycle-shim/integration/kubernetes/cluster"
@@ -118,4 +119,43 @@ func TestChartPolicyClass(t *testing.T) {
 	if pods, err := admit(ctx, t, api, pod); err != nil || pods[0].Spec.Containers[0].Lifecycle == nil {
 		t.Errorf("a pod of the class lifecycle: %v, %v", pods, err)
 	}
+}
+
+// The pod of `helm test` succeeds on a node, with programs of another image: its processes end at once, while their handlers
+// run.
+func TestHelmTestPod(t *testing.T) {
+	b := on(t)
+	render := exec.CommandContext(t.Context(), filepath.Join(binDir(), "helm3"), "template", "lifecycle-shim", "../../deploy/charts/lifecycle-shim",
+		"--kube-version", "1.37.0", "-s", "templates/tests/handlers.yaml")
+	render.Stderr = os.Stderr
+	manifest, err := render.Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	const program = "/bin/lifecyclectl"
+	var object core.Pod
+	if err := yaml.UnmarshalStrict([]byte(strings.ReplaceAll(string(manifest), program, "/bin/true")), &object); err != nil {
+		t.Fatal(err)
+	}
+	if len(object.Spec.Containers) != 2 || strings.Count(string(manifest), program) != 5 {
+		t.Fatalf("the pod has another form: %s", manifest)
+	}
+	for i := range object.Spec.Containers {
+		object.Spec.Containers[i].Image = "nginx"
+	}
+	seen := b.events()
+	p := &pod{b: b, name: object.Name}
+	b.apply(asJSON(object), p)
+	if err := b.Bind(t.Context(), p.name); err != nil {
+		t.Fatal(err)
+	}
+	b.poll("the end of the pod", func() bool {
+		phase := p.status().Phase
+		return phase == core.PodSucceeded || phase == core.PodFailed
+	})
+	if status := p.status(); status.Phase != core.PodSucceeded {
+		t.Errorf("it is %s", asJSON(core.Pod{Status: status}))
+	}
+	b.wantHandlers(seen, p.containerID("annotated"), "preStart Succeeded")
+	b.wantHandlers(seen, p.containerID("native"), "postStart Succeeded Aborted")
 }
