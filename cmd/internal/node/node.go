@@ -26,6 +26,16 @@ func (r *Result) install(ctx context.Context, o Options) *Failure {
 	if failure != nil {
 		return failure
 	}
+	unlock, waited, failure := lock(c.config, lockWithin)
+	if failure != nil {
+		return failure
+	}
+	defer unlock()
+	if waited {
+		if c, failure = prepare(ctx, o, r); failure != nil {
+			return failure
+		}
+	}
 	defer restoreMask(unix.Umask(0o022))
 	if failure := c.apply(); failure != nil {
 		return failure
@@ -134,6 +144,14 @@ func (r *Result) uninstall(ctx context.Context, o Options) *Failure {
 	}
 	chosen, failure := findAgain(o, j)
 	if failure != nil {
+		return failure
+	}
+	unlock, _, failure := lock(chosen.config, lockWithin)
+	if failure != nil {
+		return failure
+	}
+	defer unlock()
+	if j, failure = loadJournal(stateDir(o)); failure != nil { // another installation may have ended meanwhile
 		return failure
 	}
 	r.describe(ctx, chosen)
