@@ -1,6 +1,8 @@
 package node
 
 import (
+	"errors"
+	"io/fs"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -56,6 +58,9 @@ func (i installer) tree(dir string) string {
 	i.Helper()
 	var found []string
 	err := filepath.WalkDir(dir, func(path string, _ os.DirEntry, err error) error {
+		if errors.Is(err, fs.ErrNotExist) {
+			return nil // containerd has removed it meanwhile
+		}
 		found = append(found, path)
 		return err
 	})
