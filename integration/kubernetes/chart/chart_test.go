@@ -39,8 +39,8 @@ type bench struct {
 	*cluster.API
 }
 
-// start an API server that asks RBAC, as clusters do.
-func start(t *testing.T) *bench {
+// start an API server that asks RBAC, as clusters do. flags are further ones for it.
+func start(t *testing.T, flags ...string) *bench {
 	t.Helper()
 	t.Parallel()
 	dir, err := cluster.MakeDir()
@@ -50,10 +50,10 @@ func start(t *testing.T) *bench {
 	ports := freePorts(t, 3)
 	api, err := cluster.StartAPIAt(t.Context(), binDir(), dir, cluster.Place{
 		Address: "127.0.0.1", Port: ports[0], EtcdPort: ports[1], PeerPort: ports[2],
-		Flags: []string{
+		Flags: append([]string{
 			"--authorization-mode=RBAC", "--endpoint-reconciler-type=none", "--service-cluster-ip-range=10.214.0.0/24", "--allow-privileged=true",
 			"--disable-admission-plugins=ServiceAccount", // no controller makes those of each namespace
-		},
+		}, flags...),
 	})
 	if err != nil {
 		t.Fatal(err)

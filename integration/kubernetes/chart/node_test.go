@@ -64,14 +64,19 @@ func (b *bench) with(token string) func(args ...string) error {
 
 // TestInstallerOnNodes: the installer's account changes its own node, there only what is its own, and nothing else.
 func TestInstallerOnNodes(t *testing.T) {
-	b := start(t)
+	t.Run("newest", func(t *testing.T) { start(t).installerOnNodes() })
+	t.Run("oldest", func(t *testing.T) { start(t, "--emulated-version="+emulated).installerOnNodes() })
+}
+
+func (b *bench) installerOnNodes() {
+	b.Helper()
 	b.helm("helm3", "install", release, chartDir, "--create-namespace", "--set", "installer.startupTaint=lifecycle-shim.io/starting")
 	kubectl := b.installer()
 	patch := func(node, patch string) error { return kubectl("patch", "node", node, "--dry-run=server", "-p", patch) }
 	const ready = `{"metadata":{"labels":{"lifecycle-shim.io/ready":"true"}}}`
-	err := harness.Poll(t.Context(), limit, "the policy", func() (bool, error) { return patch("two", ready) != nil, nil })
+	err := harness.Poll(b.Context(), limit, "the policy", func() (bool, error) { return patch("two", ready) != nil, nil })
 	if err != nil {
-		t.Fatal(err)
+		b.Fatal(err)
 	}
 	for _, allowed := range []string{
 		ready,
@@ -82,7 +87,7 @@ func TestInstallerOnNodes(t *testing.T) {
 		`{}`,
 	} {
 		if err := patch("one", allowed); err != nil {
-			t.Errorf("%s: %v", allowed, err)
+			b.Errorf("%s: %v", allowed, err)
 		}
 	}
 	for refused, want := range map[string]string{
@@ -101,16 +106,16 @@ func TestInstallerOnNodes(t *testing.T) {
 		`{"spec":{"taints":[{"key":"other","effect":"NoExecute"}]}}`:                               "may only remove the taint lifecycle-shim.io/starting",
 	} {
 		if err := patch("one", refused); err == nil || !strings.Contains(err.Error(), want) {
-			t.Errorf("%s: %v", refused, err)
+			b.Errorf("%s: %v", refused, err)
 		}
 	}
 	if err := patch("two", ready); err == nil || !strings.Contains(err.Error(), `may only patch the node that it runs on, which is "one"`) {
-		t.Errorf("another node: %v", err)
+		b.Errorf("another node: %v", err)
 	}
 	// A token without a pod says no node.
 	unbound := b.with(strings.TrimSpace(b.kubectl("create", "token", "-n", namespace, "lifecycle-shim-installer")))
 	if err := unbound("patch", "node", "one", "--dry-run=server", "-p", ready); err == nil || !strings.Contains(err.Error(), `which is "" according to its token`) {
-		t.Errorf("a token without a node: %v", err)
+		b.Errorf("a token without a node: %v", err)
 	}
 	for _, args := range [][]string{
 		{"delete", "node", "one", "--dry-run=server"},
@@ -122,7 +127,7 @@ func TestInstallerOnNodes(t *testing.T) {
 		{"patch", "daemonset", "-n", namespace, "lifecycle-shim-installer", "--dry-run=server", "-p", "{}"},
 	} {
 		if err := kubectl(args...); err == nil || !strings.Contains(err.Error(), "forbidden") {
-			t.Errorf("%q: %v", args, err)
+			b.Errorf("%q: %v", args, err)
 		}
 	}
 	// Others patch nodes as before.

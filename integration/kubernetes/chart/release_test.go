@@ -55,6 +55,28 @@ func TestRelease(t *testing.T) {
 	}
 }
 
+// emulated is the oldest version that the API server can be.
+const emulated = "1.34"
+
+// TestOlderCluster: a cluster without the policy's kind gets the webhook.
+func TestOlderCluster(t *testing.T) {
+	b := start(t, "--emulated-version="+emulated)
+	if version := b.kubectl("version", "-o", "json"); !strings.Contains(version, `"emulationMinor": "`+strings.TrimPrefix(emulated, "1.")+`"`) {
+		t.Fatalf("the API server is not of version %s: %s", emulated, version)
+	}
+	b.helm("helm4", "install", release, chartDir, "--create-namespace")
+	installed := b.kubectl("get", "mutatingwebhookconfigurations,validatingwebhookconfigurations,validatingadmissionpolicies,statefulsets", "-A", "-o", "name")
+	want := []string{
+		"mutatingwebhookconfiguration.admissionregistration.k8s.io/lifecycle-shim", "statefulset.apps/lifecycle-shim-webhook",
+		"validatingadmissionpolicy.admissionregistration.k8s.io/lifecycle-shim-installer", "validatingwebhookconfiguration.admissionregistration.k8s.io/lifecycle-shim",
+	}
+	got := strings.Fields(installed)
+	slices.Sort(got)
+	if !slices.Equal(got, want) {
+		t.Errorf("installed %q, want %q", got, want)
+	}
+}
+
 // What the webhook writes, which the chart does not have: its authority in the configurations, its certificates and its
 // Lease.
 const (
