@@ -140,7 +140,7 @@ func TestMainOfTheProgram(t *testing.T) {
 		if err := unix.SchedSetaffinity(0, &one); err != nil {
 			t.Fatal(err)
 		}
-		defer unix.SchedSetaffinity(0, &all)
+		defer func() { _ = unix.SchedSetaffinity(0, &all) }()
 		if got := runMain(t, false, "shim -v"); !strings.Contains(got.stdout, "\nprocessors 1, plugins 1\n") {
 			t.Errorf("got %+v", got)
 		}

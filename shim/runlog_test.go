@@ -166,7 +166,7 @@ esac`)
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Kill(pid, unix.SIGKILL)
+	defer func() { _ = unix.Kill(pid, unix.SIGKILL) }()
 	if shown := c.runs.one(run); shown.BackgroundOutputs != 1 || shown.Output != "kept" {
 		t.Errorf("when it has ended: %v", shown)
 	}

@@ -64,7 +64,7 @@ func TestBackgroundOutputIsHeldUntilTheEnd(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	defer unix.Kill(left, unix.SIGKILL)
+	defer func() { _ = unix.Kill(left, unix.SIGKILL) }()
 	if openDescriptors(t) <= prepared {
 		t.Error("the output of a process that runs is closed")
 	}
