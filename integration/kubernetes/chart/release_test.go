@@ -122,10 +122,10 @@ func (b *bench) wantWritten(when string) {
 
 // TestUpgradeKeepsCertificates: whoever applies the manifests again takes nothing from the webhook.
 func TestUpgradeKeepsCertificates(t *testing.T) {
-	for _, helm := range helms {
-		t.Run(helm, func(t *testing.T) {
-			b := start(t)
-			b.helm(helm, "install", release, chartDir, "--create-namespace", "--set", "admission.mode=webhook")
+	for _, by := range [][2]string{{"helm3", "helm3"}, {"helm4", "helm4"}, {"helm3", "helm4"}} {
+		t.Run(strings.Join(by[:], "-"), func(t *testing.T) {
+			b, helm := start(t), by[1]
+			b.helm(by[0], "install", release, chartDir, "--create-namespace", "--set", "admission.mode=webhook")
 			b.writeAsWebhook()
 			b.helm(helm, "upgrade", release, chartDir, "--set", "admission.mode=webhook,runtimeClass.name=other,limits.maxTimeout=5m")
 			b.wantWritten("after an upgrade")
