@@ -114,14 +114,20 @@ func (b *creation) prepare(ctx context.Context) error {
 			return &HandlerError{Err: err}
 		}
 	}
+	if err := b.abandoned(ctx); err != nil || b.runner == nil {
+		return err
+	}
+	b.runner.Park(log.WithLogger(b.alive, log.G(ctx)), b.container.exited)
+	return b.abandoned(ctx) // to park takes a while, too
+}
+
+// abandoned returns an error if the client does not wait for the container any more.
+func (b *creation) abandoned(ctx context.Context) error {
 	switch {
 	case ctx.Err() != nil:
 		return context.Cause(ctx)
 	case b.service.ending.givenUp(b.id):
 		return errGivenUp
-	}
-	if b.runner != nil {
-		b.runner.Park(log.WithLogger(b.alive, log.G(ctx)), b.container.exited)
 	}
 	return nil
 }

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"os"
+	"path/filepath"
 	"slices"
 	"strings"
 	"testing"
@@ -14,6 +15,7 @@ import (
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
+	"github.com/lifecycle-shim/lifecycle-shim/oci"
 	lifecyclev1 "github.com/lifecycle-shim/lifecycle-shim/proto/lifecycle/v1"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/runner"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/shimtest"
@@ -255,4 +257,66 @@ func TestFailedCreateEndsTheLoop(t *testing.T) {
 			t.Error("its loop runs on")
 		}
 	})
+}
+
+// TestDeleteDuringThePreparationLetsTheCreateUndo: the runc service's Delete of a container whose process lives would hold the
+// lock that the kill needs, until the client's time is up and the bundle is gone. The shim would never end.
+func TestDeleteDuringThePreparationLetsTheCreateUndo(t *testing.T) {
+	s, inner, _ := newTestService(t)
+	defer s.endsWith(t)()
+	answersWithPid(inner)
+	dir := t.TempDir()
+	s.host, _ = scriptedHost(t, "cat >/dev/null; cd "+dir+"; : > prepares; while [ ! -e go ]; do sleep 0.01; done")
+	s.hostErr = nil
+	created, deleted := make(chan error, 1), make(chan error, 1)
+	go func() {
+		_, err := s.Create(t.Context(), &taskapi.CreateTaskRequest{ID: "c1", Bundle: bundle(t, "/c1", map[string]string{oci.KeyPreStop: goodHandler})})
+		created <- err
+	}()
+	becomes(t, "the handlers are being prepared", func() bool { _, err := os.Stat(filepath.Join(dir, "prepares")); return err == nil })
+	go func() {
+		_, err := s.Delete(t.Context(), &taskapi.DeleteRequest{ID: "c1"})
+		deleted <- err
+	}()
+	becomes(t, "the Delete has arrived", func() bool { return len(inner.Asked("State")) > 0 })
+	if err := os.WriteFile(filepath.Join(dir, "go"), nil, 0o600); err != nil {
+		t.Fatal(err)
+	}
+	if err := <-created; err == nil || !strings.Contains(err.Error(), errGivenUp.Error()) {
+		t.Errorf("the Create: %v", err)
+	}
+	if err := <-deleted; err != nil { // the runc service's own answer
+		t.Errorf("the Delete: %v", err)
+	}
+	var methods []string
+	for _, call := range inner.Calls() {
+		if call.Method != "State" {
+			methods = append(methods, call.Method)
+		}
+	}
+	if !slices.Equal(methods, []string{"Create", "Kill", "Wait", "Delete", "Delete"}) {
+		t.Errorf("the runc service was asked %q", methods)
+	}
+}
+
+// TestDeleteWhileAHandlerIsParkedIsInTime: the Create is undone then, too.
+func TestDeleteWhileAHandlerIsParkedIsInTime(t *testing.T) {
+	s, inner, _ := newTestService(t)
+	defer s.endsWith(t)()
+	answersWithPid(inner)
+	host, monitor := scriptedHost(t, willingHost)
+	s.host, s.hostErr = host, nil
+	if err := s.ending.begin("c1"); err != nil {
+		t.Fatal(err)
+	}
+	monitor.onStart = func(n int) {
+		if n == 2 { // it is being parked
+			s.ending.deleted("c1")
+		}
+	}
+	_, err := s.build(t.Context(), &taskapi.CreateTaskRequest{ID: "c1"}, creationOf(t, host, &lifecyclev1.Block{PostStart: doesExec()}))
+	if !errors.Is(err, errGivenUp) || len(inner.Asked("Kill")) != 1 {
+		t.Errorf("got %v", err)
+	}
+	becomes(t, "the parked process ends", func() bool { _, running := monitor.counts(); return running == 0 })
 }

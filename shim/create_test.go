@@ -34,6 +34,8 @@ type testMonitor struct {
 	mu      sync.Mutex
 	started int
 	running int
+	// onStart is called for each process that is started, with its number; it may be nil.
+	onStart func(n int)
 }
 
 func (m *testMonitor) Start(cmd *exec.Cmd) (chan runc.Exit, error) {
@@ -44,6 +46,9 @@ func (m *testMonitor) Start(cmd *exec.Cmd) (chan runc.Exit, error) {
 	defer m.mu.Unlock()
 	m.started++
 	m.running++
+	if m.onStart != nil {
+		m.onStart(m.started)
+	}
 	exits := make(chan runc.Exit, 1)
 	go func() {
 		var status unix.WaitStatus

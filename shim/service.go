@@ -120,7 +120,7 @@ func (s *service) Start(ctx context.Context, r *taskapi.StartRequest) (*taskapi.
 	return response, nil
 }
 
-// awaitCreation waits until Create returns, for a Start that comes before that. While the
+// awaitCreation waits until Create returns, for a request that comes before that. While the
 // runc service does not know the container, its error is returned.
 func (s *service) awaitCreation(ctx context.Context, c *container) error {
 	select {
@@ -246,6 +246,12 @@ func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	_ = s.unanswered.Acquire(context.WithoutCancel(ctx), 1) // waits at most until the shim has ended
 	defer s.unanswered.Release(1)
 	c.handlers.Unpark()
+	// A client that gives a Create up deletes the container. The Create, which may still be
+	// preparing the handlers, undoes it: the runc service's Delete would wait for the end of a
+	// process that is not killed, and hold the lock that the Create's kill needs.
+	if err := s.awaitCreation(ctx, c); err != nil {
+		return nil, toGRPC(err)
+	}
 	s.noteExit(ctx, c)
 	c.endTrialOfExited(ctx)
 	verdict := c.ask(lifecycle.Event{Kind: lifecycle.DeleteRequested}).wait()
