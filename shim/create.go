@@ -3,6 +3,8 @@ package shim
 import (
 	"context"
 	"errors"
+	"os"
+	"path/filepath"
 	"time"
 
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
@@ -34,8 +36,8 @@ func (s *service) Create(ctx context.Context, r *taskapi.CreateTaskRequest) (res
 
 // creation is a container that build creates.
 type creation struct {
-	service *service
-	id      string
+	service    *service
+	id, bundle string
 	// container and runner are nil for a container without handlers.
 	container *container
 	runner    *runner.Runner
@@ -51,7 +53,7 @@ type creation struct {
 // build carries out the plan.
 func (s *service) build(ctx context.Context, r *taskapi.CreateTaskRequest, p plan) (*taskapi.CreateTaskResponse, error) {
 	r.Options = p.options
-	b := &creation{service: s, id: r.ID}
+	b := &creation{service: s, id: r.ID, bundle: r.Bundle}
 	if err := b.begin(ctx, p.handlers); err != nil {
 		return nil, err
 	}
@@ -148,7 +150,7 @@ func (b *creation) end(ctx context.Context, done bool) {
 // undo takes back all that build has done.
 func (b *creation) undo(ctx context.Context) {
 	if b.made {
-		b.service.removeCreated(ctx, b.id)
+		b.service.removeCreated(ctx, b.id, b.bundle)
 	}
 	if b.container == nil {
 		return
@@ -186,15 +188,36 @@ func (s *service) createInner(ctx context.Context, r *taskapi.CreateTaskRequest)
 const undoWait = 10 * time.Second
 
 // removeCreated removes a container that the runc service has created.
-func (s *service) removeCreated(ctx context.Context, id string) {
+func (s *service) removeCreated(ctx context.Context, id, bundle string) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), undoWait)
 	defer cancel()
-	_, killErr := s.TTRPCTaskService.Kill(ctx, &taskapi.KillRequest{ID: id, Signal: uint32(unix.SIGKILL), All: true})
+	killErr := inBundle(bundle, func() error {
+		_, err := s.TTRPCTaskService.Kill(ctx, &taskapi.KillRequest{ID: id, Signal: uint32(unix.SIGKILL), All: true})
+		return err
+	})
 	_, waitErr := s.TTRPCTaskService.Wait(ctx, &taskapi.WaitRequest{ID: id})
-	_, deleteErr := s.TTRPCTaskService.Delete(ctx, &taskapi.DeleteRequest{ID: id})
+	deleteErr := inBundle(bundle, func() error {
+		_, err := s.TTRPCTaskService.Delete(ctx, &taskapi.DeleteRequest{ID: id})
+		return err
+	})
 	if err := errors.Join(killErr, waitErr, deleteErr); err != nil {
 		log.G(ctx).WithError(err).WithField("id", id).Error("cannot clean up after a failed Create")
 	}
+}
+
+// inBundle calls again what has failed if the bundle is not there, with a directory in its
+// place: the runtime runs only if it can write its log to log.json in it. containerd removes
+// the bundle of a Create that it has given up, also while the runtime still creates.
+func inBundle(bundle string, call func() error) error {
+	err := call()
+	if err == nil || os.Mkdir(bundle, 0o700) != nil {
+		return err
+	}
+	defer func() {
+		_ = os.Remove(filepath.Join(bundle, "log.json"))
+		_ = os.Remove(bundle)
+	}()
+	return call()
 }
 
 // awaitCreation waits until Create returns: another client may be faster than the one that

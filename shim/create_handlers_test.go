@@ -13,6 +13,7 @@ import (
 
 	eventstypes "github.com/containerd/containerd/api/events"
 	taskapi "github.com/containerd/containerd/api/runtime/task/v3"
+	"github.com/containerd/log"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	"github.com/lifecycle-shim/lifecycle-shim/oci"
@@ -319,4 +320,35 @@ func TestDeleteWhileAHandlerIsParkedIsInTime(t *testing.T) {
 		t.Errorf("got %v", err)
 	}
 	becomes(t, "the parked process ends", func() bool { _, running := monitor.counts(); return running == 0 })
+}
+
+// TestUndoNeedsNoBundle: the runtime, which writes its log there, is called again with a directory in its place. Nothing of it
+// stays. What fails for another reason is not called again.
+func TestUndoNeedsNoBundle(t *testing.T) {
+	dir := t.TempDir()
+	missing := filepath.Join(dir, "bundle")
+	runtime := func(asked *int, bundle string) func(context.Context, any) (any, error) {
+		return func(context.Context, any) (any, error) {
+			*asked++
+			return nil, os.WriteFile(filepath.Join(bundle, "log.json"), nil, 0o600)
+		}
+	}
+	s, inner, _ := newTestService(t)
+	kills, deletes := 0, 0
+	inner.Answer["Kill"], inner.Answer["Delete"] = runtime(&kills, missing), runtime(&deletes, missing)
+	logger, lines := shimtest.NewLog()
+	s.removeCreated(log.WithLogger(t.Context(), logger), "c1", missing)
+	if kills != 2 || deletes != 2 || len(lines.All()) > 0 {
+		t.Errorf("%d kills, %d deletes, logged %q", kills, deletes, lines.All())
+	}
+	if left, err := os.ReadDir(dir); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
+	}
+	kills, deletes = 0, 0
+	inner.Answer["Kill"] = func(context.Context, any) (any, error) { kills++; return nil, errKilled }
+	inner.Answer["Delete"] = func(context.Context, any) (any, error) { deletes++; return nil, nil }
+	s.removeCreated(log.WithLogger(t.Context(), logger), "c1", dir)
+	if kills != 1 || deletes != 1 || len(lines.All()) != 1 {
+		t.Errorf("with its bundle: %d kills, %d deletes, logged %q", kills, deletes, lines.All())
+	}
 }

@@ -153,7 +153,7 @@ func TestUndoIsBounded(t *testing.T) {
 		gone, cancel := context.WithCancel(t.Context())
 		cancel() // the client's going does not end it
 		began := time.Now()
-		s.removeCreated(gone, "c1")
+		s.removeCreated(gone, "c1", t.TempDir())
 		if took := time.Since(began); took != 10*time.Second || len(inner.Asked("Delete")) != 1 {
 			t.Errorf("after %s: %d deletes", took, len(inner.Asked("Delete")))
 		}
