@@ -15,6 +15,7 @@ import (
 	ptypes "github.com/containerd/containerd/v2/pkg/protobuf/types"
 	"github.com/containerd/log"
 	"golang.org/x/sync/semaphore"
+	"golang.org/x/sys/unix"
 
 	"github.com/lifecycle-shim/lifecycle-shim/hookexec"
 	"github.com/lifecycle-shim/lifecycle-shim/shim/internal/metrics"
@@ -251,6 +252,11 @@ func (s *service) Delete(ctx context.Context, r *taskapi.DeleteRequest) (*taskap
 	// process that is not killed, and hold the lock that the Create's kill needs.
 	if err := s.awaitCreation(ctx, c); err != nil {
 		return nil, toGRPC(err)
+	}
+	if s.container(r.ID) == c && c.status.Load().Stage == lifecycle.StageCreated { // else it has been undone
+		// The runc service waits up to 10 s for the end of the output before it lets the runtime
+		// kill a process that was not started. containerd gives up after 5 s, and removes the bundle.
+		_, _ = s.TTRPCTaskService.Kill(ctx, &taskapi.KillRequest{ID: r.ID, Signal: uint32(unix.SIGKILL), All: true}) // it may have exited
 	}
 	s.noteExit(ctx, c)
 	c.endTrialOfExited(ctx)

@@ -161,6 +161,34 @@ func TestDeleteOfAnExecDeletesNoContainer(t *testing.T) {
 	})
 }
 
+// TestDeleteKillsWhatWasNotStarted: the runc service would wait for its end first. A process that runs is not killed.
+func TestDeleteKillsWhatWasNotStarted(t *testing.T) {
+	for _, started := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			w := newWorld(t, preStop(0), &fakeHandlers{preStop: hangs}).serve()
+			if started {
+				w.mustStart()
+			}
+			w.inner.Forget()
+			_, err := w.service.Delete(t.Context(), &taskapi.DeleteRequest{ID: "c1"})
+			kills := w.inner.Asked("Kill")
+			if started {
+				if err == nil || len(kills) > 0 {
+					t.Errorf("it runs: %v, %d kills", err, len(kills))
+				}
+				w.exit()
+				return
+			}
+			if err != nil || len(kills) != 1 {
+				t.Fatalf("got %v, %d kills", err, len(kills))
+			}
+			if kill := kills[0].(*taskapi.KillRequest); kill.ID != "c1" || kill.Signal != 9 || !kill.All {
+				t.Errorf("got %v", kill)
+			}
+		})
+	}
+}
+
 // TestDeleteWaitsForTheTrial of a container that has exited, whose files it uses.
 func TestDeleteWaitsForTheTrial(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
