@@ -4,6 +4,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"unicode/utf8"
@@ -12,8 +13,11 @@ import (
 // firstCommit is where the rule begins; older subjects are longer.
 const firstCommit = "e00b6d44e4f1777a563ddff0feb3c43d650aa157"
 
-// known is a subject that is longer, and that others had built on before it was noticed.
-const known = "chart: helm test stays within the limits; flags are tried on the programs"
+// known are subjects that are longer, and that were handed in before it was noticed.
+var known = []string{
+	"chart: helm test stays within the limits; flags are tried on the programs",
+	"shim: a Delete of a container that was not started kills its process first",
+}
 
 // mostSubject is the length of a commit's subject that every tool shows whole.
 const mostSubject = 72
@@ -30,7 +34,7 @@ func TestCommitSubjects(t *testing.T) {
 	}
 	for subject := range strings.Lines(string(gitOutput(t, "log", "--no-merges", "--format=%s", commits))) {
 		subject = strings.TrimSpace(subject)
-		if length := utf8.RuneCountInString(subject); length > mostSubject && subject != known {
+		if length := utf8.RuneCountInString(subject); length > mostSubject && !slices.Contains(known, subject) {
 			t.Errorf("a commit's subject has %d characters, at most %d are allowed: %s", length, mostSubject, subject)
 		}
 	}
