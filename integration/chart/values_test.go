@@ -179,6 +179,7 @@ func TestBadValues(t *testing.T) {
 		{"installer.prefix=relative", "/installer/prefix"},
 		{"installer.startupTaint=a b", "/installer/startupTaint"},
 		{"installer.tolerations[0].operatr=Exists", "'operatr'"},
+		{"installer.priorityClassName=a b", "/installer/priorityClassName"},
 		{"webhook.replicas=two", "/webhook/replicas"},
 		{"webhook.certManager.issuer=a", "'issuer'"},
 		{"admission.mode=Policy", "/admission/mode"},
