@@ -1,18 +1,15 @@
 package cluster
 
 import (
-	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/elliptic"
 	"crypto/rand"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
 	"encoding/pem"
 	"errors"
 	"fmt"
-	"io"
 	"net/http"
 	"os"
 	"path/filepath"
@@ -199,35 +196,6 @@ func (a *API) connect() error {
 	}
 	a.client = &http.Client{Transport: &http.Transport{TLSClientConfig: &tls.Config{RootCAs: pool}, DialContext: a.place.dial}}
 	return nil
-}
-
-// Get reads an object, or a list, by its path in the API: what tests poll, for which kubectl would be too slow. into
-// is for encoding/json; nil: the answer's status alone counts.
-func (a *API) Get(ctx context.Context, path string, into any) error {
-	ctx, cancel := context.WithTimeout(ctx, answerLimit)
-	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, a.url+path, nil)
-	if err != nil {
-		return err
-	}
-	request.Header.Set("Authorization", "Bearer "+a.token)
-	response, err := a.client.Do(request)
-	if err != nil {
-		return err
-	}
-	defer response.Body.Close()
-	body, err := io.ReadAll(response.Body)
-	switch {
-	case err != nil:
-		return fmt.Errorf("GET %s: %w", path, err)
-	case response.StatusCode == http.StatusNotFound:
-		return fmt.Errorf("GET %s: %w", path, os.ErrNotExist)
-	case response.StatusCode != http.StatusOK:
-		return fmt.Errorf("GET %s: %s: %s", path, response.Status, bytes.TrimSpace(body))
-	case into == nil:
-		return nil
-	}
-	return json.Unmarshal(body, into)
 }
 
 // Close ends both servers, and removes Dir. A second Close does nothing.

@@ -20,6 +20,11 @@ func (a *API) Apply(ctx context.Context, manifest string) error {
 	return err
 }
 
+// Delete is kubectl delete -f - with that manifest: it waits for the end of what it deletes.
+func (a *API) Delete(ctx context.Context, manifest string) (string, error) {
+	return a.kubectl(ctx, manifest, "delete", "-f", "-")
+}
+
 // Bind puts a pod of the namespace default that names no node on ours: the scheduler's part.
 func (a *API) Bind(ctx context.Context, pod string) error {
 	binding := fmt.Sprintf(`{"apiVersion": "v1", "kind": "Binding", "metadata": {"name": %q}, "target": {"kind": "Node", "name": %q}}`, pod, NodeName)

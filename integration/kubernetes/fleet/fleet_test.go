@@ -24,7 +24,7 @@ func TestServiceAcrossNodes(t *testing.T) {
 	if len(nodes) != 3 {
 		b.Errorf("three pods that are to be spread are on %v", nodes)
 	}
-	url := "http://" + b.serviceIP("across") + "/"
+	url := "http://" + b.serviceIP("default", "across") + "/"
 	reached := map[string]bool{}
 	b.poll("an answer from each pod of the service", func() bool {
 		if text, err := b.get(url); err == nil {
@@ -85,10 +85,10 @@ func (b *bench) pods(selector string) []core.Pod {
 	return list.Items
 }
 
-func (b *bench) serviceIP(name string) string {
+func (b *bench) serviceIP(namespace, name string) string {
 	b.Helper()
 	var service core.Service
-	if err := b.Get(b.Context(), "/api/v1/namespaces/default/services/"+name, &service); err != nil {
+	if err := b.Get(b.Context(), "/api/v1/namespaces/"+namespace+"/services/"+name, &service); err != nil {
 		b.Fatal(err)
 	}
 	return service.Spec.ClusterIP
