@@ -151,17 +151,22 @@ integration: build servers test-image ## integration tests only: root, container
 	$(STEP) 'integration tests' go $(IN_INTEGRATION) test -race -tags '$(TAGS)' -p 1 -timeout 30m $(INTEGRATION)
 
 # Of the fleet, e2e runs what FLEET_SHORT names.
-FLEET_SHORT := ^TestServiceAcrossNodes$$
+FLEET_SHORT := ^TestHelmInstall$$
 
 .PHONY: e2e
-e2e: deps build $(BIN)/.servers $(BIN)/.kubernetes $(BIN)/.helm testnode ## the handlers on a real Kubernetes: etcd, API server and kubelet (root; 15 min more the first time)
+e2e: deps build $(BIN)/.servers $(BIN)/.kubernetes $(BIN)/.helm testnode test-image ## the handlers on a real Kubernetes: etcd, API server and kubelet; the chart on three nodes (root; 20 min more the first time)
 	$(STEP) 'tests on Kubernetes' go $(IN_INTEGRATION) test -race -count=1 -tags '$(TAGS)' -p 1 -timeout 30m \
 		$$(go $(IN_INTEGRATION) list -tags '$(TAGS)' ./kubernetes/... | grep -v '/fleet$$')
-	$(STEP) 'tests on three nodes' go $(IN_INTEGRATION) test -race -count=1 -tags '$(TAGS)' -timeout 10m -run '$(FLEET_SHORT)' ./kubernetes/fleet
+	$(STEP) 'the chart on three nodes' go $(IN_INTEGRATION) test -race -count=1 -tags '$(TAGS)' -timeout 10m -run '$(FLEET_SHORT)' ./kubernetes/fleet
 
 .PHONY: cluster
-cluster: deps build $(BIN)/.servers $(BIN)/.kubernetes testnode ## a Kubernetes of three nodes, one of them with systemd, and all tests on it (root)
-	$(STEP) 'all tests on three nodes' go $(IN_INTEGRATION) test -race -count=1 -tags '$(TAGS)' -timeout 40m ./kubernetes/fleet
+cluster: deps build $(BIN)/.servers $(BIN)/.kubernetes $(BIN)/.helm testnode test-image next ## a Kubernetes of three nodes, one of them with systemd, and all tests on it (root; 15 min)
+	$(STEP) 'all tests on three nodes' go $(IN_INTEGRATION) test -race -count=1 -tags '$(TAGS)' -v -timeout 40m ./kubernetes/fleet
+
+# The same programs with another version, which an upgrade installs.
+.PHONY: next
+next:
+	@$(MAKE) --no-print-directory build BIN=$(BIN)/next VERSION=$(VERSION)-next
 
 .PHONY: testnode
 testnode:
