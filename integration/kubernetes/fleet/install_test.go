@@ -44,6 +44,7 @@ func TestHelmInstall(t *testing.T) {
 	for _, n := range b.Nodes {
 		b.ranBy(n, "demo-"+n.Name)
 	}
+	b.mustHelm("4", "test", release)
 	b.uninstallWaits("demo-node2", "demo-node1", "demo-node3")
 	b.wantFiles(before)
 	b.wantNothingInCluster()
