@@ -145,10 +145,10 @@ test: deps build unit servers integration ## everything that must pass: unit and
 unit: ## unit tests only: no root, no containers
 	$(STEP) 'unit tests' go test -race -tags '$(TAGS)' ./...
 
-# One package at a time: the tests measure time, and look for leaks on the whole machine.
+# Two packages at a time: most tests wait. Each has its own containerd, and looks for leaks in its own cgroups, sockets and mounts.
 .PHONY: integration
 integration: build servers test-image ## integration tests only: root, containers under a private containerd
-	$(STEP) 'integration tests' go $(IN_INTEGRATION) test -race -tags '$(TAGS)' -p 1 -timeout 30m $(INTEGRATION)
+	$(STEP) 'integration tests' go $(IN_INTEGRATION) test -race -tags '$(TAGS)' -p 2 -timeout 30m $(INTEGRATION)
 
 # Of the fleet, e2e runs what FLEET_SHORT names.
 FLEET_SHORT := ^TestHelmInstall$$
