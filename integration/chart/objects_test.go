@@ -102,10 +102,11 @@ func TestObjectsAreStrict(t *testing.T) {
 // TestKustomize: each kustomization builds the objects of its files, all of them and no others.
 func TestKustomize(t *testing.T) {
 	files := map[string][]string{
-		".":               {"installer/namespace.yaml", "installer/installer.yaml", "installer-policy.yaml", "policy.yaml"},
-		"cluster-webhook": {"installer/namespace.yaml", "installer/installer.yaml", "cluster-webhook/webhook.yaml"},
+		"kubernetes/kustomization.yaml":                 {"installer/namespace.yaml", "installer/installer.yaml", "installer-policy.yaml", "policy.yaml"},
+		"kubernetes/cluster-webhook/kustomization.yaml": {"installer/namespace.yaml", "installer/installer.yaml", "cluster-webhook/webhook.yaml"},
+		"kubernetes/installer/kustomization.yaml":       {"installer/namespace.yaml", "installer/installer.yaml"},
 	}
-	for dir, files := range files {
+	for kustomization, files := range files {
 		var stream []string
 		for _, file := range files {
 			text, err := os.ReadFile(filepath.Join(manifestsDir, file))
@@ -114,9 +115,9 @@ func TestKustomize(t *testing.T) {
 			}
 			stream = append(stream, string(text))
 		}
-		got := must(t, "kustomize", "build", filepath.Join(manifestsDir, dir))
+		got := must(t, "kustomize", "build", filepath.Join(manifestsDir, "..", filepath.Dir(kustomization)))
 		if diff := cmp.Diff(objects(t, strings.Join(stream, "\n---\n")), objects(t, got)); diff != "" {
-			t.Errorf("%s:\n%s", dir, diff)
+			t.Errorf("%s:\n%s", kustomization, diff)
 		}
 	}
 }
