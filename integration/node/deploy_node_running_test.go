@@ -270,6 +270,10 @@ func TestC2NodeInstallRefusesWhatRuns(t *testing.T) {
 			`config "$DIR/a.toml" "version = 2"; start "$CONTAINERD" "$DIR/a.toml"; cp "$CONTAINERD" "$DIR/containerd"; install --containerd "$DIR/containerd"`,
 			[]string{"no process runs", "/a.toml"},
 		},
+		"a restart by a systemd that does not run": {
+			`[ ! -d /run/systemd ] || mount -t tmpfs none /run/systemd; config "$DIR/a.toml" "version = 2"; start "$CONTAINERD" "$DIR/a.toml"; install --restart`,
+			[]string{"cannot restart containerd: this node does not run systemd", "--restart-by terminate", "installer.restartBy=terminate"},
+		},
 		"a program that others can replace": {`decoy "$DIR/x/containerd" env; chmod 777 "$DIR/x"; install`, []string{"cannot run ", "/x: chown"}},
 		"a program that a group can change": {`decoy "$DIR/x/containerd" env; chgrp 50 "$DIR/x/containerd"; chmod 775 "$DIR/x/containerd"; install`, []string{"cannot run ", "/x/containerd: chown"}},
 		"a program of the group root's":     {`decoy "$DIR/x/containerd" env; chmod 775 "$DIR/x/containerd"; install`, []string{"cannot run ", "/x/containerd: chown"}},

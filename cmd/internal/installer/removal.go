@@ -36,11 +36,12 @@ const (
 // An installer writes the annotation on its Node, then reads the mark, and only then changes the node. Removal sets the mark,
 // and then reads the annotations. So if an installer does not see the mark, Removal sees the annotation, and waits.
 type Removal struct {
-	cluster *cluster
-	nodes   metadata.Getter
-	timeout time.Duration
-	said    string
-	at      time.Time
+	cluster   *cluster
+	namespace string // of the DaemonSet
+	nodes     metadata.Getter
+	timeout   time.Duration
+	said      string
+	at        time.Time
 }
 
 // NewRemoval uses of the configuration what concerns the API server.
@@ -54,7 +55,7 @@ func NewRemoval(config Config, timeout time.Duration, server *rest.Config) (*Rem
 		return nil, fmt.Errorf("cannot connect to the API server: %w", err)
 	}
 	i := newInstaller(config, c, nil, nil, nil)
-	return &Removal{cluster: i.cluster, nodes: m.Resource(core.SchemeGroupVersion.WithResource("nodes")), timeout: timeout}, nil
+	return &Removal{cluster: i.cluster, namespace: config.Namespace, nodes: m.Resource(core.SchemeGroupVersion.WithResource("nodes")), timeout: timeout}, nil
 }
 
 // Run returns nil if nothing of ours is on any node, or only on nodes that are not Ready after the time.
@@ -209,7 +210,8 @@ func (r *Removal) end(ctx context.Context, marked bool, left []string) error {
 		node, err := r.cluster.node(ctx, name)
 		if err == nil && isReady(node) || err != nil && !apierrors.IsNotFound(err) || len(left) > mostReady {
 			return fmt.Errorf("cannot remove lifecycle-shim from %s within %s: %s. The installers continue; "+
-				"wait longer, or take it back: kubectl annotate daemonset %s %s-", someOf(left), r.timeout, r.said, r.cluster.daemonSet, UninstallAnnotation)
+				"wait longer, or take it back: kubectl -n %s annotate daemonset %s %s-, and with Helm then helm rollback to the release's last revision",
+				someOf(left), r.timeout, r.said, r.namespace, r.cluster.daemonSet, UninstallAnnotation)
 		}
 	}
 	if len(left) > 0 {

@@ -37,6 +37,9 @@ func (r *Result) install(ctx context.Context, o Options) *Failure {
 		}
 	}
 	defer restoreMask(unix.Umask(0o022))
+	if failure := checkRestart(ctx, o, r.Containerd.PID, c.plan.Handler); failure != nil {
+		return failure
+	}
 	if failure := c.apply(); failure != nil {
 		return failure
 	}

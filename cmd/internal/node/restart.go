@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"path/filepath"
 	"strconv"
 	"time"
@@ -36,13 +37,16 @@ func (r *Result) restartFor(ctx context.Context, o Options, c *change) *Failure 
 	if o.Restart == RestartNone {
 		return nil
 	}
-	failure := r.restart(ctx, o, func(ctx context.Context, pid int) error { return hasLoaded(ctx, pid, c.plan.Handler) })
+	failure, stopped := r.restart(ctx, o, func(ctx context.Context, pid int) error { return hasLoaded(ctx, pid, c.plan.Handler) })
 	if failure == nil {
 		return nil
 	}
 	failure = c.back(failure)
 	r.Changed, r.Files = false, []string{}
-	if again := r.restart(ctx, o, answers); again != nil {
+	if !stopped {
+		return failure // containerd runs with the configuration that it has
+	}
+	if again, _ := r.restart(ctx, o, answers); again != nil {
 		failure.Message += "; it does not run with its previous configuration either: " + again.Message
 	} else {
 		failure.Message += "; it runs with its previous configuration again"
@@ -74,7 +78,8 @@ func (r *Result) restartAfterRemoval(ctx context.Context, o Options) *Failure {
 	if o.Restart == RestartNone {
 		return nil
 	}
-	return r.restart(ctx, o, answers)
+	failure, _ := r.restart(ctx, o, answers)
+	return failure
 }
 
 // answers returns nil if a containerd answers.
@@ -99,8 +104,27 @@ func hasLoaded(ctx context.Context, pid int, want Handler) error {
 	return nil
 }
 
+// checkRestart refuses before anything is changed if containerd will have to be restarted by a systemd that does not run.
+func checkRestart(ctx context.Context, o Options, pid int, want Handler) *Failure {
+	if o.Restart != RestartSystemd || pid == 0 || systemdRuns() || hasLoaded(ctx, pid, want) == nil {
+		return nil
+	}
+	return fail(StepRestart, restartByCure, "cannot restart containerd: this node does not run systemd")
+}
+
+// restartByCure names the option in all three ways to install.
+const restartByCure = "if another supervisor starts containerd again after its exit, use --restart-by terminate " +
+	"(chart: --set installer.restartBy=terminate; plain manifests: --restart-by=terminate)"
+
+// systemdRuns is sd_booted(3).
+func systemdRuns() bool {
+	_, err := os.Lstat("/run/systemd/system")
+	return err == nil
+}
+
 // restart restarts containerd, and waits until ready returns nil for a new process that reads the same configuration.
-func (r *Result) restart(ctx context.Context, o Options, ready func(context.Context, int) error) *Failure {
+// stopped is false if it failed before containerd was asked to exit.
+func (r *Result) restart(ctx context.Context, o Options, ready func(context.Context, int) error) (_ *Failure, stopped bool) {
 	err := r.findCurrent()
 	switch {
 	case err != nil:
@@ -110,15 +134,15 @@ func (r *Result) restart(ctx context.Context, o Options, ready func(context.Cont
 		err = terminate(r.Containerd.PID)
 	}
 	if err != nil {
-		return fail(StepRestart, "restart it by hand", "cannot restart containerd: %s", err)
+		return fail(StepRestart, "restart it by hand", "cannot restart containerd: %s", err), false
 	}
 	within := cmp.Or(o.RestartWithin, startWithin)
 	pid, err := awaitReturn(ctx, r.Containerd, within, ready)
 	if err != nil {
-		return fail(StepRestart, "look for the reason in its log: journalctl -u "+r.unit(), "containerd did not return within %s after its restart: %s", within, err)
+		return fail(StepRestart, "look for the reason in its log: journalctl -u "+r.unit(), "containerd did not return within %s after its restart: %s", within, err), true
 	}
 	r.Containerd.PID, r.Restart = pid, RestartDone
-	return nil
+	return nil, true
 }
 
 // findCurrent finds the process that reads the configuration now: it has another pid if it was restarted meanwhile.
@@ -159,7 +183,7 @@ func restartUnit(ctx context.Context, unit string) error {
 		}
 		return nil
 	}
-	return errors.New("systemctl is not installed: use --restart-by terminate if another supervisor starts containerd again")
+	return errors.New("systemctl is not installed: " + restartByCure)
 }
 
 // terminate sends SIGTERM to containerd, and waits for its exit.
