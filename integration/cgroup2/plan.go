@@ -45,6 +45,7 @@ var elsewhere = []exclusion{
 	{"integration/kubernetes", "their own API server and kubelet; what CRI gives the shim is the same in integration/cri"},
 	{"integration/docker", "its own dockerd; what it gives the shim is the same as in parity's systemd cgroups and in integration/task"},
 	{"integration/archive", "the image of the programs, which Go packs; no part in cgroups"},
+	{"integration/chart", "manifests that Helm and kustomize render; no part in cgroups"},
 	{"integration/debian", "the package on its own Debian; no part in cgroups"},
 	{"integration/lab", measures},
 	{"integration/image", noContainer},
