@@ -7,8 +7,6 @@ import (
 	"slices"
 	"strings"
 
-	"google.golang.org/grpc"
-
 	"github.com/lifecycle-shim/lifecycle-shim/cmd/internal/trust"
 )
 
@@ -56,9 +54,6 @@ func (l *Live) CRI(ctx context.Context) (*CRI, error) {
 	}
 	return found, nil
 }
-
-// Client connects to its socket.
-func (l *Live) Client() (*grpc.ClientConn, error) { return l.Process.Client(l.Address) }
 
 // ParseDump parses the output of `containerd config dump`. disabled is set if it disables CRI.
 func ParseDump(text []byte) (found *CRI, disabled bool, err error) { return parseDump(text) }

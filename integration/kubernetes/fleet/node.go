@@ -121,12 +121,6 @@ func (n *Node) PID() (int, error) {
 	return children[0].PID, nil
 }
 
-// Path is where the machine finds a file of the running node. Symbolic links would be followed on the machine.
-func (n *Node) Path(path string) (string, error) {
-	pid, err := n.PID()
-	return fmt.Sprintf("/proc/%d/root%s", pid, path), err
-}
-
 // Log is the end of what a program of the node has logged: containerd, kubelet or kube-proxy.
 func (n *Node) Log(program string) string {
 	text, err := os.ReadFile(n.layer("upper/var/log/" + program + ".log"))
