@@ -82,15 +82,7 @@ func TestChartPolicyClass(t *testing.T) {
 	t.Parallel()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*limit)
 	defer cancel()
-	api, err := cluster.StartAPI(ctx, binDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := api.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	api := startAPI(ctx, t)
 	render := exec.CommandContext(ctx, filepath.Join(binDir(), "helm3"), "template", "lifecycle-shim", "../../deploy/charts/lifecycle-shim",
 		"--kube-version", "1.37.0", "--set", "admission.mode=policy,runtimeClass.name=drains,installer.enabled=false",
 		"-s", "templates/policy.yaml", "-s", "templates/runtimeclass.yaml")

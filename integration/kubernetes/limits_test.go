@@ -45,22 +45,14 @@ func startLimited(t *testing.T) *cluster.API {
 	t.Helper()
 	ctx, cancel := context.WithTimeout(t.Context(), 2*limit)
 	defer cancel()
-	api, err := cluster.StartAPI(ctx, binDir())
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		if err := api.Close(); err != nil {
-			t.Error(err)
-		}
-	})
+	api := startAPI(ctx, t)
 	if _, err := api.Kubectl(ctx, "apply", "-f", filepath.Join(deployDir, "runtimeclass.yaml")); err != nil {
 		t.Fatal(err)
 	}
 	if err := api.Apply(ctx, limitedPolicy(t)); err != nil {
 		t.Fatal(err)
 	}
-	err = harness.Poll(ctx, limit, "the policies", func() (bool, error) {
+	err := harness.Poll(ctx, limit, "the policies", func() (bool, error) {
 		pods, err := admit(ctx, t, api, onePod(&core.Lifecycle{PreStop: sleep(1)}))
 		if err != nil || pods[0].Spec.Containers[0].Lifecycle != nil {
 			return false, nil //nolint:nilerr // one policy is in force before the other

@@ -28,12 +28,9 @@ const deployDir = "../../deploy/kubernetes"
 // generatedPods is how many pods the policy and the converter are compared on.
 const generatedPods = 1000
 
-// startPolicies runs an API server in which deploy/'s policies are in force. It has no node: pods are admitted, and
-// go no further.
-func startPolicies(t *testing.T) *cluster.API {
+// startAPI runs an API server until the test ends. ctx bounds the start.
+func startAPI(ctx context.Context, t *testing.T) *cluster.API {
 	t.Helper()
-	ctx, cancel := context.WithTimeout(t.Context(), 2*limit)
-	defer cancel()
 	api, err := cluster.StartAPI(ctx, binDir())
 	if err != nil {
 		t.Fatal(err)
@@ -43,6 +40,16 @@ func startPolicies(t *testing.T) *cluster.API {
 			t.Error(err)
 		}
 	})
+	return api
+}
+
+// startPolicies runs an API server in which deploy/'s policies are in force. It has no node: pods are admitted, and
+// go no further.
+func startPolicies(t *testing.T) *cluster.API {
+	t.Helper()
+	ctx, cancel := context.WithTimeout(t.Context(), 2*limit)
+	defer cancel()
+	api := startAPI(ctx, t)
 	applyPolicies(ctx, t, api)
 	return api
 }

@@ -61,7 +61,7 @@ type Limits struct {
 	// Wait is how long a request may wait for memory. After that the answer is 503, which
 	// an API server treats like no answer.
 	Wait time.Duration
-	// Linger is how long the server, after it is told to stop, still takes requests while it
+	// Linger is how long the server, after its context ends, still takes requests while it
 	// is not ready: until those that send requests have learned that it will be gone.
 	Linger time.Duration
 	// Stop is how long requests that have begun may take after that.

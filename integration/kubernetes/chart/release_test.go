@@ -120,7 +120,7 @@ func (b *bench) wantWritten(when string) {
 	}
 }
 
-// TestUpgradeKeepsCertificates: whoever applies the manifests again takes nothing from the webhook.
+// TestUpgradeKeepsCertificates: applying the manifests again takes nothing from the webhook.
 func TestUpgradeKeepsCertificates(t *testing.T) {
 	for _, by := range [][2]string{{"helm3", "helm3"}, {"helm4", "helm4"}, {"helm3", "helm4"}} {
 		t.Run(strings.Join(by[:], "-"), func(t *testing.T) {
